@@ -1,0 +1,350 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ImageFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    IMAGE_FORMAT_UNSPECIFIED: _ClassVar[ImageFormat]
+    IMAGE_FORMAT_PNG: _ClassVar[ImageFormat]
+    IMAGE_FORMAT_JPEG: _ClassVar[ImageFormat]
+    IMAGE_FORMAT_WEBP: _ClassVar[ImageFormat]
+    IMAGE_FORMAT_RAW: _ClassVar[ImageFormat]
+
+class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STOP_REASON_UNSPECIFIED: _ClassVar[StopReason]
+    STOP_REASON_NOT_REFINED: _ClassVar[StopReason]
+    STOP_REASON_STEPS_DONE: _ClassVar[StopReason]
+    STOP_REASON_CONVERGED: _ClassVar[StopReason]
+    STOP_REASON_DEADLINE: _ClassVar[StopReason]
+IMAGE_FORMAT_UNSPECIFIED: ImageFormat
+IMAGE_FORMAT_PNG: ImageFormat
+IMAGE_FORMAT_JPEG: ImageFormat
+IMAGE_FORMAT_WEBP: ImageFormat
+IMAGE_FORMAT_RAW: ImageFormat
+STOP_REASON_UNSPECIFIED: StopReason
+STOP_REASON_NOT_REFINED: StopReason
+STOP_REASON_STEPS_DONE: StopReason
+STOP_REASON_CONVERGED: StopReason
+STOP_REASON_DEADLINE: StopReason
+
+class Picture(_message.Message):
+    __slots__ = ("data", "format", "width", "height")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    format: ImageFormat
+    width: int
+    height: int
+    def __init__(self, data: _Optional[bytes] = ..., format: _Optional[_Union[ImageFormat, str]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
+
+class Code(_message.Message):
+    __slots__ = ("data", "shape")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, data: _Optional[bytes] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class RefineOptions(_message.Message):
+    __slots__ = ("steps", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight")
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    PIXEL_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    PERCEPTUAL_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    DOMAIN_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    steps: int
+    learning_rate: float
+    pixel_weight: float
+    perceptual_weight: float
+    domain_weight: float
+    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ...) -> None: ...
+
+class OutputOptions(_message.Message):
+    __slots__ = ("format", "quality", "omit_image", "include_aligned", "include_start")
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    QUALITY_FIELD_NUMBER: _ClassVar[int]
+    OMIT_IMAGE_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_ALIGNED_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_START_FIELD_NUMBER: _ClassVar[int]
+    format: ImageFormat
+    quality: int
+    omit_image: bool
+    include_aligned: bool
+    include_start: bool
+    def __init__(self, format: _Optional[_Union[ImageFormat, str]] = ..., quality: _Optional[int] = ..., omit_image: _Optional[bool] = ..., include_aligned: _Optional[bool] = ..., include_start: _Optional[bool] = ...) -> None: ...
+
+class EditStep(_message.Message):
+    __slots__ = ("direction", "strength", "layers")
+    DIRECTION_FIELD_NUMBER: _ClassVar[int]
+    STRENGTH_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    direction: str
+    strength: float
+    layers: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, direction: _Optional[str] = ..., strength: _Optional[float] = ..., layers: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Losses(_message.Message):
+    __slots__ = ("pixel_mse_before", "pixel_mse_after", "refine_loss_before", "refine_loss_after", "steps_done", "stop_reason")
+    PIXEL_MSE_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    PIXEL_MSE_AFTER_FIELD_NUMBER: _ClassVar[int]
+    REFINE_LOSS_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    REFINE_LOSS_AFTER_FIELD_NUMBER: _ClassVar[int]
+    STEPS_DONE_FIELD_NUMBER: _ClassVar[int]
+    STOP_REASON_FIELD_NUMBER: _ClassVar[int]
+    pixel_mse_before: float
+    pixel_mse_after: float
+    refine_loss_before: float
+    refine_loss_after: float
+    steps_done: int
+    stop_reason: StopReason
+    def __init__(self, pixel_mse_before: _Optional[float] = ..., pixel_mse_after: _Optional[float] = ..., refine_loss_before: _Optional[float] = ..., refine_loss_after: _Optional[float] = ..., steps_done: _Optional[int] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ...) -> None: ...
+
+class StageTiming(_message.Message):
+    __slots__ = ("stage", "seconds")
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    stage: str
+    seconds: float
+    def __init__(self, stage: _Optional[str] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class ListBundlesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListBundlesResponse(_message.Message):
+    __slots__ = ("bundles", "limits", "server_version", "request_id")
+    BUNDLES_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    bundles: _containers.RepeatedCompositeFieldContainer[Bundle]
+    limits: Limits
+    server_version: str
+    request_id: str
+    def __init__(self, bundles: _Optional[_Iterable[_Union[Bundle, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., server_version: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class Bundle(_message.Message):
+    __slots__ = ("name", "resolution", "layers", "code_size", "directions", "refine", "alignment", "licence", "summary", "data")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    RESOLUTION_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    CODE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    DIRECTIONS_FIELD_NUMBER: _ClassVar[int]
+    REFINE_FIELD_NUMBER: _ClassVar[int]
+    ALIGNMENT_FIELD_NUMBER: _ClassVar[int]
+    LICENCE_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    resolution: int
+    layers: int
+    code_size: int
+    directions: _containers.RepeatedCompositeFieldContainer[Direction]
+    refine: RefineDefaults
+    alignment: str
+    licence: str
+    summary: str
+    data: str
+    def __init__(self, name: _Optional[str] = ..., resolution: _Optional[int] = ..., layers: _Optional[int] = ..., code_size: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[Direction, _Mapping]]] = ..., refine: _Optional[_Union[RefineDefaults, _Mapping]] = ..., alignment: _Optional[str] = ..., licence: _Optional[str] = ..., summary: _Optional[str] = ..., data: _Optional[str] = ...) -> None: ...
+
+class Direction(_message.Message):
+    __slots__ = ("name", "label", "layers", "range_min", "range_max", "held_out", "conditioned_on")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    RANGE_MIN_FIELD_NUMBER: _ClassVar[int]
+    RANGE_MAX_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_FIELD_NUMBER: _ClassVar[int]
+    CONDITIONED_ON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    label: str
+    layers: _containers.RepeatedScalarFieldContainer[int]
+    range_min: float
+    range_max: float
+    held_out: HeldOut
+    conditioned_on: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., label: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., range_min: _Optional[float] = ..., range_max: _Optional[float] = ..., held_out: _Optional[_Union[HeldOut, _Mapping]] = ..., conditioned_on: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class HeldOut(_message.Message):
+    __slots__ = ("metric", "value")
+    METRIC_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    metric: str
+    value: float
+    def __init__(self, metric: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+
+class RefineDefaults(_message.Message):
+    __slots__ = ("steps", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight")
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    PIXEL_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    PERCEPTUAL_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    DOMAIN_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    steps: int
+    learning_rate: float
+    pixel_weight: float
+    perceptual_weight: float
+    domain_weight: float
+    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ...) -> None: ...
+
+class Limits(_message.Message):
+    __slots__ = ("max_picture_bytes", "max_picture_pixels", "max_codes", "max_refine_steps", "max_edits", "max_request_bytes")
+    MAX_PICTURE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_PICTURE_PIXELS_FIELD_NUMBER: _ClassVar[int]
+    MAX_CODES_FIELD_NUMBER: _ClassVar[int]
+    MAX_REFINE_STEPS_FIELD_NUMBER: _ClassVar[int]
+    MAX_EDITS_FIELD_NUMBER: _ClassVar[int]
+    MAX_REQUEST_BYTES_FIELD_NUMBER: _ClassVar[int]
+    max_picture_bytes: int
+    max_picture_pixels: int
+    max_codes: int
+    max_refine_steps: int
+    max_edits: int
+    max_request_bytes: int
+    def __init__(self, max_picture_bytes: _Optional[int] = ..., max_picture_pixels: _Optional[int] = ..., max_codes: _Optional[int] = ..., max_refine_steps: _Optional[int] = ..., max_edits: _Optional[int] = ..., max_request_bytes: _Optional[int] = ...) -> None: ...
+
+class InvertRequest(_message.Message):
+    __slots__ = ("bundle", "picture", "refine", "output")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    PICTURE_FIELD_NUMBER: _ClassVar[int]
+    REFINE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    bundle: str
+    picture: Picture
+    refine: RefineOptions
+    output: OutputOptions
+    def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ...) -> None: ...
+
+class InvertResponse(_message.Message):
+    __slots__ = ("bundle", "code", "image", "domain_score", "losses", "timings", "request_id", "aligned", "start")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    DOMAIN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    LOSSES_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ALIGNED_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    bundle: str
+    code: Code
+    image: Picture
+    domain_score: float
+    losses: Losses
+    timings: _containers.RepeatedCompositeFieldContainer[StageTiming]
+    request_id: str
+    aligned: Picture
+    start: Picture
+    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., aligned: _Optional[_Union[Picture, _Mapping]] = ..., start: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
+
+class EditRequest(_message.Message):
+    __slots__ = ("bundle", "picture", "code", "edits", "refine", "output")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    PICTURE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    EDITS_FIELD_NUMBER: _ClassVar[int]
+    REFINE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    bundle: str
+    picture: Picture
+    code: Code
+    edits: _containers.RepeatedCompositeFieldContainer[EditStep]
+    refine: RefineOptions
+    output: OutputOptions
+    def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., edits: _Optional[_Iterable[_Union[EditStep, _Mapping]]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ...) -> None: ...
+
+class EditResponse(_message.Message):
+    __slots__ = ("bundle", "code", "image", "domain_score", "losses", "timings", "request_id", "source_code", "aligned", "start")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    DOMAIN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    LOSSES_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_CODE_FIELD_NUMBER: _ClassVar[int]
+    ALIGNED_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    bundle: str
+    code: Code
+    image: Picture
+    domain_score: float
+    losses: Losses
+    timings: _containers.RepeatedCompositeFieldContainer[StageTiming]
+    request_id: str
+    source_code: Code
+    aligned: Picture
+    start: Picture
+    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., source_code: _Optional[_Union[Code, _Mapping]] = ..., aligned: _Optional[_Union[Picture, _Mapping]] = ..., start: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
+
+class DecodeRequest(_message.Message):
+    __slots__ = ("bundle", "codes", "output")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    CODES_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    bundle: str
+    codes: _containers.RepeatedCompositeFieldContainer[Code]
+    output: OutputOptions
+    def __init__(self, bundle: _Optional[str] = ..., codes: _Optional[_Iterable[_Union[Code, _Mapping]]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ...) -> None: ...
+
+class DecodeResponse(_message.Message):
+    __slots__ = ("bundle", "images", "timings", "request_id")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    bundle: str
+    images: _containers.RepeatedCompositeFieldContainer[Picture]
+    timings: _containers.RepeatedCompositeFieldContainer[StageTiming]
+    request_id: str
+    def __init__(self, bundle: _Optional[str] = ..., images: _Optional[_Iterable[_Union[Picture, _Mapping]]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class SampleRequest(_message.Message):
+    __slots__ = ("bundle", "seeds", "truncation", "output")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    SEEDS_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATION_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    bundle: str
+    seeds: _containers.RepeatedScalarFieldContainer[int]
+    truncation: float
+    output: OutputOptions
+    def __init__(self, bundle: _Optional[str] = ..., seeds: _Optional[_Iterable[int]] = ..., truncation: _Optional[float] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ...) -> None: ...
+
+class SampleResponse(_message.Message):
+    __slots__ = ("bundle", "codes", "images", "timings", "request_id")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    CODES_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    bundle: str
+    codes: _containers.RepeatedCompositeFieldContainer[Code]
+    images: _containers.RepeatedCompositeFieldContainer[Picture]
+    timings: _containers.RepeatedCompositeFieldContainer[StageTiming]
+    request_id: str
+    def __init__(self, bundle: _Optional[str] = ..., codes: _Optional[_Iterable[_Union[Code, _Mapping]]] = ..., images: _Optional[_Iterable[_Union[Picture, _Mapping]]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class ErrorDetail(_message.Message):
+    __slots__ = ("reason", "message", "stage", "retryable", "retry_after_s", "request_id")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    RETRYABLE_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_S_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    message: str
+    stage: str
+    retryable: bool
+    retry_after_s: float
+    request_id: str
+    def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ..., stage: _Optional[str] = ..., retryable: _Optional[bool] = ..., retry_after_s: _Optional[float] = ..., request_id: _Optional[str] = ...) -> None: ...
