@@ -1,0 +1,1 @@
+"""Client of the Indomain image-editing gateway."""
