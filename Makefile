@@ -43,6 +43,11 @@ format: $(VENV)/.all ## rewrite the sources in ruff's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+proto: $(VENV)/.all ## generate the wire types from clients/proto
+	$(BIN)/python -m grpc_tools.protoc -I clients/proto --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+	  --python_out=clients/python --pyi_out=clients/python --grpc_python_out=clients/python \
+	  --mypy_grpc_out=clients/python clients/proto/indomain/v1/editing.proto
+
 clean: ## remove the environment and what tools leave behind
 	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
