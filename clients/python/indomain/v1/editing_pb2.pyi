@@ -22,6 +22,7 @@ class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STOP_REASON_STEPS_DONE: _ClassVar[StopReason]
     STOP_REASON_CONVERGED: _ClassVar[StopReason]
     STOP_REASON_DEADLINE: _ClassVar[StopReason]
+    STOP_REASON_DIVERGED: _ClassVar[StopReason]
 IMAGE_FORMAT_UNSPECIFIED: ImageFormat
 IMAGE_FORMAT_PNG: ImageFormat
 IMAGE_FORMAT_JPEG: ImageFormat
@@ -32,6 +33,7 @@ STOP_REASON_NOT_REFINED: StopReason
 STOP_REASON_STEPS_DONE: StopReason
 STOP_REASON_CONVERGED: StopReason
 STOP_REASON_DEADLINE: StopReason
+STOP_REASON_DIVERGED: StopReason
 
 class Picture(_message.Message):
     __slots__ = ("data", "format", "width", "height")
@@ -182,18 +184,20 @@ class HeldOut(_message.Message):
     def __init__(self, metric: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
 
 class RefineDefaults(_message.Message):
-    __slots__ = ("steps", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight")
+    __slots__ = ("steps", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight", "chunk_steps")
     STEPS_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     PIXEL_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     PERCEPTUAL_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     DOMAIN_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_STEPS_FIELD_NUMBER: _ClassVar[int]
     steps: int
     learning_rate: float
     pixel_weight: float
     perceptual_weight: float
     domain_weight: float
-    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ...) -> None: ...
+    chunk_steps: int
+    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., chunk_steps: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_picture_bytes", "max_picture_pixels", "max_codes", "max_refine_steps", "max_edits", "max_request_bytes")
