@@ -1,0 +1,28 @@
+"""Command line of the training: `python -m training gan | encoder | directions | evaluate`."""
+
+from __future__ import annotations
+
+import sys
+
+import tyro
+
+from training.data import DataError
+from training.gan import GanConfig, train_gan
+from training.runs import CheckpointError
+
+
+def main() -> int:
+    """Parse one command into its config and run it; bad input is one clear line and exit status 2."""
+    commands = {"gan": (GanConfig, train_gan)}
+    config = tyro.extras.subcommand_cli_from_dict({name: kind for name, (kind, _) in commands.items()}, prog="python -m training")
+    run = next(function for kind, function in commands.values() if isinstance(config, kind))
+    try:
+        print(run(config))
+    except (DataError, CheckpointError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

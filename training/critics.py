@@ -1,0 +1,184 @@
+"""The three critics: two image critics (StyleGAN2's and a projected one) and the code critic of force-in-domain inversion.
+
+An image critic takes pictures float [N, 3, H, W] in [-1, 1]; the code critic takes codes float [N, L, 512]. All give
+logits, high for "real"; several logits a sample are averaged by the losses.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from training.features import TAPS, EfficientNetLite0
+from training.generator import ACTIVATION_GAIN, LEAKY_SLOPE, EqualizedLinear, GeneratorConfig, fir_kernel, scaled_leaky_relu
+
+
+class EqualizedConv(nn.Module):
+    """Convolution with run-time weight scale, optionally blurred and strided by two."""
+
+    blur: Tensor
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, down: bool = False, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.weight_scale = 1 / math.sqrt(inputs * kernel * kernel)
+        self.down, self.padding = down, kernel // 2
+        if down:
+            self.register_buffer("blur", fir_kernel().expand(inputs, 1, 4, 4).clone(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight * self.weight_scale
+        if self.down:
+            pad = 2 if self.padding else 1
+            x = F.conv2d(x, self.blur.to(x.dtype), padding=pad, groups=x.shape[1])
+            return F.conv2d(x, weight, self.bias, stride=2)
+        return F.conv2d(x, weight, self.bias, padding=self.padding)
+
+
+class ResidualBlock(nn.Module):
+    """Residual block of StyleGAN2's discriminator: halves the side."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = EqualizedConv(inputs, inputs, 3)
+        self.down = EqualizedConv(inputs, outputs, 3, down=True)
+        self.skip = EqualizedConv(inputs, outputs, 1, down=True, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = scaled_leaky_relu(self.down(scaled_leaky_relu(self.conv(x))))
+        return (y + self.skip(x)) / math.sqrt(2)
+
+
+def minibatch_deviation(x: Tensor, group: int = 4) -> Tensor:
+    """Append the standard deviation within groups of the batch as one more map (arXiv 1710.10196, section 3)."""
+    n, _, h, w = x.shape
+    size = math.gcd(n, group)
+    y = x.float().reshape(size, -1, *x.shape[1:])  # [size, N / size, C, H, W]
+    deviation = (y.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))  # [N / size]
+    return torch.cat([x, deviation.repeat(size)[:, None, None, None].expand(n, 1, h, w).to(x.dtype)], 1)
+
+
+class StyleGAN2Critic(nn.Module):
+    """StyleGAN2's residual discriminator (arXiv 1912.04958): image -> logits [N, 1]."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        widths = config.channels[::-1]
+        self.from_rgb = EqualizedConv(3, widths[0], 1)
+        self.blocks = nn.Sequential(*(ResidualBlock(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+        self.conv = EqualizedConv(widths[-1] + 1, widths[-1], 3)
+        self.fc = EqualizedLinear(widths[-1] * 16, widths[-1])
+        self.logit = EqualizedLinear(widths[-1], 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.blocks(scaled_leaky_relu(self.from_rgb(image)))
+        x = scaled_leaky_relu(self.conv(minibatch_deviation(x)))
+        return self.logit(scaled_leaky_relu(self.fc(x.flatten(1))))
+
+
+class CrossScaleProjection(nn.Module):
+    """Fixed random mixing of features across channels and scales (Projected GANs, arXiv 2111.01007, section 3.2)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        channels = list(TAPS.values())
+        widths = [width * 2**i for i in range(len(channels))]
+        self.mix_channels = nn.ModuleList(nn.Conv2d(a, b, 1, bias=False) for a, b in zip(channels, widths, strict=True))
+        self.mix_scales = nn.ModuleList(nn.Conv2d(b, a, 3, padding=1, bias=False)
+                                        for a, b in zip([widths[0], *widths[:-1]], widths, strict=True))
+        for conv in [*self.mix_channels, *self.mix_scales]:
+            nn.init.kaiming_normal_(conv.weight)
+        self.widths = [widths[0], *widths[:-1]]
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        mixed: list[Tensor] = []
+        above: Tensor | None = None
+        for i in reversed(range(len(features))):
+            x = self.mix_channels[i](features[i])
+            if above is not None:
+                x = x + F.interpolate(above, scale_factor=2.0, mode="bilinear")
+            above = self.mix_scales[i](x)
+            mixed.append(above)
+        return mixed[::-1]
+
+
+def feature_critic(channels: int, side: int) -> nn.Sequential:
+    """Small convolutional critic on one scale of projected features; its logits cover a patch of the picture each."""
+    blocks: list[nn.Module] = []
+    while side > 8:
+        outputs = min(channels * 2, 256)
+        blocks += [spectral_norm(nn.Conv2d(channels, outputs, 4, stride=2, padding=1)), nn.BatchNorm2d(outputs),
+                   nn.LeakyReLU(LEAKY_SLOPE)]
+        channels, side = outputs, side // 2
+    blocks += [spectral_norm(nn.Conv2d(channels, 1, min(4, side)))]
+    return nn.Sequential(*blocks)
+
+
+class ProjectedCritic(nn.Module):
+    """Critics on fixed projections of pretrained features (Projected GANs, Sauer et al., arXiv 2111.01007).
+
+    Image -> logits [N, M]: the patch logits of all four scales. Reaches good pictures in far fewer samples than a
+    critic that learns its features; only the small critics are trained and stored.
+    """
+
+    def __init__(self, side: int = 128, width: int = 32) -> None:
+        super().__init__()
+        self.side = side
+        self.features = EfficientNetLite0().requires_grad_(False)
+        generator_state = torch.get_rng_state()
+        torch.manual_seed(0)  # the projection is a constant of the critic, not of the run
+        self.projection = CrossScaleProjection(width).requires_grad_(False)
+        torch.set_rng_state(generator_state)
+        self.critics = nn.ModuleList(feature_critic(c, side // s) for c, s in zip(self.projection.widths, (4, 8, 16, 32), strict=True))
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = F.interpolate(image, size=(self.side, self.side), mode="bilinear")
+        features = self.projection(self.features(x))
+        logits = [critic(f).flatten(1) for critic, f in zip(self.critics, features, strict=True)]
+        # each scale weighs the same, however many patches it has
+        return torch.cat([score.mean(1, keepdim=True) if score.shape[1] == 1 else score for score in logits], 1)
+
+
+class CodeCritic(nn.Module):
+    """Code critic D_w: tells mapping(z), z ~ N(0, I), from E(x). code float [N, L, 512] -> logits [N, 1] or [N, L].
+
+    Four linear layers of 512 with leaky ReLU (e4e, arXiv 2102.02766). `joint` judges all layers' vectors at once, right
+    where W+ is native; `layer` judges one vector at a time, right for generators that repeat one w.
+    Codes are standardised with the statistics of sampled codes, so that every entry weighs alike.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, mean: Tensor, deviation: Tensor, view: Literal["joint", "layer"] = "joint", width: int = 512) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.clone())  # [L, 512]
+        self.register_buffer("deviation", deviation.clone())
+        self.view = view
+        inputs = mean.numel() if view == "joint" else mean.shape[1]
+        widths = [inputs, width, width, width]
+        layers: list[nn.Module] = []
+        for a, b in zip(widths, widths[1:], strict=False):
+            layers += [EqualizedLinear(a, b), nn.LeakyReLU(LEAKY_SLOPE), Scale(ACTIVATION_GAIN)]
+        self.layers = nn.Sequential(*layers, EqualizedLinear(width, 1))
+
+    def forward(self, code: Tensor) -> Tensor:
+        x = (code - self.mean) / self.deviation
+        return self.layers(x.flatten(1)) if self.view == "joint" else self.layers(x).squeeze(2)
+
+
+class Scale(nn.Module):
+    """Multiply by a constant."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor

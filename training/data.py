@@ -1,0 +1,95 @@
+"""Pictures and attributes for training: a folder or a zip of pictures, with an optional csv of attributes.
+
+Everything is decoded once and held in memory as uint8; augmentation belongs to `augmentation.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
+
+
+class DataError(ValueError):
+    """The data named cannot be trained on; the message says why."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A data set in memory."""
+
+    images: Tensor
+    """uint8 [M, 3, H, W]"""
+    names: list[str]
+    """File names, one a picture, sorted."""
+    attributes: dict[str, np.ndarray]
+    """float64 [M] for each column of the csv; empty without a csv."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def batch(self, index: Tensor, *, mirror: bool) -> Tensor:
+        """Pictures at `index` as float32 [N, 3, H, W] in [-1, 1]; `mirror` flips each with probability one half."""
+        images = self.images[index].float() / 127.5 - 1
+        if mirror:
+            flip = torch.rand(len(index)) < 0.5
+            images[flip] = images[flip].flip(3)
+        return images.contiguous(memory_format=torch.channels_last)
+
+
+def load_pictures(source: Path, resolution: int, attributes: Path | None = None) -> Pictures:
+    """Read every picture under `source` (folder or zip), centre-cropped and resized to `resolution` pixels.
+
+    Raises DataError where there is no picture, one cannot be decoded, or the csv does not name each of them.
+    """
+    names, rows = [], []
+    for name, content in sorted(_files(source)):
+        try:
+            with Image.open(BytesIO(content)) as picture:
+                upright = ImageOps.exif_transpose(picture).convert("RGB")
+        except OSError as error:
+            raise DataError(f"{name} in {source} is not a picture that can be read: {error}") from error
+        if upright.size != (resolution, resolution):
+            upright = ImageOps.fit(upright, (resolution, resolution), Image.Resampling.LANCZOS)
+        names.append(name)
+        rows.append(np.asarray(upright).transpose(2, 0, 1))
+    if not rows:
+        raise DataError(f"no pictures ({', '.join(sorted(SUFFIXES))}) in {source}")
+    return Pictures(torch.from_numpy(np.stack(rows)), names, _read_attributes(attributes, names) if attributes else {})
+
+
+def _files(source: Path) -> Iterator[tuple[str, bytes]]:
+    if source.is_dir():
+        for path in source.rglob("*"):
+            if path.suffix.lower() in SUFFIXES:
+                yield path.name, path.read_bytes()
+    elif zipfile.is_zipfile(source):
+        with zipfile.ZipFile(source) as archive:
+            for entry in archive.infolist():
+                if Path(entry.filename).suffix.lower() in SUFFIXES:
+                    yield Path(entry.filename).name, archive.read(entry)
+    else:
+        raise DataError(f"{source} is neither a folder nor a zip of pictures")
+
+
+def _read_attributes(path: Path, names: list[str]) -> dict[str, np.ndarray]:
+    with path.open(newline="") as file:
+        rows = {row["file"]: row for row in csv.DictReader(file)}
+    missing = [name for name in names if name not in rows]
+    if missing:
+        raise DataError(f"{path} has no row for {len(missing)} pictures, {missing[0]} the first")
+    columns = [column for column in next(iter(rows.values())) if column != "file"]
+    try:
+        return {column: np.array([float(rows[name][column]) for name in names]) for column in columns}
+    except ValueError as error:
+        raise DataError(f"{path} holds a value that is no number: {error}") from error
