@@ -1,0 +1,240 @@
+"""Arguments to request messages, and answers to results. No transport here, so that every kind of client shares it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.message import Message
+from PIL import Image
+
+from indomain._codes import CodeArray, code_from_wire, code_to_wire, codes_to_wire
+from indomain._pictures import (
+    WIRE_FORMATS,
+    PictureFormat,
+    PictureLike,
+    is_picture,
+    picture_from_wire,
+    picture_to_wire,
+)
+from indomain._results import (
+    Bundle,
+    Direction,
+    Edit,
+    Edited,
+    GatewayInfo,
+    HeldOut,
+    Inversion,
+    Limits,
+    Losses,
+    Refine,
+    Sample,
+)
+from indomain.v1 import editing_pb2
+
+EditSource: TypeAlias = PictureLike | CodeArray | Inversion | Edited
+"""A picture, which is inverted first; or a code float32 [L, 512], alone or within a result."""
+
+
+# --- requests ----------------------------------------------------------------------------------------
+
+
+def refine_options(steps: int | None, refine: Refine | None) -> editing_pb2.RefineOptions:
+    """`steps` alone is the common case; it wins over `refine.steps`."""
+    options = {name: value for name, value in asdict(refine or Refine()).items() if value is not None}
+    if steps is not None:
+        options["steps"] = steps
+    return editing_pb2.RefineOptions(**options)
+
+
+def output_options(
+    picture_format: PictureFormat, *, aligned: bool = False, start: bool = False
+) -> editing_pb2.OutputOptions:
+    return editing_pb2.OutputOptions(
+        format=WIRE_FORMATS[picture_format], include_aligned=aligned, include_start=start
+    )
+
+
+def invert_request(
+    picture: PictureLike,
+    *,
+    bundle: str,
+    refine: editing_pb2.RefineOptions,
+    output: editing_pb2.OutputOptions,
+) -> editing_pb2.InvertRequest:
+    return editing_pb2.InvertRequest(
+        bundle=bundle, picture=picture_to_wire(picture), refine=refine, output=output
+    )
+
+
+def edit_request(
+    source: EditSource,
+    edits: Iterable[Edit],
+    strengths: Mapping[str, float],
+    *,
+    bundle: str,
+    refine: editing_pb2.RefineOptions,
+    output: editing_pb2.OutputOptions,
+) -> editing_pb2.EditRequest:
+    steps = [*edits, *(Edit(name, strength) for name, strength in strengths.items())]
+    request = editing_pb2.EditRequest(
+        bundle=bundle,
+        edits=[
+            editing_pb2.EditStep(direction=step.direction, strength=step.strength, layers=step.layers)
+            for step in steps
+        ],
+        output=output,
+    )
+    if isinstance(source, (Inversion, Edited)):
+        request.bundle = bundle or source.bundle
+        request.code.CopyFrom(code_to_wire(source.code))
+    elif is_picture(source):
+        request.picture.CopyFrom(picture_to_wire(source))
+        request.refine.CopyFrom(refine)
+    else:
+        request.code.CopyFrom(_single_code_to_wire(source))
+    return request
+
+
+def decode_request(
+    codes: npt.ArrayLike, *, bundle: str, output: editing_pb2.OutputOptions
+) -> editing_pb2.DecodeRequest:
+    return editing_pb2.DecodeRequest(bundle=bundle, codes=codes_to_wire(codes), output=output)
+
+
+def sample_request(
+    seeds: list[int], truncation: float | None, *, bundle: str, output: editing_pb2.OutputOptions
+) -> editing_pb2.SampleRequest:
+    request = editing_pb2.SampleRequest(bundle=bundle, seeds=seeds, output=output)
+    if truncation is not None:
+        request.truncation = truncation
+    return request
+
+
+def _single_code_to_wire(source: object) -> editing_pb2.Code:
+    array = np.asarray(source)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise TypeError(
+            "what is edited is a picture (path, bytes, PIL image, uint8 array), a floating-point code [L, 512] or "
+            f"a result of invert or edit, not {type(source).__name__}"
+        )
+    return code_to_wire(array)
+
+
+# --- answers -----------------------------------------------------------------------------------------
+
+
+def gateway_info(answer: editing_pb2.ListBundlesResponse) -> GatewayInfo:
+    return GatewayInfo(
+        bundles=tuple(_bundle(bundle) for bundle in answer.bundles),
+        limits=Limits(
+            max_picture_bytes=answer.limits.max_picture_bytes,
+            max_picture_pixels=answer.limits.max_picture_pixels,
+            max_codes=answer.limits.max_codes,
+            max_refine_steps=answer.limits.max_refine_steps,
+            max_edits=answer.limits.max_edits,
+            max_request_bytes=answer.limits.max_request_bytes,
+        ),
+        version=answer.server_version,
+    )
+
+
+def inversion(answer: editing_pb2.InvertResponse) -> Inversion:
+    return Inversion(
+        bundle=answer.bundle,
+        code=code_from_wire(answer.code),
+        image=picture_from_wire(answer.image),
+        losses=_losses(answer.losses),
+        domain_score=answer.domain_score,
+        stage_seconds=_stage_seconds(answer.timings),
+        request_id=answer.request_id,
+        aligned=_optional_picture(answer, "aligned", answer.aligned),
+        start=_optional_picture(answer, "start", answer.start),
+    )
+
+
+def edited(answer: editing_pb2.EditResponse) -> Edited:
+    return Edited(
+        bundle=answer.bundle,
+        code=code_from_wire(answer.code),
+        source_code=code_from_wire(answer.source_code),
+        image=picture_from_wire(answer.image),
+        domain_score=answer.domain_score,
+        losses=_losses(answer.losses) if answer.HasField("losses") else None,
+        stage_seconds=_stage_seconds(answer.timings),
+        request_id=answer.request_id,
+        aligned=_optional_picture(answer, "aligned", answer.aligned),
+        start=_optional_picture(answer, "start", answer.start),
+    )
+
+
+def decoded(answer: editing_pb2.DecodeResponse) -> list[Image.Image]:
+    return [picture_from_wire(image) for image in answer.images]
+
+
+def samples(seeds: list[int], answer: editing_pb2.SampleResponse) -> list[Sample]:
+    return [
+        Sample(seed=seed, bundle=answer.bundle, code=code_from_wire(code), image=picture_from_wire(image))
+        for seed, code, image in zip(seeds, answer.codes, answer.images, strict=True)
+    ]
+
+
+def _bundle(bundle: editing_pb2.Bundle) -> Bundle:
+    refine = bundle.refine
+    return Bundle(
+        name=bundle.name,
+        resolution=bundle.resolution,
+        layers=bundle.layers,
+        code_size=bundle.code_size,
+        directions={direction.name: _direction(direction) for direction in bundle.directions},
+        refine=Refine(
+            steps=refine.steps,
+            learning_rate=refine.learning_rate,
+            pixel_weight=refine.pixel_weight,
+            perceptual_weight=refine.perceptual_weight,
+            domain_weight=refine.domain_weight,
+        ),
+        chunk_steps=refine.chunk_steps,
+        alignment=bundle.alignment,
+        licence=bundle.licence,
+        summary=bundle.summary,
+        data=bundle.data,
+    )
+
+
+def _direction(direction: editing_pb2.Direction) -> Direction:
+    held_out = direction.held_out
+    return Direction(
+        name=direction.name,
+        label=direction.label,
+        layers=tuple(direction.layers),
+        range=(direction.range_min, direction.range_max),
+        held_out=HeldOut(held_out.metric, held_out.value) if direction.HasField("held_out") else None,
+        conditioned_on=tuple(direction.conditioned_on),
+    )
+
+
+def _losses(losses: editing_pb2.Losses) -> Losses:
+    reason = editing_pb2.StopReason.Name(losses.stop_reason)
+    return Losses(
+        pixel_mse_before=losses.pixel_mse_before,
+        pixel_mse_after=losses.pixel_mse_after,
+        refine_loss_before=losses.refine_loss_before,
+        refine_loss_after=losses.refine_loss_after,
+        steps_done=losses.steps_done,
+        stop_reason=reason.removeprefix("STOP_REASON_").lower(),
+    )
+
+
+def _stage_seconds(timings: Iterable[editing_pb2.StageTiming]) -> dict[str, float]:
+    seconds: dict[str, float] = {}
+    for timing in timings:
+        seconds[timing.stage] = seconds.get(timing.stage, 0.0) + timing.seconds
+    return seconds
+
+
+def _optional_picture(answer: Message, name: str, picture: editing_pb2.Picture) -> Image.Image | None:
+    return picture_from_wire(picture) if answer.HasField(name) else None

@@ -1,0 +1,31 @@
+"""Every default of the SDK, with its unit in the name. The gateway's own limits are asked of it, not kept here."""
+
+from __future__ import annotations
+
+from typing import Final
+
+DEFAULT_ADDRESS: Final = "localhost:8500"
+
+# Refinement is the slow part; the gateway stops it in time and answers with the best code found so far.
+DEFAULT_TIMEOUT_S: Final = 60.0
+
+DEFAULT_MAX_RETRIES: Final = 3
+RETRY_FIRST_BACKOFF_S: Final = 0.2
+RETRY_MAX_BACKOFF_S: Final = 5.0
+
+# A batch of decoded pictures is larger than gRPC's own 4 MiB.
+MAX_RECEIVE_BYTES: Final = 256 * 1024 * 1024
+
+# With gRPC's default back-off a channel needs up to half a minute to notice that a gateway is back.
+CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
+)
+
+REQUEST_ID_KEY: Final = "x-request-id"
+ERROR_DETAIL_KEY: Final = "indomain-error-bin"
+
+# Arrays up to this size travel without a header or compression; larger ones as PNG, to stay under the limits.
+MAX_RAW_PICTURE_BYTES: Final = 1024 * 1024

@@ -1,0 +1,97 @@
+"""Pictures between what Python programs hold and what travels. Cropping and resizing are the gateway's job."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Final, Literal, TypeAlias, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from indomain._constants import MAX_RAW_PICTURE_BYTES
+from indomain.v1 import editing_pb2
+
+PictureLike: TypeAlias = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.uint8]
+)
+"""A path, the bytes of a PNG, JPEG or WebP file, a PIL picture, or uint8 [H, W, 3] (also [H, W] and [H, W, 4])."""
+
+PictureFormat: TypeAlias = Literal["png", "jpeg", "webp", "raw"]
+
+WIRE_FORMATS: Final[dict[str, editing_pb2.ImageFormat]] = {
+    "png": editing_pb2.IMAGE_FORMAT_PNG,
+    "jpeg": editing_pb2.IMAGE_FORMAT_JPEG,
+    "webp": editing_pb2.IMAGE_FORMAT_WEBP,
+    "raw": editing_pb2.IMAGE_FORMAT_RAW,
+}
+
+
+def picture_to_wire(picture: PictureLike) -> editing_pb2.Picture:
+    """The message for a picture.
+
+    Files and bytes travel as they are: the gateway reads the format from them and honours EXIF orientation.
+
+    Raises:
+        OSError: the file cannot be read.
+        TypeError: not a kind of picture that is taken.
+        ValueError: an array of a wrong shape.
+    """
+    if isinstance(picture, (str, os.PathLike)):
+        return editing_pb2.Picture(data=Path(picture).read_bytes())
+    if isinstance(picture, (bytes, bytearray, memoryview)):
+        return editing_pb2.Picture(data=bytes(picture))
+    if isinstance(picture, Image.Image):
+        return _pil_to_wire(picture)
+    if isinstance(picture, np.ndarray):
+        return _array_to_wire(picture)
+    raise TypeError(
+        f"a picture is a path, bytes, a PIL image or a uint8 array [H, W, 3], not {type(picture).__name__}"
+    )
+
+
+def picture_from_wire(picture: editing_pb2.Picture) -> Image.Image:
+    """The PIL picture (mode RGB) of a message of the gateway."""
+    if picture.format == editing_pb2.IMAGE_FORMAT_RAW:
+        return Image.frombytes("RGB", (picture.width, picture.height), picture.data)
+    with Image.open(io.BytesIO(picture.data)) as image:
+        return image.convert("RGB")
+
+
+def is_picture(value: object) -> TypeGuard[PictureLike]:
+    """Whether `value` is meant as a picture: floating arrays are codes."""
+    if isinstance(value, np.ndarray):
+        return bool(value.dtype == np.uint8)
+    return isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image))
+
+
+def _pil_to_wire(image: Image.Image) -> editing_pb2.Picture:
+    upright = ImageOps.exif_transpose(image)
+    if upright.has_transparency_data:  # the gateway decides what lies behind it
+        return _png_to_wire(upright.convert("RGBA"))
+    return _array_to_wire(np.asarray(upright.convert("RGB")))
+
+
+def _array_to_wire(array: npt.NDArray[np.uint8]) -> editing_pb2.Picture:
+    channels = array.shape[2:] if array.ndim in (2, 3) else None
+    if array.dtype != np.uint8 or channels not in ((), (3,), (4,)):
+        raise ValueError(
+            f"a picture's array is uint8 [H, W, 3] (or [H, W], [H, W, 4]), not {array.dtype} {list(array.shape)}"
+        )
+    if channels != (3,) or array.nbytes > MAX_RAW_PICTURE_BYTES:
+        return _png_to_wire(Image.fromarray(array))
+    height, width, _ = array.shape
+    return editing_pb2.Picture(
+        data=np.ascontiguousarray(array).tobytes(),
+        format=editing_pb2.IMAGE_FORMAT_RAW,
+        width=width,
+        height=height,
+    )
+
+
+def _png_to_wire(image: Image.Image) -> editing_pb2.Picture:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)  # read once on the other side: speed counts, not size
+    return editing_pb2.Picture(data=buffer.getvalue(), format=editing_pb2.IMAGE_FORMAT_PNG)

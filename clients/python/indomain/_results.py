@@ -1,0 +1,211 @@
+"""What the calls answer, as plain Python values. How they are read from the wire is in _calls.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from indomain._codes import CodeArray
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One step along a direction.
+
+    Attributes:
+        direction: its name, e.g. `"smile"`.
+        strength: in standard deviations of sampled codes along the direction.
+        layers: only these layers move, where the direction has them; empty: all layers of the direction.
+    """
+
+    direction: str
+    strength: float
+    layers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refine:
+    """How to refine an encoder's code; what is None takes the bundle's default.
+
+    Attributes:
+        steps: Adam steps; 0 leaves the encoder's code as it is.
+        learning_rate: of Adam, in units of the code.
+        pixel_weight, perceptual_weight, domain_weight: of the three terms of the objective.
+    """
+
+    steps: int | None = None
+    learning_rate: float | None = None
+    pixel_weight: float | None = None
+    perceptual_weight: float | None = None
+    domain_weight: float | None = None
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How well a direction tells its attribute on pictures that it was not made from; `metric` says of what kind."""
+
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A direction of a bundle; strengths within `range` are meaningful."""
+
+    name: str
+    label: str
+    layers: tuple[int, ...]
+    range: tuple[float, float]
+    held_out: HeldOut | None
+    conditioned_on: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One trained pipeline of the gateway. `resolution` is the pixels of both sides; codes are [layers, code_size]."""
+
+    name: str
+    resolution: int
+    layers: int
+    code_size: int
+    directions: Mapping[str, Direction]
+    refine: Refine
+    chunk_steps: int
+    alignment: str
+    licence: str
+    summary: str
+    data: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the gateway takes in one request, at most."""
+
+    max_picture_bytes: int
+    max_picture_pixels: int
+    max_codes: int
+    max_refine_steps: int
+    max_edits: int
+    max_request_bytes: int
+
+
+@dataclass(frozen=True)
+class GatewayInfo:
+    """What a gateway serves; the first bundle is the one that calls without a bundle's name take."""
+
+    bundles: tuple[Bundle, ...]
+    limits: Limits
+    version: str
+
+
+@dataclass(frozen=True)
+class Losses:
+    """How an inversion went.
+
+    Attributes:
+        pixel_mse_before, pixel_mse_after: mean squared error against the picture, on [-1, 1], of the encoder's code
+            and of the code that was answered.
+        refine_loss_before, refine_loss_after: the refinement's own objective; 0 where no step was done.
+        steps_done: refinement steps.
+        stop_reason: `"not_refined"`, `"steps_done"`, `"converged"`, `"deadline"` or `"diverged"`.
+    """
+
+    pixel_mse_before: float
+    pixel_mse_after: float
+    refine_loss_before: float
+    refine_loss_after: float
+    steps_done: int
+    stop_reason: str
+
+
+@dataclass(frozen=True)
+class Edited:
+    """An edited picture.
+
+    Attributes:
+        bundle: whose code it is.
+        code: float32 [L, 512], after the edits.
+        source_code: float32 [L, 512], before them.
+        image: RGB picture of `code`.
+        domain_score: 0..1, how native `code` is to the latent space.
+        losses: of the inversion; None where the source was a code.
+        stage_seconds: seconds in each stage of the pipeline.
+        aligned, start: the picture as the encoder saw it, and that of the encoder's code; None unless asked for.
+        request_id: the same id stands in the gateway's log.
+    """
+
+    bundle: str
+    code: CodeArray = field(repr=False)
+    source_code: CodeArray = field(repr=False)
+    image: Image.Image = field(repr=False)
+    domain_score: float
+    losses: Losses | None
+    stage_seconds: Mapping[str, float]
+    request_id: str
+    aligned: Image.Image | None = field(default=None, repr=False)
+    start: Image.Image | None = field(default=None, repr=False)
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """`image` as uint8 [H, W, 3]."""
+        return np.asarray(self.image)
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """A picture's latent code and what it decodes to.
+
+    Attributes:
+        bundle: whose code it is.
+        code: float32 [L, 512].
+        image: RGB picture of `code`: the reconstruction.
+        losses: errors before and after refinement.
+        domain_score: 0..1, how native `code` is to the latent space.
+        stage_seconds: seconds in each stage of the pipeline.
+        aligned, start: the picture as the encoder saw it, and that of the encoder's code; None unless asked for.
+        request_id: the same id stands in the gateway's log.
+    """
+
+    bundle: str
+    code: CodeArray = field(repr=False)
+    image: Image.Image = field(repr=False)
+    losses: Losses
+    domain_score: float
+    stage_seconds: Mapping[str, float]
+    request_id: str
+    aligned: Image.Image | None = field(default=None, repr=False)
+    start: Image.Image | None = field(default=None, repr=False)
+    _edit: Callable[..., Edited] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """`image` as uint8 [H, W, 3]."""
+        return np.asarray(self.image)
+
+    def edit(self, *edits: Edit, timeout_s: float | None = None, **strengths: float) -> Edited:
+        """Edits this code, without inverting again: `inversion.edit(smile=2.0, age=-1.0)`.
+
+        Takes what `Client.edit` takes and raises what it raises.
+        """
+        if self._edit is None:
+            raise RuntimeError("this inversion has no client; pass its code to Client.edit")
+        return self._edit(self, *edits, timeout_s=timeout_s, **strengths)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture made from a seed: `code` is float32 [L, 512]."""
+
+    seed: int
+    bundle: str
+    code: CodeArray = field(repr=False)
+    image: Image.Image = field(repr=False)
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """`image` as uint8 [H, W, 3]."""
+        return np.asarray(self.image)
