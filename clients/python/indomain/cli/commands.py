@@ -1,0 +1,155 @@
+"""What each command does: calls of the client, files written, a report. How a report looks is in report.py."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from indomain import (
+    Client,
+    DeadlineExceededError,
+    Edit,
+    Edited,
+    GatewayUnreachableError,
+    IndomainError,
+    Inversion,
+    Sample,
+)
+from indomain.cli import parser, photos, report
+
+__all__ = ["GatewayUnreachableError", "IndomainError", "run"]
+
+# Seeds in one request; well under what any gateway takes, and large enough to fill a batch.
+_SEEDS_A_CALL = 16
+
+_Outcome = Inversion | Edited
+
+
+def run(arguments: argparse.Namespace) -> bool:
+    """Runs the command of `arguments`; True where all of it succeeded."""
+    command: Callable[[Client, argparse.Namespace], bool] = {
+        "bundles": _bundles,
+        "invert": _invert,
+        "edit": _edit,
+        "sample": _sample,
+    }[arguments.command]
+    with Client(arguments.server, timeout_s=arguments.timeout) as client:
+        return command(client, arguments)
+
+
+def _bundles(client: Client, arguments: argparse.Namespace) -> bool:
+    info = client.info()
+    if arguments.json:
+        report.print_json(report.info_as_json(info))
+    else:
+        report.print_bundles(info)
+    return True
+
+
+def _invert(client: Client, arguments: argparse.Namespace) -> bool:
+    jobs = photos.plan(arguments.items, arguments.output, default_folder="inverted", codes=False)
+
+    def invert(job: photos.Job) -> _Outcome:
+        result = client.invert(job.source, bundle=arguments.bundle, steps=arguments.steps)
+        _save_picture(result.image, job.output)
+        np.save(job.output.with_suffix(photos.CODE_SUFFIX), result.code)
+        return result
+
+    return _for_each(jobs, invert, "Inverting", arguments)
+
+
+def _edit(client: Client, arguments: argparse.Namespace) -> bool:
+    items, strengths = parser.split_edits(arguments.items)
+    if not strengths:
+        raise parser.UsageError(
+            "name at least one edit, as in smile=2; `indomain bundles` lists the directions"
+        )
+    jobs = photos.plan(items, arguments.output, default_folder="edited", codes=True)
+    edits = [Edit(direction, strength) for direction, strength in strengths.items()]
+
+    def edit(job: photos.Job) -> _Outcome:
+        is_code = job.source.suffix.lower() == photos.CODE_SUFFIX
+        source = np.load(job.source, allow_pickle=False) if is_code else job.source
+        result = client.edit(source, *edits, bundle=arguments.bundle, steps=arguments.steps)
+        _save_picture(result.image, job.output)
+        return result
+
+    return _for_each(jobs, edit, "Editing", arguments)
+
+
+def _sample(client: Client, arguments: argparse.Namespace) -> bool:
+    seeds: list[int] = arguments.seeds
+    samples: list[Sample] = []
+    with report.progress("Sampling", len(seeds)) as advance:
+        for start in range(0, len(seeds), _SEEDS_A_CALL):
+            part = seeds[start : start + _SEEDS_A_CALL]
+            samples += client.sample(part, arguments.truncation, bundle=arguments.bundle)
+            advance(len(part))
+    output: Path = arguments.output
+    if output.suffix.lower() in photos.PICTURE_SUFFIXES:
+        _save_picture(_sheet([sample.image for sample in samples]), output)
+        outputs = [output] * len(samples)
+    else:
+        outputs = [output / f"seed{sample.seed:06d}.png" for sample in samples]
+        for sample, path in zip(samples, outputs, strict=True):
+            _save_picture(sample.image, path)
+    if arguments.json:
+        report.print_json(report.samples_as_json(samples, outputs))
+    else:
+        report.say(f"{len(samples)} pictures of {samples[0].bundle} in {output}")
+    return True
+
+
+def _for_each(
+    jobs: Sequence[photos.Job],
+    work: Callable[[photos.Job], _Outcome],
+    title: str,
+    arguments: argparse.Namespace,
+) -> bool:
+    """Does every job, several at a time so that the gateway can batch them; one that fails does not stop the rest."""
+    outcomes: dict[photos.Job, _Outcome] = {}
+    failures: dict[photos.Job, Exception] = {}
+    with ThreadPoolExecutor(arguments.jobs) as pool, report.progress(title, len(jobs)) as advance:
+        futures: dict[Future[_Outcome], photos.Job] = {pool.submit(work, job): job for job in jobs}
+        try:
+            for future in as_completed(futures):
+                try:
+                    outcomes[futures[future]] = future.result()
+                except GatewayUnreachableError:
+                    raise  # the other pictures would fail as well
+                except (IndomainError, OSError, ValueError, TypeError) as error:
+                    failures[futures[future]] = error
+                advance(1)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    done = [(job, outcomes[job]) for job in jobs if job in outcomes]
+    failed = [(job, failures[job]) for job in jobs if job in failures]
+    if arguments.json:
+        report.print_json(report.outcomes_as_json(done, failed))
+    else:
+        report.print_outcomes(done, failed)
+    if any(isinstance(error, DeadlineExceededError) for _, error in failed):
+        report.say("More time for each picture: --timeout SECONDS; fewer at once: --jobs N")
+    return not failed
+
+
+def _save_picture(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, quality=95)  # PNG has no quality and ignores it
+
+
+def _sheet(images: Sequence[Image.Image]) -> Image.Image:
+    """All pictures on one, as close to a square as they go."""
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    width, height = images[0].size
+    sheet = Image.new("RGB", (columns * width, rows * height), "white")
+    for index, image in enumerate(images):
+        sheet.paste(image, (index % columns * width, index // columns * height))
+    return sheet

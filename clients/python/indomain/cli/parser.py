@@ -1,0 +1,179 @@
+"""The arguments of `indomain` and what is wrong with them. Which files they mean is in photos.py."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import indomain
+from indomain._constants import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
+
+_EDIT = re.compile(r"(?P<direction>[A-Za-z_][\w.-]*)=(?P<strength>.*)", re.DOTALL)
+_SEED_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+
+_EDIT_EXAMPLES = """\
+examples:
+  indomain edit portrait.jpg smile=2 age=-1 -o happy.png
+  indomain edit holiday/ smile=1.5 -o smiling/
+  indomain invert portrait.jpg -o portrait.png     (writes portrait.npy too)
+  indomain edit portrait.npy yaw=1 -o turned.png   (a code: nothing to invert again)
+"""
+
+
+class UsageError(Exception):
+    """Arguments that make no sense together; the text says what to write instead."""
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments as a namespace with `command` and the command's own names; exits with 2 on nonsense."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    # argparse takes no positional arguments after an option: `edit a.jpg -o b.png smile=2` is meant all the same.
+    late = [] if any(item.startswith("-") for item in rest) else rest
+    if "items" in arguments and late:
+        arguments.items += late
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments
+
+
+def split_edits(items: Sequence[str]) -> tuple[list[str], dict[str, float]]:
+    """Separates `smile=2` from the pictures; a file of that very name counts as a picture."""
+    photos: list[str] = []
+    strengths: dict[str, float] = {}
+    for item in items:
+        match = _EDIT.fullmatch(item)
+        if match is None or Path(item).exists():
+            photos.append(item)
+        else:
+            strengths[match["direction"]] = _strength(item, match["strength"])
+    return photos, strengths
+
+
+def _strength(item: str, text: str) -> float:
+    try:
+        strength = float(text)
+    except ValueError:
+        strength = math.nan
+    if not math.isfinite(strength):
+        raise UsageError(f"`{item}`: the strength is a number, as in smile=2 or age=-1.5")
+    return strength
+
+
+def _seeds(text: str) -> list[int]:
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = _SEED_RANGE.fullmatch(part.strip())
+        if match is None:
+            raise argparse.ArgumentTypeError(f"'{text}' is not like 7, 1,2,3 or 0-15")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last - first >= 100_000:
+            raise argparse.ArgumentTypeError(f"'{part}' is not a range from low to high")
+        seeds += range(first, last + 1)
+    return seeds
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="indomain",
+        description="Invert, edit and sample pictures through an Indomain gateway.",
+        epilog=_EDIT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"indomain {indomain.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--server",
+        metavar="HOST:PORT",
+        default=os.environ.get("INDOMAIN_SERVER", DEFAULT_ADDRESS),
+        help="the gateway's gRPC (default: $INDOMAIN_SERVER, or %(default)s)",
+    )
+    common.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=_positive,
+        default=DEFAULT_TIMEOUT_S,
+        help="for each picture (default: %(default)s)",
+    )
+    common.add_argument("--json", action="store_true", help="print JSON on standard output, for programs")
+
+    bundle = argparse.ArgumentParser(add_help=False)
+    bundle.add_argument("--bundle", metavar="NAME", default="", help="default: the gateway's own")
+
+    photos = argparse.ArgumentParser(add_help=False)
+    photos.add_argument(
+        "--steps", metavar="N", type=int, help="refinement steps; 0: the encoder's code as it is"
+    )
+    photos.add_argument(
+        "--jobs", metavar="N", type=_count, default=4, help="pictures at once (default: %(default)s)"
+    )
+
+    commands.add_parser(
+        "bundles", parents=[common], help="what the gateway serves, with directions and ranges"
+    )
+
+    invert = commands.add_parser(
+        "invert", parents=[common, bundle, photos], help="pictures to codes (.npy) and reconstructions"
+    )
+    invert.add_argument("items", nargs="+", metavar="PHOTO", help="files, folders or 'globs'")
+    invert.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help="a picture's file name, or a folder for several (default: inverted/)",
+    )
+
+    edit = commands.add_parser(
+        "edit",
+        parents=[common, bundle, photos],
+        help="move pictures along directions",
+        epilog=_EDIT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    edit.add_argument(
+        "items",
+        nargs="+",
+        metavar="PHOTO|DIRECTION=STRENGTH",
+        help="files, folders, 'globs' or codes (.npy), and what to do with them",
+    )
+    edit.add_argument(
+        "-o", "--output", type=Path, help="a picture's file name, or a folder for several (default: edited/)"
+    )
+
+    sample = commands.add_parser(
+        "sample", parents=[common, bundle], help="pictures that the generator makes up"
+    )
+    sample.add_argument(
+        "--seeds", type=_seeds, default=list(range(16)), help="7, 1,2,3 or 0-15 (default: 0-15)"
+    )
+    sample.add_argument("--truncation", type=float, help="0: the mean picture; 1: as varied as the data")
+    sample.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("samples.png"),
+        help="a file: one sheet; a folder: a file for each seed (default: %(default)s)",
+    )
+    return parser
