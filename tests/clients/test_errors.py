@@ -1,0 +1,142 @@
+"""Failed calls: which error, with what on it, and which are tried again."""
+
+from __future__ import annotations
+
+import time
+
+import grpc
+import pytest
+
+import indomain
+from indomain._exceptions import _CLASS_OF_REASON, IndomainError
+from indomain._retry import _retry_wait_s, _should_retry
+from serving.errors import ERROR_TABLE
+from tests.clients.scripted_gateway import Failure, ScriptedGateway
+
+BUSY = Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "queue_full", retryable=True, retry_after_s=0.01)
+
+
+@pytest.mark.parametrize("row", ERROR_TABLE.values(), ids=lambda row: row.reason)
+def test_every_row_of_the_gateways_table_has_its_error(
+    client: indomain.Client, gateway: ScriptedGateway, row: object
+) -> None:
+    code, reason = row.grpc_code, row.reason  # type: ignore[attr-defined]
+    gateway.failures.append(Failure(grpc.StatusCode[code], reason, "what and why", stage="decode"))
+    with pytest.raises(IndomainError) as caught:
+        client.bundles()
+    error = caught.value
+    assert (error.reason, error.code, error.message, error.stage) == (reason, code, "what and why", "decode")
+    assert error.request_id == gateway.request_ids[-1]
+    assert type(error) is not IndomainError
+    assert error.request_id in str(error)
+
+
+def test_every_reason_that_the_client_knows_is_one_of_the_gateways() -> None:
+    assert set(_CLASS_OF_REASON) <= {row.reason for row in ERROR_TABLE.values()}
+
+
+@pytest.mark.parametrize(
+    ("reason", "code", "kind"),
+    [
+        ("invalid_picture", grpc.StatusCode.INVALID_ARGUMENT, indomain.InvalidPictureError),
+        ("invalid_code", grpc.StatusCode.INVALID_ARGUMENT, indomain.InvalidCodeError),
+        ("unknown_direction", grpc.StatusCode.NOT_FOUND, indomain.UnknownDirectionError),
+        ("queue_full", grpc.StatusCode.RESOURCE_EXHAUSTED, indomain.OverloadedError),
+        ("shutting_down", grpc.StatusCode.UNAVAILABLE, indomain.UnavailableError),
+        ("internal", grpc.StatusCode.INTERNAL, indomain.ServerError),
+        ("of_a_newer_gateway", grpc.StatusCode.INVALID_ARGUMENT, indomain.InvalidRequestError),
+    ],
+)
+def test_kinds_of_errors(
+    client: indomain.Client,
+    gateway: ScriptedGateway,
+    reason: str,
+    code: grpc.StatusCode,
+    kind: type[IndomainError],
+) -> None:
+    gateway.failures.append(Failure(code, reason))
+    with pytest.raises(kind) as caught:
+        client.bundles()
+    assert type(caught.value) is kind
+
+
+def test_nobody_there(dead_address: str) -> None:
+    started_s = time.monotonic()
+    with (
+        indomain.Client(dead_address, timeout_s=10) as client,
+        pytest.raises(indomain.GatewayUnreachableError, match=dead_address) as caught,
+    ):
+        client.bundles()
+    assert time.monotonic() - started_s < 5
+    assert len(caught.value.request_id) == 32
+    assert not caught.value.retryable
+
+
+def test_a_deadline_of_grpc_itself(gateway: ScriptedGateway) -> None:
+    # What the scripted gateway does to fail with this code is what a network in between would do.
+    gateway.failures.append(Failure(grpc.StatusCode.DEADLINE_EXCEEDED))
+    with (
+        indomain.Client(gateway.address) as client,
+        pytest.raises(indomain.DeadlineExceededError, match="in time"),
+    ):
+        client.bundles()
+
+
+def test_no_time_at_all(client: indomain.Client, gateway: ScriptedGateway) -> None:
+    with pytest.raises(indomain.DeadlineExceededError):
+        client.bundles(timeout_s=0)
+    assert gateway.requests == []
+
+
+def test_a_refused_call_is_tried_again_under_the_same_id(
+    client: indomain.Client, gateway: ScriptedGateway
+) -> None:
+    gateway.failures.extend([BUSY, BUSY])
+    assert client.bundles()
+    assert len(gateway.request_ids) == 3
+    assert len(set(gateway.request_ids)) == 1
+
+
+def test_retries_come_to_an_end(gateway: ScriptedGateway) -> None:
+    gateway.failures.extend([BUSY] * 5)
+    with indomain.Client(gateway.address, max_retries=1) as client, pytest.raises(indomain.OverloadedError):
+        client.bundles()
+    assert len(gateway.requests) == 2
+
+
+def test_what_is_not_retryable_is_not_tried_again(client: indomain.Client, gateway: ScriptedGateway) -> None:
+    gateway.failures.append(Failure(grpc.StatusCode.UNAVAILABLE))  # no word of the gateway on it
+    with pytest.raises(indomain.GatewayUnreachableError):
+        client.bundles()
+    assert len(gateway.requests) == 1
+
+
+def test_a_wait_beyond_the_deadline_is_not_begun(client: indomain.Client, gateway: ScriptedGateway) -> None:
+    gateway.failures.append(
+        Failure(grpc.StatusCode.UNAVAILABLE, "not_ready", retryable=True, retry_after_s=60.0)
+    )
+    started_s = time.monotonic()
+    with pytest.raises(indomain.UnavailableError) as caught:
+        client.bundles(timeout_s=5)
+    assert time.monotonic() - started_s < 2
+    assert caught.value.retry_after_s == 60.0
+
+
+def test_the_wait_grows_and_is_never_shorter_than_asked() -> None:
+    hurried = IndomainError("x", retryable=True)
+    waits_s = [_retry_wait_s(hurried, retries_done=n) for n in range(10)]
+    assert waits_s[0] < waits_s[2] < waits_s[4]
+    assert max(waits_s) <= 5.0 * 1.25
+    assert _retry_wait_s(IndomainError("x", retry_after_s=7.0), retries_done=0) >= 7.0
+
+
+@pytest.mark.parametrize(
+    ("retryable", "retries_done", "remaining_s", "expected"),
+    [(True, 0, 9.0, True), (False, 0, 9.0, False), (True, 3, 9.0, False), (True, 0, 0.5, False)],
+)
+def test_should_retry(retryable: bool, retries_done: int, remaining_s: float, expected: bool) -> None:
+    error = IndomainError("x", retryable=retryable)
+    decision = _should_retry(
+        error, retries_done=retries_done, max_retries=3, wait_s=1.0, remaining_s=remaining_s
+    )
+    assert decision is expected
