@@ -1,0 +1,52 @@
+"""`python -m serving`: settings from INDOMAIN_* and flags, then the gateway until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+
+from pydantic_settings import CliApp
+
+from serving.errors import EditingError
+from serving.gateway import Gateway
+from serving.settings import Settings
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    gateway = Gateway(settings)
+    starting = asyncio.create_task(gateway.start(), name="start")
+    stopping = asyncio.create_task(stop.wait(), name="signal")
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():  # told to stop while loading
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        return
+    await starting
+    await stopping
+    logging.getLogger(__name__).info("finishing what is in flight")
+    await gateway.stop()
+
+
+def main() -> int:
+    settings = CliApp.run(Settings)
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        asyncio.run(_serve(settings))
+    except (EditingError, OSError) as error:
+        print(f"serving: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""The embedded back end: ONNX Runtime in this process, one session, one worker thread and one batcher for each graph.
+
+No server to install. Batches have their exact size: ONNX Runtime on a CPU gains nothing from padded ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from serving.backends import Inference, Tensors
+from serving.batcher import Batcher
+from serving.bundle import ROLES, Bundle, GraphSpec
+from serving.deadline import Clock, Deadline, MonotonicClock
+from serving.errors import BackendFailed, BundleInvalid, ShuttingDown
+from serving.metrics import Metrics
+from serving.settings import Settings
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it is read once, at import
+import onnxruntime
+
+_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+
+
+def available_processors() -> int:
+    """Processors this process may use. ONNX Runtime itself sees neither affinity nor a container's limit."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _CGROUP_LIMIT.read_text().split()
+        count = min(count, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no cgroup v2, or "max": no limit
+        pass
+    return count
+
+
+class EmbeddedBackend:
+    """Runs the graphs of some bundles in this process."""
+
+    def __init__(
+        self, bundles: Iterable[Bundle], settings: Settings, metrics: Metrics, clock: Clock | None = None
+    ) -> None:
+        self._bundles = tuple(bundles)
+        self._settings = settings
+        self._metrics = metrics
+        self._clock = clock or MonotonicClock()
+        self._graphs: dict[str, _Graph] = {}
+
+    async def load(self) -> None:
+        try:
+            for bundle in self._bundles:
+                for role in ROLES:
+                    spec = bundle.graphs[role]
+                    graph = _Graph(spec, self._settings, self._metrics, self._clock)
+                    self._graphs[spec.model] = graph
+                    await graph.load(bundle.name, bundle.graph_file(role))
+        except BaseException:
+            await self.close()
+            raise
+        self._metrics.backend_up.set(1)
+
+    async def infer(self, model: str, inputs: Tensors, deadline: Deadline) -> Inference:
+        graph = self._graphs.get(model)
+        if graph is None:
+            raise ShuttingDown("The gateway is shutting down; ask another one, or later.")
+        return await graph.infer(inputs, deadline)
+
+    async def healthy(self) -> bool:
+        return bool(self._graphs)
+
+    async def close(self) -> None:
+        self._metrics.backend_up.set(0)
+        graphs, self._graphs = list(self._graphs.values()), {}
+        for graph in graphs:
+            await graph.close()
+
+
+class _Graph:
+    """One session with its thread and its batcher."""
+
+    def __init__(self, spec: GraphSpec, settings: Settings, metrics: Metrics, clock: Clock) -> None:
+        self._spec = spec
+        self._threads = settings.intra_op_threads or available_processors()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"graph-{spec.model}")
+        self._batcher = Batcher(
+            spec.model,
+            self._run,
+            max_batch_size=min(spec.max_batch_size, settings.max_batch_size),
+            max_queue_samples=settings.max_queue_samples,
+            max_delay_s=settings.max_batch_delay_ms / 1000.0,
+            clock=clock,
+            on_batch=metrics.batch_size.labels(spec.model).observe,
+            on_depth=metrics.queue_depth.labels(spec.model).set,
+        )
+        self._session: onnxruntime.InferenceSession | None = None
+        self._output_names = [output.name for output in spec.outputs]
+
+    async def load(self, bundle: str, file: Path) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            self._session = await loop.run_in_executor(self._worker, self._open, file)
+        except Exception as error:
+            raise BundleInvalid(
+                f"Bundle {bundle}: ONNX Runtime cannot load {self._spec.model}; export the bundle again."
+            ) from error
+        self._check_against_manifest(bundle, self._session)
+        self._batcher.start()
+
+    async def infer(self, inputs: Tensors, deadline: Deadline) -> Inference:
+        samples = self._split(inputs)
+        results = await self._batcher.submit(samples, deadline)
+        if len(results) == 1:
+            return Inference(results[0].outputs, results[0].queued_s)
+        outputs = {
+            name: np.concatenate([result.outputs[name] for result in results]) for name in self._output_names
+        }
+        return Inference(outputs, max(result.queued_s for result in results))
+
+    async def close(self) -> None:
+        await self._batcher.close()
+        self._worker.shutdown(wait=True)
+        self._session = None
+
+    def _open(self, file: Path) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Several sessions share the processors: one that spins would take them from the others.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+    def _check_against_manifest(self, bundle: str, session: onnxruntime.InferenceSession) -> None:
+        for specs, values in (
+            (self._spec.inputs, session.get_inputs()),
+            (self._spec.outputs, session.get_outputs()),
+        ):
+            found = {value.name: _DTYPES.get(value.type, value.type) for value in values}
+            for spec in specs:
+                if found.get(spec.name) != spec.dtype:
+                    raise BundleInvalid(
+                        f"Bundle {bundle}: {self._spec.model} has no {spec.dtype} tensor {spec.name!r}, "
+                        "though its manifest says so; export the bundle again."
+                    )
+
+    def _split(self, inputs: Tensors) -> list[Tensors]:
+        """Single samples. A wrong shape is found here, before it could spoil the batch of others."""
+        counts = set()
+        for spec in self._spec.inputs:
+            value = inputs[spec.name]
+            if value.dtype.name != spec.dtype or value.shape[1:] != spec.shape[1:]:
+                raise BackendFailed(
+                    f"{self._spec.model}.{spec.name} is {spec.dtype} {list(spec.shape)}, "
+                    f"not {value.dtype.name} {list(value.shape)}."
+                )
+            counts.add(len(value))
+        if len(counts) != 1:
+            raise BackendFailed(f"The inputs of {self._spec.model} differ in their number of samples.")
+        names = [spec.name for spec in self._spec.inputs]
+        return [{name: inputs[name][n : n + 1] for name in names} for n in range(counts.pop())]
+
+    async def _run(self, samples: Sequence[Tensors]) -> Sequence[Tensors]:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, self._run_session, samples)
+
+    def _run_session(self, samples: Sequence[Tensors]) -> Sequence[Tensors]:
+        assert self._session is not None, "loaded before the batcher starts"
+        first = samples[0]
+        feeds = {
+            name: first[name] if len(samples) == 1 else np.concatenate([sample[name] for sample in samples])
+            for name in first
+        }
+        outputs = self._session.run(self._output_names, feeds)
+        return [
+            {name: value[n : n + 1] for name, value in zip(self._output_names, outputs, strict=True)}
+            for n in range(len(samples))
+        ]

@@ -1,0 +1,218 @@
+"""Dynamic batches for one graph: samples of many requests in, one run, each its own result back.
+
+Owned by one task. It knows neither ONNX Runtime nor pictures. What it promises:
+- the queue is bounded; samples whose caller went away or whose time ran out leave it before a run;
+- a result is set only on a future that still waits; siblings of a cancelled sample are untouched;
+- a sample that makes a batch fail fails alone: the batch is run once more, one by one;
+- which samples share a batch changes no result, as the graphs treat samples one by one;
+- with no delay set (the default) a lone sample runs at once: batches form while the run before is under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy.typing as npt
+
+from serving.deadline import Clock, Deadline, MonotonicClock
+from serving.errors import BackendFailed, DeadlineExceeded, EditingError, QueueFull, ShuttingDown
+
+Tensors = Mapping[str, npt.NDArray[Any]]
+Run = Callable[[Sequence[Tensors]], Awaitable[Sequence[Tensors]]]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchedResult:
+    """One sample's outputs, each [1, ...], and the seconds it waited before its run."""
+
+    outputs: Tensors
+    queued_s: float
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    sample: Tensors
+    deadline: Deadline
+    arrived_s: float
+    future: asyncio.Future[BatchedResult] = field(repr=False)
+
+
+def _ignore(_: int) -> None:
+    pass
+
+
+class Batcher:
+    """Gathers samples for `run`, which takes up to `max_batch_size` of them and gives as many outputs, in order."""
+
+    def __init__(
+        self,
+        graph: str,
+        run: Run,
+        *,
+        max_batch_size: int,
+        max_queue_samples: int,
+        max_delay_s: float = 0.0,
+        clock: Clock | None = None,
+        on_batch: Callable[[int], None] = _ignore,
+        on_depth: Callable[[int], None] = _ignore,
+    ) -> None:
+        self._graph = graph
+        self._run = run
+        self._max_batch_size = max_batch_size
+        self._max_queue_samples = max_queue_samples
+        self._max_delay_s = max_delay_s
+        self._clock: Clock = clock or MonotonicClock()
+        self._on_batch = on_batch
+        self._on_depth = on_depth
+        self._queue: deque[_Waiting] = deque()
+        self._arrival = asyncio.Event()
+        self._closing = False
+        self._run_s = 0.05  # smoothed time of one run, for the retry-after of a full queue
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._work(), name=f"batcher-{self._graph}")
+
+    async def close(self) -> None:
+        """Runs what is queued, then ends the task."""
+        self._closing = True
+        self._arrival.set()
+        if self._task is not None:
+            await self._task
+            self._task = None
+
+    async def submit(self, samples: Sequence[Tensors], deadline: Deadline) -> list[BatchedResult]:
+        """The results of some samples (tensors [1, ...]) of one request: all are taken in, or none.
+
+        Raises QueueFull, ShuttingDown, DeadlineExceeded, BackendFailed. Cancelling it takes its samples out.
+        """
+        if self._closing or self._task is None or self._task.done():
+            raise ShuttingDown("The gateway is shutting down; ask another one, or later.")
+        self._make_room()
+        if len(self._queue) + len(samples) > self._max_queue_samples:
+            raise QueueFull(
+                f"The queue of {self._graph} is full ({len(self._queue)} samples wait); try again a little later.",
+                retry_after_s=self._time_to_drain_s(),
+            )
+        loop = asyncio.get_running_loop()
+        arrived_s = self._clock.now()
+        items = [_Waiting(sample, deadline, arrived_s, loop.create_future()) for sample in samples]
+        self._queue.extend(items)
+        self._on_depth(len(self._queue))
+        self._arrival.set()
+        try:
+            return await asyncio.gather(*(item.future for item in items))
+        finally:
+            # One failed or was cancelled: nobody waits for this request's other samples any more.
+            for item in items:
+                item.future.cancel()
+
+    def _make_room(self) -> None:
+        """Drops what nobody waits for, so that the bound counts only live samples."""
+        if len(self._queue) >= self._max_queue_samples // 2:
+            self._queue = deque(item for item in self._queue if not item.future.done())
+            self._on_depth(len(self._queue))
+
+    def _time_to_drain_s(self) -> float:
+        runs = 1 + len(self._queue) // self._max_batch_size
+        return min(30.0, max(0.1, runs * self._run_s))
+
+    async def _work(self) -> None:
+        while await self._some_wait():
+            await self._let_company_arrive()
+            batch = self._take_batch()
+            if batch:
+                await self._run_batch(batch)
+
+    async def _some_wait(self) -> bool:
+        while not self._queue:
+            if self._closing:
+                return False
+            self._arrival.clear()
+            await self._arrival.wait()
+        return True
+
+    async def _let_company_arrive(self) -> None:
+        # One turn of the loop lets those in that are ready now; it costs a lone sample nothing.
+        await asyncio.sleep(0)
+        if self._max_delay_s <= 0.0:
+            return
+        until_s = self._queue[0].arrived_s + self._max_delay_s if self._queue else 0.0
+        while (
+            0 < len(self._queue) < self._max_batch_size and self._clock.now() < until_s and not self._closing
+        ):
+            self._arrival.clear()
+            arrival = asyncio.ensure_future(self._arrival.wait())
+            alarm = asyncio.ensure_future(self._clock.sleep_until(until_s))
+            try:
+                await asyncio.wait({arrival, alarm}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                arrival.cancel()
+                alarm.cancel()
+
+    def _take_batch(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        while self._queue and len(batch) < self._max_batch_size:
+            item = self._queue.popleft()
+            if self._still_wanted(item):
+                batch.append(item)
+        self._on_depth(len(self._queue))
+        return batch
+
+    def _still_wanted(self, item: _Waiting) -> bool:
+        if item.future.done():
+            return False
+        if item.deadline.expired:
+            item.future.set_exception(
+                DeadlineExceeded(f"Time ran out while waiting for {self._graph}; allow more, or send less.")
+            )
+            return False
+        return True
+
+    async def _run_batch(self, batch: list[_Waiting]) -> None:
+        started_s = self._clock.now()
+        try:
+            outputs = await self._run_checked([item.sample for item in batch])
+        except Exception as error:
+            if len(batch) == 1:
+                self._fail(batch[0], error)
+            else:
+                await self._run_one_by_one(batch)
+            return
+        self._run_s += 0.2 * (self._clock.now() - started_s - self._run_s)
+        for item, output in zip(batch, outputs, strict=True):
+            if not item.future.done():
+                item.future.set_result(BatchedResult(output, started_s - item.arrived_s))
+
+    async def _run_one_by_one(self, batch: list[_Waiting]) -> None:
+        for item in batch:
+            if not self._still_wanted(item):
+                continue
+            started_s = self._clock.now()
+            try:
+                (output,) = await self._run_checked([item.sample])
+            except Exception as error:
+                self._fail(item, error)
+                continue
+            if not item.future.done():
+                item.future.set_result(BatchedResult(output, started_s - item.arrived_s))
+
+    async def _run_checked(self, samples: Sequence[Tensors]) -> Sequence[Tensors]:
+        self._on_batch(len(samples))
+        outputs = await self._run(samples)
+        if len(outputs) != len(samples):
+            raise BackendFailed(f"{self._graph} gave {len(outputs)} results for {len(samples)} samples.")
+        return outputs
+
+    def _fail(self, item: _Waiting, error: Exception) -> None:
+        if item.future.done():
+            return
+        if not isinstance(error, EditingError):
+            failed = BackendFailed(f"{self._graph} failed on this request; the log has the cause.")
+            failed.__cause__ = error
+            error = failed
+        item.future.set_exception(error)

@@ -1,0 +1,292 @@
+"""A bundle as it lies in the model repository: reads and checks `B.json`, `B.safetensors` and the graphs' checksums.
+
+It runs nothing: back ends do. Every complaint names the bundle and the part, so that it can be repaired.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+
+from serving.errors import BundleInvalid
+
+Role = Literal["encoder", "generator", "mapping", "critic", "refiner"]
+ROLES: tuple[Role, ...] = ("encoder", "generator", "mapping", "critic", "refiner")
+MANIFEST_FORMAT = 1
+
+# What the pipeline feeds and reads, beside what a later exporter may add.
+_NEEDED: dict[Role, tuple[frozenset[str], frozenset[str]]] = {
+    "encoder": (frozenset({"image"}), frozenset({"code"})),
+    "generator": (frozenset({"code"}), frozenset({"image"})),
+    "mapping": (frozenset({"z"}), frozenset({"code"})),
+    "critic": (frozenset({"code"}), frozenset({"score"})),
+    "refiner": (
+        frozenset(
+            {"code", "first_moment", "second_moment", "step", "target", "mask"}
+            | {"learning_rate", "pixel_weight", "perceptual_weight", "domain_weight"}
+        ),
+        frozenset(
+            {"next_code", "next_first_moment", "next_second_moment", "next_step"}
+            | {"loss", "best_code", "best_loss"}
+        ),
+    ),
+}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+
+
+class TensorSpec(_Part):
+    """Name, dtype and shape of a graph's input or output; -1 is the batch."""
+
+    name: str
+    dtype: Literal["uint8", "float32"]
+    shape: tuple[int, ...]
+
+
+class GraphSpec(_Part):
+    """One graph of a bundle, as a back end needs it."""
+
+    model: str
+    version: int = 1
+    file: str
+    sha256: str
+    max_batch_size: int = Field(ge=1)
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class HeldOut(_Part):
+    metric: str
+    value: float
+
+
+class RefineDefaults(_Part):
+    """The refiner's chunk size K and the settings used where a request names none."""
+
+    chunk_steps: int = Field(ge=1)
+    steps: int = Field(ge=0)
+    learning_rate: float = Field(gt=0)
+    pixel_weight: float = Field(ge=0)
+    perceptual_weight: float = Field(ge=0)
+    domain_weight: float = Field(ge=0)
+
+
+class _DirectionEntry(_Part):
+    name: str = Field(min_length=1)
+    label: str = ""
+    layers: tuple[int, ...]
+    range: tuple[float, float]
+    scale: float = Field(gt=0)
+    held_out: HeldOut | None = None
+    conditioned_on: tuple[str, ...] = ()
+
+
+class _TensorFile(_Part):
+    file: str
+    sha256: str
+
+
+class _Manifest(_Part):
+    format: int
+    bundle: str
+    resolution: int = Field(ge=4)
+    layers: int = Field(ge=1)
+    code_size: int = Field(ge=1)
+    graphs: dict[Role, GraphSpec]
+    tensors: _TensorFile
+    directions: tuple[_DirectionEntry, ...] = ()
+    refine: RefineDefaults
+    alignment: str = "centre-crop"
+    data: str = ""
+    licence: str = ""
+    limits: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """A direction of meaning. edited code = code + strength * scale * vector; rows outside `layers` are zero."""
+
+    name: str
+    label: str
+    layers: tuple[int, ...]
+    range: tuple[float, float]  # strengths, in standard deviations of sampled codes
+    scale: float
+    vector: npt.NDArray[np.float32]  # [L, 512], unit length over all rows
+    held_out: HeldOut | None
+    conditioned_on: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Everything of a trained pipeline but its running graphs."""
+
+    name: str
+    resolution: int  # pixels, both sides
+    layers: int
+    code_size: int
+    graphs: dict[Role, GraphSpec]
+    folder: Path
+    mean_code: npt.NDArray[np.float32]  # [L, 512]
+    code_std: npt.NDArray[np.float32]  # [L, 512]
+    directions: dict[str, Direction]
+    refine: RefineDefaults
+    alignment: str
+    data: str
+    licence: str
+    limits: str
+
+    def graph_file(self, role: Role) -> Path:
+        return self.folder / self.graphs[role].file
+
+
+def read_bundles(repository: Path, names: tuple[str, ...] = (), *, verify: bool = True) -> dict[str, Bundle]:
+    """All bundles of a model repository (or the named ones, in that order). Raises BundleInvalid."""
+    if not repository.is_dir():
+        raise BundleInvalid(
+            "The model repository does not exist; set INDOMAIN_MODEL_REPOSITORY to its folder."
+        )
+    found = names or tuple(sorted(path.stem for path in repository.glob("*.json")))
+    if not found:
+        raise BundleInvalid("The model repository has no bundle; write one with `python -m export bundle`.")
+    return {name: read_bundle(repository, name, verify=verify) for name in found}
+
+
+def read_bundle(repository: Path, name: str, *, verify: bool = True) -> Bundle:
+    """One bundle, checked as far as it can be without running it. Raises BundleInvalid."""
+    manifest = _read_manifest(repository, name)
+    for role in ROLES:
+        if role not in manifest.graphs:
+            raise BundleInvalid(f"Bundle {name}: the manifest has no graph {role!r}; export it again.")
+        _check_graph(name, role, manifest)
+        _read_file(repository, name, manifest.graphs[role].file, manifest.graphs[role].sha256, verify)
+    content = _read_file(repository, name, manifest.tensors.file, manifest.tensors.sha256, verify)
+    tensors = _read_tensors(name, content)
+    code_shape = (manifest.layers, manifest.code_size)
+    return Bundle(
+        name=name,
+        resolution=manifest.resolution,
+        layers=manifest.layers,
+        code_size=manifest.code_size,
+        graphs=dict(manifest.graphs),
+        folder=repository,
+        mean_code=_tensor(name, tensors, "mean_code", code_shape),
+        code_std=_tensor(name, tensors, "code_std", code_shape),
+        directions={e.name: _direction(name, e, tensors, code_shape) for e in manifest.directions},
+        refine=manifest.refine,
+        alignment=manifest.alignment,
+        data=manifest.data,
+        licence=manifest.licence,
+        limits=manifest.limits,
+    )
+
+
+def _read_manifest(repository: Path, name: str) -> _Manifest:
+    try:
+        raw = json.loads((repository / f"{name}.json").read_bytes())
+    except OSError:
+        raise BundleInvalid(f"Bundle {name}: {name}.json cannot be read from the model repository.") from None
+    except ValueError as error:
+        raise BundleInvalid(f"Bundle {name}: {name}.json is not JSON ({error}); export it again.") from None
+    found = raw.get("format") if isinstance(raw, dict) else None
+    if found != MANIFEST_FORMAT:
+        raise BundleInvalid(
+            f"Bundle {name}: manifest format {found!r}, this gateway reads {MANIFEST_FORMAT}; export it again."
+        )
+    try:
+        manifest = _Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleInvalid(f"Bundle {name}: {where}: {first['msg']} ({name}.json).") from None
+    if manifest.bundle != name:
+        raise BundleInvalid(
+            f"Bundle {name}: its manifest says it is {manifest.bundle!r}; rename one of the two."
+        )
+    return manifest
+
+
+def _check_graph(bundle: str, role: Role, manifest: _Manifest) -> None:
+    graph = manifest.graphs[role]
+    inputs, outputs = _NEEDED[role]
+    # More outputs do no harm; an input that the pipeline does not know could not be fed.
+    if {spec.name for spec in graph.inputs} != inputs:
+        raise BundleInvalid(f"Bundle {bundle}: graph {role!r} must take exactly {', '.join(sorted(inputs))}.")
+    if not outputs <= {spec.name for spec in graph.outputs}:
+        raise BundleInvalid(f"Bundle {bundle}: graph {role!r} must give {', '.join(sorted(outputs))}.")
+    picture = (-1, manifest.resolution, manifest.resolution, 3)
+    code = (-1, manifest.layers, manifest.code_size)
+    expected = {"image": picture, "target": picture, "code": code, "best_code": code, "next_code": code}
+    for spec in (*graph.inputs, *graph.outputs):
+        if spec.shape != expected.get(spec.name, spec.shape) or spec.shape[:1] != (-1,):
+            raise BundleInvalid(f"Bundle {bundle}: {role}.{spec.name} has shape {list(spec.shape)}.")
+
+
+def _read_file(repository: Path, bundle: str, file: str, sha256: str, verify: bool) -> bytes:
+    path = (repository / file).resolve()
+    if not path.is_relative_to(repository.resolve()):
+        raise BundleInvalid(f"Bundle {bundle}: {file} lies outside the model repository.")
+    try:
+        content = path.read_bytes()
+    except OSError:
+        raise BundleInvalid(f"Bundle {bundle}: {file} cannot be read; export the bundle again.") from None
+    if verify and hashlib.sha256(content).hexdigest() != sha256.lower():
+        raise BundleInvalid(
+            f"Bundle {bundle}: {file} is not the file that its manifest describes (sha256 differs); "
+            "fetch or export the bundle again."
+        )
+    return content
+
+
+def _read_tensors(bundle: str, content: bytes) -> dict[str, npt.NDArray[np.float32]]:
+    try:
+        return load_safetensors(content)
+    except (SafetensorError, ValueError):
+        raise BundleInvalid(f"Bundle {bundle}: its tensors are not a safetensors file.") from None
+
+
+def _tensor(
+    bundle: str, tensors: dict[str, npt.NDArray[np.float32]], key: str, shape: tuple[int, ...]
+) -> npt.NDArray[np.float32]:
+    value = tensors.get(key)
+    if value is None:
+        raise BundleInvalid(f"Bundle {bundle}: tensor {key!r} is missing.")
+    if value.shape != shape or value.dtype != np.float32 or not np.isfinite(value).all():
+        raise BundleInvalid(f"Bundle {bundle}: tensor {key!r} must be finite float32 {list(shape)}.")
+    return value
+
+
+def _direction(
+    bundle: str,
+    entry: _DirectionEntry,
+    tensors: dict[str, npt.NDArray[np.float32]],
+    code_shape: tuple[int, int],
+) -> Direction:
+    vector = _tensor(bundle, tensors, f"direction/{entry.name}", code_shape)
+    outside = [layer for layer in range(code_shape[0]) if layer not in entry.layers]
+    if any(not 0 <= layer < code_shape[0] for layer in entry.layers) or np.any(vector[outside]):
+        raise BundleInvalid(f"Bundle {bundle}: direction {entry.name!r} has values outside its layers.")
+    if abs(float(np.linalg.norm(vector)) - 1.0) > 1e-3 or entry.range[0] >= entry.range[1]:
+        raise BundleInvalid(
+            f"Bundle {bundle}: direction {entry.name!r} needs unit length and a range that rises."
+        )
+    return Direction(
+        name=entry.name,
+        label=entry.label or entry.name,
+        layers=entry.layers,
+        range=entry.range,
+        scale=entry.scale,
+        vector=vector,
+        held_out=entry.held_out,
+        conditioned_on=entry.conditioned_on,
+    )

@@ -1,0 +1,140 @@
+"""The gateway as a whole: puts bundles, back end, pipeline and both transports together; starts, drains, stops.
+
+Both transports live in one event loop. Signals and the command line are __main__.py's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+import uvicorn
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from indomain.v1 import editing_pb2_grpc
+from serving.backends import Backend
+from serving.backends.embedded import EmbeddedBackend
+from serving.bundle import read_bundles
+from serving.errors import BackendUnavailable
+from serving.grpc_border import Border
+from serving.grpc_service import SERVICE_NAME, EditingService
+from serving.http_api import create_app
+from serving.metrics import Metrics
+from serving.pipeline import Pipeline
+from serving.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+class _HttpServer(uvicorn.Server):
+    """uvicorn without its own signal handlers: the gateway drains both transports together."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Gateway:
+    """`await start()`, then it serves; `await stop()` finishes what was accepted."""
+
+    def __init__(self, settings: Settings, backend: Backend | None = None) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.grpc_port = 0
+        self.http_port = 0
+        self._given_backend = backend
+
+    async def start(self) -> None:
+        """Listens first (reported as not ready), then loads and warms up. Raises BundleInvalid, OSError."""
+        settings = self.settings
+        bundles = await asyncio.to_thread(
+            read_bundles, settings.model_repository, settings.bundles, verify=settings.verify_checksums
+        )
+        self._backend = self._given_backend or EmbeddedBackend(bundles.values(), settings, self.metrics)
+        self.pipeline = Pipeline(bundles, self._backend, settings, self.metrics)
+        try:
+            await self._start_grpc()
+            await self._start_http()
+            await self._backend.load()
+            await self.pipeline.warm_up()
+        except BaseException:
+            await self.stop()
+            raise
+        await self._report(serving=True)
+        _log.info(
+            "ready: gRPC on %s:%d, HTTP on %s:%d",
+            settings.host,
+            self.grpc_port,
+            settings.host,
+            self.http_port,
+        )
+
+    async def stop(self) -> None:
+        """Not ready -> no new requests -> finish what was accepted -> let go of everything."""
+        self.pipeline.draining = True
+        await self._report(serving=False)
+        if self.pipeline.ready:
+            await asyncio.sleep(self.settings.drain_delay_s)
+        await asyncio.gather(self._grpc.stop(self.settings.drain_timeout_s), self._stop_http())
+        await self._backend.close()
+        await self.pipeline.close()
+
+    async def _start_grpc(self) -> None:
+        self._grpc = grpc.aio.server(
+            interceptors=[Border(SERVICE_NAME, self.settings, self.metrics)],
+            options=[
+                ("grpc.max_receive_message_length", self.settings.max_request_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),  # a second gateway on the same port must fail, not share
+            ],
+        )
+        editing_pb2_grpc.add_EditingServicer_to_server(EditingService(self.pipeline), self._grpc)
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        await self._report(serving=False)  # it would start as SERVING
+        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._grpc)
+        try:
+            self.grpc_port = self._grpc.add_insecure_port(f"{self.settings.host}:{self.settings.grpc_port}")
+        except RuntimeError as error:
+            raise OSError(
+                f"port {self.settings.grpc_port} of {self.settings.host} cannot be had for gRPC"
+            ) from error
+        await self._grpc.start()
+
+    async def _start_http(self) -> None:
+        family = socket.AF_INET6 if ":" in self.settings.host else socket.AF_INET
+        listening = socket.create_server(
+            (self.settings.host, self.settings.http_port), family=family, backlog=512
+        )
+        self.http_port = listening.getsockname()[1]
+        config = uvicorn.Config(
+            create_app(self.pipeline, self.metrics),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=max(1, int(self.settings.drain_timeout_s)),
+        )
+        self._http = _HttpServer(config)
+        self._http_task = asyncio.create_task(self._http.serve(sockets=[listening]), name="http-server")
+        while not self._http.started:
+            if self._http_task.done():
+                raise BackendUnavailable("The HTTP server did not start.")
+            await asyncio.sleep(0.01)
+
+    async def _stop_http(self) -> None:
+        if hasattr(self, "_http_task"):
+            self._http.should_exit = True
+            await self._http_task
+
+    async def _report(self, *, serving: bool) -> None:
+        answer = health_pb2.HealthCheckResponse
+        status = answer.SERVING if serving else answer.NOT_SERVING
+        for service in ("", SERVICE_NAME):
+            await self._health.set(service, status)

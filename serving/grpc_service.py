@@ -1,0 +1,45 @@
+"""The service `indomain.v1.Editing` over gRPC: each method converts, calls the pipeline, maps back. No logic here.
+
+Request ids, deadlines, errors and metrics are the border's: grpc_border.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from indomain.v1 import editing_pb2 as pb
+from indomain.v1 import editing_pb2_grpc as stubs
+from serving.grpc_border import current_call
+from serving.pipeline import Pipeline
+from serving.wire import as_protobuf as wire
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Editing"].full_name
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class EditingService(stubs.EditingServicer):
+    """Every method raises the errors of serving/errors.py; the border turns them into a status."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    async def ListBundles(self, request: pb.ListBundlesRequest, context: Context) -> pb.ListBundlesResponse:  # noqa: N802
+        return wire.bundles_response(self._pipeline.bundles, self._pipeline.settings, current_call())
+
+    async def Invert(self, request: pb.InvertRequest, context: Context) -> pb.InvertResponse:  # noqa: N802
+        call = current_call()
+        return wire.invert_response(await self._pipeline.invert(wire.invert_job(request), call), call)
+
+    async def Edit(self, request: pb.EditRequest, context: Context) -> pb.EditResponse:  # noqa: N802
+        call = current_call()
+        return wire.edit_response(await self._pipeline.edit(wire.edit_job(request), call), call)
+
+    async def Decode(self, request: pb.DecodeRequest, context: Context) -> pb.DecodeResponse:  # noqa: N802
+        call = current_call()
+        return wire.decode_response(await self._pipeline.decode(wire.decode_job(request), call), call)
+
+    async def Sample(self, request: pb.SampleRequest, context: Context) -> pb.SampleResponse:  # noqa: N802
+        call = current_call()
+        return wire.sample_response(await self._pipeline.sample(wire.sample_job(request), call), call)

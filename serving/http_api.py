@@ -1,0 +1,136 @@
+"""The HTTP routes: each reads its body, calls the pipeline, maps back. No logic here.
+
+Request ids, deadlines, limits, errors and metrics are the border's: http_border.py. Bodies: http_requests.py.
+"""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import PlainTextResponse, RedirectResponse
+from fastapi_offline import FastAPIOffline
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+
+from serving import __version__
+from serving.call import Call
+from serving.errors import MalformedRequest, MethodNotAllowed, NotFound
+from serving.http_border import Border, unless_gone
+from serving.http_requests import (
+    answer_json,
+    answer_picture,
+    read_edit,
+    read_invert,
+    read_json,
+    wanted_picture,
+)
+from serving.metrics import Metrics
+from serving.openapi import describe, json_only, picture_or_json
+from serving.pipeline import Pipeline
+from serving.wire import as_json as wire
+from serving.wire import bodies
+
+
+def create_app(pipeline: Pipeline, metrics: Metrics) -> FastAPI:
+    """The ASGI application over a pipeline."""
+    app = FastAPIOffline(  # /docs brings its own script: no request to another host
+        title="Indomain",
+        version=__version__,
+        description="In-domain GAN inversion and semantic editing. The same over gRPC: `indomain.v1.Editing`.",
+    )
+    app.add_middleware(Border, settings=pipeline.settings, metrics=metrics)
+    app.add_exception_handler(HTTPException, _as_domain_error)
+    _add_editing_routes(app, pipeline)
+    _add_operation_routes(app, pipeline, metrics)
+    describe(app)
+    return app
+
+
+def _add_editing_routes(app: FastAPI, pipeline: Pipeline) -> None:
+    @app.get("/v1/bundles", response_model=bodies.BundlesAnswer, tags=["editing"])
+    async def bundles(request: Request) -> Response:
+        """The bundles served here, their directions, defaults and limits."""
+        return answer_json(wire.bundles_answer(pipeline.bundles, pipeline.settings, _call(request)))
+
+    @app.post(
+        "/v1/invert", tags=["editing"], **picture_or_json("InvertBody", "InvertOptions", bodies.InvertAnswer)
+    )
+    async def invert(request: Request) -> Response:
+        """Picture -> code: align, encode, refine, decode."""
+        call, accept = _call(request), wanted_picture(request)
+        body, picture = await read_invert(request)
+        job = wire.invert_job_from(body, picture, accept)
+        result = await unless_gone(request, pipeline.invert(job, call))
+        if accept:
+            return answer_picture(result.image, call, result.domain_score, result.losses)
+        return answer_json(wire.invert_answer(result, call))
+
+    @app.post("/v1/edit", tags=["editing"], **picture_or_json("EditBody", "EditOptions", bodies.EditAnswer))
+    async def edit(request: Request) -> Response:
+        """Picture or code -> edited code and picture."""
+        call, accept = _call(request), wanted_picture(request)
+        body, source = await read_edit(request)
+        job = wire.edit_job_from(body, source, accept)
+        result = await unless_gone(request, pipeline.edit(job, call))
+        if accept:
+            return answer_picture(result.image, call, result.domain_score, result.losses)
+        return answer_json(wire.edit_answer(result, call))
+
+    @app.post("/v1/decode", tags=["editing"], **json_only("DecodeBody", bodies.DecodeAnswer))
+    async def decode(request: Request) -> Response:
+        """Codes -> pictures. A picture alone is answered for a single code only."""
+        call, accept = _call(request), wanted_picture(request)
+        job = wire.decode_job_from(await read_json(request, bodies.DecodeBody), accept)
+        result = await unless_gone(request, pipeline.decode(job, call))
+        if accept:
+            return answer_picture(result.images, call)
+        return answer_json(wire.decode_answer(result, call))
+
+    @app.post("/v1/sample", tags=["editing"], **json_only("SampleBody", bodies.SampleAnswer))
+    async def sample(request: Request) -> Response:
+        """Seeds -> codes and pictures. A picture alone is answered for a single seed only."""
+        call, accept = _call(request), wanted_picture(request)
+        job = wire.sample_job_from(await read_json(request, bodies.SampleBody), accept)
+        result = await unless_gone(request, pipeline.sample(job, call))
+        if accept:
+            return answer_picture(result.images, call)
+        return answer_json(wire.sample_answer(result, call))
+
+
+def _add_operation_routes(app: FastAPI, pipeline: Pipeline, metrics: Metrics) -> None:
+    @app.get("/", include_in_schema=False)
+    async def root() -> Response:
+        return RedirectResponse("/docs")
+
+    @app.get("/healthz", response_class=PlainTextResponse, tags=["operation"])
+    async def healthz() -> str:
+        """200 as long as the process answers."""
+        return "ok\n"
+
+    @app.get("/readyz", response_class=PlainTextResponse, tags=["operation"])
+    async def readyz() -> Response:
+        """200 when a request sent now would be served, otherwise 503."""
+        ready = await pipeline.healthy()
+        return PlainTextResponse("ready\n" if ready else "not ready\n", 200 if ready else 503)
+
+    @app.get("/metrics", response_class=PlainTextResponse, tags=["operation"])
+    async def exposition() -> Response:
+        """Metrics in Prometheus' text format."""
+        return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _call(request: Request) -> Call:
+    call = request.state.call
+    assert isinstance(call, Call), "the border sets it"
+    return call
+
+
+async def _as_domain_error(request: Request, error: Exception) -> Response:
+    """The framework's own refusals, told like all others."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        raise NotFound(f"There is no {request.url.path[:80]!r} here; /docs lists what there is.")
+    if error.status_code == 405:
+        raise MethodNotAllowed(
+            f"{request.url.path[:80]!r} does not take {request.method}; /docs says what it takes."
+        )
+    raise MalformedRequest(f"The request cannot be read: {error.detail}; /docs has the schema.")

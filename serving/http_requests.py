@@ -1,0 +1,120 @@
+"""How an HTTP body is read (JSON or multipart) and how an answer is written (JSON, or a picture as a picture).
+
+Routes are in http_api.py; what the bodies mean, in wire/as_json.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serving.call import Call
+from serving.errors import InvalidOption, MalformedRequest, UnsupportedMediaType
+from serving.jobs import EncodedPicture, ImageFormat, Losses
+from serving.wire import bodies
+from serving.wire.as_json import edit_source_from, picture_from, read_body
+
+BodyT = TypeVar("BodyT", bound=bodies.Body)
+Source = EncodedPicture | npt.NDArray[np.float32]
+
+MEDIA_TYPES = {
+    ImageFormat.PNG: "image/png",
+    ImageFormat.JPEG: "image/jpeg",
+    ImageFormat.WEBP: "image/webp",
+    ImageFormat.RAW: "application/octet-stream",
+}
+_FORMAT_OF_MEDIA_TYPE = {media: format for format, media in MEDIA_TYPES.items()}
+_SMALL_BYTES = 256 * 1024  # parsing more than this would hold up the loop for milliseconds
+
+
+async def read_json(request: Request, kind: type[BodyT]) -> BodyT:
+    """A JSON body. Raises MalformedRequest, UnsupportedMediaType, RequestTooLarge."""
+    if _media_type(request) != "application/json":
+        raise UnsupportedMediaType("This route takes application/json.")
+    content = await request.body()
+    if len(content) <= _SMALL_BYTES:
+        return read_body(kind, content)
+    return await asyncio.to_thread(read_body, kind, content)
+
+
+async def read_invert(request: Request) -> tuple[bodies.InvertOptions, EncodedPicture]:
+    if _media_type(request) == "multipart/form-data":
+        picture, options = await _read_multipart(request)
+        return read_body(bodies.InvertOptions, options), picture
+    body = await read_json(request, bodies.InvertBody)
+    return body, picture_from(body.picture)
+
+
+async def read_edit(request: Request) -> tuple[bodies.EditOptions, Source]:
+    if _media_type(request) == "multipart/form-data":
+        picture, options = await _read_multipart(request)
+        return read_body(bodies.EditOptions, options), picture
+    body = await read_json(request, bodies.EditBody)
+    return body, edit_source_from(body)
+
+
+async def _read_multipart(request: Request) -> tuple[EncodedPicture, bytes | str]:
+    """The file `picture` and the JSON part `options` (a field or a file; may be left out)."""
+    async with request.form(max_files=2, max_fields=4) as form:
+        picture, options = form.get("picture"), form.get("options", "")
+        if not isinstance(picture, UploadFile):
+            raise MalformedRequest("The form has no file named 'picture'; /docs has the schema.")
+        data = await picture.read()
+        return EncodedPicture(data), await options.read() if isinstance(options, UploadFile) else options
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def wanted_picture(request: Request) -> ImageFormat | None:
+    """The format in which the caller wants nothing but the picture; None: JSON. The first type that is known wins."""
+    for entry in request.headers.get("accept", "").split(","):
+        media_type = entry.partition(";")[0].strip().lower()
+        if media_type in _FORMAT_OF_MEDIA_TYPE:
+            return _FORMAT_OF_MEDIA_TYPE[media_type]
+        if media_type == "image/*":
+            return ImageFormat.PNG
+        if media_type in ("application/json", "*/*"):
+            return None
+    return None
+
+
+def answer_json(answer: BaseModel) -> Response:
+    return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
+
+
+def answer_picture(
+    pictures: EncodedPicture | Sequence[EncodedPicture] | None,
+    call: Call,
+    domain_score: float | None = None,
+    losses: Losses | None = None,
+) -> Response:
+    """One picture as it is; figures in headers, stage times in Server-Timing (milliseconds)."""
+    found = [pictures] if isinstance(pictures, EncodedPicture) else list(pictures or ())
+    if not found:
+        raise InvalidOption("output.omit_image leaves no picture to answer; accept application/json instead.")
+    if len(found) > 1:
+        raise InvalidOption(
+            f"{len(found)} pictures do not fit into one answer; accept application/json instead."
+        )
+    picture = found[0]
+    headers = {
+        "server-timing": ", ".join(f"{stage};dur={1000 * seconds:.2f}" for stage, seconds in call.timings),
+        "x-picture-size": f"{picture.width}x{picture.height}",
+    }
+    if domain_score is not None:
+        headers["x-domain-score"] = f"{domain_score:.4f}"
+    if losses is not None:
+        headers["x-pixel-mse-before"] = f"{losses.pixel_mse_before:.6f}"
+        headers["x-pixel-mse-after"] = f"{losses.pixel_mse_after:.6f}"
+        headers["x-refine-steps"] = str(losses.steps_done)
+    return Response(picture.data, headers=headers, media_type=MEDIA_TYPES[picture.format or ImageFormat.PNG])

@@ -1,0 +1,97 @@
+"""The gateway's metrics, by name. One registry for each gateway, so that two may live in one process.
+
+Who counts what is told where it happens; this file only names and shapes.
+"""
+
+from __future__ import annotations
+
+import platform
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+from serving import __version__
+
+STAGE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+SCORE_BUCKETS = tuple(tenth / 10 for tenth in range(1, 11))
+
+
+class Metrics:
+    """Counters, gauges and histograms, in seconds and plain counts."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self.registry = registry
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        build = Info("indomain_build", "Version of the gateway and of Python", registry=registry)
+        build.info({"version": __version__, "python": platform.python_version()})
+        self.stage_seconds = Histogram(
+            "indomain_stage_seconds",
+            "Time of a request in one stage of the pipeline",
+            ["stage"],
+            buckets=STAGE_BUCKETS_S,
+            registry=registry,
+        )
+        self.requests = Counter(
+            "indomain_requests_total",
+            "Requests answered, over both transports, by method and gRPC code",
+            ["method", "code"],
+            registry=registry,
+        )
+        self.in_flight = Gauge("indomain_requests_in_flight", "Requests in the pipeline", registry=registry)
+        self.batch_size = Histogram(
+            "indomain_batch_size",
+            "Samples in one run of a graph",
+            ["graph"],
+            buckets=BATCH_BUCKETS,
+            registry=registry,
+        )
+        self.queue_depth = Gauge(
+            "indomain_queue_depth", "Samples waiting for a graph", ["graph"], registry=registry
+        )
+        self.rejected = Counter(
+            "indomain_rejected_total", "Requests that failed, by reason", ["reason"], registry=registry
+        )
+        self.cancelled = Counter(
+            "indomain_cancelled_total",
+            "Requests whose caller went away, by the stage they had reached",
+            ["stage"],
+            registry=registry,
+        )
+        self.backend_up = Gauge("indomain_backend_up", "1 while the back end answers", registry=registry)
+        self.domain_score = Histogram(
+            "indomain_domain_score",
+            "Domain scores of the codes that were answered",
+            buckets=SCORE_BUCKETS,
+            registry=registry,
+        )
+        # These three have the names that dashboards for gRPC servers expect.
+        labels = ["grpc_type", "grpc_service", "grpc_method"]
+        self.grpc_started = Counter("grpc_server_started_total", "RPCs begun", labels, registry=registry)
+        self.grpc_handled = Counter(
+            "grpc_server_handled_total", "RPCs ended, by code", [*labels, "grpc_code"], registry=registry
+        )
+        self.grpc_handling_seconds = Histogram(
+            "grpc_server_handling_seconds",
+            "Time from the start of an RPC to its end",
+            labels,
+            buckets=STAGE_BUCKETS_S,
+            registry=registry,
+        )
+
+    def observe_stage(self, stage: str, seconds: float) -> None:
+        self.stage_seconds.labels(stage).observe(seconds)
+
+    def exposition(self) -> bytes:
+        """Everything, in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,189 @@
+"""Domain-regularised refinement of a code, in chunks of K steps: when to go on, when to stop, what to keep.
+
+The steps themselves are the graph `B_refiner` (Adam on pixel + perceptual + domain loss; Zhu et al. 2020, eq. 3). As it
+is stateless, the chunks of different requests share batches; deadline and cancellation are looked at between chunks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.backends import Backend, Inference
+from serving.bundle import Bundle, RefineDefaults
+from serving.deadline import Deadline
+from serving.errors import InvalidOption
+from serving.jobs import Code, Image, RefineOptions, StopReason
+
+_MAX_RATE = 10.0
+_MAX_WEIGHT = 1e4
+
+
+@dataclass(frozen=True, slots=True)
+class RefineSettings:
+    """What is asked of one refinement, nothing left open."""
+
+    steps: int
+    learning_rate: float
+    pixel_weight: float
+    perceptual_weight: float
+    domain_weight: float
+
+    @classmethod
+    def resolve(cls, options: RefineOptions, defaults: RefineDefaults, max_steps: int) -> RefineSettings:
+        """Fills in the bundle's defaults. Raises InvalidOption."""
+
+        def choose(name: str, upper: float) -> float:
+            wanted = getattr(options, name)
+            value = float(getattr(defaults, name) if wanted is None else wanted)
+            if not (math.isfinite(value) and 0.0 <= value <= upper):
+                raise InvalidOption(f"refine.{name} is {value}; it goes from 0 to {upper:g}.")
+            return value
+
+        steps = min(defaults.steps, max_steps) if options.steps is None else options.steps
+        if not 0 <= steps <= max_steps:
+            raise InvalidOption(f"refine.steps is {steps}; it goes from 0 (not at all) to {max_steps}.")
+        return cls(
+            steps=steps,
+            learning_rate=choose("learning_rate", _MAX_RATE),
+            pixel_weight=choose("pixel_weight", _MAX_WEIGHT),
+            perceptual_weight=choose("perceptual_weight", _MAX_WEIGHT),
+            domain_weight=choose("domain_weight", _MAX_WEIGHT),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StopRule:
+    """Stop when the best loss fell by less than `min_improvement_ratio` of itself over `window_steps` steps."""
+
+    window_steps: int
+    min_improvement_ratio: float
+
+    def converged(self, best_loss_at: list[tuple[int, float]]) -> bool:
+        """`best_loss_at`: (steps done, best loss so far), in order."""
+        if self.min_improvement_ratio <= 0.0 or not best_loss_at:
+            return False
+        steps_now, loss_now = best_loss_at[-1]
+        before = [loss for steps, loss in best_loss_at if steps <= steps_now - self.window_steps]
+        return bool(before) and before[-1] - loss_now < self.min_improvement_ratio * abs(before[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Refinement:
+    """`code` is the best that was seen: its loss is never above the start's."""
+
+    code: Code
+    loss_before: float
+    loss_after: float
+    steps_done: int
+    stop_reason: StopReason
+    queued_s: float = 0.0
+
+
+class _Smoothed:
+    """A running mean of seconds, 0 until the first."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.seconds = seconds if self.seconds == 0.0 else self.seconds + 0.3 * (seconds - self.seconds)
+
+
+class Refiner:
+    """Refines codes of one bundle. Keeps only how long a chunk takes; everything else belongs to a request."""
+
+    def __init__(self, bundle: Bundle, backend: Backend, rule: StopRule) -> None:
+        self._bundle = bundle
+        self._backend = backend
+        self._rule = rule
+        self._chunk_time = _Smoothed()
+
+    async def refine(
+        self,
+        start: Code,
+        target: Image,
+        settings: RefineSettings,
+        deadline: Deadline,
+        reserve_s: Callable[[], float],
+    ) -> Refinement:
+        """Refines until `settings.steps`, convergence, or until only `reserve_s()` is left before the deadline.
+
+        start: float32 [L, 512]; target: uint8 [H, W, 3]. Raises what the back end raises.
+        """
+        chunk_steps = self._bundle.refine.chunk_steps
+        best_code, best_loss, loss_before = start, math.inf, 0.0
+        best_loss_at: list[tuple[int, float]] = []
+        state = _initial_state(start, target, settings)
+        steps_done, queued_s = 0, 0.0
+        reason = StopReason.NOT_REFINED if settings.steps == 0 else StopReason.STEPS_DONE
+        while steps_done < settings.steps:
+            chunk = await self._chunk_in_time(state, deadline, reserve_s())
+            if chunk is None:
+                reason = StopReason.DEADLINE
+                break
+            queued_s += chunk.queued_s
+            outputs = chunk.outputs
+            if steps_done == 0:
+                loss_before = float(outputs["loss"][0, 0])
+            steps_done += chunk_steps
+            # Also false for NaN: what is not a number is never the best.
+            if float(outputs["best_loss"][0, 0]) < best_loss and np.isfinite(outputs["best_code"]).all():
+                best_loss = float(outputs["best_loss"][0, 0])
+                best_code = np.array(outputs["best_code"][0], dtype=np.float32)
+            if not np.isfinite(outputs["next_code"]).all():
+                reason = StopReason.DIVERGED
+                break
+            best_loss_at.append((steps_done, best_loss))
+            if self._rule.converged(best_loss_at):
+                reason = StopReason.CONVERGED
+                break
+            for name in ("code", "first_moment", "second_moment", "step"):
+                state[name] = outputs[f"next_{name}"]
+        if not math.isfinite(best_loss):
+            best_loss = loss_before
+        return Refinement(best_code, loss_before, best_loss, steps_done, reason, queued_s)
+
+    async def _chunk_in_time(
+        self, state: dict[str, npt.NDArray[Any]], deadline: Deadline, reserve_s: float
+    ) -> Inference | None:
+        """One chunk; None if it would end, or did end, later than `reserve_s` before the deadline."""
+        spare_s = deadline.remaining_s - reserve_s
+        if spare_s <= self._chunk_time.seconds:
+            return None
+        started_s = deadline.clock.now()
+        try:
+            async with asyncio.timeout(spare_s):
+                chunk = await self._backend.infer(self._bundle.graphs["refiner"].model, state, deadline)
+        except TimeoutError:
+            return None
+        finally:
+            self._chunk_time.add(deadline.clock.now() - started_s)
+        return chunk
+
+
+def _initial_state(start: Code, target: Image, settings: RefineSettings) -> dict[str, npt.NDArray[Any]]:
+    """The refiner's inputs for one sample, before its first step."""
+    height, width = target.shape[:2]
+
+    def one(value: float) -> npt.NDArray[np.float32]:
+        return np.full((1, 1), value, dtype=np.float32)
+
+    return {
+        "code": start[None],
+        "first_moment": np.zeros_like(start)[None],
+        "second_moment": np.zeros_like(start)[None],
+        "step": one(0.0),
+        "target": target[None],
+        "mask": np.ones((1, height, width, 1), dtype=np.float32),
+        "learning_rate": one(settings.learning_rate),
+        "pixel_weight": one(settings.pixel_weight),
+        "perceptual_weight": one(settings.perceptual_weight),
+        "domain_weight": one(settings.domain_weight),
+    }

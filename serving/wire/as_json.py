@@ -1,0 +1,225 @@
+"""JSON bodies (bodies.py) <-> jobs and results."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from serving import __version__
+from serving.bundle import Bundle, Direction
+from serving.call import Call
+from serving.errors import EditingError, MalformedRequest
+from serving.jobs import (
+    Decoded,
+    DecodeJob,
+    Edited,
+    EditJob,
+    EditStep,
+    EncodedPicture,
+    ImageFormat,
+    Inversion,
+    InvertJob,
+    Losses,
+    OutputOptions,
+    RefineOptions,
+    Sampled,
+    SampleJob,
+)
+from serving.settings import Settings
+from serving.wire import bodies
+from serving.wire.codes import code_array, code_bytes
+
+BodyT = TypeVar("BodyT", bound=bodies.Body)
+
+
+# --- JSON -> jobs -------------------------------------------------------------------------------------------------
+
+
+def read_body(kind: type[BodyT], content: bytes | str) -> BodyT:
+    """Raises MalformedRequest with the first thing that is wrong."""
+    try:
+        return kind.model_validate_json(content or b"{}")
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the body"
+        raise MalformedRequest(f"{where[:120]}: {first['msg'][:200]}; /docs has the schema.") from None
+
+
+def invert_job_from(
+    body: bodies.InvertOptions, picture: EncodedPicture, accept: ImageFormat | None
+) -> InvertJob:
+    return InvertJob(picture, body.bundle, _refine_from(body.refine), _output_from(body.output, accept))
+
+
+def edit_job_from(
+    body: bodies.EditOptions,
+    source: EncodedPicture | npt.NDArray[np.float32],
+    accept: ImageFormat | None,
+) -> EditJob:
+    edits = tuple(EditStep(edit.direction, edit.strength, tuple(edit.layers)) for edit in body.edits)
+    return EditJob(source, edits, body.bundle, _refine_from(body.refine), _output_from(body.output, accept))
+
+
+def edit_source_from(body: bodies.EditBody) -> EncodedPicture | npt.NDArray[np.float32]:
+    if (body.picture is None) == (body.code is None):
+        raise MalformedRequest("An edit needs a picture or a code to start from; send exactly one of them.")
+    if body.code is not None:
+        return code_array(body.code.data, body.code.shape)
+    assert body.picture is not None
+    return picture_from(body.picture)
+
+
+def decode_job_from(body: bodies.DecodeBody, accept: ImageFormat | None) -> DecodeJob:
+    codes = tuple(code_array(code.data, code.shape) for code in body.codes)
+    return DecodeJob(codes, body.bundle, _output_from(body.output, accept))
+
+
+def sample_job_from(body: bodies.SampleBody, accept: ImageFormat | None) -> SampleJob:
+    return SampleJob(tuple(body.seeds), body.truncation, body.bundle, _output_from(body.output, accept))
+
+
+def picture_from(body: bodies.PictureBody) -> EncodedPicture:
+    return EncodedPicture(body.data, body.format, body.width, body.height)
+
+
+def _refine_from(body: bodies.RefineBody) -> RefineOptions:
+    return RefineOptions(**body.model_dump())
+
+
+def _output_from(body: bodies.OutputBody, accept: ImageFormat | None) -> OutputOptions:
+    return OutputOptions(
+        format=body.format or accept or ImageFormat.PNG,
+        quality=OutputOptions().quality if body.quality is None else body.quality,
+        image=not body.omit_image,
+        aligned=body.include_aligned,
+        start=body.include_start,
+    )
+
+
+# --- results -> JSON ----------------------------------------------------------------------------------------------
+
+
+def invert_answer(result: Inversion, call: Call) -> bodies.InvertAnswer:
+    return bodies.InvertAnswer(
+        bundle=result.bundle,
+        code=_code_answer(result.code),
+        domain_score=result.domain_score,
+        losses=_losses_answer(result.losses),
+        image=_optional_answer(result.image),
+        aligned=_optional_answer(result.aligned),
+        start=_optional_answer(result.start),
+        timings=_timings_answer(call),
+        request_id=call.request_id,
+    )
+
+
+def edit_answer(result: Edited, call: Call) -> bodies.EditAnswer:
+    return bodies.EditAnswer(
+        bundle=result.bundle,
+        code=_code_answer(result.code),
+        source_code=_code_answer(result.source_code),
+        domain_score=result.domain_score,
+        losses=_losses_answer(result.losses) if result.losses else None,
+        image=_optional_answer(result.image),
+        aligned=_optional_answer(result.aligned),
+        start=_optional_answer(result.start),
+        timings=_timings_answer(call),
+        request_id=call.request_id,
+    )
+
+
+def decode_answer(result: Decoded, call: Call) -> bodies.DecodeAnswer:
+    images = [_picture_answer(image) for image in result.images]
+    return bodies.DecodeAnswer(
+        bundle=result.bundle, images=images, timings=_timings_answer(call), request_id=call.request_id
+    )
+
+
+def sample_answer(result: Sampled, call: Call) -> bodies.SampleAnswer:
+    return bodies.SampleAnswer(
+        bundle=result.bundle,
+        codes=[_code_answer(code) for code in result.codes],
+        images=[_picture_answer(image) for image in result.images],
+        timings=_timings_answer(call),
+        request_id=call.request_id,
+    )
+
+
+def bundles_answer(bundles: Mapping[str, Bundle], settings: Settings, call: Call) -> bodies.BundlesAnswer:
+    limits = {name: getattr(settings, name) for name in bodies.LimitsAnswer.model_fields}
+    return bodies.BundlesAnswer(
+        bundles=[_bundle_answer(bundle) for bundle in bundles.values()],
+        limits=bodies.LimitsAnswer(**limits),
+        server_version=__version__,
+        request_id=call.request_id,
+    )
+
+
+def error_answer(error: EditingError, request_id: str) -> bodies.ErrorAnswer:
+    return bodies.ErrorAnswer(
+        reason=error.row.reason,
+        message=error.message,
+        stage=error.stage,
+        retryable=error.row.retryable,
+        retry_after_s=error.retry_after_s,
+        request_id=request_id,
+    )
+
+
+def _code_answer(code: npt.NDArray[np.float32]) -> bodies.CodeAnswer:
+    return bodies.CodeAnswer(data=base64.b64encode(code_bytes(code)).decode(), shape=list(code.shape))
+
+
+def _optional_answer(picture: EncodedPicture | None) -> bodies.PictureAnswer | None:
+    return None if picture is None else _picture_answer(picture)
+
+
+def _picture_answer(picture: EncodedPicture) -> bodies.PictureAnswer:
+    return bodies.PictureAnswer(
+        data=base64.b64encode(picture.data).decode(),
+        format=picture.format or ImageFormat.PNG,
+        width=picture.width,
+        height=picture.height,
+    )
+
+
+def _losses_answer(losses: Losses) -> bodies.LossesAnswer:
+    return bodies.LossesAnswer(**asdict(losses))
+
+
+def _timings_answer(call: Call) -> list[bodies.StageTimingAnswer]:
+    return [bodies.StageTimingAnswer(stage=stage, seconds=seconds) for stage, seconds in call.timings]
+
+
+def _bundle_answer(bundle: Bundle) -> bodies.BundleAnswer:
+    return bodies.BundleAnswer(
+        name=bundle.name,
+        resolution=bundle.resolution,
+        layers=bundle.layers,
+        code_size=bundle.code_size,
+        directions=[_direction_answer(direction) for direction in bundle.directions.values()],
+        refine=bodies.RefineDefaultsAnswer(**bundle.refine.model_dump()),
+        alignment=bundle.alignment,
+        licence=bundle.licence,
+        summary=bundle.limits,
+        data=bundle.data,
+    )
+
+
+def _direction_answer(direction: Direction) -> bodies.DirectionAnswer:
+    held_out = direction.held_out
+    return bodies.DirectionAnswer(
+        name=direction.name,
+        label=direction.label,
+        layers=list(direction.layers),
+        range_min=direction.range[0],
+        range_max=direction.range[1],
+        held_out=bodies.HeldOutAnswer(metric=held_out.metric, value=held_out.value) if held_out else None,
+        conditioned_on=list(direction.conditioned_on),
+    )
