@@ -1,0 +1,146 @@
+"""The house: that the Makefile, the documents and the container files say what is there."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+TARGETS = ("demo", "test", "serve", "bench", "lint", "proto")
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def docker_has_compose() -> bool:
+    docker = shutil.which("docker")
+    return (
+        docker is not None
+        and subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode == 0
+    )
+
+
+# --- Makefile and documents --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_make_knows_the_target(target: str) -> None:
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("no make here")
+    done = subprocess.run([make, "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_begins_with_a_picture_then_the_two_commands() -> None:
+    readme = text("README.md")
+    picture = readme.index("](docs/pictures/edits.png)")
+    assert picture < readme.index("make demo") < readme.index("make test") < readme.index("## What it is")
+
+
+@pytest.mark.parametrize(
+    "document", ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "clients/python/README.md"]
+)
+def test_links_of_documents_lead_somewhere(document: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", text(document)):
+        if not target.startswith("http"):
+            assert (ROOT / document).parent.joinpath(target).exists(), target
+
+
+def test_make_targets_that_documents_name_exist() -> None:
+    declared = set(re.findall(r"^([a-z-]+):", text("Makefile"), flags=re.MULTILINE))
+    for document in ("README.md", "ARCHITECTURE.md"):
+        named = set(re.findall(r"`make ([a-z-]+)", text(document)))
+        assert named <= declared, document
+
+
+def test_the_map_names_files_that_are_there() -> None:
+    """Each path of the last table; a bare file name stands beside the path before it."""
+    table = text("ARCHITECTURE.md").partition("## To change X")[2]
+    for row in table.splitlines()[4:]:
+        folder = ROOT
+        for name in re.findall(r"`([\w./-]+)`", row.split("|")[2]):
+            candidates = (ROOT / name, folder / name, ROOT / "serving" / name, ROOT / "clients/python" / name)
+            found = next((path for path in candidates if path.exists()), None)
+            assert found is not None, name
+            folder = found if found.is_dir() else found.parent
+
+
+def test_both_distributions_have_one_version() -> None:
+    versions = {
+        tomllib.loads(text(name))["project"]["version"]
+        for name in ("pyproject.toml", "clients/python/pyproject.toml")
+    }
+    assert len(versions) == 1
+    assert f"## [{versions.pop()}]" in text("CHANGELOG.md")
+
+
+def test_the_gateways_dependencies_hold_no_training() -> None:
+    project = tomllib.loads(text("pyproject.toml"))["project"]
+    names = {re.split(r"[\[<>=~ ]", dependency)[0] for dependency in project["dependencies"]}
+    assert not names & {"torch", "lightning", "onnx", "onnxscript", "scikit-learn"}
+    assert {"onnxruntime", "grpcio", "fastapi"} <= names
+
+
+# --- container ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not docker_has_compose(), reason="no docker compose here")
+def test_docker_compose_accepts_the_file() -> None:
+    done = subprocess.run(
+        ["docker", "compose", "config", "--quiet"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def gateway_service() -> dict[str, Any]:
+    service = yaml.safe_load(text("docker-compose.yml"))["services"]["gateway"]
+    assert isinstance(service, dict)
+    return service
+
+
+def test_compose_publishes_on_loopback_only(gateway_service: dict[str, Any]) -> None:
+    assert len(gateway_service["ports"]) == 2
+    assert all(port.startswith("127.0.0.1:") for port in gateway_service["ports"])
+
+
+def test_compose_mounts_the_model_repository_read_only(gateway_service: dict[str, Any]) -> None:
+    (volume,) = gateway_service["volumes"]
+    assert volume["read_only"] is True
+    assert volume["target"] == gateway_service["environment"]["INDOMAIN_MODEL_REPOSITORY"]
+    assert gateway_service["read_only"] is True
+    assert gateway_service["cap_drop"] == ["ALL"]
+
+
+def test_the_image_runs_as_nobody_in_particular_and_sends_nothing_home() -> None:
+    stages = re.split(r"^FROM ", text("Dockerfile"), flags=re.MULTILINE)
+    final = stages[-1]
+    assert re.search(r"^USER (?!0|root)", final, flags=re.MULTILINE)
+    assert "ORT_DISABLE_TELEMETRY=1" in final
+    assert "HEALTHCHECK" in final
+    assert "training" not in final
+
+
+def test_the_image_gets_no_data_and_no_environments() -> None:
+    lines = text(".dockerignore").splitlines()
+    kept = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    assert "*" in lines
+    assert kept == {"pyproject.toml", "README.md", "LICENSE", "clients", "serving"}
+
+
+# --- demo --------------------------------------------------------------------------------------------
+
+
+def test_the_demos_photograph_has_its_source_beside_it() -> None:
+    examples = ROOT / "clients/python/examples"
+    assert (examples / "portrait.png").exists()
+    assert "public domain" in " ".join((examples / "SOURCE.md").read_text(encoding="utf-8").split())
