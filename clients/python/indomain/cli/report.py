@@ -107,8 +107,10 @@ def print_outcomes(
     done: Sequence[tuple[Job, Inversion | Edited]], failed: Sequence[tuple[Job, Exception]]
 ) -> None:
     if done:
-        table = Table("picture", "written to", box=None, padding=(0, 2), header_style="bold")
-        for title in ("domain score", "error before", "after", "steps", "seconds"):
+        table = Table(box=None, padding=(0, 2), header_style="bold")
+        for title in ("picture", "written to"):
+            table.add_column(title, overflow="fold")  # a name that is cut short is of no use
+        for title in ("domain score", "mse before", "after", "steps", "seconds"):
             table.add_column(title, justify="right")
         for job, result in done:
             losses = result.losses
