@@ -40,9 +40,12 @@ def main() -> int:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         stream=sys.stderr,
     )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # the gateway says itself when it starts and stops
     try:
         asyncio.run(_serve(settings))
     except (EditingError, OSError) as error:
+        if error.__cause__ is not None:
+            logging.getLogger(__name__).error("%s", error.__cause__)
         print(f"serving: {error}", file=sys.stderr)
         return 1
     return 0

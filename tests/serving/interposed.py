@@ -1,0 +1,28 @@
+"""A back end with a hook in front: tests slow it down, make it fail, or hold it back."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from serving.backends import Backend, Inference, Tensors
+from serving.deadline import Deadline
+
+
+class Interposed:
+    def __init__(self, inner: Backend) -> None:
+        self._inner = inner
+        self.before: Callable[[str], Awaitable[None]] | None = None
+
+    async def load(self) -> None:
+        await self._inner.load()
+
+    async def infer(self, model: str, inputs: Tensors, deadline: Deadline) -> Inference:
+        if self.before is not None:
+            await self.before(model)
+        return await self._inner.infer(model, inputs, deadline)
+
+    async def healthy(self) -> bool:
+        return await self._inner.healthy()
+
+    async def close(self) -> None:
+        await self._inner.close()

@@ -1,0 +1,147 @@
+"""Refinement as the host steers it: best kept, early stop, deadline, divergence. The back end is scripted."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.backends import Inference, Tensors
+from serving.bundle import Bundle, read_bundle
+from serving.deadline import Deadline
+from serving.errors import InvalidOption
+from serving.jobs import RefineOptions, StopReason
+from serving.refinement import Refinement, Refiner, RefineSettings, StopRule
+
+NEVER = StopRule(window_steps=10, min_improvement_ratio=0.0)
+
+
+class ScriptedRefiner:
+    """Plays a list of losses: the loss before step k is losses[k]; the code before step k is filled with k."""
+
+    def __init__(self, losses: list[float], seconds: float = 0.0) -> None:
+        self._losses = losses
+        self._seconds = seconds
+        self.calls = 0
+
+    async def load(self) -> None: ...
+
+    async def infer(self, model: str, inputs: Tensors, deadline: Deadline) -> Inference:
+        self.calls += 1
+        await asyncio.sleep(self._seconds)
+        step = int(inputs["step"][0, 0])
+        chunk = [self._losses[step], self._losses[step + 1]]
+        best = int(np.argmin(chunk))
+        next_value = math.nan if math.isnan(self._losses[step + 2]) else step + 2
+        return Inference(
+            {
+                "next_code": np.full_like(inputs["code"], next_value),
+                "next_first_moment": inputs["first_moment"],
+                "next_second_moment": inputs["second_moment"],
+                "next_step": inputs["step"] + 2.0,
+                "loss": np.array([chunk], np.float32),
+                "best_code": np.full_like(inputs["code"], step + best),
+                "best_loss": np.array([[chunk[best]]], np.float32),
+            }
+        )
+
+    async def healthy(self) -> bool:
+        return True
+
+    async def close(self) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_repository: Path) -> Bundle:
+    return read_bundle(tiny_repository, "tiny16")
+
+
+async def refine(
+    bundle: Bundle,
+    backend: ScriptedRefiner,
+    steps: int,
+    rule: StopRule = NEVER,
+    seconds: float = 30.0,
+    reserve_s: float = 0.0,
+) -> Refinement:
+    options = RefineSettings.resolve(RefineOptions(steps=steps), bundle.refine, 10_000)
+    start = np.zeros((bundle.layers, bundle.code_size), np.float32)
+    target = np.zeros((16, 16, 3), np.uint8)
+    refiner = Refiner(bundle, backend, rule)
+    return await refiner.refine(start, target, options, Deadline.after(seconds), lambda: reserve_s)
+
+
+async def test_keeps_the_best_of_all_chunks(bundle: Bundle) -> None:
+    result = await refine(bundle, ScriptedRefiner([5.0, 4.0, 1.0, 3.0, 6.0, 7.0, 8.0]), steps=6)
+    assert (result.loss_before, result.loss_after, result.steps_done) == (5.0, 1.0, 6)
+    assert np.all(result.code == 2.0)
+    assert result.stop_reason is StopReason.STEPS_DONE
+
+
+@settings(max_examples=50, deadline=None)
+@given(losses=st.lists(st.floats(0.0, 1e6, width=32), min_size=9, max_size=9))
+def test_never_worse_than_the_start(losses: list[float], tiny_repository: Path) -> None:
+    bundle = read_bundle(tiny_repository, "tiny16", verify=False)
+    result = asyncio.run(refine(bundle, ScriptedRefiner(losses), steps=8))
+    assert result.loss_after <= result.loss_before == losses[0]
+    assert result.loss_after == losses[int(result.code[0, 0])] == min(losses[:8])
+
+
+async def test_stops_when_the_loss_no_longer_improves(bundle: Bundle) -> None:
+    losses = [10.0, 5.0, 2.0] + [2.0 - 1e-6 * n for n in range(200)]
+    backend = ScriptedRefiner(losses)
+    result = await refine(bundle, backend, steps=100, rule=StopRule(6, 0.001))
+    assert result.stop_reason is StopReason.CONVERGED
+    assert result.steps_done == 10  # the window of 6 must lie wholly in the flat part
+    assert backend.calls == 5
+
+
+async def test_odd_steps_are_rounded_up_to_a_chunk(bundle: Bundle) -> None:
+    result = await refine(bundle, ScriptedRefiner([3.0, 2.0, 1.0, 0.5, 0.2]), steps=3)
+    assert result.steps_done == 4
+
+
+async def test_stops_before_the_deadline_with_the_best_so_far(bundle: Bundle) -> None:
+    backend = ScriptedRefiner([float(1000 - n) for n in range(900)], seconds=0.03)
+    started_s = asyncio.get_running_loop().time()
+    result = await refine(bundle, backend, steps=800, seconds=0.5, reserve_s=0.2)
+    took_s = asyncio.get_running_loop().time() - started_s
+    assert result.stop_reason is StopReason.DEADLINE
+    assert took_s < 0.45
+    assert 0 < result.steps_done < 800
+    assert result.loss_after < result.loss_before
+
+
+async def test_a_chunk_that_would_overrun_is_given_up(bundle: Bundle) -> None:
+    result = await refine(bundle, ScriptedRefiner([1.0] * 9, seconds=5.0), 4, seconds=0.3, reserve_s=0.2)
+    assert result.stop_reason is StopReason.DEADLINE
+    assert result.steps_done == 0
+    assert np.all(result.code == 0.0)
+
+
+async def test_divergence_ends_it_and_the_best_before_is_kept(bundle: Bundle) -> None:
+    result = await refine(bundle, ScriptedRefiner([3.0, 2.0, 1.5, 1.0, math.nan, math.nan, math.nan]), steps=6)
+    assert result.stop_reason is StopReason.DIVERGED
+    assert result.loss_after == 1.0
+    assert np.isfinite(result.code).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        RefineOptions(steps=-1),
+        RefineOptions(steps=501),
+        RefineOptions(learning_rate=math.nan),
+        RefineOptions(learning_rate=-0.1),
+        RefineOptions(pixel_weight=math.inf),
+        RefineOptions(domain_weight=1e9),
+    ],
+)
+def test_options_out_of_range(options: RefineOptions, bundle: Bundle) -> None:
+    with pytest.raises(InvalidOption):
+        RefineSettings.resolve(options, bundle.refine, 500)
