@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import indomain
 from tests.clients.scripted_gateway import ScriptedGateway, serving_on_a_free_port
+from tests.serving.tiny_bundle import write_tiny_bundle
+
+
+@pytest.fixture(scope="session")
+def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository with a bundle in miniature."""
+    return write_tiny_bundle(tmp_path_factory.mktemp("model_repository"))
 
 
 @pytest.fixture

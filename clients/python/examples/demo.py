@@ -29,6 +29,8 @@ import indomain
 ROOT = Path(__file__).resolve().parents[3]
 PORTRAIT = Path(__file__).with_name("portrait.png")
 
+STAGES = ("align", "queue", "encode", "refine", "edit", "decode", "image")
+
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
 
@@ -205,7 +207,8 @@ def print_times(results: Results) -> None:
     """Seconds of each stage: of the inversion, and the mean of the edits."""
     inversion = results.inversion
     edits = [edited for pair in results.pairs for edited in (pair.low, pair.high)]
-    stages = list(dict.fromkeys([*inversion.stage_seconds, *(s for e in edits for s in e.stage_seconds)]))
+    timed = {*inversion.stage_seconds, *(stage for edit in edits for stage in edit.stage_seconds)}
+    stages = [*(stage for stage in STAGES if stage in timed), *sorted(timed - set(STAGES))]
     print(f"\n{'stage':<10}{'inversion':>14}{'an edit':>14}")
     for stage in stages:
         inversion_s = inversion.stage_seconds.get(stage)
