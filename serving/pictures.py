@@ -129,8 +129,9 @@ def _centre_square(image: PillowImage.Image, resolution: int) -> Image:
     turn = _TURNS.get(_orientation(image))
     width, height = image.size
     side = min(width, height)
-    # A centred square stays the centred square when turned, so the small picture is turned and not the large one.
-    box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
+    left, top = (width - side) // 2, (height - side) // 2
+    # A centred square stays centred when turned, so the small picture is turned and not the large one.
+    box = (left, top, left + side, top + side)
     square = _to_rgb_or_rgba(image, transparent)
     if square.size != (resolution, resolution):
         square = square.resize(
