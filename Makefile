@@ -23,7 +23,7 @@ demo: $(VENV)/.serving ## invert and edit a real photograph through the gateway,
 	@$(BIN)/python clients/python/examples/demo.py --repository $(REPOSITORY)
 
 serve: $(VENV)/.serving ## the gateway: gRPC on 8500, HTTP on 8080
-	INDOMAIN_MODEL_REPOSITORY=$(REPOSITORY) $(BIN)/python -m serving
+	INDOMAIN_MODEL_REPOSITORY=$(REPOSITORY) exec $(BIN)/python -m serving
 
 test: $(VENV)/.all ## the tests, without the slow ones
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST)
