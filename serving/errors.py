@@ -3,7 +3,7 @@
 No transport is imported here: gRPC codes are names, HTTP statuses are numbers; wire/ has what becomes of them.
 """
 
-# ruff: noqa: N818  (a name says what was wrong; "Error" at its end would say nothing more)
+
 
 from __future__ import annotations
 

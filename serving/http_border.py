@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 REQUEST_ID_HEADER = "x-request-id"
 TIMEOUT_HEADER = "x-timeout-s"
+_LINGER_S = 5.0
+_LINGER_BYTES = 64 * 1024 * 1024
 METHOD_OF_PATH = {  # the same names as over gRPC, so that one metric counts both
     "/v1/bundles": "ListBundles",
     "/v1/invert": "Invert",
@@ -103,11 +105,13 @@ class Border:
         if answer.started:
             raise error  # too late for a status: the server cuts the connection
         headers = {"retry-after": str(math.ceil(error.retry_after_s))} if error.row.retryable else {}
-        if isinstance(error, RequestTooLarge):
-            headers["connection"] = "close"  # the rest of the body is not read
         content = error_answer(error, call.request_id).model_dump_json()
         response = Response(content, error.row.http_status, headers, media_type="application/json")
-        await response(scope, receive, answer.send)
+        if isinstance(error, RequestTooLarge):
+            response.headers["connection"] = "close"
+            await _answer_while_sent_to(response, scope, receive, answer.send)
+        else:
+            await response(scope, receive, answer.send)
 
 
 class _Answer:
@@ -144,6 +148,27 @@ def _limited(receive: Receive, headers: Headers, max_bytes: int) -> Receive:
         return message
 
     return limited
+
+
+async def _answer_while_sent_to(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers a caller who is still sending, and throws away what else comes, for a while: were the connection cut
+    at once, most callers would see the cut and not the answer."""
+
+    async def hold_open(message: Message) -> None:
+        await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
+
+    await response(scope, receive, hold_open)
+    thrown_away = 0
+    try:
+        async with asyncio.timeout(_LINGER_S):
+            while thrown_away < _LINGER_BYTES:
+                message = await receive()
+                thrown_away += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    break
+    except TimeoutError:
+        pass
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:

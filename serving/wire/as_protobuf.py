@@ -70,7 +70,7 @@ def edit_job(request: pb.EditRequest) -> EditJob:
     elif request.WhichOneof("source") == "picture":
         source = _picture(request.picture)
     else:
-        raise MalformedRequest("An edit needs a picture or a code to start from; send one of them.")
+        raise MalformedRequest("An edit needs a picture or a code to start from; send exactly one of them.")
     edits = tuple(EditStep(edit.direction, edit.strength, tuple(edit.layers)) for edit in request.edits)
     return EditJob(source, edits, request.bundle, _refine(request.refine), _output(request.output))
 

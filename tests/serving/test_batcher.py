@@ -86,7 +86,9 @@ async def test_lone_sample_runs_at_once_and_batches_form_meanwhile() -> None:
     first = asyncio.create_task(submit_one(batcher, 1.0, deadline))
     await settle()
     assert run.batches == [[1.0]]  # no time has passed on the clock
-    others = [asyncio.create_task(submit_one(batcher, value, deadline)) for value in (2.0, 3.0, 4.0, 5.0, 6.0)]
+    others = [
+        asyncio.create_task(submit_one(batcher, value, deadline)) for value in (2.0, 3.0, 4.0, 5.0, 6.0)
+    ]
     await settle()
     run.gate.set()
     assert await asyncio.gather(first, *others) == [2.0, 4.0, 6.0, 8.0, 10.0, 12.0]
@@ -223,7 +225,9 @@ def test_each_gets_its_own_whatever_the_order(
         async def ask(values: list[int], pause: int) -> list[float]:
             for _ in range(pause):
                 await asyncio.sleep(0)
-            return [value_of(result) for result in await batcher.submit([sample(v) for v in values], deadline)]
+            return [
+                value_of(result) for result in await batcher.submit([sample(v) for v in values], deadline)
+            ]
 
         answers = await asyncio.gather(*(ask(values, pauses[n]) for n, values in enumerate(requests)))
         assert answers == [[2.0 * value for value in values] for values in requests]

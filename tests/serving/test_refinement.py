@@ -125,7 +125,9 @@ async def test_a_chunk_that_would_overrun_is_given_up(bundle: Bundle) -> None:
 
 
 async def test_divergence_ends_it_and_the_best_before_is_kept(bundle: Bundle) -> None:
-    result = await refine(bundle, ScriptedRefiner([3.0, 2.0, 1.5, 1.0, math.nan, math.nan, math.nan]), steps=6)
+    result = await refine(
+        bundle, ScriptedRefiner([3.0, 2.0, 1.5, 1.0, math.nan, math.nan, math.nan]), steps=6
+    )
     assert result.stop_reason is StopReason.DIVERGED
     assert result.loss_after == 1.0
     assert np.isfinite(result.code).all()

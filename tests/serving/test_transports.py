@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from PIL import Image
 
 from indomain.v1 import editing_pb2 as pb
-from tests.serving.conftest import RunningGateway, encoded, photograph
+from tests.serving.conftest import RunningGateway
 
 RAW = pb.OutputOptions(format=pb.IMAGE_FORMAT_RAW)
 
@@ -90,7 +90,9 @@ def test_invert(gateway: RunningGateway, photo_png: bytes) -> None:
         close(code_of(over_http["code"]), code_of(answer.code))
         close(image_of(over_http["image"]), image_of(answer.image))
         assert over_http["losses"]["stop_reason"] == "steps_done"
-        assert over_http["losses"]["pixel_mse_after"] == pytest.approx(answer.losses.pixel_mse_after, rel=1e-2)
+        assert over_http["losses"]["pixel_mse_after"] == pytest.approx(
+            answer.losses.pixel_mse_after, rel=1e-2
+        )
 
 
 def test_invert_without_refinement_is_the_encoder(gateway: RunningGateway, photo_png: bytes) -> None:
@@ -103,7 +105,10 @@ def test_invert_without_refinement_is_the_encoder(gateway: RunningGateway, photo
 
 
 def test_edit_of_a_picture_goes_on_from_its_source_code(gateway: RunningGateway, photo_png: bytes) -> None:
-    edits = [pb.EditStep(direction="smile", strength=2.0), pb.EditStep(direction="age", strength=-1.0, layers=[4])]
+    edits = [
+        pb.EditStep(direction="smile", strength=2.0),
+        pb.EditStep(direction="age", strength=-1.0, layers=[4]),
+    ]
     first = gateway.stub.Edit(pb.EditRequest(picture=pb.Picture(data=photo_png), edits=edits, output=RAW))
     assert first.losses.steps_done == 20
     again = gateway.stub.Edit(pb.EditRequest(code=first.source_code, edits=edits, output=RAW))
@@ -117,7 +122,11 @@ def test_edit_of_a_picture_goes_on_from_its_source_code(gateway: RunningGateway,
         {"direction": "smile", "strength": 2.0},
         {"direction": "age", "strength": -1.0, "layers": [4]},
     ]
-    from_code = {"code": as_json(code_of(first.source_code)), "edits": json_edits, "output": {"format": "raw"}}
+    from_code = {
+        "code": as_json(code_of(first.source_code)),
+        "edits": json_edits,
+        "output": {"format": "raw"},
+    }
     over_http = gateway.http.post("/v1/edit", json=from_code).json()
     close(code_of(over_http["code"]), code_of(first.code))
     close(image_of(over_http["image"]), image_of(first.image))
@@ -125,7 +134,11 @@ def test_edit_of_a_picture_goes_on_from_its_source_code(gateway: RunningGateway,
         "/v1/edit",
         files={
             "picture": ("face.png", photo_png, "image/png"),
-            "options": ("", json.dumps({"edits": json_edits, "output": {"format": "raw"}}), "application/json"),
+            "options": (
+                "",
+                json.dumps({"edits": json_edits, "output": {"format": "raw"}}),
+                "application/json",
+            ),
         },
     ).json()
     close(code_of(form["source_code"]), code_of(first.source_code))

@@ -1,0 +1,59 @@
+"""Settings: from the environment and from flags, each with its reference."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from serving.backends.embedded import available_processors
+from serving.settings import Settings
+
+
+def test_environment_and_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INDOMAIN_GRPC_PORT", "9500")
+    monkeypatch.setenv("INDOMAIN_BUNDLES", "faces64, cars")
+    monkeypatch.setenv("INDOMAIN_MODEL_REPOSITORY", "/models")
+    settings = CliApp.run(Settings, cli_args=["--http-port", "9080", "--max-batch-size=4"])
+    assert (settings.grpc_port, settings.http_port, settings.max_batch_size) == (9500, 9080, 4)
+    assert settings.bundles == ("faces64", "cars")
+    assert settings.model_repository == Path("/models")
+    assert CliApp.run(Settings, cli_args=["--bundles", "cars"]).bundles == ("cars",)
+
+
+def test_every_field_says_what_it_is() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        if field.annotation is float:
+            assert name.endswith(("_s", "_ms", "_ratio")), name
+
+
+@pytest.mark.parametrize("flag", [{"grpc_port": 70_000}, {"max_batch_size": 0}, {"default_deadline_s": 0}])
+def test_values_out_of_range(flag: dict[str, int]) -> None:
+    with pytest.raises(ValidationError):
+        Settings(**flag)
+
+
+def test_help_is_the_reference() -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; sys.argv=['serving', '--help']; from serving.__main__ import main; main()",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).resolve().parents[2],
+        env={"PYTHONPATH": ":".join(sys.path), "COLUMNS": "200"},
+    )
+    assert "--max-picture-pixels" in done.stdout
+    assert "before it is decoded" in done.stdout
+
+
+def test_processors() -> None:
+    assert available_processors() >= 1
