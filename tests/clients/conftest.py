@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import indomain
-from tests.clients.scripted_gateway import ScriptedGateway, serving_on_a_free_port
+from tests.clients.scripted_gateway import ScriptedGateway, serving_on
 from tests.serving.tiny_bundle import write_tiny_bundle
 
 
@@ -22,13 +22,13 @@ def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def gateway() -> Iterator[ScriptedGateway]:
     """A gateway that answers as the test tells it to."""
-    with serving_on_a_free_port() as gateway:
+    with serving_on() as gateway:
         yield gateway
 
 
 @pytest.fixture
 def client(gateway: ScriptedGateway) -> Iterator[indomain.Client]:
-    with indomain.Client(gateway.address, timeout_s=10.0) as client:
+    with indomain.Client(gateway.address, timeout_s=60.0) as client:
         yield client
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Event
 from typing import Any, NoReturn
 
 import grpc
@@ -40,6 +41,8 @@ class ScriptedGateway(editing_pb2_grpc.EditingServicer):
         self.requests: list[Any] = []
         self.request_ids: list[str] = []
         self.address = ""
+        self.delay_s = 0.0  # before each answer
+        self.released = Event()  # set: nobody waits any more
         self.picture = np.full((SIZE, SIZE, 3), 200, np.uint8)
         self.code = np.arange(LAYERS * 512, dtype=np.float32).reshape(LAYERS, 512)
 
@@ -122,6 +125,7 @@ class ScriptedGateway(editing_pb2_grpc.EditingServicer):
         metadata = dict(context.invocation_metadata())
         self.requests.append(request)
         self.request_ids.append(str(metadata["x-request-id"]))
+        self.released.wait(self.delay_s)
         if self.failures:
             self._fail(context, self.failures.popleft())
 
@@ -140,13 +144,15 @@ class ScriptedGateway(editing_pb2_grpc.EditingServicer):
 
 
 @contextmanager
-def serving_on_a_free_port() -> Iterator[ScriptedGateway]:
+def serving_on(port: int = 0) -> Iterator[ScriptedGateway]:
+    """The scripted gateway on loopback; port 0 takes a free one."""
     gateway = ScriptedGateway()
     server = grpc.server(ThreadPoolExecutor(4))
     editing_pb2_grpc.add_EditingServicer_to_server(gateway, server)
-    gateway.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    gateway.address = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
     server.start()
     try:
         yield gateway
     finally:
+        gateway.released.set()
         server.stop(0).wait()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +158,21 @@ def test_nobody_there(dead_address: str, command: list[str], capsys: pytest.Capt
     assert "Traceback" not in error
 
 
+@pytest.mark.usefixtures("photos")
+def test_an_interrupt_does_not_wait_for_answers(gateway: ScriptedGateway) -> None:
+    gateway.delay_s = 120.0
+    command = [sys.executable, "-m", "indomain", "invert", "photos", "--server", gateway.address]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    deadline_s = time.monotonic() + 60
+    while not gateway.requests and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Interrupted" in stderr
+    assert b"Traceback" not in stderr
+
+
 def test_as_a_process(gateway: ScriptedGateway) -> None:
     """A pipe gets the answer and nothing else."""
     done = subprocess.run(
@@ -163,7 +180,7 @@ def test_as_a_process(gateway: ScriptedGateway) -> None:
         capture_output=True,
         env={**os.environ, "PYTHONWARNINGS": "error"},
         check=False,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr.decode()
     assert done.stderr == b""

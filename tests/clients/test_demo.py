@@ -15,7 +15,7 @@ DEMO = ROOT / "clients/python/examples/demo.py"
 
 def run_demo(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, DEMO, *arguments], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, DEMO, *arguments], capture_output=True, text=True, check=False, timeout=300
     )
 
 

@@ -11,7 +11,7 @@ import indomain
 from indomain._exceptions import _CLASS_OF_REASON, IndomainError
 from indomain._retry import _retry_wait_s, _should_retry
 from serving.errors import ERROR_TABLE
-from tests.clients.scripted_gateway import Failure, ScriptedGateway
+from tests.clients.scripted_gateway import Failure, ScriptedGateway, serving_on
 
 BUSY = Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "queue_full", retryable=True, retry_after_s=0.01)
 
@@ -67,7 +67,7 @@ def test_nobody_there(dead_address: str) -> None:
         pytest.raises(indomain.GatewayUnreachableError, match=dead_address) as caught,
     ):
         client.bundles()
-    assert time.monotonic() - started_s < 5
+    assert time.monotonic() - started_s < 9
     assert len(caught.value.request_id) == 32
     assert not caught.value.retryable
 
@@ -118,7 +118,7 @@ def test_a_wait_beyond_the_deadline_is_not_begun(client: indomain.Client, gatewa
     started_s = time.monotonic()
     with pytest.raises(indomain.UnavailableError) as caught:
         client.bundles(timeout_s=5)
-    assert time.monotonic() - started_s < 2
+    assert time.monotonic() - started_s < 4
     assert caught.value.retry_after_s == 60.0
 
 
@@ -140,3 +140,32 @@ def test_should_retry(retryable: bool, retries_done: int, remaining_s: float, ex
         error, retries_done=retries_done, max_retries=3, wait_s=1.0, remaining_s=remaining_s
     )
     assert decision is expected
+
+
+def test_a_gateway_that_comes_back_is_found_again_soon() -> None:
+    """gRPC's own back-off would leave the channel blind for many seconds."""
+    with serving_on() as gateway:
+        port = int(gateway.address.rpartition(":")[2])
+        client = indomain.Client(gateway.address)
+        client.bundles()
+    with client:
+        with pytest.raises(indomain.GatewayUnreachableError):
+            client.bundles()
+        time.sleep(1.5)  # long enough for a channel to have failed several times
+        with serving_on(port):
+            came_back_s = time.monotonic()
+            while True:
+                try:
+                    client.bundles()
+                    break
+                except indomain.GatewayUnreachableError:
+                    assert time.monotonic() - came_back_s < 5.0
+                    time.sleep(0.05)
+
+
+def test_calls_after_the_end_are_refused(gateway: ScriptedGateway) -> None:
+    client = indomain.Client(gateway.address)
+    client.close()
+    client.close()  # twice does no harm
+    with pytest.raises(ValueError, match="closed"):
+        client.bundles()

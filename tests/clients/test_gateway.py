@@ -7,6 +7,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -41,7 +42,7 @@ def address(tiny_repository: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def client(address: str) -> Iterator[indomain.Client]:
-    with indomain.Client(address, timeout_s=30.0) as client:
+    with indomain.Client(address, timeout_s=120.0) as client:
         yield client
 
 
@@ -119,6 +120,13 @@ def test_a_seed_gives_the_same_picture_again(client: indomain.Client) -> None:
     first, second = client.sample([5, 6]), client.sample(6)
     assert np.allclose(first[1].code, second[0].code, atol=1e-5)
     assert not np.allclose(first[0].code, first[1].code, atol=1e-3)
+
+
+def test_one_client_serves_many_threads(client: indomain.Client) -> None:
+    alone = {sample.seed: sample.code for sample in client.sample(range(16))}
+    with ThreadPoolExecutor(8) as pool:
+        for seed, (sample,) in zip(alone, pool.map(client.sample, alone), strict=True):
+            assert np.allclose(sample.code, alone[seed], atol=1e-5)
 
 
 def truncated_picture() -> bytes:

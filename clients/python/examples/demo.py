@@ -31,7 +31,7 @@ PORTRAIT = Path(__file__).with_name("portrait.png")
 
 STAGES = ("align", "queue", "encode", "refine", "edit", "decode", "image")
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
 
 CELL = 192  # pixels of one picture on the sheet, about three times what the small bundle makes

@@ -61,7 +61,7 @@ def _invert(client: Client, arguments: argparse.Namespace) -> bool:
         np.save(job.output.with_suffix(photos.CODE_SUFFIX), result.code)
         return result
 
-    return _for_each(jobs, invert, "Inverting", arguments)
+    return _for_each(client, jobs, invert, "Inverting", arguments)
 
 
 def _edit(client: Client, arguments: argparse.Namespace) -> bool:
@@ -80,7 +80,7 @@ def _edit(client: Client, arguments: argparse.Namespace) -> bool:
         _save_picture(result.image, job.output)
         return result
 
-    return _for_each(jobs, edit, "Editing", arguments)
+    return _for_each(client, jobs, edit, "Editing", arguments)
 
 
 def _sample(client: Client, arguments: argparse.Namespace) -> bool:
@@ -107,6 +107,7 @@ def _sample(client: Client, arguments: argparse.Namespace) -> bool:
 
 
 def _for_each(
+    client: Client,
     jobs: Sequence[photos.Job],
     work: Callable[[photos.Job], _Outcome],
     title: str,
@@ -126,8 +127,10 @@ def _for_each(
                 except (IndomainError, OSError, ValueError, TypeError) as error:
                     failures[futures[future]] = error
                 advance(1)
-        finally:
+        except BaseException:  # Ctrl-C too: nobody waits for what is under way
             pool.shutdown(wait=False, cancel_futures=True)
+            client.close()
+            raise
     done = [(job, outcomes[job]) for job in jobs if job in outcomes]
     failed = [(job, failures[job]) for job in jobs if job in failures]
     if arguments.json:
