@@ -19,7 +19,14 @@ from typing import Any
 import numpy.typing as npt
 
 from serving.deadline import Clock, Deadline, MonotonicClock
-from serving.errors import BackendFailed, DeadlineExceeded, EditingError, QueueFull, ShuttingDown
+from serving.errors import (
+    BackendFailed,
+    BackendUnavailable,
+    DeadlineExceeded,
+    EditingError,
+    QueueFull,
+    ShuttingDown,
+)
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 Run = Callable[[Sequence[Tensors]], Awaitable[Sequence[Tensors]]]
@@ -77,6 +84,11 @@ class Batcher:
     def start(self) -> None:
         self._task = asyncio.create_task(self._work(), name=f"batcher-{self._graph}")
 
+    @property
+    def alive(self) -> bool:
+        """Whether its task is there to run what is submitted."""
+        return self._task is not None and not self._task.done()
+
     async def close(self) -> None:
         """Runs what is queued, then ends the task."""
         self._closing = True
@@ -88,10 +100,13 @@ class Batcher:
     async def submit(self, samples: Sequence[Tensors], deadline: Deadline) -> list[BatchedResult]:
         """The results of some samples (tensors [1, ...]) of one request: all are taken in, or none.
 
-        Raises QueueFull, ShuttingDown, DeadlineExceeded, BackendFailed. Cancelling it takes its samples out.
+        Raises QueueFull, ShuttingDown, DeadlineExceeded, BackendUnavailable, BackendFailed. Cancelling it takes its
+        samples out.
         """
-        if self._closing or self._task is None or self._task.done():
+        if self._closing:
             raise ShuttingDown("The gateway is shutting down; ask another one, or later.")
+        if not self.alive:
+            raise BackendUnavailable(f"{self._graph} is not running; ask another gateway, or later.")
         self._make_room()
         if len(self._queue) + len(samples) > self._max_queue_samples:
             raise QueueFull(

@@ -3,8 +3,6 @@
 No transport is imported here: gRPC codes are names, HTTP statuses are numbers; wire/ has what becomes of them.
 """
 
-
-
 from __future__ import annotations
 
 from collections.abc import Mapping

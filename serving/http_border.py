@@ -18,7 +18,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.call import Call, request_id_or_new
 from serving.deadline import Deadline
-from serving.errors import Cancelled, EditingError, InternalError, InvalidOption, RequestTooLarge
+from serving.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    EditingError,
+    InternalError,
+    InvalidOption,
+    RequestTooLarge,
+)
 from serving.metrics import Metrics
 from serving.settings import Settings
 from serving.wire.as_json import error_answer
@@ -62,7 +69,7 @@ class Border:
         code = "OK"
         try:
             call.deadline = Deadline.after(self._time_limit_s(headers))
-            limited = _limited(receive, headers, self._settings.max_request_bytes)
+            limited = _limited(receive, headers, self._settings.max_request_bytes, call)
             await self._app(scope, limited, answer.send)
         except asyncio.CancelledError:
             code = "CANCELLED"
@@ -129,22 +136,32 @@ class _Answer:
         await self._send(message)
 
 
-def _limited(receive: Receive, headers: Headers, max_bytes: int) -> Receive:
-    """`receive`, but a body over the limit is refused by its announced length or, at the latest, as it grows."""
+def _limited(receive: Receive, headers: Headers, max_bytes: int, call: Call) -> Receive:
+    """`receive`, but a body over the limit is refused by its announced length or, at the latest, as it grows; and one
+    that is still not whole at the call's deadline is no longer waited for."""
     too_large = RequestTooLarge(
         f"The request has more than {max_bytes} bytes; send a smaller picture, or fewer codes."
     )
     announced = headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > max_bytes:
         raise too_large
-    seen = 0
+    seen, whole = 0, False
 
     async def limited() -> Message:
-        nonlocal seen
-        message = await receive()
+        nonlocal seen, whole
+        if whole:  # from here on it waits for nothing but the caller hanging up
+            return await receive()
+        try:
+            async with asyncio.timeout(call.deadline.remaining_s):
+                message = await receive()
+        except TimeoutError:
+            raise DeadlineExceeded(
+                "Time ran out before the request had come in whole; allow more time."
+            ) from None
         seen += len(message.get("body", b""))
         if seen > max_bytes:
             raise too_large
+        whole = not message.get("more_body", False)
         return message
 
     return limited

@@ -95,6 +95,10 @@ class _Smoothed:
     def add(self, seconds: float) -> None:
         self.seconds = seconds if self.seconds == 0.0 else self.seconds + 0.3 * (seconds - self.seconds)
 
+    def forget_a_little(self) -> None:
+        """So that one slow moment is not held against all who have less time than it took."""
+        self.seconds *= 0.8
+
 
 class Refiner:
     """Refines codes of one bundle. Keeps only how long a chunk takes; everything else belongs to a request."""
@@ -156,6 +160,7 @@ class Refiner:
         """One chunk; None if it would end, or did end, later than `reserve_s` before the deadline."""
         spare_s = deadline.remaining_s - reserve_s
         if spare_s <= self._chunk_time.seconds:
+            self._chunk_time.forget_a_little()
             return None
         started_s = deadline.clock.now()
         try:

@@ -71,7 +71,7 @@ class EmbeddedBackend:
         return await graph.infer(inputs, deadline)
 
     async def healthy(self) -> bool:
-        return bool(self._graphs)
+        return bool(self._graphs) and all(graph.alive for graph in self._graphs.values())
 
     async def close(self) -> None:
         self._metrics.backend_up.set(0)
@@ -110,6 +110,10 @@ class _Graph:
             ) from error
         self._check_against_manifest(bundle, self._session)
         self._batcher.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._batcher.alive
 
     async def infer(self, inputs: Tensors, deadline: Deadline) -> Inference:
         samples = self._split(inputs)
