@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 
+from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from serving.errors import EditingError
@@ -34,7 +35,13 @@ async def _serve(settings: Settings) -> None:
 
 
 def main() -> int:
-    settings = CliApp.run(Settings)
+    try:
+        settings = CliApp.run(Settings)
+    except ValidationError as error:
+        for problem in error.errors(include_url=False):
+            name = ".".join(str(part) for part in problem["loc"])
+            print(f"serving: {name}: {problem['msg']} (flag or INDOMAIN_{name.upper()})", file=sys.stderr)
+        return 2
     logging.basicConfig(
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s %(message)s",

@@ -22,7 +22,8 @@ class Settings(BaseSettings):
         protected_namespaces=(),  # `model_repository` is the established name
         use_attribute_docstrings=True,
         cli_kebab_case=True,
-        cli_hide_none_type=True,
+        cli_prog_name="python -m serving",
+        cli_implicit_flags=True,
         extra="ignore",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,21 +39,36 @@ def test_values_out_of_range(flag: dict[str, int]) -> None:
         Settings(**flag)
 
 
-def test_help_is_the_reference() -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys; sys.argv=['serving', '--help']; from serving.__main__ import main; main()",
-        ],
+def start(*flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "serving", *flags],
         capture_output=True,
         text=True,
         check=False,
         cwd=Path(__file__).resolve().parents[2],
-        env={"PYTHONPATH": ":".join(sys.path), "COLUMNS": "200"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "200"},
     )
+
+
+def test_help_is_the_reference() -> None:
+    done = start("--help")
+    assert done.returncode == 0
     assert "--max-picture-pixels" in done.stdout
     assert "before it is decoded" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--grpc-port", "99999"), "INDOMAIN_GRPC_PORT"),
+        (("--model-repository", "nowhere"), "INDOMAIN_MODEL_REPOSITORY"),
+    ],
+)
+def test_a_start_that_cannot_be_says_why(flags: tuple[str, str], said: str) -> None:
+    done = start(*flags)
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_processors() -> None:
