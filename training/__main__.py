@@ -7,14 +7,22 @@ import sys
 import tyro
 
 from training.data import DataError
+from training.directions import DirectionsConfig, find_directions
 from training.gan import GanConfig, train_gan
+from training.inversion import InversionConfig, train_encoder
 from training.runs import CheckpointError
 
 
 def main() -> int:
     """Parse one command into its config and run it; bad input is one clear line and exit status 2."""
-    commands = {"gan": (GanConfig, train_gan)}
-    config = tyro.extras.subcommand_cli_from_dict({name: kind for name, (kind, _) in commands.items()}, prog="python -m training")
+    commands = {
+        "gan": (GanConfig, train_gan),
+        "encoder": (InversionConfig, train_encoder),
+        "directions": (DirectionsConfig, find_directions),
+    }
+    config = tyro.extras.subcommand_cli_from_dict(
+        {name: kind for name, (kind, _) in commands.items()}, prog="python -m training"
+    )
     run = next(function for kind, function in commands.values() if isinstance(config, kind))
     try:
         print(run(config))

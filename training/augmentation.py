@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def augment(image: Tensor, probability: float = 1.0) -> Tensor:
-    """Colour, translation and cutout, each applied per sample with `probability`. image float [N, 3, H, W] in [-1, 1]."""
+    """Colour, translation and cutout, each with `probability` a sample. image float [N, 3, H, W] in [-1, 1]."""
     if probability <= 0:
         return image
     return _cutout(_translate(_colour(image, probability), probability), probability)
@@ -53,5 +53,7 @@ def _cutout(x: Tensor, p: float, ratio: float = 0.5) -> Tensor:
     top = torch.randint(-side // 2, h - side // 2, (n, 1), device=x.device)
     left = torch.randint(-side // 2, w - side // 2, (n, 1), device=x.device)
     rows, columns = torch.arange(h, device=x.device)[None], torch.arange(w, device=x.device)[None]
-    hole = ((rows >= top) & (rows < top + side))[:, None, :, None] & ((columns >= left) & (columns < left + side))[:, None, None, :]
+    hole = ((rows >= top) & (rows < top + side))[:, None, :, None] & (
+        (columns >= left) & (columns < left + side)
+    )[:, None, None, :]
     return x * (1 - hole.to(x.dtype) * _chosen(x, p))

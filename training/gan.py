@@ -7,43 +7,29 @@ moving average of the generator's weights; any number of processes (gradients ar
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
 from lightning.fabric import Fabric
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from training.augmentation import augment
-from training.critics import ProjectedCritic, StyleGAN2Critic
+from training.critics import CodeCritic, ProjectedCritic, StyleGAN2Critic
 from training.data import Pictures, load_pictures
-from training.generator import Generator, GeneratorConfig
-from training.losses import hinge_critic_loss, hinge_loss, non_saturating_critic_loss, non_saturating_loss, r1_penalty
-from training.runs import Run, load_meta, load_network, load_optimiser, save_checkpoint
-
-
-@dataclass
-class Compute:
-    """Where and how to compute (Lightning Fabric)."""
-
-    accelerator: str = "auto"
-    """cpu, cuda or auto."""
-    devices: int = 1
-    """Processes on this host, one a device; `torchrun` sets its own number."""
-    precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
-    """bf16-mixed or 32-true."""
-    seed: int = 0
-    """Seed of weights, order of pictures, noise and augmentation."""
-
-    def fabric(self) -> Fabric:
-        """Start the processes and return Fabric."""
-        fabric = Fabric(accelerator=self.accelerator, devices=self.devices, precision=self.precision,
-                        strategy="ddp" if self.devices > 1 else "auto")
-        fabric.launch()
-        return fabric
+from training.encoder import Encoder, EncoderConfig
+from training.generator import Generator, GeneratorConfig, code_statistics
+from training.loop import Compute, progress_bar, seed_step, update
+from training.losses import (
+    hinge_critic_loss,
+    hinge_loss,
+    non_saturating_critic_loss,
+    non_saturating_loss,
+    r1_penalty,
+)
+from training.perceptual import LPIPSSq
+from training.runs import Run, load_meta, load_network, load_optimiser, read_config, save_checkpoint
 
 
 @dataclass
@@ -77,6 +63,11 @@ class GanConfig:
     """Probability of each differentiable augmentation; 0 for none."""
     ema_images: float = 5_000
     """Half-life of the moving average of weights, pictures."""
+    coverage_weight: float = 0.0
+    """Weight of reconstructing real pictures through an encoder trained alongside, which keeps the generator from
+    dropping modes when pictures or hours are few (as in VAE-GAN, arXiv 1512.09300); 0 trains a plain GAN."""
+    encoder_channels: tuple[int, ...] = (32, 64, 128, 192, 256)
+    """Feature maps of that encoder at full, half, ... 4 pixels."""
     mirror: bool = True
     """Show mirrored pictures too."""
     snapshot_steps: int = 500
@@ -89,16 +80,6 @@ def build_critic(kind: str, config: GeneratorConfig) -> nn.Module:
     return ProjectedCritic() if kind == "projected" else StyleGAN2Critic(config)
 
 
-def average_gradients(fabric: Fabric, parameters: Iterable[nn.Parameter]) -> None:
-    """Average gradients over the processes: one all-reduce of all of them, laid end to end."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if fabric.world_size == 1 or not gradients:
-        return
-    flat = fabric.all_reduce(torch.cat([g.flatten() for g in gradients]), reduce_op="mean")
-    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
-
-
 @torch.no_grad()
 def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
     """Exponential moving average of parameters; buffers are copied."""
@@ -108,15 +89,42 @@ def update_average(average: nn.Module, network: nn.Module, decay: float) -> None
         a.copy_(b)
 
 
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """All randomness of a step follows from (seed, step, process), so a resumed run equals an undisturbed one."""
-    torch.manual_seed((seed * 1_000_003 + step) * 1_009 + rank)
+class Coverage:
+    """Encoder and code critic trained beside the generator: real pictures must be reconstructed from native codes."""
 
+    CODE_WEIGHT = 0.05
+    PERCEPTUAL_WEIGHT = 0.5
 
-def progress_bar(fabric: Fabric) -> Progress:
-    """Progress in pictures, shown by the first process."""
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-                    TextColumn("{task.fields[figures]}"), disable=not fabric.is_global_zero, refresh_per_second=1)
+    def __init__(self, config: GanConfig, generator: Generator, fabric: Fabric) -> None:
+        shape, layout = config.generator, torch.channels_last
+        mean, deviation = code_statistics(generator)
+        self.fabric = fabric
+        self.encoder = Encoder(
+            EncoderConfig(
+                shape.resolution, config.encoder_channels, layers=shape.layers, code_size=shape.code_size
+            )
+        )
+        self.encoder.to(fabric.device, memory_format=layout)
+        self.encoder.start_from(mean, deviation)
+        self.code_critic = CodeCritic(mean, deviation).to(fabric.device)
+        self.perceptual = LPIPSSq().to(fabric.device, memory_format=layout)
+        self.encoder_optimiser = torch.optim.Adam(self.encoder.parameters(), 5e-4, betas=(0.9, 0.99))
+        self.code_optimiser = torch.optim.Adam(self.code_critic.parameters(), 2e-4, betas=(0.0, 0.99))
+
+    def loss(self, real: Tensor, reconstruction: Tensor, code: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Reconstruction and nativeness of the codes, to be weighed by `coverage_weight`."""
+        with self.fabric.autocast():
+            mse = (reconstruction - real).square().mean()
+            perceptual = self.perceptual(reconstruction, real).float().mean()
+        code_loss = non_saturating_loss(self.code_critic(code))
+        total = mse + self.PERCEPTUAL_WEIGHT * perceptual + self.CODE_WEIGHT * code_loss
+        return total, {"mse": mse.item(), "perceptual": perceptual.item(), "code": code_loss.item()}
+
+    def critic_step(self, real: Tensor, fake: Tensor) -> dict[str, float]:
+        """One step of the code critic."""
+        loss = non_saturating_critic_loss(self.code_critic(real), self.code_critic(fake))
+        update(self.fabric, loss, self.code_optimiser)
+        return {"code_critic": loss.item()}
 
 
 class GanTrainer:
@@ -130,30 +138,67 @@ class GanTrainer:
         self.critic = build_critic(config.critic, config.generator).to(fabric.device, memory_format=layout)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
         self.critic_parameters = [p for p in self.critic.parameters() if p.requires_grad]
-        # lazy R1 takes one step in r1_interval for itself: rates and moments shrink accordingly (arXiv 1912.04958, appendix B)
+        # lazy R1 takes one step in r1_interval for itself: rates and moments shrink accordingly (StyleGAN2, appendix B)
         lazy = config.r1_interval / (config.r1_interval + 1) if config.critic == "stylegan2" else 1.0
-        self.generator_optimiser = torch.optim.Adam(self.generator.parameters(), config.generator_rate, betas=(0.0, 0.99))
-        self.critic_optimiser = torch.optim.Adam(self.critic_parameters, config.critic_rate * lazy, betas=(0.0, 0.99**lazy))
+        self.generator_optimiser = torch.optim.Adam(
+            self.generator.parameters(), config.generator_rate, betas=(0.0, 0.99)
+        )
+        self.critic_optimiser = torch.optim.Adam(
+            self.critic_parameters, config.critic_rate * lazy, betas=(0.0, 0.99**lazy)
+        )
         self.step = 0
         self.seen = 0
+        self.coverage: Coverage | None = None
+
+    def start_coverage(self) -> None:
+        """Add the encoder alongside; the codes' statistics are taken from the mapping as it is now."""
+        if self.config.coverage_weight > 0:
+            self.coverage = Coverage(self.config, self.generator, self.fabric)
 
     def resume(self, folder: Path) -> None:
         """Go on from a run folder's checkpoint."""
         meta = load_meta(folder)
         self.step, self.seen = meta["step"], meta["images_seen"]
-        load_network(folder, "generator_live", self.generator)
-        load_network(folder, "generator", self.average)
-        load_network(folder, "image_critic", self.critic)
-        load_optimiser(folder, "generator", self.generator_optimiser)
-        load_optimiser(folder, "image_critic", self.critic_optimiser)
+        for name in ("generator_live", "generator", "image_critic"):
+            load_network(folder, name, self.networks()[name])
+        self.start_coverage()
+        for name in ("encoder", "code_critic") if self.coverage and "encoder" in meta else ():
+            load_network(folder, name, self.networks()[name])
+        for name, optimiser in self.optimisers().items():
+            if name in ("generator", "image_critic") or "encoder" in meta:
+                load_optimiser(folder, name, optimiser)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Everything a checkpoint holds: `generator` is the moving average, `generator_live` what is trained."""
+        own = {"generator": self.average, "generator_live": self.generator, "image_critic": self.critic}
+        return own | (
+            {"encoder": self.coverage.encoder, "code_critic": self.coverage.code_critic}
+            if self.coverage
+            else {}
+        )
+
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """Optimisers, by their names in a checkpoint."""
+        own = {"generator": self.generator_optimiser, "image_critic": self.critic_optimiser}
+        return own | (
+            {"encoder": self.coverage.encoder_optimiser, "code_critic": self.coverage.code_optimiser}
+            if self.coverage
+            else {}
+        )
 
     def save(self, folder: Path) -> None:
-        """Write the checkpoint; `generator` is the moving average, `generator_live` what is trained."""
-        meta = {"kind": "gan", "name": self.config.name, "step": self.step, "images_seen": self.seen,
-                "generator": asdict(self.config.generator), "critic": self.config.critic}
-        save_checkpoint(folder / "checkpoint", meta,
-                        {"generator": self.average, "generator_live": self.generator, "image_critic": self.critic},
-                        {"generator": self.generator_optimiser, "image_critic": self.critic_optimiser})
+        """Write the checkpoint."""
+        meta = {
+            "kind": "gan",
+            "name": self.config.name,
+            "step": self.step,
+            "images_seen": self.seen,
+            "generator": asdict(self.config.generator),
+            "critic": self.config.critic,
+        }
+        if self.coverage:
+            meta |= {"encoder": asdict(self.coverage.encoder.config), "code_critic_view": "joint"}
+        save_checkpoint(folder / "checkpoint", meta, self.networks(), self.optimisers())
 
     def train_step(self, pictures: Pictures) -> dict[str, float]:
         """One step of the critic and one of the generator on the same generated pictures."""
@@ -161,14 +206,32 @@ class GanTrainer:
         seed_step(config.compute.seed, self.step, fabric.global_rank)
         index = torch.randint(len(pictures), (config.batch,))
         real = pictures.batch(index, mirror=config.mirror).to(fabric.device)
+        covered = (
+            config.batch // 2 if self.coverage else 0
+        )  # half of the generated pictures are then reconstructions
+        z = torch.randn(config.batch - covered, config.generator.z_size, device=fabric.device)
         with fabric.autocast():
-            fake = self.generator(torch.randn(config.batch, config.generator.z_size, device=fabric.device), random_noise=True)
+            code = self.generator.mapping(z).float()
+            sampled = code.detach()
+            if self.coverage:
+                code = torch.cat([self.coverage.encoder(real[:covered]), code])
+            fake = self.generator.synthesis(code, random_noise=True)
         figures = self._critic_step(real, fake.detach())
-        figures |= self._generator_step(fake)
+        loss, terms = self._generator_loss(fake)
+        if self.coverage:
+            extra, more = self.coverage.loss(real[:covered], fake[:covered], code[:covered])
+            loss, terms = loss + config.coverage_weight * extra, terms | more
+            update(fabric, loss, self.generator_optimiser, self.coverage.encoder_optimiser)
+            terms |= self.coverage.critic_step(sampled, code[:covered].detach())
+        else:
+            update(fabric, loss, self.generator_optimiser)
+        figures |= terms
         self.step += 1
         self.seen += config.batch * fabric.world_size
         half_life = min(config.ema_images, 0.05 * self.seen)
-        update_average(self.average, self.generator, 0.5 ** (config.batch * fabric.world_size / max(half_life, 1e-8)))
+        update_average(
+            self.average, self.generator, 0.5 ** (config.batch * fabric.world_size / max(half_life, 1e-8))
+        )
         return figures
 
     def _critic_step(self, real: Tensor, fake: Tensor) -> dict[str, float]:
@@ -178,33 +241,27 @@ class GanTrainer:
             fake_logits = self.critic(augment(fake, config.augmentation))
             loss_of = hinge_critic_loss if config.critic == "projected" else non_saturating_critic_loss
             loss = loss_of(real_logits.float(), fake_logits.float())
-        self._update(loss, self.critic_optimiser, self.critic_parameters)
-        figures = {"critic_loss": loss.item(), "real_logit": real_logits.float().mean().item(), "fake_logit": fake_logits.float().mean().item()}
+        update(fabric, loss, self.critic_optimiser)
+        figures = {
+            "critic_loss": loss.item(),
+            "real_logit": real_logits.float().mean().item(),
+            "fake_logit": fake_logits.float().mean().item(),
+        }
         if config.critic == "stylegan2" and self.step % config.r1_interval == 0:
             penalty = r1_penalty(self.critic, augment(real, config.augmentation))
-            self._update(penalty * (config.r1_gamma / 2 * config.r1_interval), self.critic_optimiser, self.critic_parameters)
+            update(fabric, penalty * (config.r1_gamma / 2 * config.r1_interval), self.critic_optimiser)
             figures["r1"] = penalty.item()
         return figures
 
-    def _generator_step(self, fake: Tensor) -> dict[str, float]:
+    def _generator_loss(self, fake: Tensor) -> tuple[Tensor, dict[str, float]]:
         for p in self.critic_parameters:
             p.requires_grad_(False)
         with self.fabric.autocast():
             logits = self.critic(augment(fake, self.config.augmentation)).float()
             loss = hinge_loss(logits) if self.config.critic == "projected" else non_saturating_loss(logits)
-        self._update(loss, self.generator_optimiser, list(self.generator.parameters()))
         for p in self.critic_parameters:
             p.requires_grad_(True)
-        return {"generator_loss": loss.item()}
-
-    def _update(self, loss: Tensor, optimiser: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        average_gradients(self.fabric, parameters)
-        for p in parameters:
-            if p.grad is not None:
-                torch.nan_to_num(p.grad, nan=0.0, posinf=1e5, neginf=-1e5, out=p.grad)
-        optimiser.step()
+        return loss, {"generator_loss": loss.item()}
 
     @torch.no_grad()
     def samples(self, count: int = 64) -> Tensor:
@@ -219,12 +276,14 @@ def train_gan(config: GanConfig) -> Path:
     fabric = config.compute.fabric()
     if config.resume:
         meta = load_meta(config.resume)
-        config.generator = GeneratorConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in meta["generator"].items()})
+        config.generator = read_config(GeneratorConfig, meta["generator"])
         config.critic = meta["critic"]
     pictures = load_pictures(config.data, config.generator.resolution)
     trainer = GanTrainer(config, fabric)
     if config.resume:
         trainer.resume(config.resume)
+    else:
+        trainer.start_coverage()
     run = None
     if fabric.is_global_zero:
         run = Run(config.resume) if config.resume else Run.create(config.runs, f"gan-{config.name}", config)
@@ -233,7 +292,11 @@ def train_gan(config: GanConfig) -> Path:
         task = bar.add_task("gan", total=config.images, completed=trainer.seen, figures="")
         while trainer.seen < config.images:
             figures = trainer.train_step(pictures)
-            bar.update(task, completed=trainer.seen, figures=f"critic {figures['critic_loss']:.3f} generator {figures['generator_loss']:.3f}")
+            bar.update(
+                task,
+                completed=trainer.seen,
+                figures=f"critic {figures['critic_loss']:.3f} generator {figures['generator_loss']:.3f}",
+            )
             if run and trainer.step % 50 == 0:
                 run.log(trainer.step, {"images": trainer.seen, **figures})
             if run and (trainer.step % config.snapshot_steps == 0 or trainer.seen >= config.images):

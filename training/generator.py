@@ -1,14 +1,15 @@
 """StyleGAN2 generator: mapping network (z -> code) and synthesis network (code -> image), written for ONNX export.
 
 Critics and the encoder live beside it; nothing here knows about losses or data.
-Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (arXiv 1912.04958). The mapping ends in
-one vector for *each* layer, as in the in-domain inversion paper (Zhu et al., ECCV 2020), so that W+ is the native space.
+Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (arXiv 1912.04958). The mapping ends
+in one vector for *each* layer, as in the in-domain inversion paper (Zhu et al., ECCV 2020): W+ is its native space.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,9 @@ class GeneratorConfig:
         if self.resolution != 2 ** (blocks + 1) or self.resolution < 8:
             raise ValueError(f"resolution must be a power of two of at least 8, got {self.resolution}")
         if len(self.channels) != blocks:
-            raise ValueError(f"{self.resolution} px needs {blocks} entries in channels, got {len(self.channels)}")
+            raise ValueError(
+                f"{self.resolution} px needs {blocks} entries in channels, got {len(self.channels)}"
+            )
 
     @property
     def layers(self) -> int:
@@ -76,7 +79,7 @@ class Mapping(nn.Module):
         self.config = config
         rows = config.layers if config.per_layer_code else 1
         widths = [config.z_size] + [config.code_size] * (config.mapping_depth - 1) + [rows * config.code_size]
-        self.layers = nn.ModuleList(EqualizedLinear(a, b, rate=0.01) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(EqualizedLinear(a, b, rate=0.01) for a, b in pairwise(widths))
 
     def forward(self, z: Tensor) -> Tensor:
         x = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
@@ -95,15 +98,25 @@ class ModulatedConv(nn.Module):
 
     blur: Tensor
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, config: GeneratorConfig, *, up: bool = False,
-                 demodulate: bool = True) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        config: GeneratorConfig,
+        *,
+        up: bool = False,
+        demodulate: bool = True,
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.style = EqualizedLinear(config.code_size, inputs, bias=1.0)
         self.weight_scale = 1 / math.sqrt(inputs * kernel * kernel)
         self.up, self.demodulate, self.padding = up, demodulate, kernel // 2
         if up:  # 4 x 4 binomial filter; gain 4 makes up for the zeros that up-sampling by two inserts
-            self.register_buffer("blur", (fir_kernel() * 4).expand(outputs, 1, 4, 4).clone(), persistent=False)
+            self.register_buffer(
+                "blur", (fir_kernel() * 4).expand(outputs, 1, 4, 4).clone(), persistent=False
+            )
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         style = self.style(w)  # [N, C_in]
@@ -134,7 +147,9 @@ class StyledLayer(nn.Module):
 
     noise: Tensor
 
-    def __init__(self, inputs: int, outputs: int, resolution: int, config: GeneratorConfig, *, up: bool = False) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, resolution: int, config: GeneratorConfig, *, up: bool = False
+    ) -> None:
         super().__init__()
         self.conv = ModulatedConv(inputs, outputs, 3, config, up=up)
         self.noise_strength = nn.Parameter(torch.zeros(()))
@@ -171,7 +186,7 @@ class Synthesis(nn.Module):
         self.constant = nn.Parameter(torch.randn(1, config.channels[0], 4, 4))
         self.styled = nn.ModuleList([StyledLayer(config.channels[0], config.channels[0], 4, config)])
         self.to_rgb = nn.ModuleList([ToRGB(config.channels[0], config)])
-        for i, (a, b) in enumerate(zip(config.channels, config.channels[1:], strict=False)):
+        for i, (a, b) in enumerate(pairwise(config.channels)):
             resolution = 8 * 2**i
             self.styled.append(StyledLayer(a, b, resolution, config, up=True))
             self.styled.append(StyledLayer(b, b, resolution, config))
@@ -202,3 +217,17 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor, *, random_noise: bool = False) -> Tensor:
         return self.synthesis(self.mapping(z), random_noise=random_noise)
+
+
+@torch.no_grad()
+def code_statistics(generator: Generator, samples: int = 50_000, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of sampled codes, drawn without truncation: two of float32 [L, 512]."""
+    device = next(generator.parameters()).device
+    random = torch.Generator().manual_seed(seed)
+    codes = torch.cat(
+        [
+            generator.mapping(torch.randn(1_000, generator.config.z_size, generator=random).to(device))
+            for _ in range(samples // 1_000)
+        ]
+    )
+    return codes.mean(0), codes.std(0) + 1e-6

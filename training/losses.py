@@ -5,9 +5,11 @@ Pictures are float [N, 3, H, W] in [-1, 1], codes float [N, L, 512], logits any 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def non_saturating_critic_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -30,7 +32,7 @@ def hinge_loss(fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
-def r1_penalty(critic: nn.Module, real: Tensor) -> Tensor:
+def r1_penalty(critic: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
     """Mean squared gradient of the critic on real samples (arXiv 1801.04406, equation 9), without gamma / 2."""
     real = real.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(critic(real).sum(), real, create_graph=True)

@@ -15,13 +15,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+T = TypeVar("T")
 
 
 class CheckpointError(ValueError):
@@ -77,28 +79,61 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(asdict(value) if is_dataclass(value) and not isinstance(value, type) else value, indent=1, default=str) + "\n")
+    path.write_text(
+        json.dumps(
+            asdict(value) if is_dataclass(value) and not isinstance(value, type) else value,
+            indent=1,
+            default=str,
+        )
+        + "\n"
+    )
+
+
+def read_config(kind: type[T], fields: Mapping[str, Any]) -> T:
+    """A network's config from a checkpoint's JSON, where tuples have become lists."""
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
 
 
 def environment() -> dict[str, str]:
     """What a figure depends on besides the config: revision and versions."""
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent)
-    return {"revision": git.stdout.strip() or "unknown", "python": platform.python_version(), "torch": torch.__version__,
-            "numpy": np.__version__, "machine": platform.machine(), "threads": str(torch.get_num_threads())}
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
+    return {
+        "revision": git.stdout.strip() or "unknown",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "threads": str(torch.get_num_threads()),
+    }
 
 
-def save_checkpoint(folder: Path, meta: Mapping[str, Any], networks: Mapping[str, nn.Module],
-                    optimisers: Mapping[str, torch.optim.Optimizer]) -> None:
+def save_checkpoint(
+    folder: Path,
+    meta: Mapping[str, Any],
+    networks: Mapping[str, nn.Module],
+    optimisers: Mapping[str, torch.optim.Optimizer],
+) -> None:
     """Write `checkpoint.json`, one safetensors a network and one an optimiser into `folder`, replacing it in one step."""
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     for name, network in networks.items():
-        save_file({k: v.detach().contiguous() for k, v in trained_state(network).items()}, fresh / f"{name}.safetensors")
+        save_file(
+            {k: v.detach().contiguous() for k, v in trained_state(network).items()},
+            fresh / f"{name}.safetensors",
+        )
     for name, optimiser in optimisers.items():
         state = optimiser.state_dict()["state"]
-        save_file({f"{i}.{k}": torch.as_tensor(v).contiguous() for i, entry in state.items() for k, v in entry.items()},
-                  fresh / f"{name}.optimiser.safetensors")
+        save_file(
+            {
+                f"{i}.{k}": torch.as_tensor(v).contiguous()
+                for i, entry in state.items()
+                for k, v in entry.items()
+            },
+            fresh / f"{name}.optimiser.safetensors",
+        )
     write_json(fresh / "checkpoint.json", dict(meta))
     old = folder.with_name(folder.name + ".old")
     if folder.exists():
@@ -125,7 +160,9 @@ def checkpoint_folder(path: Path) -> Path:
     for candidate in (path, path / "checkpoint", path / "checkpoint.old"):
         if (candidate / "checkpoint.json").is_file():
             return candidate
-    raise CheckpointError(f"{path} holds no checkpoint (checkpoint.json); name a run folder that `python -m training` wrote")
+    raise CheckpointError(
+        f"{path} holds no checkpoint (checkpoint.json); name a run folder that `python -m training` wrote"
+    )
 
 
 def load_network(checkpoint: Path, name: str, network: nn.Module) -> None:
@@ -137,7 +174,9 @@ def load_network(checkpoint: Path, name: str, network: nn.Module) -> None:
     unknown, missing = sorted(state.keys() - wanted.keys()), sorted(wanted.keys() - state.keys())
     unfit = sorted(k for k in state.keys() & wanted.keys() if state[k].shape != wanted[k].shape)
     if unknown or missing or unfit:
-        raise CheckpointError(f"{name} in {checkpoint} does not fit: unknown {unknown}, missing {missing}, other shape {unfit}")
+        raise CheckpointError(
+            f"{name} in {checkpoint} does not fit: unknown {unknown}, missing {missing}, other shape {unfit}"
+        )
     network.load_state_dict(state, strict=False)
 
 

@@ -1,0 +1,215 @@
+"""`python -m training directions`: semantic directions in code space from labelled pictures.
+
+InterFaceGAN (Shen et al., arXiv 1907.10786): a linear boundary for each attribute, on the codes of real pictures
+here; its normal is the direction. Conditional directions are projected so that chosen other attributes stay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import train_test_split
+
+from training.attributes import is_binary
+from training.critics import CodeCritic
+from training.data import DataError, Pictures, load_pictures
+from training.encoder import Encoder, EncoderConfig
+from training.generator import Generator, GeneratorConfig, code_statistics
+from training.loop import Compute
+from training.runs import checkpoint_folder, load_meta, load_network, read_config, write_json
+
+LARGEST_STRENGTH = 3.0
+
+
+@dataclass
+class DirectionsConfig:
+    """Find directions for the attributes of a csv, and write them into an encoder's run folder."""
+
+    run: Path
+    """Run folder of an encoder."""
+    data: Path
+    """Folder or zip of pictures."""
+    attributes: Path
+    """Csv: `file` and one column an attribute."""
+    names: tuple[str, ...] = ()
+    """Attributes to find directions for; none named means all."""
+    condition: tuple[str, ...] = ()
+    """`age:male,smile` keeps male and smile while age is moved; one entry a direction."""
+    layers: tuple[str, ...] = ()
+    """`yaw:0-3` lets yaw touch layers 0 to 3 only; one entry a direction, all layers by default."""
+    penalty: float = 3e3
+    """Ridge penalty on standardised codes (continuous attributes); its inverse is the logistic regression's C."""
+    held_out: float = 0.1
+    """Share of the pictures kept for the figure written beside each direction."""
+    domain_floor: float = 0.05
+    """A direction's range ends where the median domain score of edited codes falls below this."""
+    compute: Compute = field(default_factory=Compute)
+
+
+def find_directions(config: DirectionsConfig) -> Path:
+    """Encode the pictures, fit, project, measure; writes directions.json and .safetensors into the run folder."""
+    meta = load_meta(config.run)
+    shape = read_config(GeneratorConfig, meta["generator"])
+    generator, encoder = Generator(shape).eval(), Encoder(read_config(EncoderConfig, meta["encoder"])).eval()
+    load_network(config.run, "generator", generator)
+    load_network(config.run, "encoder", encoder)
+    mean, deviation = code_statistics(generator)
+    critic = CodeCritic(mean, deviation, meta["code_critic_view"]).eval()
+    load_network(config.run, "code_critic", critic)
+    pictures = load_pictures(config.data, shape.resolution, config.attributes)
+    names = list(config.names or pictures.attributes)
+    unknown = sorted(set(names) - pictures.attributes.keys())
+    if unknown:
+        raise DataError(
+            f"{config.attributes} has no column {', '.join(unknown)}; it has {', '.join(pictures.attributes)}"
+        )
+    codes = encode(encoder, pictures)
+    standard = ((codes - mean) / deviation).flatten(1).numpy()  # [M, L * 512]
+    normals, figures = {}, {}
+    for name in names:
+        normals[name], figures[name] = fit_boundary(
+            standard, pictures.attributes[name], config.penalty, config.held_out
+        )
+    layers, conditions = _layers(config, shape.layers, names), _conditions(config, names)
+    sampled = sample_codes(generator, 4_000)
+    vectors, entries = {}, []
+    for name in names:
+        normal = project(normals[name], [normals[other] for other in conditions[name]]).reshape(
+            shape.layers, -1
+        )
+        vector = normal * deviation.numpy()  # a step that is even in units of each entry's spread
+        vector[[i for i in range(shape.layers) if i not in layers[name]]] = 0
+        vector /= np.linalg.norm(vector)
+        scale = float((sampled.flatten(1).numpy() @ vector.ravel()).std())
+        low, high = meaningful_range(
+            critic, sampled, codes[:1000], torch.from_numpy(vector), scale, config.domain_floor
+        )
+        vectors[f"direction/{name}"] = vector.astype(np.float32)
+        entries.append(
+            {
+                "name": name,
+                "label": name.replace("_", " ").capitalize(),
+                "layers": layers[name],
+                "range": [low, high],
+                "scale": scale,
+                "held_out": figures[name],
+                "conditioned_on": conditions[name],
+            }
+        )
+        print(
+            f"{name}: held-out {figures[name]['metric']} {figures[name]['value']:.3f}, range {low} to {high}, "
+            f"layers {layers[name]}"
+        )
+    folder = checkpoint_folder(config.run).parent
+    save_file(vectors, folder / "directions.safetensors")
+    write_json(folder / "directions.json", entries)
+    return folder / "directions.json"
+
+
+@torch.no_grad()
+def encode(encoder: Encoder, pictures: Pictures) -> torch.Tensor:
+    """Codes of all pictures: float32 [M, L, 512]."""
+    return torch.cat(
+        [encoder(pictures.batch(index, mirror=False)) for index in torch.arange(len(pictures)).split(64)]
+    )
+
+
+@torch.no_grad()
+def sample_codes(generator: Generator, count: int, seed: int = 1) -> torch.Tensor:
+    """Codes of Gaussian z, without truncation: float32 [count, L, 512]."""
+    return generator.mapping(
+        torch.randn(count, generator.config.z_size, generator=torch.Generator().manual_seed(seed))
+    )
+
+
+def fit_boundary(
+    codes: np.ndarray, labels: np.ndarray, penalty: float, held_out: float
+) -> tuple[np.ndarray, dict[str, object]]:
+    """Normal of the boundary in standardised code space, float64 [L * 512], and its figure on pictures left out."""
+    kept, left, y_kept, y_left = train_test_split(codes, labels, test_size=held_out, random_state=0)
+    if is_binary(labels):
+        logistic = LogisticRegression(C=1 / penalty, max_iter=500).fit(kept, y_kept)
+        return logistic.coef_[0].astype(np.float64), {
+            "metric": "accuracy",
+            "value": round(float(logistic.score(left, y_left)), 4),
+        }
+    ridge = Ridge(alpha=penalty).fit(kept, (y_kept - y_kept.mean()) / y_kept.std())
+    r = float(np.corrcoef(ridge.predict(left), y_left)[0, 1])
+    return ridge.coef_.astype(np.float64), {"metric": "r", "value": round(r, 4)}
+
+
+def project(normal: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
+    """Part of `normal` at right angles to all `others` (InterFaceGAN, section 3.3); shapes [D]."""
+    if not others:
+        return normal
+    basis, _ = np.linalg.qr(np.stack(others, 1))
+    return normal - basis @ (basis.T @ normal)
+
+
+@torch.no_grad()
+def meaningful_range(
+    critic: CodeCritic,
+    sampled: torch.Tensor,
+    codes: torch.Tensor,
+    vector: torch.Tensor,
+    scale: float,
+    floor: float,
+) -> tuple[float, float]:
+    """Strengths, at most 3 either way, at which edited codes still score as native to the latent space.
+
+    The score is the percentile of the code critic's output among sampled codes; the median over `codes` counts,
+    relative to the median before the edit.
+    """
+
+    def output(x: torch.Tensor) -> torch.Tensor:
+        return critic(x).mean(1)
+
+    ranked = output(sampled).sort().values
+
+    def median_score(strength: float) -> float:
+        edited = codes + strength * scale * vector.to(codes)
+        return float(torch.searchsorted(ranked, output(edited)).float().median() / len(ranked))
+
+    start = median_score(0.0)
+    ends = []
+    for sign in (-1, 1):
+        reached = 1.0
+        for strength in np.arange(1.25, LARGEST_STRENGTH + 0.01, 0.25):
+            if median_score(sign * float(strength)) < min(floor, start / 2):
+                break
+            reached = float(strength)
+        ends.append(sign * reached)
+    return ends[0], ends[1]
+
+
+def _options(entries: tuple[str, ...], names: list[str], option: str) -> dict[str, str]:
+    parsed = dict(entry.split(":", 1) if ":" in entry else (entry, "") for entry in entries)
+    unknown = sorted(set(parsed) - set(names))
+    if unknown:
+        raise DataError(f"--{option} names {', '.join(unknown)}, for which no direction is asked")
+    return parsed
+
+
+def _conditions(config: DirectionsConfig, names: list[str]) -> dict[str, list[str]]:
+    given = _options(config.condition, names, "condition")
+    conditions = {name: [o for o in given.get(name, "").split(",") if o] for name in names}
+    unknown = sorted({o for others in conditions.values() for o in others} - set(names))
+    if unknown:
+        raise DataError(f"--condition wants {', '.join(unknown)} kept, for which no direction is asked")
+    return conditions
+
+
+def _layers(config: DirectionsConfig, count: int, names: list[str]) -> dict[str, list[int]]:
+    given = _options(config.layers, names, "layers")
+    chosen = {}
+    for name in names:
+        first, _, last = given.get(name, f"0-{count - 1}").partition("-")
+        chosen[name] = list(range(int(first), int(last or first) + 1))
+        if not chosen[name] or chosen[name][-1] >= count:
+            raise DataError(f"--layers {name}:{given[name]} is not within 0-{count - 1}")
+    return chosen

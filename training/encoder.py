@@ -1,0 +1,90 @@
+"""Encoder E: image -> code, after the in-domain inversion paper's (Zhu et al., ECCV 2020).
+
+Residual blocks with batch norm and average pooling between them, a fully connected layer and a batch norm on the code
+itself. Its training is in `inversion.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.generator import LEAKY_SLOPE
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Shape of an encoder; written into every checkpoint."""
+
+    resolution: int = 64
+    """Side of the square picture, pixels."""
+    channels: tuple[int, ...] = (32, 64, 128, 192, 256)
+    """Feature maps at full, half, ... 4 pixels, one entry a resolution."""
+    bottleneck: int = 64
+    """Feature maps at 4 x 4 before the fully connected layer: it bounds that layer's size."""
+    layers: int = 10
+    """Vectors in a code."""
+    code_size: int = 512
+    """Size of one vector."""
+
+    def __post_init__(self) -> None:
+        sides = int(math.log2(self.resolution)) - 1
+        if len(self.channels) != sides:
+            raise ValueError(
+                f"{self.resolution} px needs {sides} entries in channels, got {len(self.channels)}"
+            )
+
+
+class EncoderBlock(nn.Module):
+    """Residual block: two convolutions with batch norm; the shortcut is a convolution only where the width changes."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.shortcut = (
+            nn.Identity()
+            if inputs == outputs
+            else nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+        )
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.leaky_relu(self.norm1(self.conv1(x)), LEAKY_SLOPE)
+        return F.leaky_relu(self.norm2(self.conv2(y)) + self.shortcut(x), LEAKY_SLOPE)
+
+
+class Encoder(nn.Module):
+    """image float [N, 3, H, W] in [-1, 1] -> code float [N, L, 512]."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        c = config.channels
+        self.stem = nn.Conv2d(3, c[0], 3, padding=1, bias=False)
+        self.stem_norm = nn.BatchNorm2d(c[0])
+        self.blocks = nn.ModuleList(EncoderBlock(a, b) for a, b in pairwise(c))
+        self.squeeze = nn.Conv2d(c[-1], config.bottleneck, 1, bias=False)
+        self.squeeze_norm = nn.BatchNorm2d(config.bottleneck)
+        self.fc = nn.Linear(config.bottleneck * 16, config.layers * config.code_size, bias=False)
+        self.code_norm = nn.BatchNorm1d(config.layers * config.code_size)
+
+    @torch.no_grad()
+    def start_from(self, mean: Tensor, deviation: Tensor) -> None:
+        """Start the batch norm on the code at the statistics of sampled codes, each float [L, 512]."""
+        self.code_norm.bias.copy_(mean.flatten())
+        self.code_norm.weight.copy_(deviation.flatten())
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = F.leaky_relu(self.stem_norm(self.stem(image)), LEAKY_SLOPE)
+        for block in self.blocks:
+            x = block(F.avg_pool2d(x, 2))
+        x = F.leaky_relu(self.squeeze_norm(self.squeeze(x)), LEAKY_SLOPE)
+        code = self.code_norm(self.fc(x.flatten(1)).float())
+        return code.unflatten(1, (self.config.layers, self.config.code_size))

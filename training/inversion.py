@@ -1,0 +1,337 @@
+"""`python -m training encoder`: trains the encoder by force-in-domain inversion.
+
+The generator is frozen. The encoder answers to the pixels, a perceptual distance, an image critic on G(E(x)) and a
+**code critic** on E(x), which forces codes into the latent space (Leng, Zhu, Xu, arXiv 2107.06050, as we read it:
+see docs/method.md). With `code_weight = 0` and `code_cycle_weight = 0` this is the in-domain baseline (Zhu et al., ECCV 2020).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from training.critics import CodeCritic
+from training.data import Pictures, load_pictures
+from training.encoder import Encoder, EncoderConfig
+from training.gan import build_critic
+from training.generator import Generator, GeneratorConfig, code_statistics
+from training.loop import Compute, progress_bar, seed_step, update
+from training.losses import (
+    hinge_critic_loss,
+    hinge_loss,
+    non_saturating_critic_loss,
+    non_saturating_loss,
+    r1_penalty,
+)
+from training.perceptual import LPIPSSq, VGG16Conv43
+from training.runs import Run, load_meta, load_network, load_optimiser, read_config, save_checkpoint
+
+
+@dataclass
+class InversionConfig:
+    """Train an encoder for a generator, by force-in-domain inversion."""
+
+    gan: Path
+    """Run folder of the generator and image critic."""
+    data: Path
+    """Folder or zip of pictures."""
+    validation: Path | None = None
+    """Folder or zip of other pictures: their error is logged and their reconstructions drawn."""
+    runs: Path = Path("runs")
+    """Parent of the run folders."""
+    resume: Path | None = None
+    """Run folder to go on from, with its optimiser state."""
+    channels: tuple[int, ...] = (32, 64, 128, 192, 256)
+    """Encoder's feature maps at full, half, ... 4 pixels."""
+    images: int = 100_000
+    """Pictures to show the encoder in all."""
+    batch: int = 16
+    """Pictures a step and process."""
+    rate: float = 5e-4
+    """Adam's rate for the encoder, falling to 2 % of it along a cosine."""
+    pixel_weight: float = 1.0
+    """Weight of the mean squared error on [-1, 1]."""
+    perceptual_weight: float = 0.5
+    """Weight of LPIPS-sq (or of VGG16's term, which has its factor 5e-5 built in)."""
+    vgg: Path | None = None
+    """Weights of VGG16 (safetensors or .pth), to use the in-domain paper's perceptual term instead of LPIPS-sq."""
+    image_weight: float = 0.05
+    """Weight of the image critic's judgement of G(E(x))."""
+    image_critic_rate: float = 1e-4
+    """Adam's rate for the image critic."""
+    code_weight: float = 0.1
+    """Weight of the code critic's judgement of E(x); 0 is the in-domain baseline."""
+    code_critic_rate: float = 2e-4
+    """Adam's rate for the code critic."""
+    code_critic_view: Literal["joint", "layer"] = "joint"
+    """Judge all layers' vectors at once, or one at a time (for generators that repeat one w)."""
+    code_cycle_weight: float = 0.05
+    """Weight of the mean squared error of E(G(w)) against sampled w, standardised: the cycle's other half."""
+    r1_gamma: float = 10.0
+    """Weight of R1 on both critics (on the image critic only if it is StyleGAN2's)."""
+    r1_interval: int = 16
+    """Steps between R1 penalties."""
+    code_pool: int = 50
+    """Codes of earlier steps that the code critic is also shown (replay pool, as in e4e); 0 for none."""
+    mirror: bool = True
+    """Show mirrored pictures too."""
+    snapshot_steps: int = 500
+    """Steps between checkpoints and sample grids."""
+    compute: Compute = field(default_factory=Compute)
+
+
+class ReplayPool:
+    """Pool of earlier codes: half of those asked for are swapped for older ones (Shrivastava et al., arXiv 1612.07828)."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.codes: list[Tensor] = []
+
+    def swap(self, codes: Tensor) -> Tensor:
+        """codes float [N, L, 512] in, as many out."""
+        if self.size == 0:
+            return codes
+        shown = []
+        for code in codes:
+            if len(self.codes) < self.size:
+                self.codes.append(code)
+                shown.append(code)
+            elif torch.rand(()) < 0.5:
+                i = int(torch.randint(self.size, ()))
+                shown.append(self.codes[i])
+                self.codes[i] = code
+            else:
+                shown.append(code)
+        return torch.stack(shown)
+
+
+class InversionTrainer:
+    """State of an encoder's training and its steps."""
+
+    def __init__(self, config: InversionConfig, fabric: Fabric) -> None:
+        torch.manual_seed(config.compute.seed)
+        self.config, self.fabric, self.step, self.seen = config, fabric, 0, 0
+        self.meta = load_meta(config.gan)
+        shape = read_config(GeneratorConfig, self.meta["generator"])
+        layout = torch.channels_last
+        self.generator = Generator(shape).requires_grad_(False).to(fabric.device, memory_format=layout)
+        load_network(config.gan, "generator", self.generator)
+        self.image_critic = build_critic(self.meta["critic"], shape).to(fabric.device, memory_format=layout)
+        load_network(
+            config.gan, "image_critic", self.image_critic
+        )  # without this start reconstructions are blurred
+        mean, deviation = code_statistics(self.generator)
+        self.encoder = Encoder(
+            EncoderConfig(shape.resolution, config.channels, layers=shape.layers, code_size=shape.code_size)
+        )
+        self.encoder.to(fabric.device, memory_format=layout)
+        self.encoder.start_from(mean, deviation)
+        if "encoder" in self.meta and tuple(self.meta["encoder"]["channels"]) == config.channels:
+            load_network(config.gan, "encoder", self.encoder)  # trained alongside the generator: a good start
+        self.code_critic = CodeCritic(mean, deviation, config.code_critic_view).to(fabric.device)
+        self.perceptual = (VGG16Conv43(config.vgg) if config.vgg else LPIPSSq()).to(
+            fabric.device, memory_format=layout
+        )
+        self.pool = ReplayPool(config.code_pool)
+        self.trained_image_critic = [p for p in self.image_critic.parameters() if p.requires_grad]
+        self.encoder_optimiser = torch.optim.Adam(self.encoder.parameters(), config.rate, betas=(0.9, 0.99))
+        self.image_optimiser = torch.optim.Adam(
+            self.trained_image_critic, config.image_critic_rate, betas=(0.0, 0.99)
+        )
+        self.code_optimiser = torch.optim.Adam(
+            self.code_critic.parameters(), config.code_critic_rate, betas=(0.0, 0.99)
+        )
+
+    def networks(self) -> dict[str, nn.Module]:
+        """Everything a checkpoint holds, by its name there."""
+        return {
+            "generator": self.generator,
+            "encoder": self.encoder,
+            "image_critic": self.image_critic,
+            "code_critic": self.code_critic,
+        }
+
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """Optimisers, by their names in a checkpoint."""
+        return {
+            "encoder": self.encoder_optimiser,
+            "image_critic": self.image_optimiser,
+            "code_critic": self.code_optimiser,
+        }
+
+    def resume(self, folder: Path) -> None:
+        """Go on from a run folder's checkpoint."""
+        meta = load_meta(folder)
+        self.step, self.seen = meta["step"], meta["images_seen"]
+        for name, network in self.networks().items():
+            load_network(folder, name, network)
+        for name, optimiser in self.optimisers().items():
+            load_optimiser(folder, name, optimiser)
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint, whole: it needs the GAN's run no more."""
+        weights = {k: v for k, v in asdict(self.config).items() if k.endswith("_weight")}
+        meta = {
+            "kind": "inversion",
+            "name": self.meta["name"],
+            "step": self.step,
+            "images_seen": self.seen,
+            "gan_images_seen": self.meta["images_seen"],
+            "critic": self.meta["critic"],
+            "generator": self.meta["generator"],
+            "encoder": asdict(self.encoder.config),
+            "code_critic_view": self.config.code_critic_view,
+            "loss_weights": weights,
+        }
+        save_checkpoint(folder / "checkpoint", meta, self.networks(), self.optimisers())
+
+    def train_step(self, pictures: Pictures) -> dict[str, float]:
+        """One step of the encoder, then one of each critic on what the encoder gave."""
+        config, fabric = self.config, self.fabric
+        seed_step(config.compute.seed, self.step, fabric.global_rank)
+        self._set_rate()
+        real = pictures.batch(torch.randint(len(pictures), (config.batch,)), mirror=config.mirror).to(
+            fabric.device
+        )
+        with torch.no_grad():
+            sampled = self.generator.mapping(
+                torch.randn(config.batch, self.generator.config.z_size, device=fabric.device)
+            )
+        code, reconstruction, figures = self._encoder_step(real, sampled)
+        if config.image_weight > 0:
+            figures |= self._image_critic_step(real, reconstruction)
+        figures |= self._code_critic_step(sampled, code)
+        self.step += 1
+        self.seen += config.batch * fabric.world_size
+        return figures
+
+    def _set_rate(self) -> None:
+        done = min(self.seen / self.config.images, 1.0)
+        for group in self.encoder_optimiser.param_groups:
+            group["lr"] = self.config.rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+
+    def _encoder_step(self, real: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor, dict[str, float]]:
+        config = self.config
+        for p in [*self.trained_image_critic, *self.code_critic.parameters()]:
+            p.requires_grad_(False)
+        with self.fabric.autocast():
+            code = self.encoder(real)
+            reconstruction = self.generator.synthesis(code)
+            terms = {"mse": (reconstruction.float() - real).square().mean()}
+            terms["perceptual"] = self.perceptual(reconstruction, real).float().mean()
+            if config.image_weight > 0:
+                logits = self.image_critic(reconstruction).float()
+                terms["image"] = (
+                    hinge_loss(logits) if self.meta["critic"] == "projected" else non_saturating_loss(logits)
+                )
+        if config.code_weight > 0:
+            terms["code"] = non_saturating_loss(self.code_critic(code))
+        if config.code_cycle_weight > 0:
+            with self.fabric.autocast():
+                with torch.no_grad():
+                    pictured = self.generator.synthesis(sampled)
+                recovered = self.encoder(pictured)
+            terms["code_cycle"] = ((recovered - sampled) / self.code_critic.deviation).square().mean()
+        weights = {
+            "mse": config.pixel_weight,
+            "perceptual": config.perceptual_weight,
+            "image": config.image_weight,
+            "code": config.code_weight,
+            "code_cycle": config.code_cycle_weight,
+        }
+        update(
+            self.fabric,
+            torch.stack([weights[name] * term for name, term in terms.items()]).sum(),
+            self.encoder_optimiser,
+        )
+        for p in [*self.trained_image_critic, *self.code_critic.parameters()]:
+            p.requires_grad_(True)
+        return code.detach(), reconstruction.detach(), {name: term.item() for name, term in terms.items()}
+
+    def _image_critic_step(self, real: Tensor, fake: Tensor) -> dict[str, float]:
+        config, projected = self.config, self.meta["critic"] == "projected"
+        with self.fabric.autocast():
+            loss_of = hinge_critic_loss if projected else non_saturating_critic_loss
+            loss = loss_of(self.image_critic(real).float(), self.image_critic(fake).float())
+        update(self.fabric, loss, self.image_optimiser)
+        if not projected and self.step % config.r1_interval == 0:
+            update(
+                self.fabric,
+                r1_penalty(self.image_critic, real) * (config.r1_gamma / 2 * config.r1_interval),
+                self.image_optimiser,
+            )
+        return {"image_critic": loss.item()}
+
+    def _code_critic_step(self, real: Tensor, fake: Tensor) -> dict[str, float]:
+        """The code critic is trained even where its weight is 0: the domain score is made of it."""
+        config = self.config
+        real_logits, fake_logits = self.code_critic(real), self.code_critic(self.pool.swap(fake))
+        loss = non_saturating_critic_loss(real_logits, fake_logits)
+        update(self.fabric, loss, self.code_optimiser)
+        if self.step % config.r1_interval == 0:
+            # on standardised codes, so that gamma means the same for every generator
+            penalty = r1_penalty(self.code_critic.judge, self.code_critic.standardise(real))
+            update(self.fabric, penalty * (config.r1_gamma / 2 * config.r1_interval), self.code_optimiser)
+        return {
+            "code_critic": loss.item(),
+            "code_real": real_logits.sigmoid().mean().item(),
+            "code_fake": fake_logits.sigmoid().mean().item(),
+        }
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """G(E(x)) with the encoder's running statistics: float [N, 3, H, W]."""
+        self.encoder.eval()
+        with self.fabric.autocast():
+            pictures = torch.cat(
+                [
+                    self.generator.synthesis(self.encoder(part.to(self.fabric.device))).cpu()
+                    for part in images.split(50)
+                ]
+            )
+        self.encoder.train()
+        return pictures
+
+
+def train_encoder(config: InversionConfig) -> Path:
+    """Run the training; returns the run folder."""
+    fabric = config.compute.fabric()
+    trainer = InversionTrainer(config, fabric)
+    resolution = trainer.generator.config.resolution
+    pictures = load_pictures(config.data, resolution)
+    held_out = load_pictures(config.validation, resolution) if config.validation else pictures
+    shown = held_out.batch(torch.arange(min(len(held_out), 600)), mirror=False)
+    if config.resume:
+        trainer.resume(config.resume)
+    run = None
+    if fabric.is_global_zero:
+        run = (
+            Run(config.resume)
+            if config.resume
+            else Run.create(config.runs, f"inversion-{trainer.meta['name']}", config)
+        )
+        fabric.print(f"{len(pictures)} pictures; run folder {run.folder}")
+    with progress_bar(fabric) as bar:
+        task = bar.add_task("encoder", total=config.images, completed=trainer.seen, figures="")
+        while trainer.seen < config.images:
+            figures = trainer.train_step(pictures)
+            bar.update(
+                task,
+                completed=trainer.seen,
+                figures=f"mse {figures['mse']:.4f} perceptual {figures['perceptual']:.4f}",
+            )
+            if run and trainer.step % 50 == 0:
+                run.log(trainer.step, {"images": trainer.seen, **figures})
+            if run and (trainer.step % config.snapshot_steps == 0 or trainer.seen >= config.images):
+                trainer.save(run.folder)
+                pairs = trainer.reconstruct(shown)
+                run.log(trainer.step, {"validation_mse": (pairs.float() - shown).square().mean().item()})
+                run.save_grid(f"{trainer.step:07d}", torch.stack([shown[:32], pairs[:32]], 1).flatten(0, 1))
+    fabric.barrier()
+    return run.folder if run else config.runs
