@@ -131,6 +131,7 @@ class Gateway:
             access_log=False,
             lifespan="off",
             server_header=False,
+            proxy_headers=False,  # who calls is of no interest here
             timeout_graceful_shutdown=max(1, int(self.settings.drain_timeout_s)),
         )
         self._http = _HttpServer(config)
