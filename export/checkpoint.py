@@ -1,0 +1,88 @@
+"""Reads what the training side leaves in a run folder: networks, directions, model card."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.numpy import load_file
+
+from training.critics import CodeCritic
+from training.encoder import Encoder, EncoderConfig
+from training.generator import Generator, GeneratorConfig
+from training.runs import CheckpointError, load_meta, load_network
+
+DIRECTION_FIELDS = ("name", "label", "layers", "range", "scale", "held_out", "conditioned_on")
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A trained pipeline, networks in evaluation mode."""
+
+    generator: Generator
+    encoder: Encoder
+    code_critic: CodeCritic
+    meta: dict[str, Any]
+    """checkpoint.json"""
+    card: dict[str, Any]
+    """card.json; empty if there is none"""
+    directions: list[dict[str, Any]]
+    vectors: dict[str, npt.NDArray[np.float32]]
+    """direction name -> float32 [L, 512], of length 1, zero outside its layers"""
+
+
+def load_pipeline(run: Path) -> Pipeline:
+    """Load a run folder of kind "inversion". Raises CheckpointError."""
+    meta = load_meta(run)
+    if meta.get("kind") != "inversion":
+        raise CheckpointError(
+            f"{run} is of kind {meta.get('kind')!r}; name a run of `python -m training encoder`"
+        )
+    generator = Generator(GeneratorConfig(**tuples(meta["generator"])))
+    encoder = Encoder(EncoderConfig(**tuples(meta["encoder"])))
+    shape = (generator.config.layers, generator.config.code_size)
+    if (encoder.config.layers, encoder.config.code_size) != shape:
+        raise CheckpointError(f"{run}: the encoder gives codes {encoder.config.layers} x {encoder.config.code_size}, "
+                              f"the generator takes {shape[0]} x {shape[1]}")  # fmt: skip
+    critic = CodeCritic(torch.zeros(shape), torch.ones(shape), meta.get("code_critic_view", "joint"))
+    for name, network in (("generator", generator), ("encoder", encoder), ("code_critic", critic)):
+        load_network(run, name, network)
+        network.eval().requires_grad_(False)
+    file = run / "card.json"
+    card = json.loads(file.read_text()) if file.is_file() else {}
+    return Pipeline(generator, encoder, critic, meta, card, *load_directions(run, shape))
+
+
+def tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples that a config has."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+
+
+def load_directions(
+    run: Path, shape: tuple[int, int]
+) -> tuple[list[dict[str, Any]], dict[str, npt.NDArray[np.float32]]]:
+    """directions.json and directions.safetensors; none is fine. Raises CheckpointError for what does not fit."""
+    file = run / "directions.json"
+    if not file.is_file():
+        return [], {}
+    entries, tensors = json.loads(file.read_text()), load_file(run / "directions.safetensors")
+    vectors = {}
+    for entry in entries:
+        name = entry["name"]
+        vector = tensors.get(f"direction/{name}")
+        if vector is None or vector.shape != shape:
+            raise CheckpointError(
+                f"{run}: direction {name} has no vector of shape {shape}; write the directions again"
+            )
+        outside = [layer for layer in range(shape[0]) if layer not in entry["layers"]]
+        if abs(float(np.linalg.norm(vector)) - 1) > 1e-3 or np.any(vector[outside]):
+            raise CheckpointError(
+                f"{run}: direction {name} must have length 1 and be zero outside its layers"
+            )
+        vectors[name] = vector.astype(np.float32)
+    return [{field: entry.get(field) for field in DIRECTION_FIELDS} for entry in entries], vectors

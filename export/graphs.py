@@ -1,0 +1,204 @@
+"""The five graphs of a bundle: modules with their borders (names, types, shapes), and their way through the exporter.
+
+Normalisation, rounding and layout changes live here, inside the graphs; pictures are uint8 [N, H, W, 3] outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import onnx
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from export.decompositions import trace
+from export.storage import compress, tidy
+from export.unrolling import LOSS, STATE, unroll
+from training.refinement import Refiner, to_float
+
+OPSET = 20
+EXAMPLE_BATCH = 2  # traced with; 0 and 1 would be baked in
+
+DType = Literal["uint8", "float32"]
+TORCH_DTYPES: dict[DType, torch.dtype] = {"uint8": torch.uint8, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Border:
+    """An input or output of a graph."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]  # without the batch
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A module and the borders that its ONNX graph will have, in order."""
+
+    role: str
+    module: nn.Module
+    inputs: tuple[Border, ...]
+    outputs: tuple[Border, ...]
+
+
+class EncoderGraph(nn.Module):
+    """image uint8 [N, H, W, 3] -> code float32 [N, L, 512]."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.encoder(to_float(image))
+
+
+class GeneratorGraph(nn.Module):
+    """code float32 [N, L, 512] -> image uint8 [N, H, W, 3], rounded half to even."""
+
+    def __init__(self, synthesis: nn.Module) -> None:
+        super().__init__()
+        self.synthesis = synthesis
+
+    def forward(self, code: Tensor) -> Tensor:
+        image = self.synthesis(code).permute(0, 2, 3, 1)
+        return torch.round((image + 1) * 127.5).clamp(0, 255).to(torch.uint8)
+
+
+class CriticGraph(nn.Module):
+    """code float32 [N, L, 512] -> domain score float32 [N, 1] in 0..1.
+
+    The score is the share of sampled codes that the code critic finds less native than this one: the critic's mean
+    logit, looked up between `quantiles` (float32 [Q], rising) of sampled codes' logits with linear interpolation.
+    """
+
+    lower: Tensor
+    slope: Tensor
+
+    def __init__(self, critic: nn.Module, quantiles: Tensor) -> None:
+        super().__init__()
+        self.critic = critic
+        # equal quantiles make a step, not a division by zero
+        widths = (quantiles[1:] - quantiles[:-1]).clamp(min=1e-6)
+        self.register_buffer("lower", quantiles[:-1].clone())
+        self.register_buffer("slope", 1 / widths)
+
+    def forward(self, code: Tensor) -> Tensor:
+        logit = self.critic(code).mean(1, keepdim=True)
+        # the interpolated table as a sum of ramps, one an interval: each is passed, not reached, or part of the way
+        ramps = ((logit - self.lower) * self.slope).clamp(0, 1)
+        return ramps.mean(1, keepdim=True)
+
+
+def bundle_graphs(
+    *,
+    encoder: nn.Module,
+    synthesis: nn.Module,
+    mapping: nn.Module,
+    critic: CriticGraph,
+    refiner: Refiner,
+    resolution: int,
+    code_shape: tuple[int, int],
+    z_size: int,
+) -> dict[str, Graph]:
+    """The five graphs by role, from folded networks."""
+    picture = (resolution, resolution, 3)
+    code, image = Border("code", "float32", code_shape), Border("image", "uint8", picture)
+    moments = [Border(name, "float32", code_shape) for name in ("first_moment", "second_moment")]
+    settings = [
+        Border(name, "float32", (1,))
+        for name in ("learning_rate", "pixel_weight", "perceptual_weight", "domain_weight")
+    ]
+    step, target = Border("step", "float32", (1,)), Border("target", "uint8", picture)
+    mask = Border("mask", "float32", (resolution, resolution, 1))
+    graphs = (
+        Graph("encoder", EncoderGraph(encoder), (image,), (code,)),
+        Graph("generator", GeneratorGraph(synthesis), (code,), (image,)),
+        Graph("mapping", mapping, (Border("z", "float32", (z_size,)),), (code,)),
+        Graph("critic", critic, (code,), (Border("score", "float32", (1,)),)),
+        Graph(
+            "refiner",
+            refiner,
+            (code, *moments, step, target, mask, *settings),
+            (
+                *(
+                    Border(f"next_{border.name}", "float32", border.shape)
+                    for border in (code, *moments, step)
+                ),
+                Border("loss", "float32", (refiner.chunk_steps,)),
+                Border("best_code", "float32", code_shape),
+                Border("best_loss", "float32", (1,)),
+            ),
+        ),
+    )
+    return {graph.role: graph for graph in graphs}
+
+
+def to_onnx(graph: Graph, name: str) -> onnx.ModelProto:
+    """Export a graph with dynamic batch and lossless compact storage; `name` becomes the ONNX graph's name."""
+    if isinstance(graph.module, Refiner):
+        model = ir.from_proto(unroll(refiner_step(graph), graph.module.chunk_steps))
+    else:
+        model = export(graph.module, graph.inputs, [border.name for border in graph.outputs])
+    model.graph.name = name
+    tidy(model)
+    compress(model)
+    return ir.to_proto(model)
+
+
+def refiner_step(graph: Graph) -> onnx.ModelProto:
+    """One step of the refiner, its state's first four inputs followed by `best_code` and `best_loss`."""
+    assert isinstance(graph.module, Refiner)
+    inputs = (*graph.inputs[:4], Border("best_code", "float32", graph.inputs[0].shape),
+              Border("best_loss", "float32", (1,)), *graph.inputs[4:])  # fmt: skip
+    step = graph.module.one_step.eval().requires_grad_(False)
+    traced = trace(step, tuple(example(border) for border in inputs))
+    model = export(traced, inputs, [*(f"next_{name}" for name in STATE), LOSS])
+    tidy(model)
+    return ir.to_proto(model)
+
+
+def export(module: nn.Module, inputs: Sequence[Border], outputs: Sequence[str]) -> ir.Model:
+    """Through torch's exporter, batch dynamic."""
+    module.eval().requires_grad_(False)
+    with quiet_exporter():
+        program = torch.onnx.export(
+            module,
+            tuple(example(border) for border in inputs),
+            dynamo=True,
+            dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs),
+            input_names=[border.name for border in inputs],
+            output_names=list(outputs),
+            opset_version=OPSET,
+            optimize=False,  # the optimiser deletes "+ 1e-8": a wrong gradient, and NaN in half precision
+        )
+    assert program is not None
+    return program.model
+
+
+def example(border: Border) -> Tensor:
+    """A tensor to trace with."""
+    shape = (EXAMPLE_BATCH, *border.shape)
+    if border.dtype == "uint8":
+        return torch.randint(0, 256, shape, dtype=torch.uint8)
+    return torch.rand(shape)
+
+
+@contextlib.contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Keep the exporter's progress and deprecation notes off the terminal; errors still raise."""
+    level = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.getLogger("torch.onnx").setLevel(level)

@@ -1,0 +1,315 @@
+"""Does a graph do what its network does? The checks that a bundle must pass, with their tolerances.
+
+Every check returns the figures it reached, which go into the manifest, or raises ParityError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+import torch
+from torch import Tensor, nn
+
+from export.graphs import OPSET, Graph
+from training.refinement import BETAS, Objective, RefinementConfig, Weights, refine, to_float
+
+Array = npt.NDArray[np.generic]
+Figures = dict[str, float]
+
+BATCHES = (1, 3, 8)
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """How far a graph may be from its network."""
+
+    relative: float = 1e-3
+    """Codes and scores: largest difference, relative to the largest value."""
+    picture_share: float = 0.999
+    """Pictures: share of values within one level of 255."""
+    gradient: float = 1e-4
+    """First gradient of a refinement: length of the difference relative to the gradient's."""
+    loss: float = 1e-3
+    """Losses of a chunk, relative."""
+    displacement: float = 2e-2
+    """Codes after a chunk: length of the difference relative to the way gone. Adam divides by the gradient's own size,
+    so entries whose gradient is rounding noise may go either way."""
+    batch: float = 1e-4
+    """A sample in a batch against the sample alone, relative."""
+    rounding: float = 5e-3
+    """Codes and scores of stored weights against the checkpoint's own, relative."""
+
+
+TOLERANCES = Tolerances()
+FORBIDDEN = ("Loop", "Scan", "If", "Random", "Multinomial", "Bernoulli")  # also as beginnings of names
+
+
+class ParityError(ValueError):
+    """A graph does not do what its network does; the message says which, where and by how much."""
+
+
+def require(condition: bool, graph: str, what: str) -> None:
+    """Raise ParityError unless `condition`, which NaN never meets if it is a comparison."""
+    if not condition:
+        raise ParityError(f"{graph}: {what}")
+
+
+def open_session(path: Path) -> ort.InferenceSession:
+    """An ONNX Runtime session on the CPU that does not spin beside others."""
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def run(session: ort.InferenceSession, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """All outputs by name."""
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+
+def check_structure(graph: Graph, model: onnx.ModelProto) -> None:
+    """Valid, its borders as declared, batch dynamic, no control flow, nothing random."""
+    onnx.checker.check_model(model, full_check=True)
+    opsets = {entry.domain: entry.version for entry in model.opset_import if entry.domain}
+    version = next(entry.version for entry in model.opset_import if not entry.domain)
+    require(
+        version <= OPSET and not opsets, graph.role, f"opset {version} with extra domains {sorted(opsets)}"
+    )
+    found = sorted({node.op_type for node in model.graph.node if node.op_type.startswith(FORBIDDEN)})
+    require(not found, graph.role, f"nodes that a graph may not have: {', '.join(found)}")
+    for borders, values in ((graph.inputs, model.graph.input), (graph.outputs, model.graph.output)):
+        have = [(v.name, *(d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim)) for v in values]
+        require([h[0] for h in have] == [b.name for b in borders], graph.role, f"borders are {have}")
+        for border, (name, batch, *shape) in zip(borders, have, strict=True):
+            require(isinstance(batch, str), graph.role, f"the batch of {name} is fixed at {batch}")
+            require(tuple(shape) == border.shape, graph.role, f"{name} has shape {shape}, not {border.shape}")
+
+
+def relative_error(found: Array, wanted: Array) -> float:
+    """Largest difference relative to the largest value."""
+    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+
+
+def relative_length(found: Array, wanted: Array) -> float:
+    """Length of each sample's difference relative to the sample's length, the worst sample's."""
+    axes = tuple(range(1, wanted.ndim))
+    return float(np.sqrt((np.square(found - wanted).sum(axes) / np.square(wanted).sum(axes)).max()))
+
+
+def within_one_level(found: Array, wanted: Array) -> float:
+    """Share of uint8 values that differ by one at most."""
+    return float((np.abs(found.astype(int) - wanted.astype(int)) <= 1).mean())
+
+
+def check_forward(
+    graph: Graph,
+    session: ort.InferenceSession,
+    checkpoint: nn.Module,
+    inputs: Tensor,
+    tolerances: Tolerances = TOLERANCES,
+) -> Figures:
+    """A graph of one input and one output against its folded module and against the checkpoint's own network.
+
+    `checkpoint`: the training network behind the same border; `inputs`: at least max(BATCHES) samples.
+    """
+    (border,), (result,) = graph.inputs, graph.outputs
+
+    def infer(x: Tensor) -> Array:
+        return run(session, {border.name: x.numpy()})[result.name]
+
+    with torch.no_grad():
+        folded = [(infer(inputs[:n]), graph.module(inputs[:n]).numpy()) for n in BATCHES]
+        original = checkpoint(inputs).numpy()
+    together = infer(inputs)
+    alone = np.concatenate([infer(x[None]) for x in inputs])
+    if result.dtype == "uint8":
+        share = min(within_one_level(*pair) for pair in folded)
+        kept, apart = within_one_level(together, original), within_one_level(together, alone)
+        for value, what in ((share, "its network"), (kept, "the checkpoint"), (apart, "the sample alone")):
+            level = 1.0 if what == "the sample alone" else tolerances.picture_share
+            require(
+                value >= level,
+                graph.role,
+                f"{value:.5f} of the values are within 1/255 of {what}; {level} needed",
+            )
+        return {"share_within_one_level": share, "share_within_one_level_of_checkpoint": kept}
+    error, rounding = max(relative_error(*pair) for pair in folded), relative_error(together, original)
+    apart = relative_error(together, alone)
+    for value, limit, what in (
+        (error, tolerances.relative, "its network"),
+        (rounding, tolerances.rounding, "the checkpoint"),
+        (apart, tolerances.batch, "the sample alone"),
+    ):
+        require(
+            value <= limit,
+            graph.role,
+            f"relative error {value:.2e} against {what}; at most {limit:g} allowed",
+        )
+    return {
+        "relative_error": error,
+        "relative_error_to_checkpoint": rounding,
+        "relative_error_in_batch": apart,
+    }
+
+
+def refiner_inputs(code: Array, target: Array, config: RefinementConfig) -> dict[str, Array]:
+    """A refinement's inputs before its first step: code float32 [N, L, 512], target uint8 [N, H, W, 3]."""
+    n, height, width, _ = target.shape
+    moment = np.zeros_like(code)
+    settings = {
+        name: np.full((n, 1), getattr(config, name), np.float32)
+        for name in ("learning_rate", "pixel_weight", "perceptual_weight", "domain_weight")
+    }
+    return {
+        "code": code, "first_moment": moment, "second_moment": moment, "step": np.zeros((n, 1), np.float32),
+        "target": target, "mask": np.ones((n, height, width, 1), np.float32), **settings,
+    }  # fmt: skip
+
+
+def first_gradient(session: ort.InferenceSession, inputs: Mapping[str, Array], steps: int) -> Array:
+    """The gradient at the code that goes in, whatever K: at a rate of 0 the first moment becomes (1 - beta^K) g."""
+    still = {**inputs, "learning_rate": np.zeros_like(inputs["learning_rate"])}
+    return run(session, still)["next_first_moment"] / np.float32(1 - BETAS[0] ** steps)
+
+
+def loss_gradient(objective: Objective, code: Array, target: Array, config: RefinementConfig) -> Array:
+    """The same by autograd."""
+    variable = torch.from_numpy(code.copy()).requires_grad_()
+    goal = objective.target(to_float(torch.from_numpy(target)))
+    weights = Weights(config.pixel_weight, config.perceptual_weight, config.domain_weight)
+    (gradient,) = torch.autograd.grad(objective(variable, goal, weights).sum(), variable)
+    return gradient.numpy()
+
+
+def check_refiner(
+    session: ort.InferenceSession,
+    objective: Objective,
+    codes: Array,
+    targets: Array,
+    config: RefinementConfig,
+    tolerances: Tolerances = TOLERANCES,
+) -> Figures:
+    """Gradient, losses and codes of one chunk against autograd; each sample alone; and does it follow its target?
+
+    codes float32 [N, L, 512] and targets uint8 [N, H, W, 3], N at least max(BATCHES), other pictures than the codes'.
+    """
+    k = config.chunk_steps
+    figures: Figures = {"gradient_error": 0.0, "loss_error": 0.0, "displacement_error": 0.0}
+    for n in BATCHES:
+        inputs = refiner_inputs(codes[:n], targets[:n], config)
+        found = run(session, inputs)
+        few = RefinementConfig(**{**vars(config), "steps": k})
+        wanted = refine(objective, torch.from_numpy(codes[:n]), to_float(torch.from_numpy(targets[:n])), few)
+        reached = {
+            "gradient_error": relative_length(
+                first_gradient(session, inputs, k), loss_gradient(objective, codes[:n], targets[:n], config)
+            ),
+            "loss_error": float(np.abs(found["loss"] / wanted.losses[:, :k].numpy() - 1).max()),
+            "displacement_error": relative_length(
+                found["next_code"] - codes[:n], wanted.last_code.numpy() - codes[:n]
+            ),
+        }
+        limits = (tolerances.gradient, tolerances.loss, tolerances.displacement)
+        for (name, value), limit in zip(reached.items(), limits, strict=True):
+            require(value <= limit, "refiner", f"{name} {value:.2e} at batch {n}; at most {limit:g} allowed")
+            figures[name] = max(figures[name], value)
+    figures |= check_samples_apart(session, codes, targets, config, tolerances)
+    return figures | check_follows_target(session, codes[:1], targets[:2], config)
+
+
+def check_samples_apart(
+    session: ort.InferenceSession,
+    codes: Array,
+    targets: Array,
+    config: RefinementConfig,
+    tolerances: Tolerances,
+) -> Figures:
+    """A sample's gradient and losses in a batch are those of the sample alone."""
+    k = config.chunk_steps
+    inputs = refiner_inputs(codes, targets, config)
+    gradient, loss = first_gradient(session, inputs, k), run(session, inputs)["loss"]
+    error = 0.0
+    for i in range(len(codes)):
+        single = {name: value[i : i + 1] for name, value in inputs.items()}
+        error = max(
+            error,
+            relative_length(first_gradient(session, single, k), gradient[i : i + 1]),
+            relative_length(run(session, single)["loss"], loss[i : i + 1]),
+        )
+    limit = tolerances.batch
+    require(
+        error <= limit,
+        "refiner",
+        f"a sample changes by {error:.2e} with its batch; at most {limit:g} allowed",
+    )
+    return {"relative_error_in_batch": error}
+
+
+def check_follows_target(
+    session: ort.InferenceSession, code: Array, targets: Array, config: RefinementConfig, chunks: int = 4
+) -> Figures:
+    """One code, two targets: each loss falls, and each result is nearer its own target than the other's result is.
+
+    A gradient that was baked in while tracing would pass every other look at the shapes.
+    """
+    inputs = refiner_inputs(np.repeat(code, 2, 0), targets, config)
+    first: Array | None = None
+    for _ in range(chunks):
+        outputs = run(session, inputs)
+        first = outputs["loss"][:, 0] if first is None else first
+        inputs |= {
+            name: outputs[f"next_{name}"] for name in ("code", "first_moment", "second_moment", "step")
+        }
+    assert first is not None
+    own = run(session, inputs)["loss"][:, 0]
+    crossed = run(session, inputs | {"target": targets[::-1].copy()})["loss"][:, 0]
+    require(
+        bool((own < first).all()), "refiner", f"losses do not fall: from {first.tolist()} to {own.tolist()}"
+    )
+    require(bool((own < crossed).all()), "refiner", "the result does not follow its target")
+    return {"steps_followed": float(chunks * config.chunk_steps), "loss_left": float((own / first).max())}
+
+
+def check_all(
+    graphs: Mapping[str, Graph],
+    models: Mapping[str, Path],
+    checkpoint: Mapping[str, nn.Module],
+    objective: Objective,
+    config: RefinementConfig,
+    z: Tensor,
+) -> dict[str, Figures]:
+    """Every check on every graph, as files. `z`: float32 [N, z_size] to sample codes and pictures from.
+
+    `checkpoint`: by role, the training networks behind the graphs' own borders. Raises ParityError.
+    """
+    for role, path in models.items():
+        check_structure(graphs[role], onnx.load(path))
+    with torch.no_grad():
+        codes = graphs["mapping"].module(z)
+        pictures = graphs["generator"].module(codes)
+    inputs = {"encoder": pictures, "generator": codes, "mapping": z, "critic": codes}
+    figures = {
+        role: check_forward(graphs[role], open_session(models[role]), checkpoint[role], x)
+        for role, x in inputs.items()
+    }
+    # start from the neighbour's code, so that there is a way to go
+    starts, targets = codes.numpy(), np.roll(pictures.numpy(), 1, 0)
+    figures["refiner"] = check_refiner(open_session(models["refiner"]), objective, starts, targets, config)
+    return figures
+
+
+def versions() -> dict[str, str | Sequence[int]]:
+    """What the figures were reached with."""
+    return {
+        "onnxruntime": ort.__version__,
+        "onnx": onnx.__version__,
+        "torch": torch.__version__,
+        "batches": BATCHES,
+    }

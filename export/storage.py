@@ -1,0 +1,97 @@
+"""What is done to a graph after the exporter: duplicates merged, names shortened, weights stored compactly.
+
+Every change here is exact: the graph computes the same float32 numbers before and after.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import (
+    ClearMetadataAndDocStringPass,
+    CommonSubexpressionEliminationPass,
+    DeduplicateInitializersPass,
+    IdentityEliminationPass,
+    LiftConstantsToInitializersPass,
+    RemoveUnusedNodesPass,
+    TopologicalSortPass,
+)
+
+SMALL = 1024  # tensors of fewer elements stay float32: they would save nothing
+PRODUCER = "indomain export"
+
+
+def tidy(model: ir.Model) -> None:
+    """Merge what is computed or stored twice, as between the steps of a chunk; shorten names; drop traces."""
+    passes = (
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        DeduplicateInitializersPass(size_limit=1 << 30),
+        IdentityEliminationPass(),
+        RemoveUnusedNodesPass(),  # first, as it drops unused outputs, in which twins may differ
+        CommonSubexpressionEliminationPass(),
+        RemoveUnusedNodesPass(),
+        TopologicalSortPass(),
+        ClearMetadataAndDocStringPass(),
+    )
+    for step in passes:
+        step(model)
+    model.producer_name, model.producer_version = PRODUCER, None
+    separate_transposed_weights(model)
+    shorten_names(model)
+
+
+def separate_transposed_weights(model: ir.Model) -> None:
+    """Give a weight that feeds both ordinary and transposed convolutions a copy for the second kind.
+
+    An up-convolution's forward and backward passes share one; OpenVINO 2026.4 then answers wrongly, without a word,
+    where input and output widths are equal.
+    """
+    for value in list(model.graph.initializers.values()):
+        uses = [(node, index) for node, index in value.uses() if node.op_type in ("Conv", "ConvTranspose")]
+        if len({node.op_type for node, _ in uses}) < 2:
+            continue
+        assert value.const_value is not None
+        copy = ir.val(f"{value.name}.transposed", const_value=ir.tensor(value.const_value.numpy().copy()))
+        model.graph.register_initializer(copy)
+        for node, index in uses:
+            if node.op_type == "ConvTranspose":
+                node.replace_input_with(index, copy)
+
+
+def shorten_names(model: ir.Model) -> None:
+    """Number inner values, weights and nodes: the exporter's names are long, and some collide with the borders'."""
+    graph = model.graph
+    for index, (name, value) in enumerate(list(graph.initializers.items())):
+        del graph.initializers[name]
+        value.name = f"w{index}"
+        graph.register_initializer(value)
+    outputs = set(graph.outputs)
+    values = (value for node in graph for value in node.outputs if value not in outputs)
+    for index, value in enumerate(values):
+        value.name = f"v{index}"
+        value.shape = value.type = None  # inferred again by whoever loads the graph
+    for index, node in enumerate(graph):
+        node.name = f"n{index}"
+
+
+def compress(model: ir.Model) -> None:
+    """Store as float16, followed by a Cast, every larger float32 weight whose numbers float16 holds exactly."""
+    graph = model.graph
+    for value in list(graph.initializers.values()):
+        tensor = value.const_value
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < SMALL:
+            continue
+        full = tensor.numpy()
+        with np.errstate(over="ignore"):
+            half = full.astype(np.float16)
+        if not np.array_equal(half.astype(np.float32), full):
+            continue
+        name = value.name
+        assert name is not None
+        stored = ir.val(f"{name}.half", const_value=ir.tensor(half, name=f"{name}.half"))
+        cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT.value}, name=f"{name}.cast")
+        del graph.initializers[name]
+        graph.register_initializer(stored)
+        ir.convenience.replace_all_uses_with(value, cast.outputs[0])
+        cast.outputs[0].name = name
+        graph.insert_before(graph[0], cast)

@@ -1,0 +1,59 @@
+"""Lays K copies of the refiner's one-step graph end to end: no Loop node, weights shared, steps in sight of the host.
+
+The exporter traces one step only, which takes a K-th of the time. What does not depend on the state, as the target's
+features, comes out K times the same and is merged by `storage.tidy`.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import TensorProto, helper
+
+STATE = ("code", "first_moment", "second_moment", "step", "best_code", "best_loss")
+CARRIED = STATE[:4]  # from chunk to chunk; the best starts anew in each
+LOSS = "loss"
+
+
+def unroll(step: onnx.ModelProto, steps: int) -> onnx.ModelProto:
+    """A chunk of `steps` steps from one that maps the names of STATE to next_<name> and gives `loss` [N, 1].
+
+    The chunk's outputs: next_<name> of CARRIED, loss [N, steps], best_code, best_loss.
+    """
+    graph = step.graph
+    infinite = helper.make_tensor("infinite_loss", TensorProto.FLOAT, [1, 1], [float("inf")])
+    inputs = [value for value in graph.input if value.name not in ("best_code", "best_loss")]
+    weights = {tensor.name for tensor in graph.initializer}
+    fixed = {value.name for value in inputs} - set(STATE) | weights | {""}  # "" is an input left out
+    # of full shape, as any state may be what the graph reads its batch size from
+    nodes = [
+        helper.make_node("Shape", ["step"], ["best_loss_shape"]),
+        helper.make_node("Expand", [infinite.name, "best_loss_shape"], ["infinite_losses"]),
+    ]
+    state = {name: name for name in CARRIED} | {"best_code": "code", "best_loss": "infinite_losses"}
+    losses: list[str] = []
+    for k in range(steps):
+        names = {name: name for name in fixed} | state
+        for original in graph.node:
+            node = onnx.NodeProto()
+            node.CopyFrom(original)
+            names |= {name: f"step{k}.{name}" for name in original.output if name}
+            node.name = f"step{k}.{original.name}"
+            node.input[:] = [names[name] for name in original.input]
+            node.output[:] = [names[name] for name in original.output]
+            nodes.append(node)
+        state = {name: names[f"next_{name}"] for name in STATE}
+        losses.append(names[LOSS])
+    nodes.append(helper.make_node("Concat", losses, [LOSS], axis=1))
+    results = {name: f"next_{name}" if name in CARRIED else name for name in STATE}
+    nodes += [helper.make_node("Identity", [state[name]], [result]) for name, result in results.items()]
+
+    given = {value.name: value for value in (*graph.input, *graph.output)}
+    batch = given[LOSS].type.tensor_type.shape.dim[0].dim_param
+    loss = helper.make_tensor_value_info(LOSS, TensorProto.FLOAT, [batch, steps])
+    outputs = [given[f"next_{name}"] for name in CARRIED] + [loss]
+    for name in ("best_code", "best_loss"):
+        value = onnx.ValueInfoProto()
+        value.CopyFrom(given[name])
+        outputs.append(value)
+    chunk = helper.make_graph(nodes, graph.name, inputs, outputs, [*graph.initializer, infinite])
+    return helper.make_model(chunk, opset_imports=step.opset_import, ir_version=step.ir_version)

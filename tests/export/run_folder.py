@@ -1,0 +1,65 @@
+"""Run folders with random weights, as `python -m training encoder` would leave them; their cards say so."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from training.critics import CodeCritic
+from training.encoder import Encoder, EncoderConfig
+from training.generator import Generator, GeneratorConfig
+from training.runs import save_checkpoint
+
+SMALL_GENERATOR = GeneratorConfig(resolution=32, channels=(16, 16, 8, 8), mapping_depth=2)
+SMALL_ENCODER = EncoderConfig(resolution=32, channels=(8, 8, 16, 16), bottleneck=4, layers=8)
+
+
+@torch.no_grad()
+def write_run(
+    folder: Path,
+    generator_config: GeneratorConfig = SMALL_GENERATOR,
+    encoder_config: EncoderConfig = SMALL_ENCODER,
+    *,
+    name: str = "tiny",
+    seed: int = 0,
+) -> Path:
+    """A run folder of kind "inversion" with two made-up directions and a card that says what it is."""
+    torch.manual_seed(seed)
+    generator, encoder = Generator(generator_config), Encoder(encoder_config)
+    for layer in generator.synthesis.styled:  # noise and biases that a graph must not lose
+        layer.noise_strength.fill_(0.1)
+        layer.bias.normal_(0, 0.1)
+    codes = generator.mapping(torch.randn(512, generator_config.z_size))
+    encoder.start_from(codes.mean(0), codes.std(0))
+    for part in codes[:64].split(16):  # batch norm statistics that are not 0 and 1
+        encoder(generator.synthesis(part))
+    critic = CodeCritic(codes.mean(0), codes.std(0))
+    meta = {
+        "kind": "inversion", "name": name, "generator": asdict(generator_config), "encoder": asdict(encoder_config),
+        "code_critic_view": "joint", "data": "random weights", "images_seen": 0, "step": 0,
+    }  # fmt: skip
+    networks = {"generator": generator, "encoder": encoder, "code_critic": critic}
+    save_checkpoint(folder / "checkpoint", meta, networks, {})
+    entries, tensors = [], {}
+    for key, layers in (("smile", [2, 3, 4]), ("age", [0, 1, 2, 3])):
+        vector = torch.zeros(generator_config.layers, generator_config.code_size)
+        vector[layers] = torch.randn(len(layers), generator_config.code_size)
+        tensors[f"direction/{key}"] = vector / vector.norm()
+        entries.append({
+            "name": key, "label": key.capitalize(), "layers": layers, "range": [-3.0, 3.0],
+            "scale": float(codes.std(0).mean()) * 10, "held_out": {"metric": "accuracy", "value": 0.5},
+            "conditioned_on": [],
+        })  # fmt: skip
+    (folder / "directions.json").write_text(json.dumps(entries))
+    save_file(tensors, folder / "directions.safetensors")
+    card = {
+        "data": "random weights",
+        "licence": "Apache-2.0",
+        "limits": "Not trained: for development and tests only.",
+    }
+    (folder / "card.json").write_text(json.dumps(card))
+    return folder

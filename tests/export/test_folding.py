@@ -1,0 +1,68 @@
+"""Folded twins give what the training networks give; storage as float16 is exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from conftest import Exported
+from torch import nn
+
+from export.folding import FoldedMapping, FoldedSynthesis, fold_code_critic, fold_encoder, round_weights
+from export.storage import compress
+from training.critics import CodeCritic
+from training.generator import Generator, GeneratorConfig
+
+
+@torch.no_grad()
+def test_twins_equal_their_networks(exported: Exported) -> None:
+    pipeline = exported.pipeline
+    z = torch.randn(4, 512)
+    code = pipeline.generator.mapping(z)
+    image = pipeline.generator.synthesis(code)
+    pairs = (
+        (FoldedMapping(pipeline.generator.mapping)(z), code),
+        (FoldedSynthesis(pipeline.generator.synthesis)(code), image),
+        (fold_encoder(pipeline.encoder)(image), pipeline.encoder(image)),
+        (fold_code_critic(pipeline.code_critic)(code), pipeline.code_critic(code)),
+    )
+    for found, wanted in pairs:
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_repeated_code_and_layer_view() -> None:
+    """Stock StyleGAN2's mapping, and the critic that judges one layer's vector at a time."""
+    mapping = Generator(GeneratorConfig(8, (8, 8), mapping_depth=2, per_layer_code=False)).mapping
+    z = torch.randn(3, 512)
+    code = mapping(z)
+    torch.testing.assert_close(FoldedMapping(mapping)(z), code, rtol=1e-4, atol=1e-4)
+    critic = CodeCritic(torch.randn(4, 512), torch.rand(4, 512) + 0.5, "layer")
+    torch.testing.assert_close(fold_code_critic(critic)(code), critic(code), rtol=1e-4, atol=1e-4)
+
+
+def test_rounding_leaves_what_float16_cannot_hold() -> None:
+    layers = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    with torch.no_grad():
+        layers[0].weight.fill_(0.1)
+        layers[1].weight.fill_(1e5)
+    round_weights(layers)
+    assert (layers[0].weight == layers[0].weight.half().float()).all()
+    assert (layers[1].weight == 1e5).all()
+
+
+def test_storage_as_float16_is_exact_or_left_out() -> None:
+    rng = np.random.default_rng(0)
+    exact = rng.standard_normal(4096).astype(np.float16).astype(np.float32)
+    inexact = rng.standard_normal(4096).astype(np.float32)
+    values = [
+        ir.val(name, const_value=ir.tensor(data)) for name, data in (("exact", exact), ("inexact", inexact))
+    ]
+    node = ir.node("Add", values)
+    graph = ir.Graph([], node.outputs, nodes=[node], initializers=values, opset_imports={"": 20})
+    compress(ir.Model(graph, ir_version=10))
+    assert set(graph.initializers) == {"exact.half", "inexact"}
+    stored = graph.initializers["exact.half"].const_value
+    assert stored is not None
+    np.testing.assert_array_equal(stored.numpy().astype(np.float32), exact)
+    assert [n.op_type for n in graph] == ["Cast", "Add"]

@@ -1,0 +1,120 @@
+"""The objective and the torch loop of the domain-regularised optimisation, on toy networks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from training.refinement import (
+    Objective,
+    RefinementConfig,
+    Refiner,
+    Weights,
+    masked_mean_square,
+    refine,
+    to_float,
+)
+
+L, SIZE, H = 2, 12, 4
+
+
+class ToySynthesis(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(L * SIZE, 3 * H * H)
+
+    def forward(self, code: Tensor) -> Tensor:
+        return self.linear(code.flatten(1)).tanh().view(-1, 3, H, H)
+
+
+class ToyEncoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3 * H * H, L * SIZE)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.linear(image.flatten(1)).view(-1, L, SIZE)
+
+
+class ToyPerceptual(nn.Module):
+    def features(self, image: Tensor) -> list[Tensor]:
+        return [image.diff(dim=3)]
+
+    def between(self, a: list[Tensor], b: list[Tensor], mask: Tensor | None = None) -> Tensor:
+        error = (a[0] - b[0]).square()
+        return (error if mask is None else error * mask[..., 1:]).mean((1, 2, 3))
+
+
+@pytest.fixture
+def objective() -> Objective:
+    torch.manual_seed(0)
+    return Objective(ToySynthesis(), ToyEncoder(), ToyPerceptual(), 0.25).requires_grad_(False)
+
+
+def chunk_inputs(code: Tensor, target: Tensor, config: RefinementConfig) -> list[Tensor]:
+    one = torch.ones(len(code), 1)
+    zeros = torch.zeros_like(code)
+    settings = (config.learning_rate, config.pixel_weight, config.perceptual_weight, config.domain_weight)
+    return [code, zeros, zeros, 0 * one, target, torch.ones(len(code), H, H, 1), *(one * s for s in settings)]
+
+
+def test_terms_and_weights(objective: Objective) -> None:
+    """equation 3: pixel + perceptual + domain, the last in units of the codes' variance."""
+    code, image = torch.randn(3, L, SIZE), torch.rand(3, 3, H, H)
+    target = objective.target(image)
+    made = objective.synthesis(code)
+    pixel = (made - image).square().mean((1, 2, 3))
+    domain = (code - objective.encoder(made)).square().mean((1, 2)) / 0.25
+    torch.testing.assert_close(objective(code, target, Weights(1, 0, 0)), pixel)
+    torch.testing.assert_close(objective(code, target, Weights(0, 0, 1)), domain)
+    perceptual = objective(code, target, Weights(0, 1, 0))
+    torch.testing.assert_close(
+        objective(code, target, Weights(2, 3, 4)), 2 * pixel + 3 * perceptual + 4 * domain
+    )
+
+
+def test_mask_weighs_places() -> None:
+    error = torch.ones(1, 3, H, H)
+    error[..., 2:] = 9
+    mask = torch.ones(1, 1, H, H)
+    mask[..., 2:] = 0
+    torch.testing.assert_close(masked_mean_square(error, mask), torch.ones(1))
+    assert masked_mean_square(error, 0 * mask).item() == 0
+
+
+def test_chunk_equals_the_plain_loop(objective: Objective) -> None:
+    config = RefinementConfig(steps=4, chunk_steps=4, learning_rate=0.05)
+    code = torch.randn(3, L, SIZE)
+    target = torch.randint(0, 256, (3, H, H, 3), dtype=torch.uint8)
+    outputs = Refiner(objective, 4)(*chunk_inputs(code, target, config))
+    plain = refine(objective, code, to_float(target), config)
+    torch.testing.assert_close(outputs[4], plain.losses[:, :4], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(outputs[0], plain.last_code, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(outputs[6][:, 0], outputs[4].min(1).values)
+
+
+def test_samples_do_not_meet(objective: Objective) -> None:
+    config = RefinementConfig(steps=5, learning_rate=0.05)
+    code, image = torch.randn(3, L, SIZE), torch.rand(3, 3, H, H)
+    together = refine(objective, code, image, config)
+    alone = refine(objective, code[1:2], image[1:2], config)
+    torch.testing.assert_close(together.losses[1:2], alone.losses, rtol=1e-4, atol=1e-6)
+
+
+def test_never_worse_than_the_start(objective: Objective) -> None:
+    """At a rate that diverges, the best iterate is the start."""
+    code, image = torch.randn(4, L, SIZE), torch.rand(4, 3, H, H)
+    result = refine(objective, code, image, RefinementConfig(steps=6, learning_rate=50.0))
+    assert (result.best_loss <= result.losses[:, 0]).all()
+    target = objective.target(image)
+    config = RefinementConfig()
+    weights = Weights(config.pixel_weight, config.perceptual_weight, config.domain_weight)
+    torch.testing.assert_close(
+        objective(result.code, target, weights), result.best_loss, rtol=1e-4, atol=1e-6
+    )
+
+
+def test_to_float_spans_the_range() -> None:
+    image = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 2, 1).expand(1, 1, 2, 3)
+    torch.testing.assert_close(to_float(image)[0, 0, 0], torch.tensor([-1.0, 1.0]))
