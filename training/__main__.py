@@ -1,8 +1,9 @@
-"""Command line of the training: `python -m training gan | encoder | directions | evaluate`."""
+"""Command line of the training: `python -m training gan | encoder | directions`."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import tyro
 
@@ -13,7 +14,7 @@ from training.inversion import InversionConfig, train_encoder
 from training.runs import CheckpointError
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Parse one command into its config and run it; bad input is one clear line and exit status 2."""
     commands = {
         "gan": (GanConfig, train_gan),
@@ -21,7 +22,7 @@ def main() -> int:
         "directions": (DirectionsConfig, find_directions),
     }
     config = tyro.extras.subcommand_cli_from_dict(
-        {name: kind for name, (kind, _) in commands.items()}, prog="python -m training"
+        {name: kind for name, (kind, _) in commands.items()}, prog="python -m training", args=arguments
     )
     run = next(function for kind, function in commands.values() if isinstance(config, kind))
     try:

@@ -53,7 +53,7 @@ class DirectionsConfig:
 
 def find_directions(config: DirectionsConfig) -> Path:
     """Encode the pictures, fit, project, measure; writes directions.json and .safetensors into the run folder."""
-    meta = load_meta(config.run)
+    meta = load_meta(config.run, "inversion")
     shape = read_config(GeneratorConfig, meta["generator"])
     generator, encoder = Generator(shape).eval(), Encoder(read_config(EncoderConfig, meta["encoder"])).eval()
     load_network(config.run, "generator", generator)

@@ -66,6 +66,8 @@ class GanConfig:
     coverage_weight: float = 0.0
     """Weight of reconstructing real pictures through an encoder trained alongside, which keeps the generator from
     dropping modes when pictures or hours are few (as in VAE-GAN, arXiv 1512.09300); 0 trains a plain GAN."""
+    encoder_rate: float = 5e-4
+    """Adam's rate for that encoder."""
     encoder_channels: tuple[int, ...] = (32, 64, 128, 192, 256)
     """Feature maps of that encoder at full, half, ... 4 pixels."""
     mirror: bool = True
@@ -92,7 +94,7 @@ def update_average(average: nn.Module, network: nn.Module, decay: float) -> None
 class Coverage:
     """Encoder and code critic trained beside the generator: real pictures must be reconstructed from native codes."""
 
-    CODE_WEIGHT = 0.05
+    CODE_WEIGHT = 0.02
     PERCEPTUAL_WEIGHT = 0.5
 
     def __init__(self, config: GanConfig, generator: Generator, fabric: Fabric) -> None:
@@ -108,7 +110,9 @@ class Coverage:
         self.encoder.start_from(mean, deviation)
         self.code_critic = CodeCritic(mean, deviation).to(fabric.device)
         self.perceptual = LPIPSSq().to(fabric.device, memory_format=layout)
-        self.encoder_optimiser = torch.optim.Adam(self.encoder.parameters(), 5e-4, betas=(0.9, 0.99))
+        self.encoder_optimiser = torch.optim.Adam(
+            self.encoder.parameters(), config.encoder_rate, betas=(0.9, 0.99)
+        )
         self.code_optimiser = torch.optim.Adam(self.code_critic.parameters(), 2e-4, betas=(0.0, 0.99))
 
     def loss(self, real: Tensor, reconstruction: Tensor, code: Tensor) -> tuple[Tensor, dict[str, float]]:

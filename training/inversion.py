@@ -2,7 +2,8 @@
 
 The generator is frozen. The encoder answers to the pixels, a perceptual distance, an image critic on G(E(x)) and a
 **code critic** on E(x), which forces codes into the latent space (Leng, Zhu, Xu, arXiv 2107.06050, as we read it:
-see docs/method.md). With `code_weight = 0` and `code_cycle_weight = 0` this is the in-domain baseline (Zhu et al., ECCV 2020).
+see docs/method.md). With `code_weight = 0` and `code_cycle_weight = 0` this is the in-domain baseline (Zhu et al.,
+ECCV 2020).
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class InversionConfig:
 
 
 class ReplayPool:
-    """Pool of earlier codes: half of those asked for are swapped for older ones (Shrivastava et al., arXiv 1612.07828)."""
+    """Pool of earlier codes: half of those asked for are swapped for older ones (arXiv 1612.07828, section 2.3)."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -117,7 +118,7 @@ class InversionTrainer:
     def __init__(self, config: InversionConfig, fabric: Fabric) -> None:
         torch.manual_seed(config.compute.seed)
         self.config, self.fabric, self.step, self.seen = config, fabric, 0, 0
-        self.meta = load_meta(config.gan)
+        self.meta = load_meta(config.gan, "gan")
         shape = read_config(GeneratorConfig, self.meta["generator"])
         layout = torch.channels_last
         self.generator = Generator(shape).requires_grad_(False).to(fabric.device, memory_format=layout)

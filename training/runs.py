@@ -115,7 +115,7 @@ def save_checkpoint(
     networks: Mapping[str, nn.Module],
     optimisers: Mapping[str, torch.optim.Optimizer],
 ) -> None:
-    """Write `checkpoint.json`, one safetensors a network and one an optimiser into `folder`, replacing it in one step."""
+    """Replace `folder` in one step: `checkpoint.json`, one safetensors a network and one an optimiser."""
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
@@ -148,10 +148,14 @@ def trained_state(network: nn.Module) -> dict[str, Tensor]:
     return {k: v for k, v in network.state_dict().items() if not any(k.startswith(f + ".") for f in frozen)}
 
 
-def load_meta(checkpoint: Path) -> dict[str, Any]:
-    """Read `checkpoint.json` of a checkpoint folder, or of the run folder around it."""
+def load_meta(checkpoint: Path, kind: str | None = None) -> dict[str, Any]:
+    """Read `checkpoint.json` of a checkpoint folder, or of the run folder around it; `kind` is the one wanted."""
     path = checkpoint_folder(checkpoint) / "checkpoint.json"
     meta: dict[str, Any] = json.loads(path.read_text())
+    if kind and meta["kind"] != kind:
+        raise CheckpointError(
+            f"{checkpoint} is a {meta['kind']}'s run folder, and a run of kind {kind} is wanted"
+        )
     return meta
 
 

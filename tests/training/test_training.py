@@ -1,0 +1,135 @@
+"""The training commands as a user runs them: gan, encoder and directions on made pictures, resumed and refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from tests.training.pictures import write_pictures
+from training.__main__ import main
+from training.data import DataError, load_pictures
+from training.gan import GanConfig, train_gan
+from training.generator import Generator, GeneratorConfig
+from training.loop import Compute
+from training.runs import CheckpointError, load_meta, load_network, save_checkpoint
+
+SMALL = GeneratorConfig(resolution=16, channels=(16, 16, 8), z_size=32, code_size=32, mapping_depth=2)
+EXACT = Compute(accelerator="cpu", precision="32-true")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_pictures(tmp_path_factory.mktemp("data"), 96, 16)
+
+
+@pytest.fixture(scope="module")
+def gan_run(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runs = tmp_path_factory.mktemp("runs")
+    config = GanConfig(
+        data[0], "discs", runs, generator=SMALL, critic="stylegan2", images=512, batch=16, critic_rate=2e-3,
+        encoder_channels=(8, 16, 16), coverage_weight=10.0, compute=EXACT,
+    )  # fmt: skip
+    return train_gan(config)
+
+
+def test_a_run_folder_holds_what_is_needed_to_judge_and_to_go_on(gan_run: Path) -> None:
+    assert gan_run.name == "00000-gan-discs"
+    assert json.loads((gan_run / "config.json").read_text())["images"] == 512
+    assert "revision" in json.loads((gan_run / "environment.json").read_text())
+    assert list((gan_run / "samples").glob("*.png"))
+    assert list((gan_run / "tensorboard").iterdir())
+    meta = load_meta(gan_run)
+    assert (meta["kind"], meta["step"], meta["images_seen"]) == ("gan", 32, 512)
+    assert not [p for p in gan_run.rglob("*") if p.suffix in {".pt", ".pth", ".pkl", ".ckpt"}]
+
+
+@pytest.mark.parametrize("coverage", [0.0, 5.0])
+def test_a_resumed_run_equals_an_undisturbed_one(
+    data: tuple[Path, Path], tmp_path: Path, coverage: float
+) -> None:
+    config = GanConfig(
+        data[0], "discs", tmp_path, generator=SMALL, critic="stylegan2", images=64, batch=8, r1_interval=2,
+        encoder_channels=(8, 8, 8), coverage_weight=coverage, compute=EXACT,
+    )  # fmt: skip
+    whole = train_gan(config)
+    half = train_gan(replace(config, images=32))
+    resumed = train_gan(replace(config, resume=half))
+    assert resumed == half
+    for name in ("generator", "generator_live", "image_critic"):
+        a, b = (load_file(run / "checkpoint" / f"{name}.safetensors") for run in (whole, resumed))
+        for key in a:
+            np.testing.assert_allclose(a[key], b[key], rtol=1e-5, atol=1e-6, err_msg=f"{name}.{key}")
+
+
+def test_encoder_and_directions_end_to_end(data: tuple[Path, Path], gan_run: Path, tmp_path: Path) -> None:
+    pictures, attributes = data
+    arguments = ["--gan", str(gan_run), "--data", str(pictures), "--runs", str(tmp_path), "--channels", "8", "16", "16",
+                 "--batch", "16", "--images", "640", "--rate", "3e-3", "--snapshot-steps", "20",
+                 "--compute.precision", "32-true", "--compute.accelerator", "cpu"]  # fmt: skip
+    assert main(["encoder", *arguments]) == 0
+    (run,) = tmp_path.glob("*-inversion-discs")
+    figures = [json.loads(line) for line in (run / "figures.jsonl").read_text().splitlines()]
+    errors = [f["validation_mse"] for f in figures if "validation_mse" in f]
+    assert errors[-1] < errors[0]
+    assert main(["directions", "--run", str(run), "--data", str(pictures), "--attributes", str(attributes),
+                 "--condition", "tilt:warm", "--layers", "warm:2-5", "--penalty", "10"]) == 0  # fmt: skip
+    entries = {entry["name"]: entry for entry in json.loads((run / "directions.json").read_text())}
+    vectors = load_file(run / "directions.safetensors")
+    assert entries["warm"]["held_out"]["metric"] == "accuracy"
+    assert entries["warm"]["held_out"]["value"] > 0.8
+    assert entries["tilt"]["held_out"]["metric"] == "r"
+    assert entries["tilt"]["conditioned_on"] == ["warm"]
+    for name, entry in entries.items():
+        vector = vectors[f"direction/{name}"]
+        assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-4)
+        assert {i for i in range(6) if vector[i].any()} == set(entry["layers"])
+        assert entry["range"][0] < 0 < entry["range"][1]
+    assert entries["warm"]["layers"] == [2, 3, 4, 5]
+
+
+def test_commands_refuse_bad_input_in_one_line(
+    data: tuple[Path, Path], gan_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main(["gan", "--data", str(tmp_path / "empty"), "--runs", str(tmp_path)]) == 2
+    assert "no pictures" in capsys.readouterr().err
+    assert main(["encoder", "--gan", str(tmp_path), "--data", str(data[0]), "--runs", str(tmp_path)]) == 2
+    assert "holds no checkpoint" in capsys.readouterr().err
+    assert (
+        main(["directions", "--run", str(gan_run), "--data", str(data[0]), "--attributes", str(data[1])]) == 2
+    )
+    assert "is a gan's" in capsys.readouterr().err
+
+
+def test_pictures_are_read_from_folder_and_zip_alike(data: tuple[Path, Path], tmp_path: Path) -> None:
+    import zipfile
+
+    with zipfile.ZipFile(data[0]) as archive:
+        archive.extractall(tmp_path)
+    a, b = load_pictures(data[0], 16, data[1]), load_pictures(tmp_path, 16)
+    assert torch.equal(a.images, b.images)
+    assert a.names == b.names
+    assert a.attributes["tilt"].shape == (96,)
+    assert b.attributes == {}
+    assert load_pictures(data[0], 8).images.shape == (96, 3, 8, 8)
+    batch = a.batch(torch.tensor([3, 5]), mirror=False)
+    torch.testing.assert_close(batch[0], a.images[3].float() / 127.5 - 1)
+
+
+def test_a_csv_that_lacks_a_picture_is_refused(data: tuple[Path, Path], tmp_path: Path) -> None:
+    lines = data[1].read_text().splitlines()
+    (tmp_path / "short.csv").write_text("\n".join(lines[:-1]))
+    with pytest.raises(DataError, match=r"no row for 1 pictures, 0095\.png"):
+        load_pictures(data[0], 16, tmp_path / "short.csv")
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_with_the_names(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "checkpoint", {"kind": "gan"}, {"generator": Generator(SMALL)}, {})
+    with pytest.raises(CheckpointError, match=r"other shape \[.*styled\.0\.conv\.weight"):
+        load_network(tmp_path, "generator", Generator(replace(SMALL, channels=(8, 16, 8))))
