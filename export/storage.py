@@ -41,21 +41,23 @@ def tidy(model: ir.Model) -> None:
 
 
 def separate_transposed_weights(model: ir.Model) -> None:
-    """Give a weight that feeds both ordinary and transposed convolutions a copy for the second kind.
+    """Where a weight feeds ordinary and transposed convolutions, let the second kind have a constant of its own.
 
-    An up-convolution's forward and backward passes share one; OpenVINO 2026.4 then answers wrongly, without a word,
-    where input and output widths are equal.
+    An up-convolution's forward and backward passes share one; OpenVINO 2026.4 then answers wrongly, without a word.
+    It also does so through two Casts of one weight, or two transpositions. Two negations are exact, cost no room in
+    the file, and every runtime folds them into a second constant when it loads the graph.
     """
-    for value in list(model.graph.initializers.values()):
+    graph = model.graph
+    for value in list(graph.initializers.values()):
         uses = [(node, index) for node, index in value.uses() if node.op_type in ("Conv", "ConvTranspose")]
         if len({node.op_type for node, _ in uses}) < 2:
             continue
-        assert value.const_value is not None
-        copy = ir.val(f"{value.name}.transposed", const_value=ir.tensor(value.const_value.numpy().copy()))
-        model.graph.register_initializer(copy)
+        once = ir.node("Neg", [value])
+        twice = ir.node("Neg", once.outputs)
         for node, index in uses:
             if node.op_type == "ConvTranspose":
-                node.replace_input_with(index, copy)
+                node.replace_input_with(index, twice.outputs[0])
+        graph.insert_before(graph[0], [once, twice])
 
 
 def shorten_names(model: ir.Model) -> None:

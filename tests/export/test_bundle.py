@@ -109,7 +109,7 @@ def test_weights_are_stored_once_and_halved(exported: Exported) -> None:
     contents = Counter(
         t.raw_data for t in model_of(exported, "refiner").graph.initializer if len(t.raw_data) > 1024
     )
-    assert max(contents.values()) <= 2  # a second copy only for OpenVINO's sake
+    assert max(contents.values()) == 1
 
 
 def test_no_weight_feeds_both_kinds_of_convolution(exported: Exported) -> None:
