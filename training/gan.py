@@ -7,7 +7,7 @@ moving average of the generator's weights; any number of processes (gradients ar
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,14 @@ from training.augmentation import augment
 from training.critics import CodeCritic, ProjectedCritic, StyleGAN2Critic
 from training.data import Pictures, load_pictures
 from training.encoder import Encoder, EncoderConfig
-from training.generator import Generator, GeneratorConfig, code_statistics
+from training.generator import (
+    ACTIVATION_GAIN,
+    LEAKY_SLOPE,
+    Generator,
+    GeneratorConfig,
+    Mapping,
+    code_statistics,
+)
 from training.loop import Compute, progress_bar, seed_step, update
 from training.losses import (
     hinge_critic_loss,
@@ -70,6 +77,8 @@ class GanConfig:
     """Adam's rate for that encoder."""
     encoder_channels: tuple[int, ...] = (32, 64, 128, 192, 256)
     """Feature maps of that encoder at full, half, ... 4 pixels."""
+    fit_mapping: bool = False
+    """With --resume and coverage: replace the mapping by one layer fitted to the encoder's codes."""
     mirror: bool = True
     """Show mirrored pictures too."""
     snapshot_steps: int = 500
@@ -89,6 +98,27 @@ def update_average(average: nn.Module, network: nn.Module, decay: float) -> None
         a.lerp_(p, 1 - decay)
     for a, b in zip(average.buffers(), network.buffers(), strict=True):
         a.copy_(b)
+
+
+@torch.no_grad()
+def fitted_mapping(config: GeneratorConfig, codes: Tensor) -> Mapping:
+    """A mapping of one layer whose codes have the mean and the covariance of `codes` float [M, L, 512].
+
+    Before the mapping's last leaky ReLU codes are close to Gaussian (Zhu et al., arXiv 2012.09036), so the fit is
+    a principal component analysis there.
+    """
+    mapping = Mapping(config).to(codes.device)
+    scaled = codes.flatten(1) / ACTIVATION_GAIN
+    linear = torch.where(scaled > 0, scaled, scaled / LEAKY_SLOPE)  # [M, L * 512], before the leaky ReLU
+    mean = linear.mean(0)
+    rank = min(config.z_size, len(codes))
+    _, singular, components = torch.pca_lowrank(linear, q=rank)
+    weight = torch.zeros(linear.shape[1], config.z_size, device=codes.device)
+    weight[:, :rank] = components * (singular / len(codes) ** 0.5)
+    (layer,) = mapping.layers
+    layer.weight.copy_(weight / layer.weight_scale)
+    layer.bias.copy_(mean / layer.bias_scale)
+    return mapping
 
 
 class Coverage:
@@ -144,15 +174,17 @@ class GanTrainer:
         self.critic_parameters = [p for p in self.critic.parameters() if p.requires_grad]
         # lazy R1 takes one step in r1_interval for itself: rates and moments shrink accordingly (StyleGAN2, appendix B)
         lazy = config.r1_interval / (config.r1_interval + 1) if config.critic == "stylegan2" else 1.0
-        self.generator_optimiser = torch.optim.Adam(
-            self.generator.parameters(), config.generator_rate, betas=(0.0, 0.99)
-        )
+        self._start_generator_optimiser()
         self.critic_optimiser = torch.optim.Adam(
             self.critic_parameters, config.critic_rate * lazy, betas=(0.0, 0.99**lazy)
         )
         self.step = 0
         self.seen = 0
         self.coverage: Coverage | None = None
+
+    def _start_generator_optimiser(self) -> None:
+        rate = self.config.generator_rate
+        self.generator_optimiser = torch.optim.Adam(self.generator.parameters(), rate, betas=(0.0, 0.99))
 
     def start_coverage(self) -> None:
         """Add the encoder alongside; the codes' statistics are taken from the mapping as it is now."""
@@ -171,6 +203,26 @@ class GanTrainer:
         for name, optimiser in self.optimisers().items():
             if name in ("generator", "image_critic") or "encoder" in meta:
                 load_optimiser(folder, name, optimiser)
+
+    @torch.no_grad()
+    def fit_mapping(self, pictures: Pictures) -> None:
+        """Replace the mapping by one fitted to the codes of real pictures, so that samples are as varied as they are."""
+        assert self.coverage is not None
+        encoder = self.coverage.encoder.eval()
+        parts = torch.arange(len(pictures)).split(64)
+        codes = torch.cat(
+            [encoder(pictures.batch(part, mirror=True).to(self.fabric.device)) for part in parts]
+        )
+        self.config.generator = replace(self.config.generator, mapping_depth=1)
+        self.generator.mapping = fitted_mapping(self.config.generator, codes)
+        self.generator.config = self.average.config = self.config.generator
+        self.average.mapping = copy.deepcopy(self.generator.mapping).requires_grad_(False)
+        self._start_generator_optimiser()
+        encoder.train()
+        trained = self.coverage
+        self.start_coverage()  # a code critic for the new codes; the encoder goes on
+        assert self.coverage is not None
+        self.coverage.encoder, self.coverage.encoder_optimiser = encoder, trained.encoder_optimiser
 
     def networks(self) -> dict[str, nn.Module]:
         """Everything a checkpoint holds: `generator` is the moving average, `generator_live` what is trained."""
@@ -286,6 +338,8 @@ def train_gan(config: GanConfig) -> Path:
     trainer = GanTrainer(config, fabric)
     if config.resume:
         trainer.resume(config.resume)
+        if config.fit_mapping:
+            trainer.fit_mapping(pictures)
     else:
         trainer.start_coverage()
     run = None
