@@ -14,7 +14,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow bench lint format proto clean
+.PHONY: help demo serve test test-slow bench quality edits train-faces64 lint format proto clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,6 +33,24 @@ test-slow: $(VENV)/.all ## only the slow tests
 
 bench: $(VENV)/.all ## side-by-side measurements, one table
 	$(BIN)/python -m benchmarks $(BENCH)
+
+quality: $(VENV)/.all ## DATA=pictures.zip: how well they are inverted, through the graphs
+	$(BIN)/python -m benchmarks.quality --repository $(REPOSITORY) --data $(DATA) $(BENCH)
+
+edits: $(VENV)/.all ## TRAIN=, TRAIN_CSV=, DATA=: do directions move what they are named for?
+	$(BIN)/python -m benchmarks.edits --repository $(REPOSITORY) --train $(TRAIN) --train-attributes $(TRAIN_CSV) \
+	  --data $(DATA) $(BENCH)
+
+# Hours on two cores. RUNS must be a fresh folder: the runs in it are numbered from 0.
+RUNS ?= runs/faces64
+train-faces64: $(VENV)/.all ## TRAIN=, TRAIN_CSV=: generator, encoder and directions of faces64, then the bundle
+	$(BIN)/python -m training gan --data $(TRAIN) --runs $(RUNS) --images 60000 --batch 32 --augmentation 0.2 \
+	  --critic-rate 6e-4 --generator-rate 1.5e-3 --coverage-weight 60 --encoder-rate 1e-3
+	$(BIN)/python -m training gan --data $(TRAIN) --resume $(RUNS)/00000-gan-faces64 --images 200000 --batch 32 \
+	  --augmentation 0.2 --critic-rate 6e-4 --generator-rate 1.5e-3 --coverage-weight 60 --encoder-rate 1e-3 --fit-mapping
+	$(BIN)/python -m training encoder --gan $(RUNS)/00000-gan-faces64 --data $(TRAIN) --runs $(RUNS) --batch 32
+	$(BIN)/python -m training directions --run $(RUNS)/00001-inversion-faces64 --data $(TRAIN) --attributes $(TRAIN_CSV)
+	$(BIN)/python -m export bundle $(RUNS)/00001-inversion-faces64 --to $(REPOSITORY)
 
 lint: $(VENV)/.all ## ruff and mypy
 	$(BIN)/ruff check .

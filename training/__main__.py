@@ -1,4 +1,4 @@
-"""Command line of the training: `python -m training gan | encoder | directions`."""
+"""Command line of the training: `python -m training gan | encoder | directions | publish`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from training.data import DataError
 from training.directions import DirectionsConfig, find_directions
 from training.gan import GanConfig, train_gan
 from training.inversion import InversionConfig, train_encoder
+from training.publication import PublicationConfig, publish
 from training.runs import CheckpointError
 
 
@@ -20,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "gan": (GanConfig, train_gan),
         "encoder": (InversionConfig, train_encoder),
         "directions": (DirectionsConfig, find_directions),
+        "publish": (PublicationConfig, publish),
     }
     config = tyro.extras.subcommand_cli_from_dict(
         {name: kind for name, (kind, _) in commands.items()}, prog="python -m training", args=arguments

@@ -91,6 +91,14 @@ def test_encoder_and_directions_end_to_end(data: tuple[Path, Path], gan_run: Pat
         assert {i for i in range(6) if vector[i].any()} == set(entry["layers"])
         assert entry["range"][0] < 0 < entry["range"][1]
     assert entries["warm"]["layers"] == [2, 3, 4, 5]
+    assert main(["publish", "--run", str(run), "--to", str(tmp_path / "kept")]) == 0
+    assert not list((tmp_path / "kept").glob("*optimiser*"))
+    assert (tmp_path / "kept" / "directions.json").read_text() == (run / "directions.json").read_text()
+    kept, whole = Generator(SMALL), Generator(SMALL)
+    load_network(tmp_path / "kept", "generator", kept)
+    load_network(run, "generator", whole)
+    for a, b in zip(kept.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
 def test_commands_refuse_bad_input_in_one_line(

@@ -1,0 +1,256 @@
+"""Speed against the limit, each comparison interleaved in one process: same weights, same threads.
+
+`make bench` prints one table: encode and decode in PyTorch eager against ONNX Runtime, one refinement step in three
+ways, and a decode through the running gateway (gRPC, HTTP) against the bare ONNX Runtime session.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import httpx
+import numpy as np
+import torch
+import tyro
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from torch import Tensor, nn
+
+from benchmarks.graphs import Array, Graphs, markdown_table
+from export.checkpoint import load_pipeline
+from indomain.v1 import editing_pb2, editing_pb2_grpc
+from training.perceptual import LPIPSSq
+from training.refinement import ADAM_EPSILON, BETAS, Objective, Weights, to_float
+
+Step = Callable[[], object]
+
+
+@dataclass
+class SpeedConfig:
+    """Compare speeds; every ratio is within one run."""
+
+    repository: Path = Path("model_repository")
+    """Model repository."""
+    bundle: str = ""
+    """Bundle; the first one by default."""
+    run: Path = Path("training/checkpoints/faces64")
+    """The bundle's checkpoint, for PyTorch's side."""
+    threads: int = 2
+    """Threads of PyTorch and of ONNX Runtime."""
+    rounds: int = 15
+    """Times that each candidate is run, in turn with the others; the median counts."""
+    requests: int = 300
+    """Decodes through the gateway for each transport."""
+
+
+def interleaved(candidates: Mapping[str, Step], rounds: int) -> dict[str, float]:
+    """Median seconds of each candidate, run in turn so that a slow moment hits all of them alike."""
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for round_number in range(rounds + 2):  # the first two warm up
+        for name, step in candidates.items():
+            start = time.perf_counter()
+            step()
+            if round_number >= 2:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+class TorchSide:
+    """The bundle's networks in PyTorch, weights as the graphs have them."""
+
+    def __init__(self, run: Path, graphs: Graphs) -> None:
+        pipeline = load_pipeline(run)
+        for network in (pipeline.generator, pipeline.encoder):
+            for tensor in [*network.parameters(), *network.buffers()]:
+                if tensor.is_floating_point():
+                    tensor.data = tensor.data.half().float()
+        self.synthesis = pipeline.generator.synthesis.eval()
+        self.encoder = pipeline.encoder.eval()
+        self.perceptual: nn.Module = LPIPSSq()
+        self.weights = Weights(
+            *(getattr(graphs.bundle.refine, f"{n}_weight") for n in ("pixel", "perceptual", "domain"))
+        )
+        self.rate = graphs.bundle.refine.learning_rate
+        variance = float(pipeline.code_critic.deviation.square().mean())
+        self.objective = Objective(self.synthesis, self.encoder, self.perceptual, variance)
+
+    def adam(self, code: Array) -> tuple[Tensor, torch.optim.Optimizer]:
+        """A code to optimise, and its optimiser."""
+        variable = torch.from_numpy(code.copy()).requires_grad_()
+        return variable, torch.optim.Adam([variable], self.rate, BETAS, ADAM_EPSILON)
+
+    def in_domain_step(self, code: Array, image: Array) -> Step:
+        """As the in-domain paper's code does it: gradients for all weights, F(x) at every step."""
+        variable, optimiser = self.adam(code)
+        target = to_float(torch.from_numpy(image))
+
+        def step() -> None:
+            self.objective.requires_grad_(True)
+            loss = self.objective(variable, self.objective.target(target), self.weights).sum()
+            self.objective.zero_grad(set_to_none=True)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+
+        return step
+
+    def tuned_step(self, code: Array, image: Array) -> Step:
+        """A well-written loop: frozen weights, the target's features cached, channels-last."""
+        variable, optimiser = self.adam(code)
+        target = to_float(torch.from_numpy(image)).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            goal = self.objective.target(target)
+
+        def step() -> None:
+            self.objective.requires_grad_(False)
+            loss = self.objective(variable, goal, self.weights).sum()
+            (variable.grad,) = torch.autograd.grad(loss, variable)
+            optimiser.step()
+
+        return step
+
+
+def network_rows(graphs: Graphs, side: TorchSide, rounds: int) -> list[list[str]]:
+    """Encode, decode and one refinement step, at batches 1 and 8."""
+    rows = []
+    chunk = graphs.bundle.refine.chunk_steps
+    for n in (1, 8):
+        random = np.random.default_rng(n)
+        z = random.standard_normal((n, graphs.bundle.code_size), dtype=np.float32)
+        code = graphs.run("mapping", z=z)["code"]
+        image = graphs.decode(code)
+        code_tensor, image_tensor = torch.from_numpy(code), torch.from_numpy(image)
+        inputs = graphs.refiner_inputs(graphs.encode(image), image)
+
+        @torch.no_grad()
+        def torch_encode(x: Tensor = image_tensor) -> Tensor:
+            return side.encoder(to_float(x))
+
+        @torch.no_grad()
+        def torch_decode(w: Tensor = code_tensor) -> Tensor:
+            return ((side.synthesis(w) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+        def graph_encode(x: Array = image) -> Array:
+            return graphs.encode(x)
+
+        def graph_decode(w: Array = code) -> Array:
+            return graphs.decode(w)
+
+        def graph_chunk(feeds: dict[str, Array] = inputs) -> dict[str, Array]:
+            return graphs.run("refiner", **feeds)
+
+        encode = interleaved({"torch": torch_encode, "graph": graph_encode}, rounds)
+        decode = interleaved({"torch": torch_decode, "graph": graph_decode}, rounds)
+        for name, found in (("encode", encode), ("decode", decode)):
+            rows.append(
+                row(f"{name}, batch {n}: graph / PyTorch eager", found["graph"], found["torch"], "<= 1")
+            )
+        start = inputs["code"]
+        steps = {
+            "paper": side.in_domain_step(start, image), "tuned": side.tuned_step(start, image), "graph": graph_chunk,
+        }  # fmt: skip
+        found = interleaved(steps, rounds)
+        a_step = found["graph"] / chunk
+        rows.append(
+            row(f"refine step, batch {n}: graph / in-domain manner", a_step, found["paper"], "<= 0.5")
+        )
+        rows.append(
+            row(f"refine step, batch {n}: graph / tuned PyTorch loop", a_step, found["tuned"], "<= 1")
+        )
+    return rows
+
+
+def row(what: str, ours: float, other: float, bar: str) -> list[str]:
+    """One comparison of two times in seconds."""
+    return [what, f"{1000 * ours:.2f} ms", f"{1000 * other:.2f} ms", f"{ours / other:.2f}", bar]
+
+
+@contextmanager
+def running_gateway(repository: Path, threads: int) -> Iterator[tuple[str, str]]:
+    """`python -m serving` on free ports: its gRPC and HTTP addresses."""
+    from clients.python.examples.demo import free_ports
+
+    grpc_port, http_port = free_ports(2)
+    flags = ["--model-repository", str(repository), "--grpc-port", str(grpc_port), "--http-port", str(http_port),
+             "--intra-op-threads", str(threads), "--log-level", "error"]  # fmt: skip
+    environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1"}
+    gateway = subprocess.Popen([sys.executable, "-m", "serving", *flags], env=environment)
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
+            health = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+            for _ in range(600):
+                try:
+                    if health.Check(health_pb2.HealthCheckRequest(), timeout=2).status == 1:
+                        break
+                except grpc.RpcError:
+                    pass
+                if gateway.poll() is not None:
+                    raise RuntimeError(f"the gateway ended with status {gateway.returncode}")
+                time.sleep(0.1)
+        yield f"127.0.0.1:{grpc_port}", f"http://127.0.0.1:{http_port}"
+    finally:
+        gateway.terminate()
+        gateway.wait(30)
+
+
+def gateway_rows(graphs: Graphs, config: SpeedConfig) -> list[list[str]]:
+    """p50 of one decode through each transport, less that of the bare session; no picture coding on either side."""
+    code = graphs.run(
+        "mapping", z=np.random.default_rng(0).standard_normal((1, graphs.bundle.code_size), dtype=np.float32)
+    )["code"]
+    shape, content = list(code.shape[1:]), code[0].astype("<f4").tobytes()
+    raw = editing_pb2.OutputOptions(format=editing_pb2.IMAGE_FORMAT_RAW)
+    request = editing_pb2.DecodeRequest(codes=[editing_pb2.Code(data=content, shape=shape)], output=raw)
+    body = {
+        "codes": [{"data": base64.b64encode(content).decode(), "shape": shape}],
+        "output": {"format": "raw"},
+    }
+    expected = graphs.decode(code)[0].tobytes()
+    with (
+        running_gateway(config.repository, config.threads) as (grpc_address, http_address),
+        grpc.insecure_channel(grpc_address) as channel,
+        httpx.Client(base_url=http_address) as http,
+    ):
+        stub = editing_pb2_grpc.EditingStub(channel)
+
+        def through_grpc() -> bytes:
+            return stub.Decode(request).images[0].data
+
+        def through_http() -> bytes:
+            answer = http.post("/v1/decode", json=body, headers={"accept": "application/octet-stream"})
+            return answer.raise_for_status().content
+
+        assert through_grpc() == through_http() == expected, (
+            "the gateway answers another picture than the session"
+        )
+        steps = {"session": lambda: graphs.decode(code), "gRPC": through_grpc, "HTTP": through_http}
+        found = interleaved(steps, config.requests)
+    bare = found["session"]
+    return [
+        [f"decode through {name}, less the bare session (p50)", f"{1000 * found[name]:.2f} ms", f"{1000 * bare:.2f} ms",
+         f"+{1000 * (found[name] - bare):.2f} ms", bar]
+        for name, bar in (("gRPC", "<= 3 ms"), ("HTTP", "<= 6 ms"))
+    ]  # fmt: skip
+
+
+def main(config: SpeedConfig) -> None:
+    """Print the table."""
+    torch.set_num_threads(config.threads)
+    graphs = Graphs(config.repository, config.bundle, threads=config.threads)
+    rows = network_rows(graphs, TorchSide(config.run, graphs), config.rounds)
+    rows += gateway_rows(graphs, config)
+    print(f"{graphs.bundle.name}, {config.threads} threads, medians of {config.rounds} interleaved rounds")
+    print(markdown_table(["what", "ours", "against", "ratio", "bar"], rows))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(SpeedConfig))
