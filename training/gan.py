@@ -16,17 +16,10 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from training.augmentation import augment
-from training.critics import CodeCritic, ProjectedCritic, StyleGAN2Critic
+from training.coverage import Coverage, fitted_mapping
+from training.critics import ProjectedCritic, StyleGAN2Critic
 from training.data import Pictures, load_pictures
-from training.encoder import Encoder, EncoderConfig
-from training.generator import (
-    ACTIVATION_GAIN,
-    LEAKY_SLOPE,
-    Generator,
-    GeneratorConfig,
-    Mapping,
-    code_statistics,
-)
+from training.generator import Generator, GeneratorConfig
 from training.loop import Compute, progress_bar, seed_step, update
 from training.losses import (
     hinge_critic_loss,
@@ -35,7 +28,6 @@ from training.losses import (
     non_saturating_loss,
     r1_penalty,
 )
-from training.perceptual import LPIPSSq
 from training.runs import Run, load_meta, load_network, load_optimiser, read_config, save_checkpoint
 
 
@@ -100,67 +92,6 @@ def update_average(average: nn.Module, network: nn.Module, decay: float) -> None
         a.copy_(b)
 
 
-@torch.no_grad()
-def fitted_mapping(config: GeneratorConfig, codes: Tensor) -> Mapping:
-    """A mapping of one layer whose codes have the mean and the covariance of `codes` float [M, L, 512].
-
-    Before the mapping's last leaky ReLU codes are close to Gaussian (Zhu et al., arXiv 2012.09036), so the fit is
-    a principal component analysis there.
-    """
-    mapping = Mapping(config).to(codes.device)
-    scaled = codes.flatten(1) / ACTIVATION_GAIN
-    linear = torch.where(scaled > 0, scaled, scaled / LEAKY_SLOPE)  # [M, L * 512], before the leaky ReLU
-    mean = linear.mean(0)
-    rank = min(config.z_size, len(codes))
-    _, singular, components = torch.pca_lowrank(linear, q=rank)
-    weight = torch.zeros(linear.shape[1], config.z_size, device=codes.device)
-    weight[:, :rank] = components * (singular / len(codes) ** 0.5)
-    (layer,) = mapping.layers
-    layer.weight.copy_(weight / layer.weight_scale)
-    layer.bias.copy_(mean / layer.bias_scale)
-    return mapping
-
-
-class Coverage:
-    """Encoder and code critic trained beside the generator: real pictures must be reconstructed from native codes."""
-
-    CODE_WEIGHT = 0.02
-    PERCEPTUAL_WEIGHT = 0.5
-
-    def __init__(self, config: GanConfig, generator: Generator, fabric: Fabric) -> None:
-        shape, layout = config.generator, torch.channels_last
-        mean, deviation = code_statistics(generator)
-        self.fabric = fabric
-        self.encoder = Encoder(
-            EncoderConfig(
-                shape.resolution, config.encoder_channels, layers=shape.layers, code_size=shape.code_size
-            )
-        )
-        self.encoder.to(fabric.device, memory_format=layout)
-        self.encoder.start_from(mean, deviation)
-        self.code_critic = CodeCritic(mean, deviation).to(fabric.device)
-        self.perceptual = LPIPSSq().to(fabric.device, memory_format=layout)
-        self.encoder_optimiser = torch.optim.Adam(
-            self.encoder.parameters(), config.encoder_rate, betas=(0.9, 0.99)
-        )
-        self.code_optimiser = torch.optim.Adam(self.code_critic.parameters(), 2e-4, betas=(0.0, 0.99))
-
-    def loss(self, real: Tensor, reconstruction: Tensor, code: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Reconstruction and nativeness of the codes, to be weighed by `coverage_weight`."""
-        with self.fabric.autocast():
-            mse = (reconstruction - real).square().mean()
-            perceptual = self.perceptual(reconstruction, real).float().mean()
-        code_loss = non_saturating_loss(self.code_critic(code))
-        total = mse + self.PERCEPTUAL_WEIGHT * perceptual + self.CODE_WEIGHT * code_loss
-        return total, {"mse": mse.item(), "perceptual": perceptual.item(), "code": code_loss.item()}
-
-    def critic_step(self, real: Tensor, fake: Tensor) -> dict[str, float]:
-        """One step of the code critic."""
-        loss = non_saturating_critic_loss(self.code_critic(real), self.code_critic(fake))
-        update(self.fabric, loss, self.code_optimiser)
-        return {"code_critic": loss.item()}
-
-
 class GanTrainer:
     """State of a GAN training run and its two steps."""
 
@@ -189,7 +120,9 @@ class GanTrainer:
     def start_coverage(self) -> None:
         """Add the encoder alongside; the codes' statistics are taken from the mapping as it is now."""
         if self.config.coverage_weight > 0:
-            self.coverage = Coverage(self.config, self.generator, self.fabric)
+            self.coverage = Coverage(
+                self.generator, self.fabric, self.config.encoder_channels, self.config.encoder_rate
+            )
 
     def resume(self, folder: Path) -> None:
         """Go on from a run folder's checkpoint."""
@@ -206,7 +139,7 @@ class GanTrainer:
 
     @torch.no_grad()
     def fit_mapping(self, pictures: Pictures) -> None:
-        """Replace the mapping by one fitted to the codes of real pictures, so that samples are as varied as they are."""
+        """Replace the mapping by one fitted to the codes of real pictures: samples become as varied as they are."""
         assert self.coverage is not None
         encoder = self.coverage.encoder.eval()
         parts = torch.arange(len(pictures)).split(64)
@@ -262,9 +195,7 @@ class GanTrainer:
         seed_step(config.compute.seed, self.step, fabric.global_rank)
         index = torch.randint(len(pictures), (config.batch,))
         real = pictures.batch(index, mirror=config.mirror).to(fabric.device)
-        covered = (
-            config.batch // 2 if self.coverage else 0
-        )  # half of the generated pictures are then reconstructions
+        covered = config.batch // 2 if self.coverage else 0  # generated pictures that are reconstructions
         z = torch.randn(config.batch - covered, config.generator.z_size, device=fabric.device)
         with fabric.autocast():
             code = self.generator.mapping(z).float()
