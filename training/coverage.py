@@ -1,7 +1,7 @@
 """Coverage: an encoder trained beside the generator, so that no kind of real picture is dropped.
 
-Where pictures and hours are few a GAN keeps to one kind of face. Reconstructing real pictures from native codes holds it
-to all of them (as in VAE-GAN, arXiv 1512.09300), and fitting the mapping to their codes makes samples as varied.
+Where pictures and hours are few a GAN keeps to one kind of face. Reconstructing real pictures from native codes holds
+it to all of them (as in VAE-GAN, arXiv 1512.09300), and fitting the mapping to their codes makes samples as varied.
 """
 
 from __future__ import annotations
