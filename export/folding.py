@@ -169,7 +169,9 @@ def fold_encoder(encoder: Encoder) -> Encoder:
         block.conv2 = fuse_conv_bn_eval(block.conv2, block.norm2)
         block.norm1 = block.norm2 = nn.Identity()  # type: ignore[assignment]
         if isinstance(block.shortcut, nn.Sequential):
-            block.shortcut = fuse_conv_bn_eval(block.shortcut[0], block.shortcut[1])
+            conv, norm = block.shortcut
+            assert isinstance(norm, nn.BatchNorm2d)
+            block.shortcut = nn.Sequential(fuse_conv_bn_eval(conv, norm))
     return folded
 
 

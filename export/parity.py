@@ -269,7 +269,7 @@ def check_follows_target(
         }
     assert first is not None
     own = run(session, inputs)["loss"][:, 0]
-    crossed = run(session, inputs | {"target": targets[::-1].copy()})["loss"][:, 0]
+    crossed = run(session, inputs | {"code": inputs["code"][::-1].copy()})["loss"][:, 0]
     require(
         bool((own < first).all()), "refiner", f"losses do not fall: from {first.tolist()} to {own.tolist()}"
     )
