@@ -32,11 +32,8 @@ def picture_features(network: EfficientNetLite0, images: Tensor) -> np.ndarray:
     rows = []
     for part in images.split(64):
         taps = network(F.interpolate(part.float(), size=(SIDE, SIDE), mode="bilinear", antialias=True))
-        rows.append(
-            torch.cat(
-                [taps[2].flatten(1), F.adaptive_avg_pool2d(taps[1], 4).flatten(1), taps[3].mean((2, 3))], 1
-            )
-        )
+        pooled = [F.adaptive_avg_pool2d(tap, side) for tap, side in zip(taps[1:], (4, 4, 1), strict=True)]
+        rows.append(torch.cat([tap.flatten(1) for tap in pooled], 1))
     return torch.cat(rows).numpy()
 
 

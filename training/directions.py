@@ -1,7 +1,7 @@
 """`python -m training directions`: semantic directions in code space from labelled pictures.
 
 InterFaceGAN (Shen et al., arXiv 1907.10786): a linear boundary for each attribute, on the codes of real pictures
-here; its normal is the direction. Conditional directions are projected so that chosen other attributes stay.
+here. The direction is the most native step across it, with chosen other attributes kept where conditions ask for it.
 """
 
 from __future__ import annotations
@@ -79,10 +79,8 @@ def find_directions(config: DirectionsConfig) -> Path:
     sampled = sample_codes(generator, 4_000)
     vectors, entries = {}, []
     for name in names:
-        normal = project(normals[name], [normals[other] for other in conditions[name]]).reshape(
-            shape.layers, -1
-        )
-        vector = normal * deviation.numpy()  # a step that is even in units of each entry's spread
+        step = native_step(standard, normals[name], [normals[other] for other in conditions[name]])
+        vector = step.reshape(shape.layers, -1) * deviation.numpy()
         vector[[i for i in range(shape.layers) if i not in layers[name]]] = 0
         vector /= np.linalg.norm(vector)
         scale = float((sampled.flatten(1).numpy() @ vector.ravel()).std())
@@ -143,12 +141,17 @@ def fit_boundary(
     return ridge.coef_.astype(np.float64), {"metric": "r", "value": round(r, 4)}
 
 
-def project(normal: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
-    """Part of `normal` at right angles to all `others` (InterFaceGAN, section 3.3); shapes [D]."""
-    if not others:
-        return normal
-    basis, _ = np.linalg.qr(np.stack(others, 1))
-    return normal - basis @ (basis.T @ normal)
+def native_step(codes: np.ndarray, normal: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
+    """The most native step across a boundary: float64 [D], for standardised codes [M, D] and normals [D].
+
+    InterFaceGAN steps along the normal itself, but a normal in so many dimensions is mostly made of entries in which
+    codes hardly vary. Of all steps d with normal . d = 1 and other . d = 0 for the boundaries to keep, this is the one
+    of least Mahalanobis length under the codes' covariance S: d = S N (N' S N)^-1 e_1, N = [normal, others].
+    """
+    centred = codes - codes.mean(0)
+    boundaries = np.stack([normal, *others], 1)  # [D, k]
+    moved = centred.T @ (centred @ boundaries) / len(codes)  # S N
+    return moved @ np.linalg.solve(boundaries.T @ moved, np.eye(len(others) + 1)[0])
 
 
 @torch.no_grad()
