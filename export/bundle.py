@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import torch
 import tyro
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor, nn
 
 from export.checkpoint import Pipeline, load_pipeline
@@ -95,9 +95,8 @@ def write_bundle(config: BundleConfig) -> str:
         critic = pipeline.code_critic
         tensors = {"mean_code": critic.mean.numpy(), "code_std": critic.deviation.numpy()}
         tensors |= {f"direction/{key}": vector for key, vector in pipeline.vectors.items()}
-        save_file(
-            {key: np.ascontiguousarray(value) for key, value in tensors.items()}, work / f"{name}.safetensors"
-        )
+        content = save({key: np.ascontiguousarray(value) for key, value in tensors.items()})
+        (work / f"{name}.safetensors").write_bytes(content)  # save_file would let nobody else read it
         manifest = describe(name, pipeline, built, config, work, figures)
         (work / f"{name}.json").write_text(json.dumps(manifest, indent=1) + "\n")
         sizes = {role: file.stat().st_size for role, file in files.items()}
