@@ -38,8 +38,10 @@ class DirectionsConfig:
     """Csv: `file` and one column an attribute."""
     names: tuple[str, ...] = ()
     """Attributes to find directions for; none named means all."""
+    keep: tuple[str, ...] = ()
+    """Attributes that every direction keeps while it moves its own."""
     condition: tuple[str, ...] = ()
-    """`age:male,smile` keeps male and smile while age is moved; one entry a direction."""
+    """`age:male,smile` keeps male and smile, instead of --keep, while age is moved; one entry a direction."""
     layers: tuple[str, ...] = ()
     """`yaw:0-3` lets yaw touch layers 0 to 3 only; one entry a direction, all layers by default."""
     penalty: float = 3e3
@@ -200,10 +202,19 @@ def _options(entries: tuple[str, ...], names: list[str], option: str) -> dict[st
 
 def _conditions(config: DirectionsConfig, names: list[str]) -> dict[str, list[str]]:
     given = _options(config.condition, names, "condition")
-    conditions = {name: [o for o in given.get(name, "").split(",") if o] for name in names}
+    conditions = {
+        name: [
+            other
+            for other in (given[name].split(",") if name in given else config.keep)
+            if other not in ("", name)
+        ]
+        for name in names
+    }
     unknown = sorted({o for others in conditions.values() for o in others} - set(names))
     if unknown:
-        raise DataError(f"--condition wants {', '.join(unknown)} kept, for which no direction is asked")
+        raise DataError(
+            f"--keep or --condition wants {', '.join(unknown)} kept, for which no direction is asked"
+        )
     return conditions
 
 

@@ -25,13 +25,13 @@ class RefinementConfig:
     """Adam steps in all."""
     chunk_steps: int = 5
     """Steps K of one call of the refiner graph; progress, deadlines and cancellation come between calls."""
-    learning_rate: float = 0.01
+    learning_rate: float = 0.03
     """Adam's rate."""
     pixel_weight: float = 1.0
     """Weight of the mean squared error of pictures on [-1, 1]."""
-    perceptual_weight: float = 0.8
+    perceptual_weight: float = 0.5
     """Weight of the perceptual distance."""
-    domain_weight: float = 2.0
+    domain_weight: float = 0.5
     """Weight of mean((code - E(G(code)))^2), in units of the mean variance of sampled codes."""
 
 

@@ -10,7 +10,6 @@ from collections import Counter
 import numpy as np
 import onnx
 import pytest
-from conftest import REFINE, Exported
 from onnx import numpy_helper
 from safetensors.numpy import load_file
 
@@ -18,6 +17,7 @@ from export import bundle
 from export.__main__ import main
 from export.bundle import write_bundle
 from export.parity import FORBIDDEN, ParityError, Tolerances, open_session, run
+from tests.export.conftest import REFINE, Exported
 
 ROLES = ("encoder", "generator", "mapping", "critic", "refiner")
 

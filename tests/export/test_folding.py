@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import torch
-from conftest import Exported
 from torch import nn
 
 from export.folding import FoldedMapping, FoldedSynthesis, fold_code_critic, fold_encoder, round_weights
 from export.storage import compress
+from tests.export.conftest import Exported
 from training.critics import CodeCritic
 from training.generator import Generator, GeneratorConfig
 

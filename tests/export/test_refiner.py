@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import REFINE, Exported
 
-from export.parity import first_gradient, loss_gradient, open_session, refiner_inputs, relative_length, run
+from export.parity import first_gradient, loss_gradient, open_session, refiner_inputs, relative_lengths, run
+from tests.export.conftest import REFINE, Exported
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_gradient_is_autograds(exported: Exported, session, samples) -> None:
         inputs = refiner_inputs(codes[:n], targets[:n], REFINE)
         found = first_gradient(session, inputs, REFINE.chunk_steps)
         wanted = loss_gradient(exported.built.objective, codes[:n], targets[:n], REFINE)
-        assert relative_length(found, wanted) < 1e-4
+        assert np.median(relative_lengths(found, wanted)) < 1e-4
 
 
 def test_chunk_is_the_modules(exported: Exported, session, samples) -> None:
