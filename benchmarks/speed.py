@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -22,7 +23,6 @@ import httpx
 import numpy as np
 import torch
 import tyro
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from torch import Tensor, nn
 
 from benchmarks.graphs import Array, Graphs, markdown_table
@@ -32,6 +32,7 @@ from training.perceptual import LPIPSSq
 from training.refinement import ADAM_EPSILON, BETAS, Objective, Weights, to_float
 
 Step = Callable[[], object]
+READY = re.compile(r"gRPC on (\S+), HTTP on (\S+)")
 
 
 @dataclass
@@ -177,29 +178,20 @@ def row(what: str, ours: float, other: float, bar: str) -> list[str]:
 @contextmanager
 def running_gateway(repository: Path, threads: int) -> Iterator[tuple[str, str]]:
     """`python -m serving` on free ports: its gRPC and HTTP addresses."""
-    from clients.python.examples.demo import free_ports
-
-    grpc_port, http_port = free_ports(2)
-    flags = ["--model-repository", str(repository), "--grpc-port", str(grpc_port), "--http-port", str(http_port),
-             "--intra-op-threads", str(threads), "--log-level", "error"]  # fmt: skip
+    flags = ["--model-repository", str(repository), "--grpc-port", "0", "--http-port", "0"]
+    flags += ["--intra-op-threads", str(threads)]
     environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1"}
-    gateway = subprocess.Popen([sys.executable, "-m", "serving", *flags], env=environment)
+    command = [sys.executable, "-m", "serving", *flags]
+    gateway = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
-        with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
-            health = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
-            for _ in range(600):
-                try:
-                    if health.Check(health_pb2.HealthCheckRequest(), timeout=2).status == 1:
-                        break
-                except grpc.RpcError:
-                    pass
-                if gateway.poll() is not None:
-                    raise RuntimeError(f"the gateway ended with status {gateway.returncode}")
-                time.sleep(0.1)
-        yield f"127.0.0.1:{grpc_port}", f"http://127.0.0.1:{http_port}"
+        assert gateway.stderr is not None
+        ready = next((m for m in (READY.search(line) for line in gateway.stderr) if m), None)
+        if ready is None:
+            raise RuntimeError(f"the gateway ended with status {gateway.wait()}")
+        yield ready[1], f"http://{ready[2]}"
     finally:
         gateway.terminate()
-        gateway.wait(30)
+        gateway.communicate(timeout=30)
 
 
 def gateway_rows(graphs: Graphs, config: SpeedConfig) -> list[list[str]]:

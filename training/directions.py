@@ -193,7 +193,8 @@ def meaningful_range(
 
 
 def _options(entries: tuple[str, ...], names: list[str], option: str) -> dict[str, str]:
-    parsed = dict(entry.split(":", 1) if ":" in entry else (entry, "") for entry in entries)
+    split = (entry.partition(":") for entry in entries)
+    parsed = {name: value for name, _, value in split}
     unknown = sorted(set(parsed) - set(names))
     if unknown:
         raise DataError(f"--{option} names {', '.join(unknown)}, for which no direction is asked")

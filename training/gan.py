@@ -88,8 +88,8 @@ def update_average(average: nn.Module, network: nn.Module, decay: float) -> None
     """Exponential moving average of parameters; buffers are copied."""
     for a, p in zip(average.parameters(), network.parameters(), strict=True):
         a.lerp_(p, 1 - decay)
-    for a, b in zip(average.buffers(), network.buffers(), strict=True):
-        a.copy_(b)
+    for kept, new in zip(average.buffers(), network.buffers(), strict=True):
+        kept.copy_(new)
 
 
 class GanTrainer:
@@ -168,7 +168,10 @@ class GanTrainer:
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """Optimisers, by their names in a checkpoint."""
-        own = {"generator": self.generator_optimiser, "image_critic": self.critic_optimiser}
+        own: dict[str, torch.optim.Optimizer] = {
+            "generator": self.generator_optimiser,
+            "image_critic": self.critic_optimiser,
+        }
         return own | (
             {"encoder": self.coverage.encoder_optimiser, "code_critic": self.coverage.code_optimiser}
             if self.coverage
@@ -286,7 +289,7 @@ def train_gan(config: GanConfig) -> Path:
                 completed=trainer.seen,
                 figures=f"critic {figures['critic_loss']:.3f} generator {figures['generator_loss']:.3f}",
             )
-            if run and trainer.step % 50 == 0:
+            if run and (trainer.step % 50 == 0 or trainer.seen >= config.images):
                 run.log(trainer.step, {"images": trainer.seen, **figures})
             if run and (trainer.step % config.snapshot_steps == 0 or trainer.seen >= config.images):
                 trainer.save(run.folder)

@@ -327,7 +327,7 @@ def train_encoder(config: InversionConfig) -> Path:
                 completed=trainer.seen,
                 figures=f"mse {figures['mse']:.4f} perceptual {figures['perceptual']:.4f}",
             )
-            if run and trainer.step % 50 == 0:
+            if run and (trainer.step % 50 == 0 or trainer.seen >= config.images):
                 run.log(trainer.step, {"images": trainer.seen, **figures})
             if run and (trainer.step % config.snapshot_steps == 0 or trainer.seen >= config.images):
                 trainer.save(run.folder)

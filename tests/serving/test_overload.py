@@ -222,8 +222,9 @@ def run_gateway(repository: Path, *flags: str) -> subprocess.Popen[str]:
 
 def test_sigterm_under_load_fails_no_accepted_request(tiny_repository: Path, photo_png: bytes) -> None:
     process = run_gateway(
-        tiny_repository, "--grpc-port", "0", "--http-port", "0", "--max-refine-steps", "4000"
-    )
+        tiny_repository, "--grpc-port", "0", "--http-port", "0", "--max-refine-steps", "4000",
+        "--refine-min-improvement-ratio", "0",
+    )  # fmt: skip
     try:
         assert process.stderr is not None
         ports = None
@@ -235,7 +236,7 @@ def test_sigterm_under_load_fails_no_accepted_request(tiny_repository: Path, pho
         channel = grpc.insecure_channel(f"127.0.0.1:{ports[1]}")
         stub = editing_pb2_grpc.EditingStub(channel)
         url = f"http://127.0.0.1:{ports[2]}"
-        refine = {"steps": 1500}  # long enough to be under way when the signal comes
+        refine = {"steps": 4000}  # long enough to be under way when the signal comes
         request = pb.InvertRequest(picture=pb.Picture(data=photo_png), refine=pb.RefineOptions(**refine))
 
         def over_http() -> httpx.Response:

@@ -19,13 +19,13 @@ from training.generator import Generator, GeneratorConfig
 from training.loop import Compute
 from training.runs import CheckpointError, load_meta, load_network, save_checkpoint
 
-SMALL = GeneratorConfig(resolution=16, channels=(16, 16, 8), z_size=32, code_size=32, mapping_depth=2)
+SMALL = GeneratorConfig(resolution=32, channels=(16, 16, 8, 8), z_size=32, code_size=32, mapping_depth=2)
 EXACT = Compute(accelerator="cpu", precision="32-true")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return write_pictures(tmp_path_factory.mktemp("data"), 96, 16)
+    return write_pictures(tmp_path_factory.mktemp("data"), 96, 32)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def gan_run(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
     runs = tmp_path_factory.mktemp("runs")
     config = GanConfig(
         data[0], "discs", runs, generator=SMALL, critic="stylegan2", images=512, batch=16, critic_rate=2e-3,
-        encoder_channels=(8, 16, 16), coverage_weight=10.0, compute=EXACT,
+        encoder_channels=(8, 8, 16, 16), coverage_weight=10.0, compute=EXACT,
     )  # fmt: skip
     return train_gan(config)
 
@@ -55,7 +55,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(
 ) -> None:
     config = GanConfig(
         data[0], "discs", tmp_path, generator=SMALL, critic="stylegan2", images=64, batch=8, r1_interval=2,
-        encoder_channels=(8, 8, 8), coverage_weight=coverage, compute=EXACT,
+        encoder_channels=(8, 8, 8, 8), coverage_weight=coverage, compute=EXACT,
     )  # fmt: skip
     whole = train_gan(config)
     half = train_gan(replace(config, images=32))
@@ -69,8 +69,8 @@ def test_a_resumed_run_equals_an_undisturbed_one(
 
 def test_encoder_and_directions_end_to_end(data: tuple[Path, Path], gan_run: Path, tmp_path: Path) -> None:
     pictures, attributes = data
-    arguments = ["--gan", str(gan_run), "--data", str(pictures), "--runs", str(tmp_path), "--channels", "8", "16", "16",
-                 "--batch", "16", "--images", "640", "--rate", "3e-3", "--snapshot-steps", "20",
+    arguments = ["--gan", str(gan_run), "--data", str(pictures), "--runs", str(tmp_path),
+                 "--channels", "8", "8", "16", "16", "--batch", "16", "--images", "640", "--rate", "3e-3", "--snapshot-steps", "20",
                  "--compute.precision", "32-true", "--compute.accelerator", "cpu"]  # fmt: skip
     assert main(["encoder", *arguments]) == 0
     (run,) = tmp_path.glob("*-inversion-discs")
@@ -88,7 +88,7 @@ def test_encoder_and_directions_end_to_end(data: tuple[Path, Path], gan_run: Pat
     for name, entry in entries.items():
         vector = vectors[f"direction/{name}"]
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-4)
-        assert {i for i in range(6) if vector[i].any()} == set(entry["layers"])
+        assert {i for i in range(8) if vector[i].any()} == set(entry["layers"])
         assert entry["range"][0] < 0 < entry["range"][1]
     assert entries["warm"]["layers"] == [2, 3, 4, 5]
     assert main(["publish", "--run", str(run), "--to", str(tmp_path / "kept")]) == 0
@@ -140,4 +140,4 @@ def test_a_csv_that_lacks_a_picture_is_refused(data: tuple[Path, Path], tmp_path
 def test_a_checkpoint_that_does_not_fit_is_refused_with_the_names(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "checkpoint", {"kind": "gan"}, {"generator": Generator(SMALL)}, {})
     with pytest.raises(CheckpointError, match=r"other shape \[.*styled\.0\.conv\.weight"):
-        load_network(tmp_path, "generator", Generator(replace(SMALL, channels=(8, 16, 8))))
+        load_network(tmp_path, "generator", Generator(replace(SMALL, channels=(8, 16, 8, 8))))
