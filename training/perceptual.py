@@ -94,7 +94,9 @@ class LPIPSSq(nn.Module):
                 total = total + error.mean((1, 2, 3))
             else:
                 weight = (
-                    F.adaptive_avg_pool2d(mask, tuple(x.shape[2:])) if x.shape[2:] != mask.shape[2:] else mask
+                    F.adaptive_avg_pool2d(mask, (x.shape[2], x.shape[3]))
+                    if x.shape[2:] != mask.shape[2:]
+                    else mask
                 )
                 total = total + (error * weight).sum((1, 2, 3)) / (weight.sum((1, 2, 3)) + 1e-6)
         assert isinstance(total, Tensor)
@@ -142,7 +144,7 @@ class VGG16Conv43(nn.Module):
         error = (a[0] - b[0]).square().mean(1, keepdim=True)
         if mask is None:
             return self.SCALE * error.mean((1, 2, 3))
-        weight = F.adaptive_avg_pool2d(mask, tuple(error.shape[2:]))
+        weight = F.adaptive_avg_pool2d(mask, (error.shape[2], error.shape[3]))
         return self.SCALE * (error * weight).sum((1, 2, 3)) / (weight.sum((1, 2, 3)) + 1e-6)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
