@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from training.critics import CodeCritic
 from training.encoder import Encoder, EncoderConfig
 from training.generator import Generator, GeneratorConfig
-from training.runs import CheckpointError, load_meta, load_network
+from training.runs import CheckpointError, load_meta, load_network, read_config
 
 DIRECTION_FIELDS = ("name", "label", "layers", "range", "scale", "held_out", "conditioned_on")
 
@@ -43,8 +43,8 @@ def load_pipeline(run: Path) -> Pipeline:
         raise CheckpointError(
             f"{run} is of kind {meta.get('kind')!r}; name a run of `python -m training encoder`"
         )
-    generator = Generator(GeneratorConfig(**tuples(meta["generator"])))
-    encoder = Encoder(EncoderConfig(**tuples(meta["encoder"])))
+    generator = Generator(read_config(GeneratorConfig, meta["generator"]))
+    encoder = Encoder(read_config(EncoderConfig, meta["encoder"]))
     shape = (generator.config.layers, generator.config.code_size)
     if (encoder.config.layers, encoder.config.code_size) != shape:
         raise CheckpointError(f"{run}: the encoder gives codes {encoder.config.layers} x {encoder.config.code_size}, "
@@ -56,11 +56,6 @@ def load_pipeline(run: Path) -> Pipeline:
     file = run / "card.json"
     card = json.loads(file.read_text()) if file.is_file() else {}
     return Pipeline(generator, encoder, critic, meta, card, *load_directions(run, shape))
-
-
-def tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    """JSON's lists as the tuples that a config has."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
 
 
 def load_directions(

@@ -21,7 +21,7 @@ from training.data import DataError, Pictures, load_pictures
 from training.encoder import Encoder, EncoderConfig
 from training.generator import Generator, GeneratorConfig, code_statistics
 from training.loop import Compute
-from training.runs import checkpoint_folder, load_meta, load_network, read_config, write_json
+from training.runs import load_meta, load_network, read_config, write_json
 
 LARGEST_STRENGTH = 3.0
 
@@ -105,7 +105,7 @@ def find_directions(config: DirectionsConfig) -> Path:
             f"{name}: held-out {figures[name]['metric']} {figures[name]['value']:.3f}, range {low} to {high}, "
             f"layers {layers[name]}"
         )
-    folder = checkpoint_folder(config.run).parent
+    folder = config.run
     save_file(vectors, folder / "directions.safetensors")
     write_json(folder / "directions.json", entries)
     return folder / "directions.json"
