@@ -26,8 +26,8 @@ class Graphs:
         self.bundle: Bundle = next(iter(bundles.values()))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        # sessions take turns here: one that spins would disturb whoever is measured beside it
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # sessions take turns here: threads that go on spinning after a run would disturb whoever is measured next
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         self._sessions = {
             role: onnxruntime.InferenceSession(
                 str(self.bundle.graph_file(role)), options, providers=["CPUExecutionProvider"]

@@ -15,6 +15,8 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 aten = torch.ops.aten
+ONE_PLACE = torch.eye(9).reshape(9, 1, 3, 3)  # kernels that gather, or scatter, one place of a window
+STEEP = 1e38  # makes a step of any number that is not subnormal
 
 
 class UnsupportedBackward(NotImplementedError):
@@ -82,23 +84,13 @@ def max_pool_backward(
     pooled = F.max_pool2d(x, 3, 2, ceil_mode=ceil_mode)
     height, width = int(x.shape[2]), int(x.shape[3])
     rows, columns = int(pooled.shape[2]), int(pooled.shape[3])
-    # windows that ceil mode lets run over the edge read -inf there, which equals no maximum
-    x = F.pad(x, (0, 2 * columns + 1 - width, 0, 2 * rows + 1 - height), value=float("-inf"))
-
-    def won(i: int, j: int) -> Tensor:
-        """Gradient that offset (i, j) of each window gets: [N, C, rows, columns]."""
-        place = x[:, :, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2]
-        return gradient * (place == pooled).to(gradient.dtype)
-
-    # Place 2p + i of a row lies in window p at offset i, and, where i = 0, also in window p - 1 at offset 2.
-    def along_columns(i: int) -> Tensor:
-        even = F.pad(won(i, 0), (0, 1)) + F.pad(won(i, 2), (1, 0))
-        odd = F.pad(won(i, 1), (0, 1))
-        return torch.stack([even, odd], 4).flatten(3)  # [N, C, rows, 2 * columns + 2]
-
-    even = F.pad(along_columns(0), (0, 0, 0, 1)) + F.pad(along_columns(2), (0, 0, 1, 0))
-    odd = F.pad(along_columns(1), (0, 0, 0, 1))
-    return torch.stack([even, odd], 3).flatten(2, 3)[:, :, :height, :width]
+    # Gathering and scattering windows are convolutions whose kernels have a single one: far fewer and faster operators
+    # than strided slices. What ceil mode lets run over the edge is cut off again at the end.
+    x = F.pad(x, (0, 2 * columns + 1 - width, 0, 2 * rows + 1 - height))
+    windows = F.conv2d(x.flatten(0, 1).unsqueeze(1), ONE_PLACE, stride=2)  # [N C, 9, rows, columns]
+    won = (windows == pooled.flatten(0, 1).unsqueeze(1)).to(gradient.dtype)
+    scattered = F.conv_transpose2d(gradient.flatten(0, 1).unsqueeze(1) * won, ONE_PLACE, stride=2)
+    return scattered.reshape(gradient.shape[0], -1, 2 * rows + 1, 2 * columns + 1)[:, :, :height, :width]
 
 
 def avg_pool_backward(
@@ -123,15 +115,22 @@ def avg_pool_backward(
 def leaky_relu_backward(gradient: Tensor, x: Tensor, slope: float, is_result: bool) -> Tensor:
     """The sign is read from the activation's output, so that convolution and activation still fuse in the forward pass.
 
-    The two branches are scalars: ONNX Runtime is many times slower where they are tensors.
+    The slope is a steep ramp, clipped: in ONNX Runtime several times faster than a choice by `where`.
     """
     y = x if is_result else F.leaky_relu(x, slope)
-    return gradient * torch.where(y > 0, 1.0, slope)
+    return gradient * (y * STEEP).clamp(slope, 1.0)
 
 
 def threshold_backward(gradient: Tensor, x: Tensor, threshold: float) -> Tensor:
     """Of a ReLU."""
     return gradient * (x > threshold).to(gradient.dtype)
+
+
+def small_power(x: Tensor, exponent: float) -> Tensor:
+    """ONNX Runtime's Pow is many times slower than a product, and 1 comes often where squares are derived."""
+    if exponent not in (1, 2, 3):
+        return NotImplemented
+    return x if exponent == 1 else x * x if exponent == 2 else x * x * x
 
 
 def slice_backward(
@@ -166,6 +165,7 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.leaky_relu_backward.default: leaky_relu_backward,
     aten.threshold_backward.default: threshold_backward,
     aten.slice_backward.default: slice_backward,
+    aten.pow.Tensor_Scalar: small_power,
     aten._adaptive_avg_pool2d.default: adaptive_avg_pool,
 }
 

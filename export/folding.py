@@ -109,7 +109,8 @@ class FoldedStyledLayer(nn.Module):
         self.register_buffer("bias", layer.bias.detach()[:, None, None] * ACTIVATION_GAIN)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        return F.leaky_relu(self.conv(x, w) + self.noise + self.bias, LEAKY_SLOPE)
+        # the two constants first: their sum is folded when a session opens
+        return F.leaky_relu(self.conv(x, w) + (self.noise + self.bias), LEAKY_SLOPE)
 
 
 class FoldedSynthesis(nn.Module):

@@ -41,8 +41,10 @@ class Tolerances:
     loss: float = 1e-3
     """Losses of a chunk, relative."""
     displacement: float = 2e-2
-    """Codes after a chunk: length of the difference relative to the way gone. Adam divides by the gradient's own size,
-    so entries whose gradient is rounding noise may go either way."""
+    """Codes after a chunk: length of the difference relative to the way gone, the median sample's. Adam divides by the
+    gradient's own size, so entries whose gradient is rounding noise may go either way."""
+    displacement_worst: float = 1e-1
+    """The same, the worst sample's: it may have met a kink on its way."""
     batch: float = 1e-4
     """A sample in a batch against the sample alone, relative."""
     rounding: float = 5e-3
@@ -220,7 +222,8 @@ def check_refiner(
         ("gradient_error", np.median(np.concatenate(gradient)), tolerances.gradient),
         ("gradient_error_worst", np.max(np.concatenate(gradient)), tolerances.kink),
         ("loss_error", np.max(np.concatenate(loss)), tolerances.loss),
-        ("displacement_error", np.max(np.concatenate(displacement)), tolerances.displacement),
+        ("displacement_error", np.median(np.concatenate(displacement)), tolerances.displacement),
+        ("displacement_error_worst", np.max(np.concatenate(displacement)), tolerances.displacement_worst),
     ):
         figures[name] = float(errors)
         require(figures[name] <= limit, "refiner", f"{name} {errors:.2e}; at most {limit:g} allowed")

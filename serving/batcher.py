@@ -1,6 +1,6 @@
 """Dynamic batches for one graph: samples of many requests in, one run, each its own result back.
 
-Owned by one task. It knows neither ONNX Runtime nor pictures. What it promises:
+It knows neither ONNX Runtime nor pictures. What it promises:
 - the queue is bounded; samples whose caller went away or whose time ran out leave it before a run;
 - a result is set only on a future that still waits; siblings of a cancelled sample are untouched;
 - a sample that makes a batch fail fails alone: the batch is run once more, one by one;
@@ -21,7 +21,6 @@ import numpy.typing as npt
 from serving.deadline import Clock, Deadline, MonotonicClock
 from serving.errors import (
     BackendFailed,
-    BackendUnavailable,
     DeadlineExceeded,
     EditingError,
     QueueFull,
@@ -81,32 +80,20 @@ class Batcher:
         self._run_s = 0.05  # smoothed time of one run, for the retry-after of a full queue
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._work(), name=f"batcher-{self._graph}")
-
-    @property
-    def alive(self) -> bool:
-        """Whether its task is there to run what is submitted."""
-        return self._task is not None and not self._task.done()
-
     async def close(self) -> None:
-        """Runs what is queued, then ends the task."""
+        """Takes no more samples, and runs what is queued."""
         self._closing = True
         self._arrival.set()
         if self._task is not None:
             await self._task
-            self._task = None
 
     async def submit(self, samples: Sequence[Tensors], deadline: Deadline) -> list[BatchedResult]:
         """The results of some samples (tensors [1, ...]) of one request: all are taken in, or none.
 
-        Raises QueueFull, ShuttingDown, DeadlineExceeded, BackendUnavailable, BackendFailed. Cancelling it takes its
-        samples out.
+        Raises QueueFull, ShuttingDown, DeadlineExceeded, BackendFailed. Cancelling it takes its samples out.
         """
         if self._closing:
             raise ShuttingDown("The gateway is shutting down; ask another one, or later.")
-        if not self.alive:
-            raise BackendUnavailable(f"{self._graph} is not running; ask another gateway, or later.")
         self._make_room()
         if len(self._queue) + len(samples) > self._max_queue_samples:
             raise QueueFull(
@@ -119,7 +106,11 @@ class Batcher:
         self._queue.extend(items)
         self._on_depth(len(self._queue))
         self._arrival.set()
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._work(), name=f"batcher-{self._graph}")
         try:
+            if len(items) == 1:  # a turn of the loop less than gather
+                return [await items[0].future]
             return await asyncio.gather(*(item.future for item in items))
         finally:
             # One failed or was cancelled: nobody waits for this request's other samples any more.
@@ -137,25 +128,17 @@ class Batcher:
         return min(30.0, max(0.1, runs * self._run_s))
 
     async def _work(self) -> None:
-        while await self._some_wait():
-            await self._let_company_arrive()
+        """Runs batches until nothing waits. The turn of the loop in which a task starts lets those in that are ready
+        now, and so does the one after a run, as for the next chunks of the refinements in it."""
+        while self._queue:
+            if self._max_delay_s > 0.0:
+                await self._let_company_arrive()
             batch = self._take_batch()
             if batch:
                 await self._run_batch(batch)
-
-    async def _some_wait(self) -> bool:
-        while not self._queue:
-            if self._closing:
-                return False
-            self._arrival.clear()
-            await self._arrival.wait()
-        return True
+                await asyncio.sleep(0)
 
     async def _let_company_arrive(self) -> None:
-        # One turn of the loop lets those in that are ready now; it costs a lone sample nothing.
-        await asyncio.sleep(0)
-        if self._max_delay_s <= 0.0:
-            return
         until_s = self._queue[0].arrived_s + self._max_delay_s if self._queue else 0.0
         while (
             0 < len(self._queue) < self._max_batch_size and self._clock.now() < until_s and not self._closing

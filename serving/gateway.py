@@ -22,7 +22,7 @@ from serving.backends.embedded import EmbeddedBackend
 from serving.bundle import read_bundles
 from serving.errors import BackendUnavailable
 from serving.grpc_border import Border
-from serving.grpc_service import SERVICE_NAME, EditingService
+from serving.grpc_service import METHODS, SERVICE_NAME, EditingService
 from serving.http_api import create_app
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline
@@ -101,14 +101,15 @@ class Gateway:
 
     async def _start_grpc(self) -> None:
         self._grpc = grpc.aio.server(
-            interceptors=[Border(SERVICE_NAME, self.settings, self.metrics)],
             options=[
                 ("grpc.max_receive_message_length", self.settings.max_request_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # a second gateway on the same port must fail, not share
             ],
         )
-        editing_pb2_grpc.add_EditingServicer_to_server(EditingService(self.pipeline), self._grpc)
+        border = Border(SERVICE_NAME, self.settings, self.metrics)
+        service = border.guard(EditingService(self.pipeline), METHODS)
+        editing_pb2_grpc.add_EditingServicer_to_server(service, self._grpc)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         await self._report(serving=False)  # it would start as SERVING

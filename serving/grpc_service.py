@@ -15,7 +15,9 @@ from serving.grpc_border import current_call
 from serving.pipeline import Pipeline
 from serving.wire import as_protobuf as wire
 
-SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Editing"].full_name
+_SERVICE = pb.DESCRIPTOR.services_by_name["Editing"]
+SERVICE_NAME = _SERVICE.full_name
+METHODS = tuple(method.name for method in _SERVICE.methods)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 

@@ -71,7 +71,7 @@ class EmbeddedBackend:
         return await graph.infer(inputs, deadline)
 
     async def healthy(self) -> bool:
-        return bool(self._graphs) and all(graph.alive for graph in self._graphs.values())
+        return bool(self._graphs)
 
     async def close(self) -> None:
         self._metrics.backend_up.set(0)
@@ -109,11 +109,6 @@ class _Graph:
                 f"Bundle {bundle}: ONNX Runtime cannot load {self._spec.model}; export the bundle again."
             ) from error
         self._check_against_manifest(bundle, self._session)
-        self._batcher.start()
-
-    @property
-    def alive(self) -> bool:
-        return self._batcher.alive
 
     async def infer(self, inputs: Tensors, deadline: Deadline) -> Inference:
         samples = self._split(inputs)
@@ -135,8 +130,8 @@ class _Graph:
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Several sessions share the processors: one that spins would take them from the others.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Several sessions share the processors: one that went on spinning after a run would take them from the others.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
     def _check_against_manifest(self, bundle: str, session: onnxruntime.InferenceSession) -> None:

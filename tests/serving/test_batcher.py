@@ -71,7 +71,6 @@ async def settle() -> None:
 def batcher_of(run: Doubler, clock: FakeClock, **options: float) -> Batcher:
     defaults: dict[str, float] = {"max_batch_size": 4, "max_queue_samples": 16}
     batcher = Batcher("doubler", run, clock=clock, **(defaults | options))  # type: ignore[arg-type]
-    batcher.start()
     return batcher
 
 
@@ -149,7 +148,6 @@ async def test_domain_errors_of_the_run_pass_unchanged() -> None:
         raise InvalidCode("no")
 
     batcher = Batcher("refuser", refuse, max_batch_size=2, max_queue_samples=2)
-    batcher.start()
     with pytest.raises(InvalidCode):
         await batcher.submit([sample(1.0)], Deadline.after(9.0))
     await batcher.close()
