@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from safetensors.numpy import load_file
 
 from training.critics import CodeCritic
-from training.encoder import Encoder, EncoderConfig
-from training.generator import Generator, GeneratorConfig
-from training.runs import CheckpointError, load_meta, load_network, read_config
+from training.encoder import Encoder
+from training.generator import Generator
+from training.inversion import load_inversion
+from training.runs import CheckpointError
 
 DIRECTION_FIELDS = ("name", "label", "layers", "range", "scale", "held_out", "conditioned_on")
 
@@ -38,21 +38,8 @@ class Pipeline:
 
 def load_pipeline(run: Path) -> Pipeline:
     """Load a run folder of kind "inversion". Raises CheckpointError."""
-    meta = load_meta(run)
-    if meta.get("kind") != "inversion":
-        raise CheckpointError(
-            f"{run} is of kind {meta.get('kind')!r}; name a run of `python -m training encoder`"
-        )
-    generator = Generator(read_config(GeneratorConfig, meta["generator"]))
-    encoder = Encoder(read_config(EncoderConfig, meta["encoder"]))
+    generator, encoder, critic, meta = load_inversion(run)
     shape = (generator.config.layers, generator.config.code_size)
-    if (encoder.config.layers, encoder.config.code_size) != shape:
-        raise CheckpointError(f"{run}: the encoder gives codes {encoder.config.layers} x {encoder.config.code_size}, "
-                              f"the generator takes {shape[0]} x {shape[1]}")  # fmt: skip
-    critic = CodeCritic(torch.zeros(shape), torch.ones(shape), meta.get("code_critic_view", "joint"))
-    for name, network in (("generator", generator), ("encoder", encoder), ("code_critic", critic)):
-        load_network(run, name, network)
-        network.eval().requires_grad_(False)
     file = run / "card.json"
     card = json.loads(file.read_text()) if file.is_file() else {}
     return Pipeline(generator, encoder, critic, meta, card, *load_directions(run, shape))

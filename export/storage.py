@@ -23,6 +23,7 @@ PRODUCER = "indomain export"
 
 def tidy(model: ir.Model) -> None:
     """Merge what is computed or stored twice, as between the steps of a chunk; shorten names; drop traces."""
+    drop_zero_biases(model)
     passes = (
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         DeduplicateInitializersPass(size_limit=1 << 30),
@@ -38,6 +39,25 @@ def tidy(model: ir.Model) -> None:
     model.producer_name, model.producer_version = PRODUCER, None
     separate_transposed_weights(model)
     shorten_names(model)
+
+
+def drop_zero_biases(model: ir.Model) -> None:
+    """Leave out the bias of convolutions that have none: the exporter writes zeros, of a type found at run time.
+
+    ONNX Runtime takes a convolution into its blocked layout only where it knows the bias.
+    """
+    for node in model.graph:
+        if node.op_type != "Conv" or len(node.inputs) < 3 or node.inputs[2] is None:
+            continue
+        source = node.inputs[2].producer()
+        while source is not None and source.op_type in ("CastLike", "Expand"):
+            value = source.inputs[0]
+            assert value is not None
+            constant = ir.convenience.get_const_tensor(value)
+            if constant is not None and not constant.numpy().any():
+                node.resize_inputs(2)
+                break
+            source = value.producer()
 
 
 def separate_transposed_weights(model: ir.Model) -> None:

@@ -18,10 +18,11 @@ from sklearn.model_selection import train_test_split
 from training.attributes import is_binary
 from training.critics import CodeCritic
 from training.data import DataError, Pictures, load_pictures
-from training.encoder import Encoder, EncoderConfig
-from training.generator import Generator, GeneratorConfig, code_statistics
+from training.encoder import Encoder
+from training.generator import Generator
+from training.inversion import load_inversion
 from training.loop import Compute
-from training.runs import load_meta, load_network, read_config, write_json
+from training.runs import write_json
 
 LARGEST_STRENGTH = 3.0
 
@@ -55,14 +56,8 @@ class DirectionsConfig:
 
 def find_directions(config: DirectionsConfig) -> Path:
     """Encode the pictures, fit, project, measure; writes directions.json and .safetensors into the run folder."""
-    meta = load_meta(config.run, "inversion")
-    shape = read_config(GeneratorConfig, meta["generator"])
-    generator, encoder = Generator(shape).eval(), Encoder(read_config(EncoderConfig, meta["encoder"])).eval()
-    load_network(config.run, "generator", generator)
-    load_network(config.run, "encoder", encoder)
-    mean, deviation = code_statistics(generator)
-    critic = CodeCritic(mean, deviation, meta["code_critic_view"]).eval()
-    load_network(config.run, "code_critic", critic)
+    generator, encoder, critic, _ = load_inversion(config.run)
+    shape, mean, deviation = generator.config, critic.mean, critic.deviation
     pictures = load_pictures(config.data, shape.resolution, config.attributes)
     names = list(config.names or pictures.attributes)
     unknown = sorted(set(names) - pictures.attributes.keys())

@@ -2,8 +2,8 @@
 
 The generator is frozen. The encoder answers to the pixels, a perceptual distance, an image critic on G(E(x)) and a
 **code critic** on E(x), which forces codes into the latent space (Leng, Zhu, Xu, arXiv 2107.06050, as we read it:
-see docs/method.md). With `code_weight = 0` and `code_cycle_weight = 0` this is the in-domain baseline (Zhu et al.,
-ECCV 2020).
+see docs/method.md). The baselines are settings: `code_weight = 0` and `code_cycle_weight = 0` give the in-domain
+encoder (Zhu et al., ECCV 2020); where only `code_cycle_weight` is left it is the traditional one, trained on samples.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from training.critics import CodeCritic
-from training.data import Pictures, load_pictures
+from training.data import DataError, Pictures, load_pictures
 from training.encoder import Encoder, EncoderConfig
 from training.gan import build_critic
 from training.generator import Generator, GeneratorConfig, code_statistics
@@ -31,7 +31,15 @@ from training.losses import (
     r1_penalty,
 )
 from training.perceptual import LPIPSSq, VGG16Conv43
-from training.runs import Run, load_meta, load_network, load_optimiser, read_config, save_checkpoint
+from training.runs import (
+    CheckpointError,
+    Run,
+    load_meta,
+    load_network,
+    load_optimiser,
+    read_config,
+    save_checkpoint,
+)
 
 
 @dataclass
@@ -39,7 +47,7 @@ class InversionConfig:
     """Train an encoder for a generator, by force-in-domain inversion."""
 
     gan: Path
-    """Run folder of the generator and image critic."""
+    """Run folder of the generator and image critic: a GAN's, or an encoder's, which holds them too."""
     data: Path
     """Folder or zip of pictures."""
     validation: Path | None = None
@@ -48,6 +56,8 @@ class InversionConfig:
     """Parent of the run folders."""
     resume: Path | None = None
     """Run folder to go on from, with its optimiser state."""
+    fresh: bool = False
+    """Start from random weights, even where the run folder holds an encoder that could be gone on with."""
     channels: tuple[int, ...] = (32, 64, 128, 192, 256)
     """Encoder's feature maps at full, half, ... 4 pixels."""
     images: int = 100_000
@@ -118,7 +128,20 @@ class InversionTrainer:
     def __init__(self, config: InversionConfig, fabric: Fabric) -> None:
         torch.manual_seed(config.compute.seed)
         self.config, self.fabric, self.step, self.seen = config, fabric, 0, 0
-        self.meta = load_meta(config.gan, "gan")
+        self.weights = {
+            name: weight
+            for name, weight in {
+                "mse": config.pixel_weight,
+                "perceptual": config.perceptual_weight,
+                "image": config.image_weight,
+                "code": config.code_weight,
+                "code_cycle": config.code_cycle_weight,
+            }.items()
+            if weight > 0
+        }
+        if not self.weights:
+            raise DataError("every weight of the loss is 0: name at least one term to train on")
+        self.meta = load_meta(config.gan)
         shape = read_config(GeneratorConfig, self.meta["generator"])
         layout = torch.channels_last
         self.generator = Generator(shape).requires_grad_(False).to(fabric.device, memory_format=layout)
@@ -133,7 +156,8 @@ class InversionTrainer:
         )
         self.encoder.to(fabric.device, memory_format=layout)
         self.encoder.start_from(mean, deviation)
-        if "encoder" in self.meta and tuple(self.meta["encoder"]["channels"]) == config.channels:
+        known = self.meta.get("encoder", {}).get("channels", ())
+        if not config.fresh and tuple(known) == config.channels:
             load_network(config.gan, "encoder", self.encoder)  # trained alongside the generator: a good start
         self.code_critic = CodeCritic(mean, deviation, config.code_critic_view).to(fabric.device)
         self.perceptual = (VGG16Conv43(config.vgg) if config.vgg else LPIPSSq()).to(
@@ -183,12 +207,13 @@ class InversionTrainer:
             "name": self.meta["name"],
             "step": self.step,
             "images_seen": self.seen,
-            "gan_images_seen": self.meta["images_seen"],
+            "gan_images_seen": self.meta.get("gan_images_seen", self.meta["images_seen"]),
             "critic": self.meta["critic"],
             "generator": self.meta["generator"],
             "encoder": asdict(self.encoder.config),
             "code_critic_view": self.config.code_critic_view,
             "loss_weights": weights,
+            "seed": self.config.compute.seed,
         }
         save_checkpoint(folder / "checkpoint", meta, self.networks(), self.optimisers())
 
@@ -205,7 +230,7 @@ class InversionTrainer:
                 torch.randn(config.batch, self.generator.config.z_size, device=fabric.device)
             )
         code, reconstruction, figures = self._encoder_step(real, sampled)
-        if config.image_weight > 0:
+        if "image" in self.weights:
             figures |= self._image_critic_step(real, reconstruction)
         figures |= self._code_critic_step(sampled, code)
         self.step += 1
@@ -218,39 +243,35 @@ class InversionTrainer:
             group["lr"] = self.config.rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
 
     def _encoder_step(self, real: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor, dict[str, float]]:
-        config = self.config
+        """-> E(real), G(E(real)) and the terms. Terms of no weight are not computed."""
+        weights = self.weights
         for p in [*self.trained_image_critic, *self.code_critic.parameters()]:
             p.requires_grad_(False)
+        terms: dict[str, Tensor] = {}
         with self.fabric.autocast():
-            code = self.encoder(real)
-            reconstruction = self.generator.synthesis(code)
-            terms = {"mse": (reconstruction.float() - real).square().mean()}
-            terms["perceptual"] = self.perceptual(reconstruction, real).float().mean()
-            if config.image_weight > 0:
+            # without any term on real pictures the codes are for the code critic alone
+            with torch.set_grad_enabled(weights.keys() != {"code_cycle"}):
+                code = self.encoder(real)
+                reconstruction = self.generator.synthesis(code)
+            if "mse" in weights:
+                terms["mse"] = (reconstruction.float() - real).square().mean()
+            if "perceptual" in weights:
+                terms["perceptual"] = self.perceptual(reconstruction, real).float().mean()
+            if "image" in weights:
                 logits = self.image_critic(reconstruction).float()
                 terms["image"] = (
                     hinge_loss(logits) if self.meta["critic"] == "projected" else non_saturating_loss(logits)
                 )
-        if config.code_weight > 0:
+        if "code" in weights:
             terms["code"] = non_saturating_loss(self.code_critic(code))
-        if config.code_cycle_weight > 0:
+        if "code_cycle" in weights:
             with self.fabric.autocast():
                 with torch.no_grad():
                     pictured = self.generator.synthesis(sampled)
                 recovered = self.encoder(pictured)
             terms["code_cycle"] = ((recovered - sampled) / self.code_critic.deviation).square().mean()
-        weights = {
-            "mse": config.pixel_weight,
-            "perceptual": config.perceptual_weight,
-            "image": config.image_weight,
-            "code": config.code_weight,
-            "code_cycle": config.code_cycle_weight,
-        }
-        update(
-            self.fabric,
-            torch.stack([weights[name] * term for name, term in terms.items()]).sum(),
-            self.encoder_optimiser,
-        )
+        loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        update(self.fabric, loss, self.encoder_optimiser)
         for p in [*self.trained_image_critic, *self.code_critic.parameters()]:
             p.requires_grad_(True)
         return code.detach(), reconstruction.detach(), {name: term.item() for name, term in terms.items()}
@@ -300,6 +321,33 @@ class InversionTrainer:
         return pictures
 
 
+class TrainedInversion(NamedTuple):
+    """An encoder's run, networks in evaluation mode and frozen."""
+
+    generator: Generator
+    encoder: Encoder
+    code_critic: CodeCritic
+    meta: dict[str, Any]
+    """checkpoint.json"""
+
+
+def load_inversion(run: Path) -> TrainedInversion:
+    """Load an encoder's run folder, or its published copy. Raises CheckpointError."""
+    meta = load_meta(run, "inversion")
+    generator = Generator(read_config(GeneratorConfig, meta["generator"]))
+    encoder = Encoder(read_config(EncoderConfig, meta["encoder"]))
+    shape = (generator.config.layers, generator.config.code_size)
+    given = (encoder.config.layers, encoder.config.code_size)
+    if given != shape:
+        raise CheckpointError(f"{run}: the encoder gives codes {given}, and the generator takes {shape}")
+    critic = CodeCritic(torch.zeros(shape), torch.ones(shape), meta["code_critic_view"])
+    networks = {"generator": generator, "encoder": encoder, "code_critic": critic}
+    for name, network in networks.items():
+        load_network(run, name, network)
+        network.eval().requires_grad_(False)
+    return TrainedInversion(generator, encoder, critic, meta)
+
+
 def train_encoder(config: InversionConfig) -> Path:
     """Run the training; returns the run folder."""
     fabric = config.compute.fabric()
@@ -325,7 +373,7 @@ def train_encoder(config: InversionConfig) -> Path:
             bar.update(
                 task,
                 completed=trainer.seen,
-                figures=f"mse {figures['mse']:.4f} perceptual {figures['perceptual']:.4f}",
+                figures=" ".join(f"{name} {figures[name]:.4f}" for name in trainer.weights),
             )
             if run and (trainer.step % 50 == 0 or trainer.seen >= config.images):
                 run.log(trainer.step, {"images": trainer.seen, **figures})

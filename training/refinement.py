@@ -6,6 +6,7 @@ Source: Zhu et al., "In-Domain GAN Inversion for Real Image Editing" (ECCV 2020)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -86,12 +87,13 @@ class Objective(nn.Module):
         """code float [N, L, 512] -> loss float [N]; no sample's loss depends on another sample."""
         perceptual: Perceptual = self.perceptual  # type: ignore[assignment]
         image = self.synthesis(code)
-        return (
-            weights.pixel * masked_mean_square(image - target.image, target.mask)
-            + weights.perceptual
-            * perceptual.between(perceptual.features(image), target.features, target.mask)
-            + weights.domain * domain_regulariser(code, self.encoder(image), self.code_variance)
+        loss = weights.pixel * masked_mean_square(image - target.image, target.mask)
+        loss = loss + weights.perceptual * perceptual.between(
+            perceptual.features(image), target.features, target.mask
         )
+        if isinstance(weights.domain, float) and weights.domain == 0:  # an inversion that has no encoder
+            return loss
+        return loss + weights.domain * domain_regulariser(code, self.encoder(image), self.code_variance)
 
 
 def masked_mean_square(error: Tensor, mask: Tensor) -> Tensor:
@@ -216,6 +218,44 @@ class Refiner(nn.Module):
 
 
 @dataclass(frozen=True)
+class Search:
+    """What an optimisation varies, how that makes a code, and what keeps it probable.
+
+    The inversions that need no encoder differ in this alone; `image2stylegan`, `single_w`, `z_with_prior` and
+    `z_with_clipping` are theirs.
+    """
+
+    start: Tensor  # float [N, ...]
+    code: Callable[[Tensor], Tensor] = lambda x: x  # variable -> float [N, L, 512]
+    prior: Callable[[Tensor], Tensor] = lambda x: x.new_zeros(len(x))  # added to the loss: float [N]
+    clip: Callable[[Tensor], Tensor] = lambda x: x  # applied after each step
+
+
+def image2stylegan(mean_code: Tensor, count: int) -> Search:
+    """All of W+, from the mean code float [L, 512] (Abdal et al., arXiv 1904.03189). No domain term."""
+    return Search(mean_code.expand(count, -1, -1))
+
+
+def single_w(mean_code: Tensor, count: int) -> Search:
+    """One shift of 512 numbers for all layers: where a mapping repeats one w, that is W itself."""
+    return Search(mean_code.new_zeros(count, 1, mean_code.shape[1]), code=lambda shift: mean_code + shift)
+
+
+def z_with_prior(mapping: nn.Module, z: Tensor, weight: float = 0.01) -> Search:
+    """z float [N, 512] under its Gaussian prior (Creswell & Bharath, arXiv 1611.05644, section III-B)."""
+    return Search(z, code=mapping, prior=lambda z: weight * z.square().mean(1))
+
+
+def z_with_clipping(mapping: nn.Module, z: Tensor, bound: float = 2.0) -> Search:
+    """Stochastic clipping: entries of z that leave +-bound are drawn anew (Lipton & Tripathi, arXiv 1702.04782)."""
+
+    def redraw(z: Tensor) -> Tensor:
+        return torch.where(z.abs() > bound, bound * (2 * torch.rand_like(z) - 1), z)
+
+    return Search(z, code=mapping, clip=redraw)
+
+
+@dataclass(frozen=True)
 class Refinement:
     """`code` is the best that was seen, so `best_loss` never exceeds `losses[:, 0]`."""
 
@@ -227,7 +267,7 @@ class Refinement:
 
 def refine(
     objective: Objective,
-    code: Tensor,
+    start: Tensor | Search,
     image: Tensor,
     config: RefinementConfig,
     *,
@@ -235,25 +275,30 @@ def refine(
 ) -> Refinement:
     """The same optimisation with autograd and `torch.optim.Adam`, every sample on its own.
 
-    code float [N, L, 512], image float [N, 3, H, W] in [-1, 1], mask float [N, 1, H, W]. Codes after many steps
-    differ from the graph's as much as they do between two orders of summation: compare losses, or the first gradient.
+    `start`: a code float [N, L, 512], or another search. image float [N, 3, H, W] in [-1, 1], mask float [N, 1, H, W].
+    Codes after many steps differ from the graph's as much as they do between two orders of summation: compare losses,
+    or the first gradient.
     """
+    search = start if isinstance(start, Search) else Search(start)
     with torch.no_grad():
         target = objective.target(image, mask)
     weights = Weights(config.pixel_weight, config.perceptual_weight, config.domain_weight)
-    code = code.detach().clone().requires_grad_()
-    adam = torch.optim.Adam([code], config.learning_rate, BETAS, ADAM_EPSILON)
+    variable = search.start.detach().clone().requires_grad_()
+    adam = torch.optim.Adam([variable], config.learning_rate, BETAS, ADAM_EPSILON)
     losses: list[Tensor] = []
-    best_code = code.detach().clone()
-    best_loss = torch.full_like(code[:, 0, 0], torch.inf).detach()
+    best_code = search.code(variable).detach().clone()
+    best_loss = torch.full_like(best_code[:, 0, 0], torch.inf)
     for k in range(config.steps + 1):
         with torch.set_grad_enabled(k < config.steps):
-            loss = objective(code, target, weights)
+            code = search.code(variable)
+            loss = objective(code, target, weights) + search.prior(variable)
         losses.append(loss.detach())
         better = losses[-1] < best_loss  # False for NaN: what is not a number is never the best
         best_code[better] = code.detach()[better]
         best_loss[better] = losses[-1][better]
         if k < config.steps:
-            (code.grad,) = torch.autograd.grad(loss.sum(), code)
+            (variable.grad,) = torch.autograd.grad(loss.sum(), variable)
             adam.step()
+            with torch.no_grad():
+                variable.copy_(search.clip(variable))
     return Refinement(best_code, best_loss, torch.stack(losses, 1), code.detach())
