@@ -14,7 +14,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow bench quality edits train-faces64 lint format proto clean
+.PHONY: help demo serve test test-slow bench quality edits baselines evaluate train-faces64 lint format proto clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -51,6 +51,25 @@ train-faces64: $(VENV)/.all ## TRAIN=, TRAIN_CSV=: generator, encoder and direct
 	$(BIN)/python -m training encoder --gan $(RUNS)/00000-gan-faces64 --data $(TRAIN) --runs $(RUNS) --batch 32
 	$(BIN)/python -m training directions --run $(RUNS)/00001-inversion-faces64 --data $(TRAIN) --attributes $(TRAIN_CSV)
 	$(BIN)/python -m export bundle $(RUNS)/00001-inversion-faces64 --to $(REPOSITORY)
+
+# Encoders for one generator by every method, same data and number of steps; an hour or two on two cores.
+GAN         ?= training/checkpoints/faces64
+BASELINES   ?= runs/baselines
+BASE_IMAGES ?= 12800
+ENCODER      = $(BIN)/python -m training encoder --gan $(GAN) --data $(TRAIN) --validation $(DATA) --runs $(BASELINES) \
+  --fresh --images $(BASE_IMAGES) --batch 16 --rate 1e-3 --snapshot-steps 300
+baselines: $(VENV)/.all ## TRAIN=, DATA=: encoders by every method, for `evaluate`
+	for seed in 0 1 2; do \
+	  $(ENCODER) --compute.seed $$seed --code-weight 0 --code-cycle-weight 0 && \
+	  $(ENCODER) --compute.seed $$seed || exit 1; \
+	done
+	$(ENCODER) --pixel-weight 0 --perceptual-weight 0 --image-weight 0 --code-weight 0 --code-cycle-weight 1
+	$(ENCODER) --code-cycle-weight 0
+	for weight in 0.02 0.5; do $(ENCODER) --code-weight $$weight || exit 1; done
+
+evaluate: $(VENV)/.all ## TRAIN=, TRAIN_CSV=, DATA=, DATA_CSV=: the table of methods, from the encoders of `baselines`
+	$(BIN)/python -m training evaluate $(sort $(wildcard $(BASELINES)/*-inversion-*)) --data $(DATA) --train $(TRAIN) \
+	  --train-attributes $(TRAIN_CSV) --data-attributes $(DATA_CSV) --output $(BASELINES)/evaluation
 
 lint: $(VENV)/.all ## ruff and mypy
 	$(BIN)/ruff check .

@@ -23,6 +23,7 @@ from indomain.v1 import editing_pb2_grpc
 from serving.gateway import Gateway
 from tests.serving.conftest import encoded, photograph, settings_for
 
+SHIPPED = Path(__file__).parents[2] / "model_repository"
 CLIENTS, SUBJECTS, STEPS = 64, 12, 6
 RAW = pb.OutputOptions(format=pb.IMAGE_FORMAT_RAW)
 SMILE = [pb.EditStep(direction="smile", strength=2.0)]
@@ -111,8 +112,9 @@ async def load(repository: Path, seconds: float) -> None:
         await asyncio.gather(watch_memory(), *(client(number) for number in range(CLIENTS)))
         grown_bytes = resident_bytes() - settled[0]
     value = gateway.metrics.registry.get_sample_value
-    runs = value("indomain_batch_size_count", {"graph": "tiny16_refiner"}) or 0
-    samples = value("indomain_batch_size_sum", {"graph": "tiny16_refiner"}) or 0
+    (bundle,) = gateway.pipeline.bundles
+    runs = value("indomain_batch_size_count", {"graph": f"{bundle}_refiner"}) or 0
+    samples = value("indomain_batch_size_sum", {"graph": f"{bundle}_refiner"}) or 0
     await gateway.stop()
     print(
         f"{sum(counts.values()) / seconds:.0f} requests/s {dict(counts)}, refiner batches of "
@@ -129,5 +131,7 @@ async def test_mixed_load_for_a_moment(tiny_repository: Path) -> None:
 
 
 @pytest.mark.slow
-async def test_mixed_load_for_a_minute(tiny_repository: Path) -> None:
-    await load(tiny_repository, seconds=float(os.environ.get("INDOMAIN_LOAD_SECONDS", "60")))
+@pytest.mark.parametrize("shipped", [False, True], ids=["tiny bundle", "shipped bundle"])
+async def test_mixed_load_for_a_minute(tiny_repository: Path, shipped: bool) -> None:
+    repository = SHIPPED if shipped else tiny_repository
+    await load(repository, seconds=float(os.environ.get("INDOMAIN_LOAD_SECONDS", "60")))
