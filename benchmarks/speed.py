@@ -228,13 +228,14 @@ def gateway_rows(graphs: Graphs, config: SpeedConfig) -> list[list[str]]:
         assert through_grpc() == through_http() == expected, (
             "the gateway answers another picture than the session"
         )
+        nothing = health_pb2.HealthCheckRequest()
         empty_call = channel.unary_unary(
             "/grpc.health.v1.Health/Check", health_pb2.HealthCheckRequest.SerializeToString, bytes
         )
         steps = {
             "session": lambda: graphs.decode(code), "gRPC": through_grpc,
             "session again": lambda: graphs.decode(code), "HTTP": through_http,
-            "session once more": lambda: graphs.decode(code), "empty": lambda: empty_call(health_pb2.HealthCheckRequest()),
+            "session once more": lambda: graphs.decode(code), "empty": lambda: empty_call(nothing),
         }  # fmt: skip
         found = interleaved(steps, config.requests)
     bare = statistics.median(time for name, time in found.items() if name.startswith("session"))
