@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import tyro
 from rich.progress import track
 
 from benchmarks.graphs import Array, Graphs, batches, markdown_table
+from training.attributes import is_binary
 from training.data import load_pictures
 from training.perceptual import LPIPSSq
 
@@ -25,6 +27,8 @@ class QualityConfig:
 
     data: Path
     """Folder or zip of pictures, aligned as the bundle's training data."""
+    attributes: Path | None = None
+    """Their csv: also tells the encoder's error for each group of people."""
     repository: Path = Path("model_repository")
     """Model repository."""
     bundle: str = ""
@@ -60,7 +64,8 @@ def picture_errors(perceptual: LPIPSSq, image: Array, target: Array) -> dict[str
 def measure(config: QualityConfig) -> dict[str, dict[str, float]]:
     """Figures of each method, averaged over the pictures."""
     graphs = Graphs(config.repository, config.bundle)
-    pictures = load_pictures(config.data, graphs.bundle.resolution).images.permute(0, 2, 3, 1).numpy()
+    held_out = load_pictures(config.data, graphs.bundle.resolution, config.attributes)
+    pictures = held_out.images.permute(0, 2, 3, 1).numpy()
     pictures = pictures[: config.count or len(pictures)]
     perceptual = LPIPSSq()
     mean_picture = graphs.decode(graphs.bundle.mean_code[None])
@@ -97,7 +102,23 @@ def measure(config: QualityConfig) -> dict[str, dict[str, float]]:
         name: int((refined_figures[name] > encoder[name]).sum()) for name in ("loss", "mse")
     }
     summary["pictures"] = {"count": len(pictures)}
+    summary["encoder's MSE by group"] = {
+        f"{group} ({members.sum()})": float(encoder["mse"][members].mean())
+        for name, values in held_out.attributes.items()
+        for group, members in groups(name, values[: len(pictures)])
+    }
     return summary
+
+
+def groups(name: str, values: Array) -> Iterator[tuple[str, Array]]:
+    """Thirds of the pictures by an attribute, or its two halves where it is binary: name and bool [N] of each."""
+    if is_binary(values):
+        yield from ((f"{name} = {value}", values == value) for value in (0, 1))
+        return
+    low, high = np.quantile(values, (1 / 3, 2 / 3))
+    yield f"{name} < {low:.3g}", values < low
+    yield f"{low:.3g} <= {name} < {high:.3g}", (values >= low) & (values < high)
+    yield f"{name} >= {high:.3g}", values >= high
 
 
 def main(config: QualityConfig) -> None:
@@ -112,6 +133,9 @@ def main(config: QualityConfig) -> None:
         f"{figures['pictures']['count']} pictures; refined worse than the encoder: "
         f"{worse['loss']} by loss, {worse['mse']} by MSE"
     )
+    by_group = figures["encoder's MSE by group"]
+    if by_group:
+        print(markdown_table(["group", "encoder's MSE"], [[k, f"{v:.4f}"] for k, v in by_group.items()]))
     if config.output:
         config.output.write_text(json.dumps(figures, indent=1) + "\n")
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from training.critics import CodeCritic, Scale
-from training.encoder import Encoder, EncoderBlock
+from training.encoder import BatchNorm, Encoder, EncoderBlock
 from training.generator import (
     ACTIVATION_GAIN,
     DEMODULATION_EPSILON,
@@ -171,7 +171,7 @@ def fold_encoder(encoder: Encoder) -> Encoder:
         block.norm1 = block.norm2 = nn.Identity()  # type: ignore[assignment]
         if isinstance(block.shortcut, nn.Sequential):
             conv, norm = block.shortcut
-            assert isinstance(norm, nn.BatchNorm2d)
+            assert isinstance(norm, BatchNorm)
             block.shortcut = nn.Sequential(fuse_conv_bn_eval(conv, norm))
     return folded
 

@@ -1,4 +1,4 @@
-"""Command line of the training: `python -m training gan | encoder | directions | publish`."""
+"""Command line of the training: `python -m training gan | encoder | directions | evaluate | publish`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import sys
 from collections.abc import Sequence
 
 import tyro
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from training.data import DataError
 from training.directions import DirectionsConfig, find_directions
+from training.evaluation import EvaluationConfig, evaluate
 from training.gan import GanConfig, train_gan
 from training.inversion import InversionConfig, train_encoder
 from training.publication import PublicationConfig, publish
@@ -21,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "gan": (GanConfig, train_gan),
         "encoder": (InversionConfig, train_encoder),
         "directions": (DirectionsConfig, find_directions),
+        "evaluate": (EvaluationConfig, evaluate),
         "publish": (PublicationConfig, publish),
     }
     config = tyro.extras.subcommand_cli_from_dict(
@@ -28,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     run = next(function for kind, function in commands.values() if isinstance(config, kind))
     try:
-        print(run(config))
+        rank_zero_only(print)(run(config))
     except (DataError, CheckpointError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -38,11 +38,14 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.names)
 
-    def batch(self, index: Tensor, *, mirror: bool) -> Tensor:
-        """Pictures at `index` as float32 [N, 3, H, W] in [-1, 1]; `mirror` flips each with probability one half."""
+    def batch(self, index: Tensor, *, mirror: bool | Tensor) -> Tensor:
+        """Pictures at `index` as float32 [N, 3, H, W] in [-1, 1].
+
+        `mirror` flips those that are True in a bool [N], or each with probability one half.
+        """
         images = self.images[index].float() / 127.5 - 1
-        if mirror:
-            flip = torch.rand(len(index)) < 0.5
+        if mirror is not False:
+            flip = mirror if isinstance(mirror, Tensor) else torch.rand(len(index)) < 0.5
             images[flip] = images[flip].flip(3)
         return images.contiguous(memory_format=torch.channels_last)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,52 @@ class EncoderConfig:
             )
 
 
+class SumOverProcesses(torch.autograd.Function):
+    """Sum of a tensor over all processes; its gradient is summed likewise."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        total = x.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return SumOverProcesses.forward(None, gradient)
+
+
+class BatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over the batches of all processes together, of maps [N, C, H, W] or vectors [N, C].
+
+    PyTorch's own SyncBatchNorm knows GPUs only; in one process this is its ordinary one.
+    """
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.dim() not in (2, 4):
+            raise ValueError(f"expected [N, C, H, W] or [N, C], got {tuple(x.shape)}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        alone = not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1
+        if alone or not self.training:
+            return super().forward(x)
+        processes = torch.distributed.get_world_size()
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        wide = x.float()
+        mean = SumOverProcesses.apply(wide.mean(axes)) / processes
+        centred = wide - mean.view(shape)
+        variance = SumOverProcesses.apply(centred.square().mean(axes)) / processes
+        count = x.numel() // x.shape[1] * processes
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            self.running_mean.lerp_(mean, self.momentum or 0.0)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum or 0.0)
+            self.num_batches_tracked += 1
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+
 class EncoderBlock(nn.Module):
     """Residual block: two convolutions with batch norm; the shortcut is a convolution only where the width changes."""
 
@@ -48,12 +95,12 @@ class EncoderBlock(nn.Module):
         self.shortcut = (
             nn.Identity()
             if inputs == outputs
-            else nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+            else nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), BatchNorm(outputs))
         )
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(outputs)
+        self.norm1 = BatchNorm(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(outputs)
+        self.norm2 = BatchNorm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.leaky_relu(self.norm1(self.conv1(x)), LEAKY_SLOPE)
@@ -68,12 +115,12 @@ class Encoder(nn.Module):
         self.config = config
         c = config.channels
         self.stem = nn.Conv2d(3, c[0], 3, padding=1, bias=False)
-        self.stem_norm = nn.BatchNorm2d(c[0])
+        self.stem_norm = BatchNorm(c[0])
         self.blocks = nn.ModuleList(EncoderBlock(a, b) for a, b in pairwise(c))
         self.squeeze = nn.Conv2d(c[-1], config.bottleneck, 1, bias=False)
-        self.squeeze_norm = nn.BatchNorm2d(config.bottleneck)
+        self.squeeze_norm = BatchNorm(config.bottleneck)
         self.fc = nn.Linear(config.bottleneck * 16, config.layers * config.code_size, bias=False)
-        self.code_norm = nn.BatchNorm1d(config.layers * config.code_size)
+        self.code_norm = BatchNorm(config.layers * config.code_size)
 
     @torch.no_grad()
     def start_from(self, mean: Tensor, deviation: Tensor) -> None:

@@ -20,7 +20,7 @@ from training.coverage import Coverage, fitted_mapping
 from training.critics import ProjectedCritic, StyleGAN2Critic
 from training.data import Pictures, load_pictures
 from training.generator import Generator, GeneratorConfig
-from training.loop import Compute, progress_bar, seed_step, update
+from training.loop import Compute, draw_batch, progress_bar, update
 from training.losses import (
     hinge_critic_loss,
     hinge_loss,
@@ -195,13 +195,10 @@ class GanTrainer:
     def train_step(self, pictures: Pictures) -> dict[str, float]:
         """One step of the critic and one of the generator on the same generated pictures."""
         config, fabric = self.config, self.fabric
-        seed_step(config.compute.seed, self.step, fabric.global_rank)
-        index = torch.randint(len(pictures), (config.batch,))
-        real = pictures.batch(index, mirror=config.mirror).to(fabric.device)
+        real, z = draw_batch(config, pictures, config.generator.z_size, self.step, fabric)
         covered = config.batch // 2 if self.coverage else 0  # generated pictures that are reconstructions
-        z = torch.randn(config.batch - covered, config.generator.z_size, device=fabric.device)
         with fabric.autocast():
-            code = self.generator.mapping(z).float()
+            code = self.generator.mapping(z[covered:]).float()
             sampled = code.detach()
             if self.coverage:
                 code = torch.cat([self.coverage.encoder(real[:covered]), code])
@@ -278,7 +275,11 @@ def train_gan(config: GanConfig) -> Path:
         trainer.start_coverage()
     run = None
     if fabric.is_global_zero:
-        run = Run(config.resume) if config.resume else Run.create(config.runs, f"gan-{config.name}", config)
+        run = (
+            Run.resume(config.resume, trainer.step)
+            if config.resume
+            else Run.create(config.runs, f"gan-{config.name}", config)
+        )
         fabric.print(f"{len(pictures)} pictures; run folder {run.folder}")
     with progress_bar(fabric) as bar:
         task = bar.add_task("gan", total=config.images, completed=trainer.seen, figures="")

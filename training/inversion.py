@@ -22,7 +22,7 @@ from training.data import DataError, Pictures, load_pictures
 from training.encoder import Encoder, EncoderConfig
 from training.gan import build_critic
 from training.generator import Generator, GeneratorConfig, code_statistics
-from training.loop import Compute, progress_bar, seed_step, update
+from training.loop import Compute, draw_batch, progress_bar, update
 from training.losses import (
     hinge_critic_loss,
     hinge_loss,
@@ -220,15 +220,10 @@ class InversionTrainer:
     def train_step(self, pictures: Pictures) -> dict[str, float]:
         """One step of the encoder, then one of each critic on what the encoder gave."""
         config, fabric = self.config, self.fabric
-        seed_step(config.compute.seed, self.step, fabric.global_rank)
+        real, z = draw_batch(config, pictures, self.generator.config.z_size, self.step, fabric)
         self._set_rate()
-        real = pictures.batch(torch.randint(len(pictures), (config.batch,)), mirror=config.mirror).to(
-            fabric.device
-        )
         with torch.no_grad():
-            sampled = self.generator.mapping(
-                torch.randn(config.batch, self.generator.config.z_size, device=fabric.device)
-            )
+            sampled = self.generator.mapping(z)
         code, reconstruction, figures = self._encoder_step(real, sampled)
         if "image" in self.weights:
             figures |= self._image_critic_step(real, reconstruction)
@@ -361,7 +356,7 @@ def train_encoder(config: InversionConfig) -> Path:
     run = None
     if fabric.is_global_zero:
         run = (
-            Run(config.resume)
+            Run.resume(config.resume, trainer.step)
             if config.resume
             else Run.create(config.runs, f"inversion-{trainer.meta['name']}", config)
         )

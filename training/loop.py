@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from lightning.fabric import Fabric
@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from torch import Tensor, nn
+
+from training.data import Pictures
 
 
 @dataclass
@@ -42,9 +44,41 @@ class Compute:
         return fabric
 
 
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """All randomness of a step follows from (seed, step, process), so a resumed run equals an undisturbed one."""
-    torch.manual_seed((seed * 1_000_003 + step) * 1_009 + rank)
+def seed_step(seed: int, step: int, fabric: Fabric) -> torch.Generator:
+    """All randomness of a step follows from (seed, step, process), so a resumed run equals an undisturbed one.
+
+    The generator that comes back is the same in every process: pictures and z are drawn from it for all of them, and
+    each takes its `share`, so that N processes see the batch that one would see. Noise and augmentation are each
+    process's own.
+    """
+    base = (seed * 1_000_003 + step) * 1_009
+    torch.manual_seed(base + fabric.global_rank)
+    return torch.Generator().manual_seed(base + 1_008)
+
+
+def share(fabric: Fabric, drawn: Tensor) -> Tensor:
+    """This process's part of what was drawn for all: [processes * N, ...] -> [N, ...]."""
+    return drawn.chunk(fabric.world_size)[fabric.global_rank]
+
+
+class BatchConfig(Protocol):
+    """What a step draws by."""
+
+    batch: int
+    mirror: bool
+    compute: Compute
+
+
+def draw_batch(
+    config: BatchConfig, pictures: Pictures, z_size: int, step: int, fabric: Fabric
+) -> tuple[Tensor, Tensor]:
+    """Seed the step; this process's pictures float32 [N, 3, H, W] and z float32 [N, z_size]."""
+    common = seed_step(config.compute.seed, step, fabric)
+    total = config.batch * fabric.world_size
+    index = share(fabric, torch.randint(len(pictures), (total,), generator=common))
+    flip = share(fabric, torch.rand(total, generator=common) < (0.5 if config.mirror else 0.0))
+    z = share(fabric, torch.randn(total, z_size, generator=common))
+    return pictures.batch(index, mirror=flip).to(fabric.device), z.to(fabric.device)
 
 
 def update(fabric: Fabric, loss: Tensor, *optimisers: torch.optim.Optimizer) -> None:

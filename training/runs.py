@@ -50,6 +50,15 @@ class Run:
         write_json(folder / "environment.json", environment())
         return cls(folder)
 
+    @classmethod
+    def resume(cls, folder: Path, step: int) -> Run:
+        """Go on from the checkpoint of `step`: figures of later steps, which are done again, are dropped."""
+        file = folder / "figures.jsonl"
+        lines = file.read_text().splitlines(keepends=True) if file.is_file() else []
+        # a killed process may leave half a line
+        file.write_text("".join(x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= step))
+        return cls(folder)
+
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         """Append figures to `figures.jsonl` and TensorBoard."""
         with (self.folder / "figures.jsonl").open("a") as file:

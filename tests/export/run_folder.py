@@ -26,6 +26,7 @@ def write_run(
     *,
     name: str = "tiny",
     seed: int = 0,
+    code_weight: float = 0.1,
 ) -> Path:
     """A run folder of kind "inversion" with two made-up directions and a card that says what it is."""
     torch.manual_seed(seed)
@@ -41,6 +42,8 @@ def write_run(
     meta = {
         "kind": "inversion", "name": name, "generator": asdict(generator_config), "encoder": asdict(encoder_config),
         "code_critic_view": "joint", "data": "random weights", "images_seen": 0, "step": 0,
+        "seed": seed,
+        "loss_weights": {"pixel_weight": 1.0, "code_weight": code_weight, "code_cycle_weight": code_weight / 2},
     }  # fmt: skip
     networks = {"generator": generator, "encoder": encoder, "code_critic": critic}
     save_checkpoint(folder / "checkpoint", meta, networks, {})

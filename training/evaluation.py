@@ -1,0 +1,417 @@
+"""`python -m training evaluate RUN...`: encoders and inversions side by side, on pictures that they have not seen.
+
+Encoders of one method and different seeds are averaged, with their spread. Writes `evaluation.json`,
+`evaluation.md` and the pictures beside it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+from sklearn.metrics import average_precision_score
+from torch import Tensor
+
+from training import figures
+from training.attributes import AttributeReader, is_binary
+from training.data import Pictures, load_pictures
+from training.directions import encode, fit_boundary, meaningful_range, native_step, sample_codes
+from training.features import EfficientNetLite0
+from training.identity import FaceDescriptor, face_chip, identity_similarity
+from training.inversion import TrainedInversion, load_inversion
+from training.metrics import (
+    domain_gap_and_floor,
+    efflite0_features,
+    frechet_distance,
+    mean_square,
+    psnr,
+    sliced_wasserstein,
+)
+from training.perceptual import LPIPSSq
+from training.refinement import (
+    Objective,
+    RefinementConfig,
+    Search,
+    image2stylegan,
+    refine,
+    single_w,
+    z_with_clipping,
+    z_with_prior,
+)
+from training.runs import write_json
+
+Figures = dict[str, float]
+
+
+@dataclass
+class EvaluationConfig:
+    """Compare encoders, and inversions by optimisation, on held-out pictures."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders of encoders for one generator; inversions by optimisation are measured on the first."""
+    data: Path
+    """Folder or zip of held-out pictures."""
+    train: Path | None = None
+    """Pictures that boundaries and the attribute reader are fitted on; without them nothing is edited."""
+    train_attributes: Path | None = None
+    """Their csv."""
+    data_attributes: Path | None = None
+    """The held-out pictures' csv, for the average precision of boundaries."""
+    attributes: tuple[str, ...] = ("smile", "age", "male", "yaw")
+    """Attributes to edit and to judge by."""
+    output: Path = Path("evaluation")
+    """Folder to write."""
+    optimised: int = 32
+    """Held-out pictures that inversions by optimisation are measured on."""
+    steps: int = 100
+    """Steps of the domain-regularised optimisation; the inversions without an encoder get four times as many."""
+    edited: int = 200
+    """Held-out pictures to edit."""
+    samples: int = 10_000
+    """Samples whose FD-EffLite0 to the training pictures is measured, beside that of held-out pictures."""
+
+
+def method_name(meta: dict[str, Any]) -> str:
+    """The method that an encoder's loss weights make."""
+    weights = meta["loss_weights"]
+    code, cycle = weights["code_weight"] > 0, weights["code_cycle_weight"] > 0
+    if weights["pixel_weight"] == 0:
+        return "traditional"
+    if code:
+        return "force-in-domain" if cycle else "force-in-domain, no code cycle"
+    return "in-domain, with code cycle" if cycle else "in-domain"
+
+
+class Judge:
+    """What every method is judged by: held-out pictures, their features, and independent networks."""
+
+    def __init__(self, config: EvaluationConfig, resolution: int) -> None:
+        self.config = config
+        self.pictures = load_pictures(config.data, resolution, config.data_attributes)
+        self.images = self.pictures.batch(torch.arange(len(self.pictures)), mirror=False)
+        self.perceptual, self.network, self.faces = LPIPSSq().eval(), EfficientNetLite0(), FaceDescriptor()
+        self.features = efflite0_features(self.network, self.images)
+        self.descriptors = self.describe(self.images)
+        self.train: Pictures | None = None
+        if config.train and config.train_attributes:
+            self.train = load_pictures(config.train, resolution, config.train_attributes)
+            self.reader = AttributeReader.train(self.train, list(config.attributes))
+
+    @torch.no_grad()
+    def describe(self, images: Tensor) -> Tensor:
+        """Face descriptors: float [N, 128]."""
+        return torch.cat([self.faces(face_chip(part)) for part in images.split(32)])
+
+    @torch.no_grad()
+    def reconstructions(self, made: Tensor) -> Figures:
+        """Errors of reconstructions of the first held-out pictures: float [N, 3, H, W]."""
+        images = self.images[: len(made)]
+        pairs = zip(made.split(64), images.split(64), strict=True)
+        persons = identity_similarity(self.describe(made), self.descriptors[: len(made)])
+        return {
+            "mse": float(mean_square(made, images).mean()),
+            "psnr": float(psnr(made, images).mean()),
+            "lpips_sq": float(torch.cat([self.perceptual(a, b) for a, b in pairs]).mean()),
+            "identity_distance": persons.distance,
+            "identity_found": persons.found_share,
+        }
+
+
+@torch.no_grad()
+def decode(run: TrainedInversion, codes: Tensor) -> Tensor:
+    """Pictures as they are shown, within [-1, 1]: float [N, 3, H, W]."""
+    return torch.cat([run.generator.synthesis(part).clamp(-1, 1) for part in codes.split(32)])
+
+
+def judge_encoder(judge: Judge, run: TrainedInversion) -> tuple[Figures, Tensor, Tensor]:
+    """Figures of one encoder, its codes of the held-out pictures, and their reconstructions."""
+    started = time.perf_counter()
+    codes = encode(run.encoder, judge.pictures)
+    seconds = (time.perf_counter() - started) / len(codes)
+    made = decode(run, codes)
+    found = judge.reconstructions(made)
+    found["fd_efflite0"] = frechet_distance(efflite0_features(judge.network, made), judge.features)
+    found["swd"] = float(np.mean(list(sliced_wasserstein(made, judge.images).values())))
+    standard = run.code_critic.standardise
+    gap, floor = domain_gap_and_floor(standard(codes), standard(sample_codes(run.generator, 2 * len(codes))))
+    for prefix, measured in (("", gap), ("floor_", floor)):
+        found |= {
+            f"{prefix}code_fd": measured.frechet,
+            f"{prefix}code_fd_layer": float(np.mean(measured.frechet_layers)),
+            f"{prefix}auc": measured.auc,
+            f"{prefix}precision": measured.precision,
+            f"{prefix}recall": measured.recall,
+        }
+    if judge.train is not None:
+        found |= judge_edits(judge, judge.train, run, codes)
+    return found | {"seconds": seconds}, codes, made
+
+
+def judge_edits(judge: Judge, train: Pictures, run: TrainedInversion, codes: Tensor) -> Figures:
+    """Boundaries fitted on this encoder's codes: average precision, and what edits at both ends of the range do."""
+    names, critic = judge.config.attributes, run.code_critic
+    train_codes = encode(run.encoder, train)
+    standard = critic.standardise(train_codes).flatten(1).numpy()
+    normals = {name: fit_boundary(standard, train.attributes[name], 3e3, 0.1)[0] for name in names}
+    found: Figures = {}
+    if judge.pictures.attributes:
+        held_out = critic.standardise(codes).flatten(1).numpy()
+        precisions = []
+        for name in names:
+            truth = judge.pictures.attributes[name]
+            positive = truth > (0.5 if is_binary(truth) else np.median(truth))
+            precisions.append(average_precision_score(positive, held_out @ normals[name]))
+        found["boundary_ap"] = float(np.mean(precisions))
+    shown = codes[: judge.config.edited]
+    start = decode(run, shown)
+    before, same = judge.reader.read(start), judge.describe(start)
+    spread = {name: train.attributes[name].std() for name in names}
+    sampled = sample_codes(run.generator, 4_000)
+    success, moved, drift, kept = [], [], [], []
+    for name in names:
+        others = [normals[other] for other in names if other != name]
+        step = native_step(standard, normals[name], others).reshape(critic.mean.shape)
+        vector = torch.from_numpy(step).float() * critic.deviation
+        vector /= vector.norm()
+        scale = float((sampled.flatten(1) @ vector.flatten()).std())
+        for strength in meaningful_range(critic, sampled, train_codes[:1000], vector, scale, 0.05):
+            edited = decode(run, shown + strength * scale * vector)
+            after = judge.reader.read(edited)
+            success.append(((after[name] - before[name]) * np.sign(strength) > 0).mean())
+            moved.append((after[name] - before[name]).mean() * np.sign(strength) / spread[name])
+            drift.append(np.mean([abs(after[o] - before[o]).mean() / spread[o] for o in names if o != name]))
+            kept.append(identity_similarity(judge.describe(edited), same).distance)
+    return found | {
+        "edit_success": float(np.mean(success)),
+        "edit_moved": float(np.mean(moved)),  # in standard deviations among real people, as the drift
+        "edit_drift": float(np.mean(drift)),
+        "edit_identity_distance": float(np.mean(kept)),
+    }
+
+
+def searches(run: TrainedInversion, count: int) -> dict[str, tuple[Search, float]]:
+    """The inversions without an encoder, and Adam's rate for each."""
+    mapping, mean = run.generator.mapping, run.code_critic.mean
+    z = torch.randn(count, run.generator.config.z_size, generator=torch.Generator().manual_seed(0))
+    return {
+        "Image2StyleGAN": (image2stylegan(mean, count), 0.03),
+        "W only": (single_w(mean, count), 0.03),
+        "z with prior": (z_with_prior(mapping, z), 0.1),
+        "z with stochastic clipping": (z_with_clipping(mapping, z.clamp(-2, 2)), 0.1),
+    }
+
+
+def judge_inversions(judge: Judge, run: TrainedInversion) -> tuple[dict[str, Figures], dict[str, Tensor]]:
+    """Figures and pictures of each inversion by optimisation, on the first held-out pictures."""
+    count, steps = min(judge.config.optimised, len(judge.images)), judge.config.steps
+    images, codes = judge.images[:count], encode(run.encoder, judge.pictures)[:count]
+    variance = float(run.code_critic.deviation.square().mean())
+    objective = Objective(run.generator.synthesis, run.encoder, judge.perceptual, variance)
+    found: dict[str, Figures] = {}
+    made: dict[str, Tensor] = {}
+
+    def note(name: str, code: Tensor, seconds: float, **more: float) -> None:
+        made[name] = decode(run, code)
+        score = float(domain_scores(run, code).mean())
+        found[name] = judge.reconstructions(made[name]) | {
+            "domain_score": score,
+            "seconds": seconds / count,
+            **more,
+        }
+
+    note("encoder", codes, 0.0, steps=0.0)
+    started = time.perf_counter()
+    ours = refine(objective, codes, images, RefinementConfig(steps=steps)).code
+    note("domain-regularised optimisation", ours, time.perf_counter() - started, steps=float(steps))
+    plain = RefinementConfig(steps=0, domain_weight=0.0)
+    goal = refine(objective, ours, images, plain).losses  # of the pictures alone: [N, 1]
+    for name, (search, rate) in searches(run, count).items():
+        free = RefinementConfig(steps=4 * steps, learning_rate=rate, domain_weight=0.0)
+        started = time.perf_counter()
+        result = refine(objective, search, images, free)
+        reached = result.losses <= goal
+        first = torch.where(reached.any(1), reached.float().argmax(1), torch.inf)
+        note(
+            name, result.code, time.perf_counter() - started, steps=float(free.steps),
+            steps_to_equal_loss=float(first.median()), reached_equal_loss=float(reached.any(1).float().mean()),
+        )  # fmt: skip
+    return found, made
+
+
+@torch.no_grad()
+def domain_scores(run: TrainedInversion, codes: Tensor) -> np.ndarray:
+    """Percentiles of the code critic's output among sampled codes: float64 [N] in 0..1."""
+    ranked = run.code_critic(sample_codes(run.generator, 20_000)).mean(1).sort().values
+    return torch.searchsorted(ranked, run.code_critic(codes).mean(1)).double().numpy() / len(ranked)
+
+
+@torch.no_grad()
+def judge_domain_score(judge: Judge, run: TrainedInversion) -> dict[str, np.ndarray]:
+    """Domain scores of new sampled codes, of held-out faces, and of pictures that are no faces."""
+    groups = {"held-out faces": judge.images, **no_faces(judge.images)}
+    scores = {name: domain_scores(run, run.encoder(images)) for name, images in groups.items()}
+    return {
+        "sampled codes, drawn anew": domain_scores(run, sample_codes(run.generator, 4_000, seed=2))
+    } | scores
+
+
+def no_faces(images: Tensor) -> dict[str, Tensor]:
+    """Pictures with the colours and textures of the given ones that show no face: float [N, 3, H, W] each."""
+    side = images.shape[3]
+    block = side // 8
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+    blocks = torch.nn.functional.unfold(images, block, stride=block)[:, :, order]
+    corner = images[:, :, : side // 4, : side // 4]
+    return {
+        "shuffled blocks": torch.nn.functional.fold(blocks, (side, side), block, stride=block),
+        "background textures": torch.nn.functional.interpolate(corner, (side, side), mode="bicubic").clamp(
+            -1, 1
+        ),
+    }
+
+
+def judge_generator(judge: Judge, run: TrainedInversion) -> Figures:
+    """FD-EffLite0 of samples to the training pictures, and of the held-out pictures as the floor."""
+    if judge.train is None or judge.config.samples == 0:
+        return {}
+    everything = torch.arange(len(judge.train))
+    train = np.concatenate(
+        [
+            efflite0_features(judge.network, judge.train.batch(part, mirror=False))
+            for part in everything.split(64)
+        ]
+    )
+    sampled = np.concatenate(
+        [
+            efflite0_features(judge.network, decode(run, part))
+            for part in sample_codes(run.generator, judge.config.samples).split(64)
+        ]
+    )
+    return {
+        "samples": float(len(sampled)),
+        "fd_efflite0_samples": frechet_distance(sampled, train),
+        "fd_efflite0_held_out": frechet_distance(judge.features, train),
+        # as few samples as there are held-out pictures: the distance falls with the number
+        "fd_efflite0_as_many_samples": frechet_distance(sampled[: len(judge.features)], train),
+    }
+
+
+def mean_and_spread(several: list[Figures]) -> dict[str, tuple[float, float]]:
+    """Mean and standard deviation of each figure over seeds."""
+    return {
+        name: (float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0)
+        for name in several[0]
+        if (values := [found[name] for found in several if name in found])
+    }
+
+
+def evaluate(config: EvaluationConfig) -> Path:
+    """Measure everything; returns the table's path. Raises CheckpointError, DataError."""
+    runs = [load_inversion(path) for path in config.runs]
+    judge = Judge(config, runs[0].generator.config.resolution)
+    encoders: list[dict[str, Any]] = []
+    by_method: dict[str, list[Figures]] = {}
+    pictures: dict[str, Tensor] = {}
+    codes_of: dict[str, Tensor] = {}
+    for path, run in zip(config.runs, runs, strict=True):
+        weight, name = run.meta["loss_weights"]["code_weight"], method_name(run.meta)
+        found, codes, made = judge_encoder(judge, run)
+        print(
+            f"{path}: {name}, MSE {found['mse']:.4f}, code FD {found['code_fd']:.1f}, AUC {found['auc']:.3f}",
+            flush=True,
+        )
+        encoders.append(
+            {
+                "run": str(path),
+                "method": name,
+                "seed": run.meta.get("seed", 0),
+                "code_weight": weight,
+                "figures": found,
+            }
+        )
+        if name not in pictures:
+            pictures[name], codes_of[name] = made, run.code_critic.standardise(codes)
+        by_method.setdefault(name, []).append(found)
+    chosen = next((run for run in runs if method_name(run.meta) == "force-in-domain"), runs[0])
+    optimised, refined = judge_inversions(judge, chosen)
+    scores = judge_domain_score(judge, chosen)
+    summary = {name: mean_and_spread(found) for name, found in by_method.items()}
+    results = {
+        "config": asdict(config),
+        "pictures": len(judge.pictures),
+        "encoders": encoders,
+        "methods": summary,
+        "inversions": optimised,
+        "domain_score": {name: float(values.mean()) for name, values in scores.items()},
+        "generator": judge_generator(judge, chosen),
+    }
+    config.output.mkdir(parents=True, exist_ok=True)
+    write_json(config.output / "evaluation.json", results)
+    figures.comparison(config.output / "encoders.png", judge.images, pictures)
+    figures.comparison(config.output / "inversions.png", judge.images[: config.optimised], refined)
+    sampled = chosen.code_critic.standardise(sample_codes(chosen.generator, len(judge.images)))
+    figures.code_map(config.output / "codes.png", sampled, codes_of)
+    figures.gap_against_error(config.output / "gap.png", encoders)
+    figures.reliability(config.output / "domain_score.png", scores)
+    table = config.output / "evaluation.md"
+    table.write_text(as_markdown(results))
+    return table
+
+
+ENCODER_COLUMNS = {
+    "mse": "MSE", "psnr": "PSNR dB", "lpips_sq": "LPIPS-sq", "fd_efflite0": "FD-EffLite0", "swd": "SWD",
+    "identity_distance": "identity distance", "code_fd": "code FD, joint", "code_fd_layer": "code FD, a layer",
+    "auc": "two-sample AUC", "precision": "precision", "recall": "recall", "boundary_ap": "boundary AP",
+    "edit_success": "edits right way", "edit_moved": "moved sd", "edit_drift": "drift sd",
+    "edit_identity_distance": "identity distance of edits", "seconds": "s a picture",
+}  # fmt: skip
+INVERSION_COLUMNS = {
+    "steps": "steps", "mse": "MSE", "psnr": "PSNR dB", "lpips_sq": "LPIPS-sq", "identity_distance": "identity distance",
+    "domain_score": "domain score", "steps_to_equal_loss": "steps to the loss of ours, median",
+    "reached_equal_loss": "share that reaches it", "seconds": "s a picture",
+}  # fmt: skip
+
+
+def as_markdown(results: dict[str, Any]) -> str:
+    """The tables of an evaluation. Encoders: mean +- standard deviation where there are several seeds."""
+    methods: dict[str, dict[str, tuple[float, float]]] = results["methods"]
+    seeds = {name: sum(e["method"] == name for e in results["encoders"]) for name in methods}
+    columns = {
+        key: title for key, title in ENCODER_COLUMNS.items() if any(key in m for m in methods.values())
+    }
+    rows = [
+        [f"{name} ({seeds[name]})", *(_plus_minus(found[key]) if key in found else "" for key in columns)]
+        for name, found in methods.items()
+    ]
+    some = next(iter(methods.values()))
+    floor = {key: f"{some[f'floor_{key}'][0]:.3g}" for key in columns if f"floor_{key}" in some}
+    rows.append(["sampled codes (floor)", *(floor.get(key, "") for key in columns)])
+    lines = [f"Encoders on {results['pictures']} held-out pictures; in brackets the number of runs.", ""]
+    lines += _table(["encoder", *columns.values()], rows)
+    optimised = results["inversions"]
+    rows = [
+        [name, *(f"{found[key]:.3g}" if key in found else "" for key in INVERSION_COLUMNS)]
+        for name, found in optimised.items()
+    ]
+    lines += ["", f"Inversions of {results['config']['optimised']} of them.", ""]
+    lines += _table(["inversion", *INVERSION_COLUMNS.values()], rows)
+    lines += ["", "Mean domain score.", ""]
+    lines += _table(["codes of", "score"], [[k, f"{v:.2f}"] for k, v in results["domain_score"].items()])
+    if results["generator"]:
+        lines += ["", "Generator: FD-EffLite0 to the training pictures.", ""]
+        lines += _table(["figure", "value"], [[k, f"{v:.4g}"] for k, v in results["generator"].items()])
+    return "\n".join(lines) + "\n"
+
+
+def _plus_minus(figure: tuple[float, float]) -> str:
+    mean, spread = figure
+    return f"{mean:.3g} +- {spread:.2g}" if spread else f"{mean:.3g}"
+
+
+def _table(titles: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *rows)]
