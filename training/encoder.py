@@ -82,7 +82,8 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
             assert self.running_var is not None
             self.running_mean.lerp_(mean, self.momentum or 0.0)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum or 0.0)
-            self.num_batches_tracked += 1
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
 
