@@ -1,28 +1,41 @@
-"""Command line of the export: `python -m export bundle`."""
+"""Command line of the export: `python -m export bundle | verify | diff`."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tyro
 
-from export.bundle import BundleConfig, write_bundle
-from export.parity import ParityError
-from training.runs import CheckpointError
+from export.verification import DiffConfig, VerificationError, VerifyConfig, diff, verify
+
+Command = tuple[type, Callable[[Any], str]]
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Parse one command into its config and run it; bad input is one clear line and exit status 2, a graph that does
-    not do what its network does 3."""
-    config = tyro.extras.subcommand_cli_from_dict({"bundle": BundleConfig}, prog="python -m export")
+    not do what its network does, or a bundle that is not what its manifest says, 3."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    commands: dict[str, Command] = {"verify": (VerifyConfig, verify), "diff": (DiffConfig, diff)}
+    bad_input: tuple[type[Exception], ...] = (FileNotFoundError,)
+    not_as_promised: tuple[type[Exception], ...] = (VerificationError,)
+    if arguments[:1] not in (["verify"], ["diff"]):  # these two run where there is no PyTorch
+        from export.bundle import BundleConfig, write_bundle
+        from export.parity import ParityError
+        from training.runs import CheckpointError
+
+        commands = {"bundle": (BundleConfig, write_bundle), **commands}
+        bad_input, not_as_promised = (*bad_input, CheckpointError), (*not_as_promised, ParityError)
+    config = tyro.extras.subcommand_cli_from_dict(
+        {name: kind for name, (kind, _) in commands.items()}, prog="python -m export", args=arguments
+    )
+    run = next(function for kind, function in commands.values() if isinstance(config, kind))
     try:
-        print(write_bundle(config))
-    except (CheckpointError, FileNotFoundError) as error:
+        print(run(config))
+    except (*bad_input, *not_as_promised) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    except ParityError as error:
-        print(f"error: parity: {error}; nothing was written", file=sys.stderr)
-        return 3
+        return 3 if isinstance(error, not_as_promised) else 2
     return 0
 
 

@@ -33,8 +33,9 @@ from export.graphs import (
     bundle_graphs,
     to_onnx,
 )
-from export.parity import BATCHES, Figures, check_all, versions
+from export.parity import BATCHES, Array, Figures, check_all, open_session, refiner_inputs, run, versions
 from export.triton import MAX_BATCH, config_pbtxt
+from export.verification import sample_tensors
 from training.perceptual import LPIPSSq
 from training.refinement import Objective, RefinementConfig, Refiner
 
@@ -95,6 +96,8 @@ def write_bundle(config: BundleConfig) -> str:
         critic = pipeline.code_critic
         tensors = {"mean_code": critic.mean.numpy(), "code_std": critic.deviation.numpy()}
         tensors |= {f"direction/{key}": vector for key, vector in pipeline.vectors.items()}
+        for role, inputs in inputs_of(z, files, config.refine).items():
+            tensors |= sample_tensors(role, inputs, run(open_session(files[role]), inputs))
         content = save({key: np.ascontiguousarray(value) for key, value in tensors.items()})
         (work / f"{name}.safetensors").write_bytes(content)  # save_file would let nobody else read it
         manifest = describe(name, pipeline, built, config, work, figures)
@@ -104,6 +107,20 @@ def write_bundle(config: BundleConfig) -> str:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return summary(name, config.to, sizes, figures)
+
+
+def inputs_of(z: Tensor, files: Mapping[str, Path], refine: RefinementConfig) -> dict[str, dict[str, Array]]:
+    """Inputs for each graph's stored sample, made by the graphs; the refiner goes from a code to another's picture."""
+    latent = z.numpy()
+    code = run(open_session(files["mapping"]), {"z": latent})["code"]
+    image = run(open_session(files["generator"]), {"code": code})["image"]
+    return {
+        "mapping": {"z": latent},
+        "generator": {"code": code},
+        "encoder": {"image": image},
+        "critic": {"code": code},
+        "refiner": refiner_inputs(code, np.roll(image, 1, 0), refine),
+    }
 
 
 def build(pipeline: Pipeline, config: BundleConfig) -> Built:

@@ -62,7 +62,7 @@ class ParityError(ValueError):
 def require(condition: bool, graph: str, what: str) -> None:
     """Raise ParityError unless `condition`, which NaN never meets if it is a comparison."""
     if not condition:
-        raise ParityError(f"{graph}: {what}")
+        raise ParityError(f"parity: {graph}: {what}; nothing was written")
 
 
 def open_session(path: Path) -> ort.InferenceSession:
