@@ -74,7 +74,7 @@ class Residual(nn.Module):
 
 
 class FaceDescriptor(nn.Module):
-    """Frozen descriptor of a face: float [N, 3, H, W] in [-1, 1] -> float [N, 128], of length about 1.3.
+    """Frozen descriptor of a face: float [N, 3, H, W] in [-1, 1] -> float [N, 128], of length about 1.3 to 1.4.
 
     Give it `face_chip(image)` for pictures aligned as the training data; any other size than 150 is resized.
     """
@@ -105,7 +105,7 @@ class IdentitySimilarity:
     """How alike the persons of N pairs of pictures are, beside how alike different persons look to the same network.
 
     Read the first two against the last two: dlib's threshold was set on other pictures, and of different people in
-    aligned 128-pixel portraits of one ethnic group nearly a third of all pairs fall below it.
+    200 aligned 128-pixel portraits, mostly of East Asian adults, 31 % of all pairs fall below it.
     """
 
     distance: float

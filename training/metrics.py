@@ -65,9 +65,8 @@ def _covariance_factor(rows: np.ndarray) -> np.ndarray:
     return np.asarray(np.linalg.qr(centred, mode="r")) if len(rows) > rows.shape[1] else centred
 
 
-FEATURE_SIDE = (
-    224  # what EfficientNet-Lite0 was trained on, so one figure means the same for bundles of any resolution
-)
+# What EfficientNet-Lite0 was trained on, pixels; so one figure means the same for bundles of any resolution.
+FEATURE_SIDE = 224
 
 
 @torch.no_grad()
