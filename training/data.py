@@ -38,6 +38,11 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.names)
 
+    def first(self, count: int) -> Pictures:
+        """The first `count` of them, attributes included."""
+        attributes = {name: values[:count] for name, values in self.attributes.items()}
+        return Pictures(self.images[:count], self.names[:count], attributes)
+
     def batch(self, index: Tensor, *, mirror: bool | Tensor) -> Tensor:
         """Pictures at `index` as float32 [N, 3, H, W] in [-1, 1].
 

@@ -72,6 +72,8 @@ class EvaluationConfig:
     """Steps of the domain-regularised optimisation; the inversions without an encoder get four times as many."""
     edited: int = 200
     """Held-out pictures to edit."""
+    boundaries_from: int = 4_000
+    """Training pictures that boundaries are fitted on, the first ones."""
     samples: int = 10_000
     """Samples whose FD-EffLite0 to the training pictures is measured, beside that of held-out pictures."""
 
@@ -155,6 +157,7 @@ def judge_encoder(judge: Judge, run: TrainedInversion) -> tuple[Figures, Tensor,
 def judge_edits(judge: Judge, train: Pictures, run: TrainedInversion, codes: Tensor) -> Figures:
     """Boundaries fitted on this encoder's codes: average precision, and what edits at both ends of the range do."""
     names, critic = judge.config.attributes, run.code_critic
+    train = train.first(judge.config.boundaries_from)
     train_codes = encode(run.encoder, train)
     standard = critic.standardise(train_codes).flatten(1).numpy()
     normals = {name: fit_boundary(standard, train.attributes[name], 3e3, 0.1)[0] for name in names}
