@@ -14,7 +14,7 @@ import pickletools
 import struct
 import tokenize
 import zipfile
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import UnionType
@@ -384,7 +384,8 @@ class Machine:
 
     def spend(self, values: Iterable[Any]) -> None:
         """Account for what a call copies: a short file can ask for one long value again and again."""
-        self.room -= sum(len(value) for value in values if isinstance(value, Sized))
+        kinds = str | bytes | bytearray | list | tuple | dict | set
+        self.room -= sum(len(value) for value in values if isinstance(value, kinds))
         if self.room < 0:
             raise CheckpointError("it asks for far more memory than the file has bytes")
 
