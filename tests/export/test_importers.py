@@ -20,10 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from export.__main__ import main
+from export.checkpoint import load_pipeline
 from export.folding import FoldedMapping, FoldedSynthesis
 from export.importers import ImportConfig, import_checkpoint
 from export.unpickling import read_checkpoint
+from tests.training.pictures import write_pictures
 from training.generator import Generator, GeneratorConfig
+from training.inversion import InversionConfig, train_encoder
+from training.loop import Compute
 from training.runs import CheckpointError, load_meta, load_network, read_config
 
 State = dict[str, Tensor]
@@ -482,3 +486,19 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "holds a checkpoint already" in capsys.readouterr().err
     assert main(["import", str(tmp_path / "none.pt"), "--to", str(tmp_path / "other")]) == 2
     assert read_checkpoint(tmp_path / "run/checkpoint/generator.safetensors")
+
+
+def test_an_encoder_trains_for_an_imported_generator(tmp_path: Path) -> None:
+    """Against a fresh image critic; the run that comes out is one that the export takes."""
+    torch.manual_seed(0)
+    torch.save(rosinality().content, tmp_path / "a.pt")
+    import_checkpoint(ImportConfig(tmp_path / "a.pt", tmp_path / "gan"))
+    data, _ = write_pictures(tmp_path, 8, 16)
+    config = InversionConfig(
+        tmp_path / "gan", data, runs=tmp_path, channels=(4, 4, 4), images=8, batch=4, code_critic_view="layer",
+        compute=Compute(accelerator="cpu", precision="32-true"),
+    )  # fmt: skip
+    pipeline = load_pipeline(train_encoder(config))
+    assert pipeline.meta["critic"] == "projected"
+    wanted = load(tmp_path / "gan").state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in pipeline.generator.state_dict().items())
