@@ -1,4 +1,4 @@
-"""Command line of the export: `python -m export bundle | verify | diff`."""
+"""Command line of the export: `python -m export import | bundle | verify | diff`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     not_as_promised: tuple[type[Exception], ...] = (VerificationError,)
     if arguments[:1] not in (["verify"], ["diff"]):  # these two run where there is no PyTorch
         from export.bundle import BundleConfig, write_bundle
+        from export.importers import ImportConfig, import_checkpoint
         from export.parity import ParityError
         from training.runs import CheckpointError
 
-        commands = {"bundle": (BundleConfig, write_bundle), **commands}
+        commands |= {"import": (ImportConfig, import_checkpoint), "bundle": (BundleConfig, write_bundle)}
         bad_input, not_as_promised = (*bad_input, CheckpointError), (*not_as_promised, ParityError)
     config = tyro.extras.subcommand_cli_from_dict(
         {name: kind for name, (kind, _) in commands.items()}, prog="python -m export", args=arguments

@@ -146,10 +146,10 @@ class InversionTrainer:
         layout = torch.channels_last
         self.generator = Generator(shape).requires_grad_(False).to(fabric.device, memory_format=layout)
         load_network(config.gan, "generator", self.generator)
-        without_critic = self.meta["critic"] == "none"  # as an imported generator may be
-        self.meta["critic"] = "projected" if without_critic else self.meta["critic"]
+        imported = self.meta["critic"] == "none"  # a foreign generator brings no critic: a fresh one starts
+        self.meta["critic"] = "projected" if imported else self.meta["critic"]
         self.image_critic = build_critic(self.meta["critic"], shape).to(fabric.device, memory_format=layout)
-        if not without_critic:  # without this start reconstructions are blurred
+        if not imported:  # without this start reconstructions are blurred
             load_network(config.gan, "image_critic", self.image_critic)
         mean, deviation = code_statistics(self.generator)
         self.encoder = Encoder(

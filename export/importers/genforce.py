@@ -1,0 +1,81 @@
+"""StyleGAN2 of genforce/genforce (.pth).
+
+It flips the kernels of up-convolutions at run time, and adds 1 to a style apart from its bias. w may differ by layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from export.importers.naming import Foreign, Rule, count, make_config, same, shape_of, tensors_of
+
+FAMILY = "GenForce StyleGAN2"
+
+
+def find(content: Any) -> Foreign | None:
+    """The generator in a file of this family: its moving average if there is one, or a bare state dict."""
+    if not isinstance(content, dict):
+        return None
+    models = content.get("models")
+    networks = models if isinstance(models, dict) else content
+    for name in ("generator_smooth", "generator"):
+        if isinstance(networks.get(name), dict):
+            content = networks[name]
+            break
+    return read(content) if "synthesis.early_layer.const" in content else None
+
+
+def read(content: Mapping[str, Any]) -> Foreign:
+    """Rules for a generator's state dict."""
+    state = tensors_of(content)
+    blocks, depth = count(state, r"synthesis\.output(\d+)\.") - 1, count(state, r"mapping\.dense(\d+)\.")
+    config = make_config(
+        state,
+        constant=shape_of(state, "synthesis.early_layer.const", 4),
+        widths=[f"synthesis.layer{2 * i + 2}.weight" for i in range(blocks)],
+        mapping=[f"mapping.dense{i}.weight" for i in range(depth)],
+        style="synthesis.layer0.style.weight",
+    )
+    rules = {"synthesis.constant": Rule("synthesis.early_layer.const")}
+    for i in range(depth):
+        for part in ("weight", "bias"):
+            rules[f"mapping.layers.{i}.{part}"] = Rule(f"mapping.dense{i}.{part}")
+    for i in range(2 * blocks + 1):
+        theirs, ours = f"synthesis.layer{i}", f"synthesis.styled.{i}"
+        rules |= convolution(theirs, ours, up=i % 2 == 1) | {
+            f"{ours}.noise_strength": Rule(f"{theirs}.noise_strength"),
+            f"{ours}.noise": Rule(f"{theirs}.noise"),
+        }
+    for i in range(blocks + 1):
+        rules |= convolution(f"synthesis.output{i}", f"synthesis.to_rgb.{i}")
+    filters = [
+        "synthesis.upsample.kernel",
+        *(f"synthesis.layer{2 * i + 1}.filter.kernel" for i in range(blocks)),
+    ]
+    mean = state.get("truncation.w_avg")
+    mean = (
+        mean.reshape(-1, config.code_size)
+        if mean is not None and mean.numel() % config.code_size == 0
+        else None
+    )
+    return Foreign(
+        FAMILY, state, config, rules, dict.fromkeys(filters, 4.0), frozenset({"truncation.w_avg"}), mean
+    )
+
+
+def convolution(theirs: str, ours: str, *, up: bool = False) -> dict[str, Rule]:
+    """A modulated convolution and the bias after it."""
+    return {
+        f"{ours}.conv.weight": Rule(f"{theirs}.weight", flipped if up else same),
+        f"{ours}.conv.style.weight": Rule(f"{theirs}.style.weight"),
+        f"{ours}.conv.style.bias": Rule(f"{theirs}.style.bias", lambda bias: bias + 1),
+        f"{ours}.bias": Rule(f"{theirs}.bias"),
+    }
+
+
+def flipped(kernel: Tensor) -> Tensor:
+    """Both axes of a kernel, reversed."""
+    return kernel.flip(2, 3)

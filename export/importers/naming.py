@@ -1,0 +1,150 @@
+"""How the tensors of a foreign StyleGAN2 become ours: rules from name to name, and errors when they do not fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.generator import Generator, GeneratorConfig, fir_kernel
+from training.runs import CheckpointError
+
+MOST_LISTED = 40  # names in an error message
+MOST_LAYERS = 32  # of one kind
+MOST_CHANNELS = 4096
+MOST_BLOCKS = 8  # above 4 pixels: 1024
+
+
+def same(tensor: Tensor) -> Tensor:
+    """Taken over as it is."""
+    return tensor
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Where one of our tensors comes from: the foreign tensor's name, and what is done to it."""
+
+    name: str
+    change: Callable[[Tensor], Tensor] = same
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A generator as a foreign file holds it, and how to read it."""
+
+    family: str
+    """For people: "rosinality StyleGAN2"."""
+    state: Mapping[str, Tensor]
+    """The file's tensors, by their names there."""
+    config: GeneratorConfig
+    rules: Mapping[str, Rule]
+    """Our tensor's name -> where it comes from."""
+    filters: Mapping[str, float] = field(default_factory=dict)
+    """Name -> sum of a constant resampling filter, which must be [1, 3, 3, 1] as ours is."""
+    unused: frozenset[str] = frozenset()
+    """Tensors that the file may have and that a generator does not need."""
+    mean_code: Tensor | None = None
+    """Mean of sampled codes by the file's own account, float [512] or [L, 512]."""
+    clamp: float | None = None
+    """Limit of activations that the original applies, and ours does not."""
+
+
+def translate(foreign: Foreign) -> Generator:
+    """Our generator with the file's weights. Raises CheckpointError that lists what is unknown, missing or of another
+    shape."""
+    state, name = foreign.state, f"as a {foreign.family} generator it does not fit"
+    wanted = {rule.name for rule in foreign.rules.values()}
+    missing = sorted(wanted - state.keys())
+    unknown = sorted(state.keys() - wanted - foreign.filters.keys() - foreign.unused)
+    if missing or unknown:
+        raise CheckpointError(f"{name}: missing {listed(missing)}, unknown {listed(unknown)}")
+    filters = sorted(
+        key for key, total in foreign.filters.items() if not is_our_filter(state.get(key), total)
+    )
+    if filters:
+        raise CheckpointError(f"{name}: resampling filters other than [1, 3, 3, 1]: {listed(filters)}")
+    with torch.device("meta"):  # shapes first: a file may pretend to be larger than it is
+        ours = Generator(foreign.config).state_dict()
+    found, unfit = {}, []
+    for key, rule in foreign.rules.items():
+        try:
+            found[key] = rule.change(state[rule.name].float())
+        except (RuntimeError, IndexError):  # not even of the right number of axes
+            found[key] = state[rule.name]
+        if found[key].shape != ours[key].shape:
+            unfit.append(f"{rule.name} {tuple(state[rule.name].shape)}")
+    if unfit:
+        raise CheckpointError(f"{name}: other shapes than a generator {foreign.config} has: {listed(unfit)}")
+    generator = Generator(foreign.config)
+    generator.load_state_dict(found)
+    return generator.eval().requires_grad_(False)
+
+
+def is_our_filter(kernel: Tensor | None, total: float) -> bool:
+    """Is it the separable [1, 3, 3, 1] with that sum? A file may leave it out, as constants are."""
+    if kernel is None:
+        return True
+    return kernel.numel() == 16 and torch.allclose(
+        kernel.float().reshape(4, 4), fir_kernel() * total, atol=1e-5
+    )
+
+
+def listed(names: list[str]) -> str:
+    """Names for an error message, of which there may be hundreds."""
+    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    return f"[{', '.join(names[:MOST_LISTED])}{more}]"
+
+
+def tensors_of(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """The tensors of a state dict."""
+    return {
+        key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)
+    }
+
+
+def shape_of(state: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ...]:
+    """Shape of a tensor that tells a generator's size. Raises CheckpointError."""
+    if name not in state or state[name].ndim != axes:
+        raise CheckpointError(f"it has no {name} of {axes} axes, which a generator of its family has")
+    return tuple(state[name].shape)
+
+
+def count(state: Mapping[str, Tensor], pattern: str) -> int:
+    """One more than the highest number that `pattern`'s group finds at the start of a name; 0 without any."""
+    matches = (re.match(pattern, name) for name in state)
+    highest = max((int(match[1][:4]) + 1 for match in matches if match), default=0)
+    if highest > MOST_LAYERS:
+        raise CheckpointError(f"it has more layers of one kind ({highest}) than any StyleGAN2")
+    return highest
+
+
+def make_config(
+    state: Mapping[str, Tensor], constant: tuple[int, ...], widths: list[str], mapping: list[str], style: str
+) -> GeneratorConfig:
+    """A generator's size from its tensors' shapes.
+
+    `constant`: shape of the 4 x 4 input, channels at -3; `widths`: for 8, 16, ... pixels, a weight with the outputs at
+    -4; `mapping`: the weights of the mapping network; `style`: a weight from a code's vector.
+    """
+    code_size = shape_of(state, style, 2)[1]
+    if not mapping or not 0 < len(widths) <= MOST_BLOCKS:
+        raise CheckpointError("it has no mapping network, or no blocks for 8 to 1024 pixels")
+    last, first = shape_of(state, mapping[-1], 2), shape_of(state, mapping[0], 2)
+    missing = [name for name in widths if name not in state or state[name].ndim < 4]
+    if missing:
+        raise CheckpointError(f"as a generator, it misses {listed(missing)}")
+    channels = tuple(state[name].shape[-4] for name in widths)
+    if max(*channels, constant[-3], code_size, first[1]) > MOST_CHANNELS:
+        raise CheckpointError(f"it has layers wider than {MOST_CHANNELS}, as no StyleGAN2 has")
+    return GeneratorConfig(
+        resolution=4 << len(widths),
+        channels=(constant[-3], *channels),
+        z_size=first[1],
+        code_size=code_size,
+        mapping_depth=len(mapping),
+        per_layer_code=last[0] != code_size,
+    )
