@@ -31,7 +31,7 @@ from training.loop import Compute
 from training.runs import CheckpointError, load_meta, load_network, read_config
 
 State = dict[str, Tensor]
-CHANNELS, CODE, Z, DEPTH = (8, 6, 4), 12, 10, 3  # 4, 8 and 16 pixels
+CHANNELS, CODE, Z, DEPTH = (8, 6, 4, 4), 12, 10, 3  # 4 to 32 pixels
 BLOCKS = len(CHANNELS) - 1
 LAYERS = 2 * BLOCKS + 2
 FIR = torch.tensor([1.0, 3.0, 3.0, 1.0])
@@ -183,7 +183,7 @@ def e4e() -> Case:
     case = rosinality()
     decoder = {f"decoder.{key}": value for key, value in case.state.items()}
     encoder = {"encoder.input_layer.0.weight": torch.randn(4, 3, 3, 3)}
-    options = {"stylegan_size": 16, "encoder_type": "Encoder4Editing"}
+    options = {"stylegan_size": 32, "encoder_type": "Encoder4Editing"}
     content = {"state_dict": encoder | decoder, "latent_avg": torch.zeros(LAYERS, CODE), "opts": options}
     return Case(content, case.state, case.reference)
 
@@ -478,10 +478,10 @@ def test_names_that_pretend_to_be_large(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     torch.save(rosinality().content, tmp_path / "a.pt")
-    arguments = ["import", str(tmp_path / "a.pt"), "--to", str(tmp_path / "run"), "--name", "faces16"]
+    arguments = ["import", str(tmp_path / "a.pt"), "--to", str(tmp_path / "run"), "--name", "faces32"]
     assert main(arguments) == 0
-    assert "16 px" in capsys.readouterr().out
-    assert load_meta(tmp_path / "run", "gan")["name"] == "faces16"
+    assert "32 px" in capsys.readouterr().out
+    assert load_meta(tmp_path / "run", "gan")["name"] == "faces32"
     assert main(arguments) == 2
     assert "holds a checkpoint already" in capsys.readouterr().err
     assert main(["import", str(tmp_path / "none.pt"), "--to", str(tmp_path / "other")]) == 2
@@ -493,9 +493,9 @@ def test_an_encoder_trains_for_an_imported_generator(tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(rosinality().content, tmp_path / "a.pt")
     import_checkpoint(ImportConfig(tmp_path / "a.pt", tmp_path / "gan"))
-    data, _ = write_pictures(tmp_path, 8, 16)
+    data, _ = write_pictures(tmp_path, 8, 32)
     config = InversionConfig(
-        tmp_path / "gan", data, runs=tmp_path, channels=(4, 4, 4), images=8, batch=4, code_critic_view="layer",
+        tmp_path / "gan", data, runs=tmp_path, channels=(4, 4, 4, 4), images=8, batch=4, code_critic_view="layer",
         compute=Compute(accelerator="cpu", precision="32-true"),
     )  # fmt: skip
     pipeline = load_pipeline(train_encoder(config))
