@@ -1,0 +1,62 @@
+"""Imported generators draw what the projects that their files come from draw: their code runs here, beside ours.
+
+Work trees of those projects lie in the folder that INDOMAIN_ORIGINALS names, each by its repository's name; a tree
+that is not there is left out. They need no GPU, and nothing of theirs is part of this project.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from export.__main__ import main
+from export.folding import FoldedMapping, FoldedSynthesis
+from training.generator import Generator, GeneratorConfig
+from training.runs import load_meta, load_network, read_config
+
+ORIGINALS = os.environ.get("INDOMAIN_ORIGINALS", "")
+DRAW = Path(__file__).with_name("draw_with_original.py")
+TOLERANCE = 1e-4  # on pictures brought to [-1, 1]
+MEAN_CODE_TOLERANCE = 0.1  # of a mean over 10,000 codes, in standard deviations
+WORK_TREES = {
+    "rosinality, trained": "stylegan2-pytorch",
+    "rosinality, converted": "stylegan2-pytorch",
+    "pSp": "stylegan2-pytorch",
+    "NVIDIA": "stylegan2-ada-pytorch",
+    "GenForce": "genforce",
+    "GenForce, w per layer": "genforce",
+}
+NO_MEAN_CODE = {"rosinality, trained"}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not ORIGINALS, reason="INDOMAIN_ORIGINALS names no folder of the original projects"),
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("chosen", WORK_TREES)
+def test_pictures_are_those_of_the_original(tmp_path: Path, chosen: str) -> None:
+    """Ten random codes with constant noise, no truncation; also folded for export."""
+    tree = Path(ORIGINALS, WORK_TREES[chosen]).absolute()
+    if not tree.is_dir():
+        pytest.skip(f"{tree} is missing")
+    subprocess.run([sys.executable, DRAW, chosen, tree, tmp_path], check=True, cwd=tree)
+    (file,) = tmp_path.glob("network.*")
+    assert main(["import", str(file), "--to", str(tmp_path / "run")]) == 0
+    meta = load_meta(tmp_path / "run", "gan")
+    generator = Generator(read_config(GeneratorConfig, meta["generator"])).eval()
+    load_network(tmp_path / "run", "generator", generator)
+    drawn = torch.load(tmp_path / "pictures.pt")
+    z, wanted, scale = drawn["z"], drawn["images"], drawn["images"].abs().max()
+    for found in (generator(z), FoldedSynthesis(generator.synthesis)(FoldedMapping(generator.mapping)(z))):
+        difference = (found - wanted).abs().max() / scale
+        print(f"{chosen}: {difference:.1e} of pictures up to {scale:.2f}, deviation {wanted.std():.2f}")
+        assert difference < TOLERANCE
+    distance = meta["imported"]["mean_code_error"]
+    assert (distance is None) if chosen in NO_MEAN_CODE else (distance < MEAN_CODE_TOLERANCE)
