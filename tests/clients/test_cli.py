@@ -162,7 +162,10 @@ def test_nobody_there(dead_address: str, command: list[str], capsys: pytest.Capt
 def test_an_interrupt_does_not_wait_for_answers(gateway: ScriptedGateway) -> None:
     gateway.delay_s = 120.0
     command = [sys.executable, "-m", "indomain", "invert", "photos", "--server", gateway.address]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    # a suite that runs in a shell's background inherits an ignored SIGINT, and so would the command
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
     deadline_s = time.monotonic() + 60
     while not gateway.requests and time.monotonic() < deadline_s:
         time.sleep(0.05)

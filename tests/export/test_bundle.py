@@ -47,7 +47,10 @@ def test_manifest_describes_the_files(exported: Exported) -> None:
         assert len(content) < 20e6
     assert set(ROLES) <= set(manifest["parity"])
     tensors = load_file(exported.repository / "tiny.safetensors")
-    assert set(tensors) == {"mean_code", "code_std", "direction/smile", "direction/age"}
+    samples = {key for key in tensors if key.startswith("sample/")}
+    assert set(tensors) - samples == {"mean_code", "code_std", "direction/smile", "direction/age"}
+    assert {key.split("/")[1] for key in samples} == set(ROLES)
+    assert all(len(tensors[key]) == 1 for key in samples)
     assert [d["name"] for d in manifest["directions"]] == ["smile", "age"]
     assert manifest["statistics"]["code_variance"] == pytest.approx(np.square(tensors["code_std"]).mean())
 
