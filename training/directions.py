@@ -6,6 +6,7 @@ here. The direction is the most native step across it, with chosen other attribu
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,14 +78,9 @@ def find_directions(config: DirectionsConfig) -> Path:
     vectors, entries = {}, []
     for name in names:
         step = native_step(standard, normals[name], [normals[other] for other in conditions[name]])
-        vector = step.reshape(shape.layers, -1) * deviation.numpy()
-        vector[[i for i in range(shape.layers) if i not in layers[name]]] = 0
-        vector /= np.linalg.norm(vector)
-        scale = float((sampled.flatten(1).numpy() @ vector.ravel()).std())
-        low, high = meaningful_range(
-            critic, sampled, codes[:1000], torch.from_numpy(vector), scale, config.domain_floor
-        )
-        vectors[f"direction/{name}"] = vector.astype(np.float32)
+        vector, scale = unit_direction(step, deviation, layers[name], sampled)
+        low, high = meaningful_range(critic, sampled, codes[:1000], vector, scale, config.domain_floor)
+        vectors[f"direction/{name}"] = vector.numpy()
         entries.append(
             {
                 "name": name,
@@ -149,6 +145,18 @@ def native_step(codes: np.ndarray, normal: np.ndarray, others: list[np.ndarray])
     boundaries = np.stack([normal, *others], 1)  # [D, k]
     moved = centred.T @ (centred @ boundaries) / len(codes)  # S N
     return moved @ np.linalg.solve(boundaries.T @ moved, np.eye(len(others) + 1)[0])
+
+
+def unit_direction(
+    step: np.ndarray, deviation: torch.Tensor, layers: Iterable[int], sampled: torch.Tensor
+) -> tuple[torch.Tensor, float]:
+    """A step in standardised code space, float64 [L * 512], as an edit: the unit vector float32 [L, 512] in code space,
+    zero outside `layers`, and its scale, the standard deviation of sampled codes [M, L, 512] along it."""
+    vector = torch.zeros_like(deviation)
+    chosen = list(layers)
+    vector[chosen] = (torch.from_numpy(step).reshape(deviation.shape) * deviation)[chosen].to(vector)
+    vector /= vector.norm()
+    return vector, float((sampled.flatten(1) @ vector.flatten()).std(correction=0))
 
 
 @torch.no_grad()

@@ -20,7 +20,14 @@ from torch import Tensor
 from training import figures
 from training.attributes import AttributeReader, is_binary
 from training.data import Pictures, load_pictures
-from training.directions import encode, fit_boundary, meaningful_range, native_step, sample_codes
+from training.directions import (
+    encode,
+    fit_boundary,
+    meaningful_range,
+    native_step,
+    sample_codes,
+    unit_direction,
+)
 from training.features import EfficientNetLite0
 from training.identity import FaceDescriptor, face_chip, identity_similarity
 from training.inversion import TrainedInversion, load_inversion
@@ -180,10 +187,8 @@ def judge_edits(judge: Judge, train: Pictures, run: TrainedInversion, codes: Ten
     success, moved, drift, kept = [], [], [], []
     for name in names:
         others = [normals[other] for other in names if other != name]
-        step = native_step(standard, normals[name], others).reshape(critic.mean.shape)
-        vector = torch.from_numpy(step).float() * critic.deviation
-        vector /= vector.norm()
-        scale = float((sampled.flatten(1) @ vector.flatten()).std())
+        step = native_step(standard, normals[name], others)
+        vector, scale = unit_direction(step, critic.deviation, range(len(critic.deviation)), sampled)
         for strength in meaningful_range(critic, sampled, train_codes[:1000], vector, scale, 0.05):
             edited = decode(run, shown + strength * scale * vector)
             after = judge.reader.read(edited)
@@ -214,7 +219,7 @@ def searches(run: TrainedInversion, count: int) -> dict[str, tuple[Search, float
 def judge_inversions(judge: Judge, run: TrainedInversion) -> tuple[dict[str, Figures], dict[str, Tensor]]:
     """Figures and pictures of each inversion by optimisation, on the first held-out pictures."""
     count, steps = min(judge.config.optimised, len(judge.images)), judge.config.steps
-    images, codes = judge.images[:count], encode(run.encoder, judge.pictures)[:count]
+    images, codes = judge.images[:count], encode(run.encoder, judge.pictures.first(count))
     variance = float(run.code_critic.deviation.square().mean())
     objective = Objective(run.generator.synthesis, run.encoder, judge.perceptual, variance)
     found: dict[str, Figures] = {}
@@ -343,9 +348,8 @@ def evaluate(config: EvaluationConfig) -> Path:
         if name not in pictures:
             pictures[name], codes_of[name] = made, run.code_critic.standardise(codes)
         by_method.setdefault(name, []).append(found)
-        write_json(
-            config.output / "evaluation.json", {"encoders": encoders}
-        )  # hours of work, should it be stopped
+        # at once: hours of work, should it be stopped
+        write_json(config.output / "evaluation.json", {"encoders": encoders})
     chosen = next((run for run in runs if method_name(run.meta) == "force-in-domain"), runs[0])
     optimised, refined = judge_inversions(judge, chosen)
     scores = judge_domain_score(judge, chosen)
