@@ -21,6 +21,7 @@ from training.generator import (
     LEAKY_SLOPE,
     EqualizedLinear,
     GeneratorConfig,
+    Mapping,
     fir_kernel,
     scaled_leaky_relu,
 )
@@ -166,11 +167,72 @@ class ProjectedCritic(nn.Module):
         )
 
 
+class NativeCoordinates(nn.Module):
+    """A code seen through the inverse of the mapping's last layer: float [N, L, 512] -> [N, I + L].
+
+    First the I inputs of that layer that explain the code best, standardised: of native codes they are what the layer
+    was really given (z itself where the mapping has one layer). Then how far each layer's vector is from any that the
+    mapping can give, log(1 + (r / 0.1)^2) / 2 with r in units of the native codes' spread: 0 for native codes. It is
+    the logarithm, and starts at a tenth, because a critic that sees the distance itself is sure at once, and then
+    teaches nothing.
+    """
+
+    NEAR = 0.1
+    offset: Tensor
+    spread: Tensor
+    basis: Tensor
+    unmix: Tensor
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, layers: int, code_size: int, inputs: int) -> None:
+        super().__init__()
+        self.layers = layers
+        entries = layers * code_size
+        for name, value in {
+            "offset": torch.zeros(entries), "spread": torch.ones(entries),
+            "basis": torch.zeros(entries, inputs), "unmix": torch.eye(inputs),
+            "mean": torch.zeros(inputs), "deviation": torch.ones(inputs),
+        }.items():  # fmt: skip
+            self.register_buffer(name, value)
+
+    @torch.no_grad()
+    def fit(self, mapping: Mapping, samples: int = 10_000) -> NativeCoordinates:
+        """Invert a mapping's last layer."""
+        (*_, last) = mapping.layers
+        assert isinstance(last, EqualizedLinear)
+        weight = last.weight * last.weight_scale
+        self.offset.copy_(last.bias * last.bias_scale)
+        self.spread.copy_(weight.norm(dim=1))
+        basis, mixing = torch.linalg.qr((weight / self.spread[:, None]).double())
+        self.basis.copy_(basis)
+        self.unmix.copy_(torch.linalg.inv(mixing))
+        random = torch.Generator().manual_seed(0)
+        z = torch.randn(samples, mapping.config.z_size, generator=random).to(weight.device)
+        inputs = self(mapping(z))[:, : len(self.mean)]
+        self.mean.copy_(inputs.mean(0))
+        self.deviation.copy_(inputs.std(0) + 1e-6)
+        return self
+
+    def forward(self, code: Tensor) -> Tensor:
+        x = code.flatten(1) / ACTIVATION_GAIN
+        x = torch.where(x > 0, x, x / LEAKY_SLOPE)  # before the leaky ReLU
+        x = (x - self.offset) / self.spread
+        explained = x @ self.basis
+        outside = (x - explained @ self.basis.T).unflatten(1, (self.layers, -1)).square().mean(2)
+        inputs = (explained @ self.unmix.T - self.mean) / self.deviation
+        return torch.cat([inputs, torch.log(1 + outside / self.NEAR**2) / 2], 1)
+
+
+CodeCriticView = Literal["joint", "layer", "native"]
+
+
 class CodeCritic(nn.Module):
     """Code critic D_w: tells mapping(z), z ~ N(0, I), from E(x). code float [N, L, 512] -> logits [N, 1] or [N, L].
 
     Four linear layers of 512 with leaky ReLU (e4e, arXiv 2102.02766). `joint` judges all layers' vectors at once, right
-    where W+ is native; `layer` judges one vector at a time, right for generators that repeat one w.
+    where W+ is native; `layer` judges one vector at a time, for generators that repeat one w; `native` judges the code
+    through the inverse of the mapping's last layer, of `inputs` inputs (`see_through` gives it).
     Codes are standardised with the statistics of sampled codes, so that every entry weighs alike.
     """
 
@@ -178,14 +240,21 @@ class CodeCritic(nn.Module):
     deviation: Tensor
 
     def __init__(
-        self, mean: Tensor, deviation: Tensor, view: Literal["joint", "layer"] = "joint", width: int = 512
+        self,
+        mean: Tensor,
+        deviation: Tensor,
+        view: CodeCriticView = "joint",
+        width: int = 512,
+        inputs: int = 512,
     ) -> None:
         super().__init__()
         self.register_buffer("mean", mean.clone())  # [L, 512]
         self.register_buffer("deviation", deviation.clone())
         self.view = view
-        inputs = mean.numel() if view == "joint" else mean.shape[1]
-        widths = [inputs, width, width, width]
+        if view == "native":
+            self.native = NativeCoordinates(mean.shape[0], mean.shape[1], inputs)
+        seen = {"joint": mean.numel(), "layer": mean.shape[1], "native": inputs + len(mean)}[view]
+        widths = [seen, width, width, width]
         layers: list[nn.Module] = []
         for a, b in pairwise(widths):
             layers += [EqualizedLinear(a, b), nn.LeakyReLU(LEAKY_SLOPE), Scale(ACTIVATION_GAIN)]
@@ -195,12 +264,19 @@ class CodeCritic(nn.Module):
         """Codes in units of the sampled codes' spread."""
         return (code - self.mean) / self.deviation
 
+    def coordinates(self, code: Tensor) -> Tensor:
+        """What the critic sees of codes: float [N, D], or [N, L, 512] where it judges one layer's vector at a time."""
+        if self.view == "native":
+            return self.native(code)
+        x = self.standardise(code)
+        return x if self.view == "layer" else x.flatten(1)
+
     def judge(self, x: Tensor) -> Tensor:
-        """Logits of standardised codes."""
-        return self.layers(x.flatten(1)) if self.view == "joint" else self.layers(x).squeeze(2)
+        """Logits of coordinates."""
+        return self.layers(x).squeeze(2) if self.view == "layer" else self.layers(x)
 
     def forward(self, code: Tensor) -> Tensor:
-        return self.judge(self.standardise(code))
+        return self.judge(self.coordinates(code))
 
 
 class Scale(nn.Module):

@@ -81,6 +81,11 @@ class Mapping(nn.Module):
         widths = [config.z_size] + [config.code_size] * (config.mapping_depth - 1) + [rows * config.code_size]
         self.layers = nn.ModuleList(EqualizedLinear(a, b, rate=0.01) for a, b in pairwise(widths))
 
+    @property
+    def last_inputs(self) -> int:
+        """Inputs of the last layer: those of a code, before its own layers' part."""
+        return self.config.z_size if self.config.mapping_depth == 1 else self.config.code_size
+
     def forward(self, z: Tensor) -> Tensor:
         x = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
         for layer in self.layers:

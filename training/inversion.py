@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from training.critics import CodeCritic
+from training.critics import CodeCritic, CodeCriticView
 from training.data import DataError, Pictures, load_pictures
 from training.encoder import Encoder, EncoderConfig
 from training.gan import build_critic
@@ -80,8 +80,9 @@ class InversionConfig:
     """Weight of the code critic's judgement of E(x); 0 is the in-domain baseline."""
     code_critic_rate: float = 2e-4
     """Adam's rate for the code critic."""
-    code_critic_view: Literal["joint", "layer"] = "joint"
-    """Judge all layers' vectors at once, or one at a time (for generators that repeat one w)."""
+    code_critic_view: CodeCriticView = "joint"
+    """Judge all layers' vectors at once, one at a time (for generators that repeat one w), or through the inverse of
+    the mapping's last layer."""
     code_cycle_weight: float = 0.05
     """Weight of the mean squared error of E(G(w)) against sampled w, standardised: the cycle's other half."""
     r1_gamma: float = 10.0
@@ -160,7 +161,11 @@ class InversionTrainer:
         known = self.meta.get("encoder", {}).get("channels", ())
         if not config.fresh and tuple(known) == config.channels:
             load_network(config.gan, "encoder", self.encoder)  # trained alongside the generator: a good start
-        self.code_critic = CodeCritic(mean, deviation, config.code_critic_view).to(fabric.device)
+        self.code_critic = CodeCritic(
+            mean, deviation, config.code_critic_view, inputs=self.generator.mapping.last_inputs
+        ).to(fabric.device)
+        if config.code_critic_view == "native":
+            self.code_critic.native.fit(self.generator.mapping)
         self.perceptual = (VGG16Conv43(config.vgg) if config.vgg else LPIPSSq()).to(
             fabric.device, memory_format=layout
         )
@@ -294,7 +299,7 @@ class InversionTrainer:
         update(self.fabric, loss, self.code_optimiser)
         if self.step % config.r1_interval == 0:
             # on standardised codes, so that gamma means the same for every generator
-            penalty = r1_penalty(self.code_critic.judge, self.code_critic.standardise(real))
+            penalty = r1_penalty(self.code_critic.judge, self.code_critic.coordinates(real))
             update(self.fabric, penalty * (config.r1_gamma / 2 * config.r1_interval), self.code_optimiser)
         return {
             "code_critic": loss.item(),
@@ -336,7 +341,9 @@ def load_inversion(run: Path) -> TrainedInversion:
     given = (encoder.config.layers, encoder.config.code_size)
     if given != shape:
         raise CheckpointError(f"{run}: the encoder gives codes {given}, and the generator takes {shape}")
-    critic = CodeCritic(torch.zeros(shape), torch.ones(shape), meta["code_critic_view"])
+    critic = CodeCritic(
+        torch.zeros(shape), torch.ones(shape), meta["code_critic_view"], inputs=generator.mapping.last_inputs
+    )
     networks = {"generator": generator, "encoder": encoder, "code_critic": critic}
     for name, network in networks.items():
         load_network(run, name, network)

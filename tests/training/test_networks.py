@@ -13,7 +13,7 @@ from training.augmentation import augment
 from training.critics import CodeCritic, ProjectedCritic, StyleGAN2Critic
 from training.encoder import Encoder, EncoderConfig
 from training.features import EfficientNetLite0
-from training.generator import GeneratorConfig
+from training.generator import GeneratorConfig, Mapping
 from training.losses import hinge_critic_loss, non_saturating_critic_loss, r1_penalty
 from training.perceptual import LPIPSSq, VGG16Conv43
 
@@ -95,6 +95,31 @@ def test_code_critic_tells_shifted_codes(view: str, logits: int) -> None:
         optimiser.step()
     assert critic(codes(0.0)).shape == (64, logits)
     assert critic(codes(0.0)).mean() > critic(codes(0.5)).mean() + 0.5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("depth", [1, 3])
+def test_native_view_finds_the_inputs_of_a_code_and_what_no_input_explains(depth: int) -> None:
+    torch.manual_seed(0)
+    mapping = Mapping(GeneratorConfig(16, (8, 8, 8), z_size=24, code_size=16, mapping_depth=depth))
+    for layer in mapping.layers:
+        layer.bias.normal_(0, 20)
+    critic = CodeCritic(
+        torch.zeros(6, 16), torch.ones(6, 16), "native", width=32, inputs=mapping.last_inputs
+    )
+    seen = critic.native.fit(mapping)
+    z = torch.randn(2_000, 24)
+    code = mapping(z)
+    inputs, outside = seen(code).split([mapping.last_inputs, 6], 1)
+    assert outside.max() < 1e-3
+    torch.testing.assert_close(inputs.mean(0), torch.zeros(mapping.last_inputs), rtol=0, atol=0.1)
+    torch.testing.assert_close(inputs.std(0), torch.ones(mapping.last_inputs), rtol=0, atol=0.1)
+    if depth == 1:
+        on_sphere = z * torch.rsqrt(z.square().mean(1, keepdim=True))
+        torch.testing.assert_close(inputs * seen.deviation + seen.mean, on_sphere, rtol=1e-3, atol=1e-3)
+    code[:, 2] += 0.5 * code.std(0)[2] * torch.randn(16)
+    assert seen(code)[:, -6:].mean(0).argmax() == 2
+    assert critic(code).shape == (2_000, 1)
 
 
 def test_encoder_starts_at_the_statistics_of_sampled_codes() -> None:
