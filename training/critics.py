@@ -258,7 +258,9 @@ class CodeCritic(nn.Module):
         layers: list[nn.Module] = []
         for a, b in pairwise(widths):
             layers += [EqualizedLinear(a, b), nn.LeakyReLU(LEAKY_SLOPE), Scale(ACTIVATION_GAIN)]
-        self.layers = nn.Sequential(*layers, EqualizedLinear(width, 1))
+        logit = EqualizedLinear(width, 1)
+        nn.init.zeros_(logit.weight)  # no opinion yet: a random one would first drive the encoder away
+        self.layers = nn.Sequential(*layers, logit)
 
     def standardise(self, code: Tensor) -> Tensor:
         """Codes in units of the sampled codes' spread."""

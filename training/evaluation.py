@@ -53,6 +53,7 @@ from training.refinement import (
 from training.runs import write_json
 
 Figures = dict[str, float]
+TRUNCATION = 0.7  # as `Sample` has it
 SWD_PICTURES = 256  # its patches are sorted along hundreds of directions
 
 
@@ -311,6 +312,14 @@ def judge_generator(judge: Judge, run: TrainedInversion) -> Figures:
     }
 
 
+def samples(run: TrainedInversion, count: int = 48) -> dict[str, Tensor]:
+    """Pictures of sampled codes, as they come and drawn towards the mean code: float [N, 3, H, W] each."""
+    mean, codes = run.code_critic.mean, sample_codes(run.generator, count)
+    return {
+        f"samples, truncation {psi:g}": decode(run, mean + psi * (codes - mean)) for psi in (1.0, TRUNCATION)
+    }
+
+
 def mean_and_spread(several: list[Figures]) -> dict[str, tuple[float, float]]:
     """Mean and standard deviation of each figure over seeds."""
     return {
@@ -364,8 +373,10 @@ def evaluate(config: EvaluationConfig) -> Path:
         "generator": judge_generator(judge, chosen),
     }
     write_json(config.output / "evaluation.json", results)
-    figures.comparison(config.output / "encoders.png", judge.images, pictures)
-    figures.comparison(config.output / "inversions.png", judge.images[: config.optimised], refined)
+    photographs = {"photograph": judge.images}
+    figures.pictures(config.output / "encoders.png", photographs | pictures)
+    figures.pictures(config.output / "inversions.png", photographs | refined)
+    figures.pictures(config.output / "samples.png", samples(chosen), rows=4)
     sampled = chosen.code_critic.standardise(sample_codes(chosen.generator, len(judge.images)))
     figures.code_map(config.output / "codes.png", sampled, codes_of)
     figures.gap_against_error(config.output / "gap.png", encoders)

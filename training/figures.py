@@ -17,15 +17,16 @@ from torch import Tensor
 
 from training.runs import image_grid
 
-COLUMNS = 12  # pictures in a row of a comparison
+COLUMNS = 12  # pictures in a row
 
 
-def comparison(path: Path, images: Tensor, made: Mapping[str, Tensor]) -> None:
-    """One labelled row for the photographs and one for each method: all float [N, 3, H, W] in [-1, 1]."""
-    rows = {"photograph": images} | dict(made)
-    figure, axes = plt.subplots(len(rows), 1, figsize=(COLUMNS * 0.9, len(rows) * 1.05), squeeze=False)
-    for axis, (name, pictures) in zip(axes[:, 0], rows.items(), strict=True):
-        axis.imshow(np.asarray(image_grid(pictures[:COLUMNS], COLUMNS)))
+def pictures(path: Path, sets: Mapping[str, Tensor], rows: int = 1) -> None:
+    """Labelled sets of pictures, a few rows of each: float [N, 3, H, W] in [-1, 1]."""
+    figure, axes = plt.subplots(
+        len(sets), 1, figsize=(COLUMNS * 0.9, len(sets) * (0.9 * rows + 0.15)), squeeze=False
+    )
+    for axis, (name, images) in zip(axes[:, 0], sets.items(), strict=True):
+        axis.imshow(np.asarray(image_grid(images[: COLUMNS * rows], COLUMNS)))
         axis.set_title(name, fontsize=8, loc="left", pad=2)
         axis.axis("off")
     _save(figure, path)

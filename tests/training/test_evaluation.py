@@ -27,7 +27,7 @@ from training.refinement import (
     z_with_prior,
 )
 
-PICTURES = ("encoders.png", "inversions.png", "codes.png", "gap.png", "domain_score.png")
+PICTURES = ("encoders.png", "inversions.png", "samples.png", "codes.png", "gap.png", "domain_score.png")
 
 
 @pytest.fixture(scope="module")

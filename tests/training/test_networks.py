@@ -104,9 +104,7 @@ def test_native_view_finds_the_inputs_of_a_code_and_what_no_input_explains(depth
     mapping = Mapping(GeneratorConfig(16, (8, 8, 8), z_size=24, code_size=16, mapping_depth=depth))
     for layer in mapping.layers:
         layer.bias.normal_(0, 20)
-    critic = CodeCritic(
-        torch.zeros(6, 16), torch.ones(6, 16), "native", width=32, inputs=mapping.last_inputs
-    )
+    critic = CodeCritic(torch.zeros(6, 16), torch.ones(6, 16), "native", width=32, inputs=mapping.last_inputs)
     seen = critic.native.fit(mapping)
     z = torch.randn(2_000, 24)
     code = mapping(z)
