@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from training.critics import CodeCritic, Scale
+from training.critics import CodeCritic, NativeCoordinates, Scale
 from training.encoder import BatchNorm, Encoder, EncoderBlock
 from training.generator import (
     ACTIVATION_GAIN,
@@ -41,6 +41,8 @@ def round_weights(network: nn.Module) -> nn.Module:
                 module.weight.data = weight.half().float()
         if isinstance(module, FoldedModulatedConv):
             module.set_energy()
+        if isinstance(module, NativeCoordinates):
+            module.inverse, module.weight = module.inverse.half().float(), module.weight.half().float()
     return network
 
 

@@ -51,6 +51,9 @@ class Coverage:
 
     CODE_WEIGHT = 0.02
     PERCEPTUAL_WEIGHT = 0.5
+    CODE_CRITIC_RATE = (
+        1e-3  # for equalised weights; at a fifth of it the critic never caught up with the encoder
+    )
 
     def __init__(
         self, generator: Generator, fabric: Fabric, channels: tuple[int, ...], encoder_rate: float
@@ -66,7 +69,9 @@ class Coverage:
         self.code_critic = CodeCritic(mean, deviation).to(fabric.device)
         self.perceptual = LPIPSSq().to(fabric.device, memory_format=layout)
         self.encoder_optimiser = torch.optim.Adam(self.encoder.parameters(), encoder_rate, betas=(0.9, 0.99))
-        self.code_optimiser = torch.optim.Adam(self.code_critic.parameters(), 2e-4, betas=(0.0, 0.99))
+        self.code_optimiser = torch.optim.Adam(
+            self.code_critic.parameters(), self.CODE_CRITIC_RATE, betas=(0.0, 0.99)
+        )
 
     def loss(self, real: Tensor, reconstruction: Tensor, code: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Reconstruction and nativeness of the codes, to be weighed by `coverage_weight`."""

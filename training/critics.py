@@ -180,48 +180,54 @@ class NativeCoordinates(nn.Module):
     NEAR = 0.1
     offset: Tensor
     spread: Tensor
-    basis: Tensor
-    unmix: Tensor
-    mean: Tensor
-    deviation: Tensor
+    inverse: Tensor
+    inverse_bias: Tensor
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, layers: int, code_size: int, inputs: int) -> None:
         super().__init__()
         self.layers = layers
         entries = layers * code_size
-        for name, value in {
-            "offset": torch.zeros(entries), "spread": torch.ones(entries),
-            "basis": torch.zeros(entries, inputs), "unmix": torch.eye(inputs),
-            "mean": torch.zeros(inputs), "deviation": torch.ones(inputs),
+        for name, shape in {
+            "offset": (entries,), "spread": (entries,),  # of what the leaky ReLU is given
+            "inverse": (inputs, entries), "inverse_bias": (inputs,),  # standardised entries -> standardised inputs
+            "weight": (entries, inputs), "bias": (entries,),  # and back
         }.items():  # fmt: skip
-            self.register_buffer(name, value)
+            self.register_buffer(name, torch.ones(shape) if name == "spread" else torch.zeros(shape))
 
     @torch.no_grad()
     def fit(self, mapping: Mapping, samples: int = 10_000) -> NativeCoordinates:
         """Invert a mapping's last layer."""
         (*_, last) = mapping.layers
         assert isinstance(last, EqualizedLinear)
-        weight = last.weight * last.weight_scale
-        self.offset.copy_(last.bias * last.bias_scale)
+        repeats = 1 if mapping.config.per_layer_code else self.layers
+        weight = (last.weight * last.weight_scale).repeat(repeats, 1)  # [L * 512, I]
+        self.offset.copy_((last.bias * last.bias_scale).repeat(repeats))
         self.spread.copy_(weight.norm(dim=1))
-        basis, mixing = torch.linalg.qr((weight / self.spread[:, None]).double())
-        self.basis.copy_(basis)
-        self.unmix.copy_(torch.linalg.inv(mixing))
+        weight = (weight / self.spread[:, None]).double()
+        inverse = torch.linalg.pinv(weight)
         random = torch.Generator().manual_seed(0)
         z = torch.randn(samples, mapping.config.z_size, generator=random).to(weight.device)
-        inputs = self(mapping(z))[:, : len(self.mean)]
-        self.mean.copy_(inputs.mean(0))
-        self.deviation.copy_(inputs.std(0) + 1e-6)
+        inputs = self.before_activation(mapping(z)).double() @ inverse.T
+        mean, deviation = inputs.mean(0), inputs.std(0) + 1e-6
+        self.inverse.copy_(inverse / deviation[:, None])
+        self.inverse_bias.copy_(-mean / deviation)
+        self.weight.copy_(weight * deviation)
+        self.bias.copy_(weight @ mean)
         return self
 
-    def forward(self, code: Tensor) -> Tensor:
+    def before_activation(self, code: Tensor) -> Tensor:
+        """What the last leaky ReLU was given, standardised: float [N, L * 512]."""
         x = code.flatten(1) / ACTIVATION_GAIN
-        x = torch.where(x > 0, x, x / LEAKY_SLOPE)  # before the leaky ReLU
-        x = (x - self.offset) / self.spread
-        explained = x @ self.basis
-        outside = (x - explained @ self.basis.T).unflatten(1, (self.layers, -1)).square().mean(2)
-        inputs = (explained @ self.unmix.T - self.mean) / self.deviation
-        return torch.cat([inputs, torch.log(1 + outside / self.NEAR**2) / 2], 1)
+        return (torch.where(x > 0, x, x / LEAKY_SLOPE) - self.offset) / self.spread
+
+    def forward(self, code: Tensor) -> Tensor:
+        x = self.before_activation(code)
+        inputs = F.linear(x, self.inverse, self.inverse_bias)
+        outside = x - F.linear(inputs, self.weight, self.bias)
+        squared = outside.unflatten(1, (self.layers, -1)).square().mean(2)
+        return torch.cat([inputs, torch.log(1 + squared / self.NEAR**2) / 2], 1)
 
 
 CodeCriticView = Literal["joint", "layer", "native"]
@@ -232,7 +238,7 @@ class CodeCritic(nn.Module):
 
     Four linear layers of 512 with leaky ReLU (e4e, arXiv 2102.02766). `joint` judges all layers' vectors at once, right
     where W+ is native; `layer` judges one vector at a time, for generators that repeat one w; `native` judges the code
-    through the inverse of the mapping's last layer, of `inputs` inputs (`see_through` gives it).
+    through the inverse of the mapping's last layer, of `inputs` inputs, to which `native` must be fitted.
     Codes are standardised with the statistics of sampled codes, so that every entry weighs alike.
     """
 

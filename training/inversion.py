@@ -78,12 +78,12 @@ class InversionConfig:
     """Adam's rate for the image critic."""
     code_weight: float = 0.1
     """Weight of the code critic's judgement of E(x); 0 is the in-domain baseline."""
-    code_critic_rate: float = 2e-4
-    """Adam's rate for the code critic."""
-    code_critic_view: CodeCriticView = "joint"
-    """Judge all layers' vectors at once, one at a time (for generators that repeat one w), or through the inverse of
-    the mapping's last layer."""
-    code_cycle_weight: float = 0.05
+    code_critic_rate: float = 2e-3
+    """Adam's rate for the code critic, whose weights are equalised; at 2e-4 it learns too slowly to force anything."""
+    code_critic_view: CodeCriticView | None = None
+    """Judge all layers' vectors at once, one at a time, or through the inverse of the mapping's last layer. By default
+    the last, and one at a time for generators that repeat one w, whose codes W+ would otherwise be pressed into W."""
+    code_cycle_weight: float = 0.5
     """Weight of the mean squared error of E(G(w)) against sampled w, standardised: the cycle's other half."""
     r1_gamma: float = 10.0
     """Weight of R1 on both critics (on the image critic only if it is StyleGAN2's)."""
@@ -161,10 +161,10 @@ class InversionTrainer:
         known = self.meta.get("encoder", {}).get("channels", ())
         if not config.fresh and tuple(known) == config.channels:
             load_network(config.gan, "encoder", self.encoder)  # trained alongside the generator: a good start
-        self.code_critic = CodeCritic(
-            mean, deviation, config.code_critic_view, inputs=self.generator.mapping.last_inputs
-        ).to(fabric.device)
-        if config.code_critic_view == "native":
+        view = config.code_critic_view or ("native" if shape.per_layer_code else "layer")
+        self.code_critic = CodeCritic(mean, deviation, view, inputs=self.generator.mapping.last_inputs)
+        self.code_critic.to(fabric.device)
+        if view == "native":
             self.code_critic.native.fit(self.generator.mapping)
         self.perceptual = (VGG16Conv43(config.vgg) if config.vgg else LPIPSSq()).to(
             fabric.device, memory_format=layout
@@ -217,7 +217,7 @@ class InversionTrainer:
             "critic": self.meta["critic"],
             "generator": self.meta["generator"],
             "encoder": asdict(self.encoder.config),
-            "code_critic_view": self.config.code_critic_view,
+            "code_critic_view": self.code_critic.view,
             "loss_weights": weights,
             "seed": self.config.compute.seed,
         }

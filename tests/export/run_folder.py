@@ -38,10 +38,12 @@ def write_run(
     encoder.start_from(codes.mean(0), codes.std(0))
     for part in codes[:64].split(16):  # batch norm statistics that are not 0 and 1
         encoder(generator.synthesis(part))
-    critic = CodeCritic(codes.mean(0), codes.std(0))
+    critic = CodeCritic(codes.mean(0), codes.std(0), "native", inputs=generator.mapping.last_inputs)
+    critic.native.fit(generator.mapping)
+    critic.layers[-1].weight.normal_()
     meta = {
         "kind": "inversion", "name": name, "generator": asdict(generator_config), "encoder": asdict(encoder_config),
-        "code_critic_view": "joint", "data": "random weights", "images_seen": 0, "step": 0,
+        "code_critic_view": "native", "data": "random weights", "images_seen": 0, "step": 0,
         "seed": seed,
         "loss_weights": {"pixel_weight": 1.0, "code_weight": code_weight, "code_cycle_weight": code_weight / 2},
     }  # fmt: skip

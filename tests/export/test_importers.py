@@ -495,10 +495,11 @@ def test_an_encoder_trains_for_an_imported_generator(tmp_path: Path) -> None:
     import_checkpoint(ImportConfig(tmp_path / "a.pt", tmp_path / "gan"))
     data, _ = write_pictures(tmp_path, 8, 32)
     config = InversionConfig(
-        tmp_path / "gan", data, runs=tmp_path, channels=(4, 4, 4, 4), images=8, batch=4, code_critic_view="layer",
+        tmp_path / "gan", data, runs=tmp_path, channels=(4, 4, 4, 4), images=8, batch=4,
         compute=Compute(accelerator="cpu", precision="32-true"),
     )  # fmt: skip
     pipeline = load_pipeline(train_encoder(config))
     assert pipeline.meta["critic"] == "projected"
+    assert pipeline.code_critic.view == "layer"  # its mapping repeats one w
     wanted = load(tmp_path / "gan").state_dict()
     assert all(torch.equal(value, wanted[name]) for name, value in pipeline.generator.state_dict().items())
