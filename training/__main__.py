@@ -1,4 +1,4 @@
-"""Command line of the training: `python -m training gan | encoder | directions | evaluate | publish`."""
+"""Command line of the training: `python -m training gan | encoder | directions | factors | evaluate | publish`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from training.data import DataError
 from training.directions import DirectionsConfig, find_directions
 from training.evaluation import EvaluationConfig, evaluate
+from training.factors import FactorsConfig, find_factors
 from training.gan import GanConfig, train_gan
 from training.inversion import InversionConfig, train_encoder
 from training.publication import PublicationConfig, publish
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "gan": (GanConfig, train_gan),
         "encoder": (InversionConfig, train_encoder),
         "directions": (DirectionsConfig, find_directions),
+        "factors": (FactorsConfig, find_factors),
         "evaluate": (EvaluationConfig, evaluate),
         "publish": (PublicationConfig, publish),
     }

@@ -6,13 +6,14 @@ here. The direction is the most native step across it, with chosen other attribu
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import train_test_split
 
@@ -26,6 +27,7 @@ from training.loop import Compute
 from training.runs import write_json
 
 LARGEST_STRENGTH = 3.0
+SAMPLES = 4_000  # sampled codes that a direction's scale and range are measured on
 
 
 @dataclass
@@ -56,7 +58,7 @@ class DirectionsConfig:
 
 
 def find_directions(config: DirectionsConfig) -> Path:
-    """Encode the pictures, fit, project, measure; writes directions.json and .safetensors into the run folder."""
+    """Encode the pictures, fit, project, measure, and add what was found to the run folder."""
     generator, encoder, critic, _ = load_inversion(config.run)
     shape, mean, deviation = generator.config, critic.mean, critic.deviation
     pictures = load_pictures(config.data, shape.resolution, config.attributes)
@@ -74,32 +76,51 @@ def find_directions(config: DirectionsConfig) -> Path:
             standard, pictures.attributes[name], config.penalty, config.held_out
         )
     layers, conditions = _layers(config, shape.layers, names), _conditions(config, names)
-    sampled = sample_codes(generator, 4_000)
-    vectors, entries = {}, []
+    sampled = sample_codes(generator, SAMPLES)
+    found = []
     for name in names:
         step = native_step(standard, normals[name], [normals[other] for other in conditions[name]])
-        vector, scale = unit_direction(step, deviation, layers[name], sampled)
-        low, high = meaningful_range(critic, sampled, codes[:1000], vector, scale, config.domain_floor)
-        vectors[f"direction/{name}"] = vector.numpy()
-        entries.append(
-            {
-                "name": name,
-                "label": name.replace("_", " ").capitalize(),
-                "layers": layers[name],
-                "range": [low, high],
-                "scale": scale,
-                "held_out": figures[name],
-                "conditioned_on": conditions[name],
-            }
-        )
+        moved = torch.from_numpy(step).reshape(deviation.shape) * deviation
+        vector, scale = unit_direction(moved, layers[name], sampled)
+        ends = meaningful_range(critic, sampled, codes[:1000], vector, scale, config.domain_floor)
+        found.append(Direction(name, vector, scale, layers[name], ends, figures[name], conditions[name]))
         print(
-            f"{name}: held-out {figures[name]['metric']} {figures[name]['value']:.3f}, range {low} to {high}, "
-            f"layers {layers[name]}"
+            f"{name}: held-out {figures[name]['metric']} {figures[name]['value']:.3f}, "
+            f"range {ends[0]} to {ends[1]}, layers {layers[name]}"
         )
-    folder = config.run
-    save_file(vectors, folder / "directions.safetensors")
-    write_json(folder / "directions.json", entries)
-    return folder / "directions.json"
+    return add_directions(config.run, found)
+
+
+@dataclass(frozen=True)
+class Direction:
+    """An edit by meaning, as a run folder holds it: `code + strength * scale * vector`."""
+
+    name: str
+    vector: torch.Tensor
+    """float32 [L, 512], of length 1, zero outside `layers`"""
+    scale: float
+    """Standard deviation of sampled codes along it."""
+    layers: list[int]
+    range: tuple[float, float]
+    """Strengths within which edited codes stay native."""
+    held_out: dict[str, object] | None = None
+    """How well its boundary does on pictures left out; None where no labels made it."""
+    conditioned_on: list[str] = field(default_factory=list)
+
+
+def add_directions(run: Path, found: Iterable[Direction]) -> Path:
+    """Write directions into a run folder, in place of any of the same names; gives the path of directions.json."""
+    listing, tensors = run / "directions.json", run / "directions.safetensors"
+    entries = {entry["name"]: entry for entry in json.loads(listing.read_text())} if listing.is_file() else {}
+    vectors = load_file(tensors) if entries else {}
+    for direction in found:
+        label = direction.name.replace("_", " ").replace("-", " ").capitalize()
+        vectors[f"direction/{direction.name}"] = direction.vector.numpy()
+        entry = {key: value for key, value in vars(direction).items() if key != "vector"}
+        entries[direction.name] = entry | {"label": label}
+    save_file(vectors, tensors)
+    write_json(listing, list(entries.values()))
+    return listing
 
 
 @torch.no_grad()
@@ -148,13 +169,12 @@ def native_step(codes: np.ndarray, normal: np.ndarray, others: list[np.ndarray])
 
 
 def unit_direction(
-    step: np.ndarray, deviation: torch.Tensor, layers: Iterable[int], sampled: torch.Tensor
+    step: torch.Tensor, layers: Iterable[int], sampled: torch.Tensor
 ) -> tuple[torch.Tensor, float]:
-    """A step in standardised code space, float64 [L * 512], as an edit: the unit vector float32 [L, 512] in code space,
-    zero outside `layers`, and its scale, the standard deviation of sampled codes [M, L, 512] along it."""
-    vector = torch.zeros_like(deviation)
-    chosen = list(layers)
-    vector[chosen] = (torch.from_numpy(step).reshape(deviation.shape) * deviation)[chosen].to(vector)
+    """A step in code space [L, 512] as an edit: the unit vector float32 [L, 512] along it, zero outside `layers`, and
+    its scale, the standard deviation of sampled codes [M, L, 512] along it."""
+    vector, chosen = torch.zeros(step.shape), list(layers)
+    vector[chosen] = step[chosen].float()
     vector /= vector.norm()
     return vector, float((sampled.flatten(1) @ vector.flatten()).std(correction=0))
 
@@ -224,10 +244,15 @@ def _conditions(config: DirectionsConfig, names: list[str]) -> dict[str, list[st
 
 def _layers(config: DirectionsConfig, count: int, names: list[str]) -> dict[str, list[int]]:
     given = _options(config.layers, names, "layers")
-    chosen = {}
-    for name in names:
-        first, _, last = given.get(name, f"0-{count - 1}").partition("-")
-        chosen[name] = list(range(int(first), int(last or first) + 1))
-        if not chosen[name] or chosen[name][-1] >= count:
-            raise DataError(f"--layers {name}:{given[name]} is not within 0-{count - 1}")
+    return {name: parse_layers(given.get(name, f"0-{count - 1}"), count) for name in names}
+
+
+def parse_layers(text: str, count: int) -> list[int]:
+    """`2-4` -> [2, 3, 4], `2` -> [2]. Raises DataError where that is not within a code of `count` layers."""
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and (last or first).isdecimal()):
+        raise DataError(f"{text!r} are no layers; write `2-4`, or `2`")
+    chosen = list(range(int(first), int(last or first) + 1))
+    if not chosen or chosen[-1] >= count:
+        raise DataError(f"layers {text} are not within 0-{count - 1}")
     return chosen

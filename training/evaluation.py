@@ -7,7 +7,9 @@ Encoders of one method and different seeds are averaged, with their spread. Writ
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +37,8 @@ from training.metrics import (
     domain_gap_and_floor,
     efflite0_features,
     frechet_distance,
+    inception_features,
+    load_inception,
     mean_square,
     psnr,
     sliced_wasserstein,
@@ -85,6 +89,9 @@ class EvaluationConfig:
     """Training pictures that boundaries are fitted on, the first ones."""
     samples: int = 10_000
     """Samples whose FD-EffLite0 to the training pictures is measured, beside that of held-out pictures."""
+    inception: Path | None = None
+    """TorchScript file of the FID's own Inception-v3 (inception-2015-12-05.pt, published by NVIDIA): with it the FID is
+    measured beside FD-EffLite0."""
 
 
 def method_name(meta: dict[str, Any]) -> str:
@@ -105,8 +112,13 @@ class Judge:
         self.config = config
         self.pictures = load_pictures(config.data, resolution, config.data_attributes)
         self.images = self.pictures.batch(torch.arange(len(self.pictures)), mirror=False)
-        self.perceptual, self.network, self.faces = LPIPSSq().eval(), EfficientNetLite0(), FaceDescriptor()
-        self.features = efflite0_features(self.network, self.images)
+        self.perceptual, self.faces = LPIPSSq().eval(), FaceDescriptor()
+        self.spaces: dict[str, Callable[[Tensor], np.ndarray]] = {
+            "fd_efflite0": partial(efflite0_features, EfficientNetLite0())
+        }
+        if config.inception:
+            self.spaces["fid"] = partial(inception_features, load_inception(config.inception))
+        self.features = {name: space(self.images) for name, space in self.spaces.items()}
         self.descriptors = self.describe(self.images)
         self.train: Pictures | None = None
         if config.train and config.train_attributes:
@@ -146,7 +158,8 @@ def judge_encoder(judge: Judge, run: TrainedInversion) -> tuple[Figures, Tensor,
     seconds = (time.perf_counter() - started) / len(codes)
     made = decode(run, codes)
     found = judge.reconstructions(made)
-    found["fd_efflite0"] = frechet_distance(efflite0_features(judge.network, made), judge.features)
+    for name, space in judge.spaces.items():
+        found[name] = frechet_distance(space(made), judge.features[name])
     few = slice(SWD_PICTURES)
     found["swd"] = float(np.mean(list(sliced_wasserstein(made[few], judge.images[few]).values())))
     standard = run.code_critic.standardise
@@ -189,7 +202,8 @@ def judge_edits(judge: Judge, train: Pictures, run: TrainedInversion, codes: Ten
     for name in names:
         others = [normals[other] for other in names if other != name]
         step = native_step(standard, normals[name], others)
-        vector, scale = unit_direction(step, critic.deviation, range(len(critic.deviation)), sampled)
+        moved_by = torch.from_numpy(step).reshape(critic.mean.shape) * critic.deviation
+        vector, scale = unit_direction(moved_by, range(len(critic.mean)), sampled)
         for strength in meaningful_range(critic, sampled, train_codes[:1000], vector, scale, 0.05):
             edited = decode(run, shown + strength * scale * vector)
             after = judge.reader.read(edited)
@@ -287,29 +301,23 @@ def no_faces(images: Tensor) -> dict[str, Tensor]:
 
 
 def judge_generator(judge: Judge, run: TrainedInversion) -> Figures:
-    """FD-EffLite0 of samples to the training pictures, and of the held-out pictures as the floor."""
+    """Frechet distance of samples to the training pictures, and of the held-out pictures as the floor."""
     if judge.train is None or judge.config.samples == 0:
         return {}
-    everything = torch.arange(len(judge.train))
-    train = np.concatenate(
-        [
-            efflite0_features(judge.network, judge.train.batch(part, mirror=False))
-            for part in everything.split(64)
-        ]
-    )
-    sampled = np.concatenate(
-        [
-            efflite0_features(judge.network, decode(run, part))
-            for part in sample_codes(run.generator, judge.config.samples).split(64)
-        ]
-    )
-    return {
-        "samples": float(len(sampled)),
-        "fd_efflite0_samples": frechet_distance(sampled, train),
-        "fd_efflite0_held_out": frechet_distance(judge.features, train),
-        # as few samples as there are held-out pictures: the distance falls with the number
-        "fd_efflite0_as_many_samples": frechet_distance(sampled[: len(judge.features)], train),
-    }
+    found = {"samples": float(judge.config.samples)}
+    codes = sample_codes(run.generator, judge.config.samples).split(64)
+    everything = torch.arange(len(judge.train)).split(64)
+    for name, space in judge.spaces.items():
+        train = np.concatenate([space(judge.train.batch(part, mirror=False)) for part in everything])
+        sampled = np.concatenate([space(decode(run, part)) for part in codes])
+        held_out = judge.features[name]
+        found |= {
+            f"{name}_samples": frechet_distance(sampled, train),
+            f"{name}_held_out": frechet_distance(held_out, train),
+            # as few samples as there are held-out pictures: the distance falls with the number
+            f"{name}_as_many_samples": frechet_distance(sampled[: len(held_out)], train),
+        }
+    return found
 
 
 def samples(run: TrainedInversion, count: int = 48) -> dict[str, Tensor]:
@@ -387,7 +395,8 @@ def evaluate(config: EvaluationConfig) -> Path:
 
 
 ENCODER_COLUMNS = {
-    "mse": "MSE", "psnr": "PSNR dB", "lpips_sq": "LPIPS-sq", "fd_efflite0": "FD-EffLite0", "swd": "SWD",
+    "mse": "MSE", "psnr": "PSNR dB", "lpips_sq": "LPIPS-sq", "fd_efflite0": "FD-EffLite0", "fid": "FID",
+    "swd": "SWD",
     "identity_distance": "identity distance", "code_fd": "code FD, joint", "code_fd_layer": "code FD, a layer",
     "auc": "two-sample AUC", "precision": "precision", "recall": "recall", "boundary_ap": "boundary AP",
     "edit_success": "edits right way", "edit_moved": "moved sd", "edit_drift": "drift sd",
@@ -426,7 +435,7 @@ def as_markdown(results: dict[str, Any]) -> str:
     lines += ["", "Mean domain score.", ""]
     lines += _table(["codes of", "score"], [[k, f"{v:.2f}"] for k, v in results["domain_score"].items()])
     if results["generator"]:
-        lines += ["", "Generator: FD-EffLite0 to the training pictures.", ""]
+        lines += ["", "Generator: Frechet distances to the training pictures.", ""]
         lines += _table(["figure", "value"], [[k, f"{v:.4g}"] for k, v in results["generator"].items()])
     return "\n".join(lines) + "\n"
 

@@ -210,6 +210,11 @@ class Synthesis(nn.Module):
             rgb = rgb + self.to_rgb[i](x, w[2 * i + 1]).float()
         return rgb
 
+    def affines(self, layer: int) -> list[EqualizedLinear]:
+        """The maps from a layer's vector to styles: that of its convolution, and of RGB where it shares the vector."""
+        users = [*self.styled[layer : layer + 1], *([self.to_rgb[layer // 2]] if layer % 2 else [])]
+        return [user.conv.style for user in users]
+
 
 class Generator(nn.Module):
     """G: z -> image, with its two halves open to view: `mapping` (z -> code) and `synthesis` (code -> image)."""

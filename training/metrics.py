@@ -5,7 +5,9 @@ Nothing here is a loss. LPIPS-sq is in `perceptual.py`, identity in `identity.py
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +20,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from training.data import DataError
 from training.features import EfficientNetLite0
+from training.runs import to_uint8
 
 # --- pixels -------------------------------------------------------------------------------------------------
 
@@ -83,6 +87,26 @@ def efflite0_features(network: EfficientNetLite0, images: Tensor, batch: int = 3
 def fd_efflite0(network: EfficientNetLite0, a: Tensor, b: Tensor) -> float:
     """Frechet distance of EfficientNet-Lite0 features of pictures float [N, 3, H, W] in [-1, 1]. It is not an FID."""
     return frechet_distance(efflite0_features(network, a), efflite0_features(network, b))
+
+
+@torch.no_grad()
+def inception_features(network: Callable[..., Tensor], images: Tensor, batch: int = 32) -> np.ndarray:
+    """Rows for the FID itself: float [N, 3, H, W] in [-1, 1] -> float32 [N, 2048].
+
+    `network` is the Inception-v3 of the FID paper as TorchScript, which resizes by itself: pictures uint8 in.
+    """
+    rows = [network(to_uint8(part), return_features=True) for part in images.split(batch)]
+    return torch.cat(rows).cpu().numpy()
+
+
+def load_inception(path: Path) -> Callable[..., Tensor]:
+    """The network that `inception_features` takes. Raises DataError."""
+    try:
+        return torch.jit.load(path, map_location="cpu").eval()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(
+            f"{path} is no TorchScript file; the FID needs inception-2015-12-05.pt as NVIDIA publishes it"
+        ) from error
 
 
 # --- sliced Wasserstein distance ----------------------------------------------------------------------------

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.directions import fit_boundary, native_step
+from export.checkpoint import load_pipeline
+from tests.export.run_folder import write_run
+from training.__main__ import main
+from training.directions import fit_boundary, native_step, sample_codes
+from training.factors import ganspace, sefa
+from training.generator import Generator, GeneratorConfig
 
 
 @given(st.integers(0, 10_000))
@@ -33,3 +43,86 @@ def test_boundaries_point_the_way_their_labels_grow() -> None:
         assert normal[3] > 0
         assert isinstance(figure["value"], float)
         assert figure["value"] > 0.9
+
+
+def change_of_styles(generator: Generator, step: torch.Tensor, layers: list[int]) -> float:
+    """How far a step moves the styles that layers make of their vectors, per length of the step at its origin."""
+    styles = [
+        affine(step[layer]) - affine.bias for layer in layers for affine in generator.synthesis.affines(layer)
+    ]
+    return float(torch.cat(styles).norm())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("per_layer", [True, False])
+def test_sefa_finds_the_steps_that_change_styles_most(per_layer: bool) -> None:
+    torch.manual_seed(0)
+    generator = Generator(GeneratorConfig(16, (8, 8, 8), mapping_depth=2, per_layer_code=per_layer))
+    layers = [2, 3]
+    first, second = (change_of_styles(generator, step, layers) for step in sefa(generator, layers, 2))
+    assert first > second
+    last = generator.mapping.layers[-1]
+    for _ in range(20):
+        step = torch.nn.functional.normalize(torch.randn(512), dim=0)
+        if per_layer:  # it is what goes into the mapping's last layer that has length 1
+            step = (last.weight * last.weight_scale @ step).unflatten(0, (6, 512))
+        assert change_of_styles(generator, step.expand(6, 512), layers) < second
+
+
+@torch.no_grad()
+def test_every_layer_of_a_code_has_the_styles_that_move_with_it() -> None:
+    torch.manual_seed(0)
+    synthesis = Generator(GeneratorConfig(16, (8, 8, 8))).synthesis
+    found = [affine for layer in range(6) for affine in synthesis.affines(layer)]
+    assert {id(affine) for affine in found} == {
+        id(user.conv.style) for user in [*synthesis.styled, *synthesis.to_rgb]
+    }
+    code = torch.randn(1, 6, 512)
+    for layer in range(6):  # a step that none of the layer's styles sees changes no picture
+        seen = torch.cat([affine.weight for affine in synthesis.affines(layer)])
+        step = torch.randn(512)
+        step -= torch.linalg.lstsq(seen.T, step).solution @ seen
+        moved = code.clone()
+        moved[:, layer] += step
+        torch.testing.assert_close(synthesis(moved), synthesis(code), rtol=0, atol=1e-4)
+
+
+def test_ganspace_finds_the_axes_along_which_codes_vary() -> None:
+    torch.manual_seed(0)
+    codes = 0.1 * torch.randn(500, 6, 512)
+    codes[:, 1, 7] += 3 * torch.randn(500)
+    codes[:, 2, 9] += 2 * torch.randn(500)
+    first, second = ganspace(codes, [1, 2], 2)
+    assert (first.abs().argmax(), second.abs().argmax()) == (512 + 7, 2 * 512 + 9)
+    assert first[1, 7] > 0.99
+    assert not first[[0, 3, 4, 5]].any()
+
+
+@pytest.mark.parametrize("method", ["sefa", "ganspace"])
+def test_factors_join_a_runs_directions(tmp_path: Path, method: str) -> None:
+    run = write_run(tmp_path / "run")
+    options = ["--method", method, "--count", "2", "--layers", "0-1", "2-5", "--samples", "200"]
+    assert main(["factors", "--run", str(run), *options]) == 0
+    pipeline = load_pipeline(run)  # checks length, layers and shape
+    names = [entry["name"] for entry in pipeline.directions]
+    assert names == ["smile", "age", *(f"{method}-{group}-{n}" for group in ("0-1", "2-5") for n in (1, 2))]
+    entry = pipeline.directions[2]
+    along = (
+        sample_codes(pipeline.generator, 4_000).flatten(1)
+        @ torch.from_numpy(pipeline.vectors[names[2]]).flatten()
+    )
+    assert entry["scale"] == pytest.approx(float(along.std()), rel=0.01)
+    assert entry["held_out"] is None
+    assert main(["factors", "--run", str(run), *options]) == 0  # again: the same, once
+    assert [e["name"] for e in json.loads((run / "directions.json").read_text())] == names
+
+
+@pytest.mark.parametrize(
+    "bad", [["--layers", "4-9"], ["--layers", "x"], ["--layers", "3-1"], ["--count", "0"]]
+)
+def test_factors_say_what_is_wrong(
+    tmp_path: Path, bad: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run")
+    assert main(["factors", "--run", str(run), *bad]) == 2
+    assert capsys.readouterr().err.startswith("error: ")

@@ -14,8 +14,9 @@ from torch import nn
 from tests.export.run_folder import write_run
 from tests.training.pictures import write_pictures
 from training.__main__ import main
-from training.data import load_pictures
+from training.data import DataError, load_pictures
 from training.inversion import load_inversion
+from training.metrics import load_inception
 from training.refinement import (
     Objective,
     RefinementConfig,
@@ -27,7 +28,17 @@ from training.refinement import (
     z_with_prior,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 PICTURES = ("encoders.png", "inversions.png", "samples.png", "codes.png", "gap.png", "domain_score.png")
+
+
+class Inception(nn.Module):
+    """Stands in for the FID's network, which is not ours to ship: the same door, with colours for features."""
+
+    def forward(self, images: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+        assert return_features
+        assert images.dtype == torch.uint8
+        return images.float().mean((2, 3))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +60,9 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path
         "--train-attributes",
         attributes,
     ]
+    torch.jit.script(Inception()).save(folder / "inception.pt")
     sizes = ["--optimised", 4, "--steps", 3, "--edited", 6, "--samples", 48]
+    sizes += ["--inception", folder / "inception.pt"]
     arguments = [*runs, *data, *sizes, "--attributes", "tilt", "warm", "--output", folder / "out"]
     assert main(["evaluate", *map(str, arguments)]) == 0
     return folder / "out", runs, pictures
@@ -88,6 +101,11 @@ def test_tables_and_pictures_are_written(evaluated: tuple[Path, list[Path], Path
     assert results["inversions"]["domain-regularised optimisation"]["steps"] == 3
     assert results["inversions"]["Image2StyleGAN"]["steps"] == 12
     assert results["generator"]["samples"] == 48
+    assert results["generator"]["fid_held_out"] == pytest.approx(
+        0, abs=1e-3
+    )  # they are the training pictures
+    assert results["generator"]["fid_samples"] > 1
+    assert "| FID |" in table
 
 
 def test_inversions_search_where_they_say(evaluated: tuple[Path, list[Path], Path]) -> None:
@@ -130,3 +148,9 @@ def test_runs_of_another_kind_are_refused(tmp_path: Path, capsys: pytest.Capture
     pictures, _ = write_pictures(tmp_path, 4, 32)
     assert main(["evaluate", str(tmp_path), "--data", str(pictures)]) == 2
     assert "holds no checkpoint" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_torchscript_is_named(tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"not a network")
+    with pytest.raises(DataError, match=r"weights\.pth.*inception-2015-12-05"):
+        load_inception(tmp_path / "weights.pth")
