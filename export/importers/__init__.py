@@ -1,5 +1,7 @@
 """`python -m export import`: a foreign StyleGAN2 checkpoint to a run folder that training and export go on from.
 
+Or a boundary that somebody found, to a direction of an encoder's run folder.
+
 Which family a file belongs to is seen from its tensors' names: one file of this folder for each, `naming.py` for what
 they share. Reading the bytes safely is `export/unpickling.py`.
 """
@@ -15,7 +17,7 @@ from typing import Any
 import torch
 import tyro
 
-from export.importers import genforce, nvidia, rosinality
+from export.importers import boundaries, genforce, nvidia, rosinality
 from export.importers.naming import Foreign, translate
 from export.unpickling import read_checkpoint
 from training.generator import Generator, StyledLayer, code_statistics
@@ -30,30 +32,35 @@ CLAMP_CODES = 2  # sampled to see whether activations stay below a clamp
 class ImportConfig:
     """Make a run folder of a foreign StyleGAN2 checkpoint: rosinality, pSp or e4e, NVIDIA, GenForce.
 
-    Nothing in the file is executed. Train an encoder for the result with `python -m training encoder --gan`.
+    Nothing in the file is executed. Train an encoder for the result with `python -m training encoder --gan`; boundaries
+    of InterFaceGAN or idinvert (.npy) can then be added to the encoder's run folder.
     """
 
     file: tyro.conf.Positional[Path]
-    """The checkpoint: .pt, .pth, .pkl or .safetensors; its family is recognised."""
+    """The checkpoint (.pt, .pth, .pkl or .safetensors) or boundary (.npy); its family is recognised."""
     to: Path
-    """Run folder to write; it must not hold a checkpoint yet."""
+    """Run folder to write, which must not hold a checkpoint yet; for a boundary the encoder's, which must."""
     name: str | None = None
-    """Name that bundles made of it will have; the file's own if left out."""
+    """Name that bundles, or the direction, will have; the file's own if left out."""
 
 
 def import_checkpoint(config: ImportConfig) -> str:
     """Read, translate, write; gives a summary. Raises CheckpointError or FileNotFoundError."""
-    if is_taken(config.to):
-        raise CheckpointError(f"{config.to} holds a checkpoint already; name another folder")
     content = read_checkpoint(config.file)
+    name = config.name or re.sub(r"\W+", "-", config.file.stem).strip("-").lower()
     try:
+        if (boundary := boundaries.find(content)) is not None:
+            found = boundaries.add_boundary(boundary, config.to, name)
+            low, high = found.range
+            return f"direction {name} added to {config.to}: layers {found.layers}, range {low} to {high}"
+        if is_taken(config.to):
+            raise CheckpointError(f"{config.to} holds a checkpoint already; name another folder")
         foreign = recognise(content)
         generator = translate(foreign)
         check_clamp(generator, foreign)
         distance = mean_code_error(generator, foreign)
     except ValueError as error:
         raise CheckpointError(f"{config.file} was not imported: {error}") from None
-    name = config.name or re.sub(r"\W+", "-", config.file.stem).strip("-").lower()
     source = {
         "family": foreign.family,
         "file": config.file.name,

@@ -1,0 +1,87 @@
+"""Boundaries that others found: InterFaceGAN's arrays, and idinvert's dicts with the layers to move.
+
+`.npy` files of [512], [1, 512], [L, 512] or [1, L, 512], or of {"boundary": such an array, "meta_data":
+{"manipulate_layers": layers}}. They name no attribute; the file's name has to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from export.unpickling import Array
+from training.directions import (
+    SAMPLES,
+    Direction,
+    add_directions,
+    meaningful_range,
+    sample_codes,
+    unit_direction,
+)
+from training.inversion import load_inversion
+from training.runs import CheckpointError
+
+DOMAIN_FLOOR = 0.05  # as `training directions` has it
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """A boundary's normal as its file has it."""
+
+    normal: Tensor
+    """float32 [512] or [L, 512]"""
+    layers: tuple[int, ...] = ()
+    """Layers to move; none named means all."""
+
+
+def find(content: Any) -> Boundary | None:
+    """The boundary in a file's content, if that is what it holds. Raises CheckpointError."""
+    if isinstance(content, list) and len(content) == 1:  # an array of one object
+        content = content[0]
+    layers: tuple[int, ...] = ()
+    if isinstance(content, dict):
+        if "boundary" not in content:
+            return None
+        about = content.get("meta_data")
+        named = about.get("manipulate_layers", ()) if isinstance(about, dict) else ()
+        named = getattr(named, "value", named)
+        try:
+            layers = tuple(int(layer) for layer in named)
+        except (TypeError, ValueError):
+            raise CheckpointError(f"its manipulate_layers are no numbers: {named!r:.80}") from None
+        content = content["boundary"]
+    normal = content.value if isinstance(content, Array) else content
+    if not isinstance(normal, np.ndarray) or normal.dtype.kind != "f":
+        return None
+    if normal.ndim > 1 and normal.shape[0] == 1:
+        normal = normal[0]
+    if normal.ndim not in (1, 2):
+        return None
+    if not np.isfinite(normal).all() or not normal.any():
+        raise CheckpointError("its boundary is not finite, or zero")
+    return Boundary(torch.from_numpy(normal.astype(np.float32)), layers)
+
+
+def add_boundary(boundary: Boundary, run: Path, name: str) -> Direction:
+    """Measure a boundary's scale and range, and add it to an encoder's run folder. Raises CheckpointError."""
+    generator, _, critic, _ = load_inversion(run)
+    shape = generator.config
+    given, wanted = tuple(boundary.normal.shape), (shape.layers, shape.code_size)
+    if given not in (wanted, wanted[1:]):
+        raise CheckpointError(f"its boundary has shape {given}, and codes of {run} have {wanted}")
+    layers = sorted(set(boundary.layers)) or list(range(shape.layers))
+    if layers[0] < 0 or layers[-1] >= shape.layers:
+        raise CheckpointError(f"it moves layers {layers}, and codes of {run} have {shape.layers}")
+    if not boundary.normal.expand(wanted)[layers].any():
+        raise CheckpointError(f"its boundary is zero in the layers that it moves, {layers}")
+    sampled = sample_codes(generator, SAMPLES)
+    vector, scale = unit_direction(boundary.normal.expand(wanted), layers, sampled)
+    ends = meaningful_range(critic, sampled, sampled[:1000], vector, scale, DOMAIN_FLOOR)
+    direction = Direction(name, vector, scale, layers, ends)
+    add_directions(run, [direction])
+    return direction
