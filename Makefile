@@ -66,7 +66,7 @@ train-faces128: $(VENV)/.all ## TRAIN=, TRAIN_CSV=: the same at 128 pixels, on a
 	  --attributes $(TRAIN_CSV)
 	$(BIN)/python -m export bundle $(RUNS128)/00001-inversion-faces128 --to $(REPOSITORY)
 
-# Encoders for one generator by every method, same data and number of steps; an hour or two on two cores.
+# Encoders for one generator by every method, same data and number of steps; two or three hours on two cores.
 GAN         ?= training/checkpoints/faces64
 BASELINES   ?= runs/baselines
 BASE_IMAGES ?= 12800
@@ -80,6 +80,8 @@ baselines: $(VENV)/.all ## TRAIN=, DATA=: encoders by every method, for `evaluat
 	$(ENCODER) --pixel-weight 0 --perceptual-weight 0 --image-weight 0 --code-weight 0 --code-cycle-weight 1
 	$(ENCODER) --code-cycle-weight 0
 	for weight in 0.02 0.5; do $(ENCODER) --code-weight $$weight || exit 1; done
+	for view in joint layer; do $(ENCODER) --code-critic-view $$view || exit 1; done
+	$(ENCODER) --r1-gamma 1 && $(ENCODER) --code-pool 0
 
 evaluate: $(VENV)/.all ## TRAIN=, TRAIN_CSV=, DATA=, DATA_CSV=: the table of methods, from the encoders of `baselines`
 	$(BIN)/python -m training evaluate $(sort $(wildcard $(BASELINES)/*-inversion-*)) --data $(DATA) --train $(TRAIN) \

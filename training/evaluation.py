@@ -32,7 +32,7 @@ from training.directions import (
 )
 from training.features import EfficientNetLite0
 from training.identity import FaceDescriptor, face_chip, identity_similarity
-from training.inversion import TrainedInversion, load_inversion
+from training.inversion import InversionConfig, TrainedInversion, load_inversion
 from training.metrics import (
     domain_gap_and_floor,
     efflite0_features,
@@ -95,14 +95,23 @@ class EvaluationConfig:
 
 
 def method_name(meta: dict[str, Any]) -> str:
-    """The method that an encoder's loss weights make."""
+    """The method that an encoder's loss weights make, and how its settings differ from the usual ones."""
+    usual = InversionConfig
     weights = meta["loss_weights"]
-    code, cycle = weights["code_weight"] > 0, weights["code_cycle_weight"] > 0
+    critic = {"r1_gamma": usual.r1_gamma, "code_pool": usual.code_pool} | meta.get("code_critic", {})
+    code, cycle = weights["code_weight"], weights["code_cycle_weight"] > 0
     if weights["pixel_weight"] == 0:
         return "traditional"
-    if code:
-        return "force-in-domain" if cycle else "force-in-domain, no code cycle"
-    return "in-domain, with code cycle" if cycle else "in-domain"
+    if code == 0:
+        return "in-domain, with code cycle" if cycle else "in-domain"
+    changed = {
+        "no code cycle": not cycle,
+        f"code weight {code:g}": code != usual.code_weight,
+        f"{meta['code_critic_view']} critic": meta["code_critic_view"] != "native",
+        f"R1 {critic['r1_gamma']:g}": critic["r1_gamma"] != usual.r1_gamma,
+        "no replay pool": critic["code_pool"] == 0,
+    }
+    return ", ".join(["force-in-domain", *(name for name, is_so in changed.items() if is_so)])
 
 
 class Judge:

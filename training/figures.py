@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,9 @@ def code_map(path: Path, sampled: Tensor, inverted: Mapping[str, Tensor], seed: 
 def gap_against_error(path: Path, encoders: Sequence[Mapping[str, Any]]) -> None:
     """Domain gap against reconstruction error, one point an encoder, its code weight written beside it."""
     figure, axis = plt.subplots(figsize=(5, 3.6))
-    for method in dict.fromkeys(e["method"] for e in encoders):
-        of_method = [e for e in encoders if e["method"] == method]
+    methods = [re.sub(", code weight .*", "", encoder["method"]) for encoder in encoders]
+    for method in dict.fromkeys(methods):
+        of_method = [e for e, its in zip(encoders, methods, strict=True) if its == method]
         errors, gaps = ([e["figures"][name] for e in of_method] for name in ("mse", "code_fd"))
         axis.scatter(errors, gaps, s=18, label=method)
         for encoder, x, y in zip(of_method, errors, gaps, strict=True):

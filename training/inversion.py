@@ -218,6 +218,7 @@ class InversionTrainer:
             "generator": self.meta["generator"],
             "encoder": asdict(self.encoder.config),
             "code_critic_view": self.code_critic.view,
+            "code_critic": {"r1_gamma": self.config.r1_gamma, "code_pool": self.config.code_pool},
             "loss_weights": weights,
             "seed": self.config.compute.seed,
         }
