@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,6 +23,15 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
 class DataError(ValueError):
     """The data named cannot be trained on; the message says why."""
+
+
+class PictureSource(Protocol):
+    """What a training step draws from."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: Tensor, *, mirror: bool | Tensor) -> Tensor:
+        """Pictures at `index` [N] as float32 [N, 3, H, W] in [-1, 1], mirrored where a bool [N] says so."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from training.critics import CodeCritic, CodeCriticView
-from training.data import DataError, Pictures, load_pictures
+from training.data import DataError, PictureSource, load_pictures
 from training.encoder import Encoder, EncoderConfig
 from training.gan import build_critic
 from training.generator import Generator, GeneratorConfig, code_statistics
@@ -48,8 +48,8 @@ class InversionConfig:
 
     gan: Path
     """Run folder of the generator and image critic: a GAN's, or an encoder's, which holds them too."""
-    data: Path
-    """Folder or zip of pictures."""
+    data: Path | None = None
+    """Folder or zip of pictures; without them the encoder learns from the generator's own samples."""
     validation: Path | None = None
     """Folder or zip of other pictures: their error is logged and their reconstructions drawn."""
     runs: Path = Path("runs")
@@ -96,6 +96,28 @@ class InversionConfig:
     snapshot_steps: int = 500
     """Steps between checkpoints and sample grids."""
     compute: Compute = field(default_factory=Compute)
+
+
+class Samples:
+    """The generator's own pictures as a data set without end: every index has its z."""
+
+    def __init__(self, generator: Generator) -> None:
+        self.generator = generator
+        self.device = next(generator.parameters()).device
+
+    def __len__(self) -> int:
+        return 1 << 31
+
+    @torch.no_grad()
+    def batch(self, index: Tensor, *, mirror: bool | Tensor) -> Tensor:
+        """Pictures float32 [N, 3, H, W] in [-1, 1] of the z at `index` [N], mirrored where a bool [N] says so."""
+        size = self.generator.config.z_size
+        z = [torch.randn(size, generator=torch.Generator().manual_seed(int(i))) for i in index]
+        codes = self.generator.mapping(torch.stack(z).to(self.device))
+        images = torch.cat([self.generator.synthesis(part).clamp(-1, 1) for part in codes.split(16)]).float()
+        flip = mirror if isinstance(mirror, Tensor) else torch.full((len(index),), mirror)
+        images[flip.to(self.device)] = images[flip.to(self.device)].flip(3)
+        return images.contiguous(memory_format=torch.channels_last)
 
 
 class ReplayPool:
@@ -224,7 +246,7 @@ class InversionTrainer:
         }
         save_checkpoint(folder / "checkpoint", meta, self.networks(), self.optimisers())
 
-    def train_step(self, pictures: Pictures) -> dict[str, float]:
+    def train_step(self, pictures: PictureSource) -> dict[str, float]:
         """One step of the encoder, then one of each critic on what the encoder gave."""
         config, fabric = self.config, self.fabric
         real, z = draw_batch(config, pictures, self.generator.config.z_size, self.step, fabric)
@@ -357,9 +379,12 @@ def train_encoder(config: InversionConfig) -> Path:
     fabric = config.compute.fabric()
     trainer = InversionTrainer(config, fabric)
     resolution = trainer.generator.config.resolution
-    pictures = load_pictures(config.data, resolution)
+    pictures: PictureSource = (
+        load_pictures(config.data, resolution) if config.data else Samples(trainer.generator)
+    )
     held_out = load_pictures(config.validation, resolution) if config.validation else pictures
-    shown = held_out.batch(torch.arange(min(len(held_out), 600)), mirror=False)
+    count = min(len(held_out), 600 if config.validation else 64)
+    shown = held_out.batch(torch.arange(count), mirror=False).cpu()
     if config.resume:
         trainer.resume(config.resume)
     run = None
@@ -369,7 +394,8 @@ def train_encoder(config: InversionConfig) -> Path:
             if config.resume
             else Run.create(config.runs, f"inversion-{trainer.meta['name']}", config)
         )
-        fabric.print(f"{len(pictures)} pictures; run folder {run.folder}")
+        what = f"{len(pictures)} pictures" if config.data else "the generator's own samples"
+        fabric.print(f"{what}; run folder {run.folder}")
     with progress_bar(fabric) as bar:
         task = bar.add_task("encoder", total=config.images, completed=trainer.seen, figures="")
         while trainer.seen < config.images:

@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from torch import Tensor, nn
 
-from training.data import Pictures
+from training.data import PictureSource
 
 
 @dataclass
@@ -70,7 +70,7 @@ class BatchConfig(Protocol):
 
 
 def draw_batch(
-    config: BatchConfig, pictures: Pictures, z_size: int, step: int, fabric: Fabric
+    config: BatchConfig, pictures: PictureSource, z_size: int, step: int, fabric: Fabric
 ) -> tuple[Tensor, Tensor]:
     """Seed the step; this process's pictures float32 [N, 3, H, W] and z float32 [N, z_size]."""
     common = seed_step(config.compute.seed, step, fabric)

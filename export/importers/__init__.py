@@ -141,5 +141,5 @@ def summary(config: ImportConfig, foreign: Foreign, distance: float | None) -> s
     ]
     if distance is not None:
         lines.append(f"  its mean code is {distance:.3f} standard deviations from that of samples")
-    lines.append(f"next: python -m training encoder --gan {config.to} --data PHOTOGRAPHS")
+    lines.append(f"next: python -m training encoder --gan {config.to} [--data PHOTOGRAPHS]")
     return "\n".join(lines)

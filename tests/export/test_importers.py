@@ -24,7 +24,6 @@ from export.checkpoint import load_pipeline
 from export.folding import FoldedMapping, FoldedSynthesis
 from export.importers import ImportConfig, import_checkpoint
 from export.unpickling import read_checkpoint
-from tests.training.pictures import write_pictures
 from training.generator import Generator, GeneratorConfig
 from training.inversion import InversionConfig, train_encoder
 from training.loop import Compute
@@ -493,9 +492,8 @@ def test_an_encoder_trains_for_an_imported_generator(tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(rosinality().content, tmp_path / "a.pt")
     import_checkpoint(ImportConfig(tmp_path / "a.pt", tmp_path / "gan"))
-    data, _ = write_pictures(tmp_path, 8, 32)
-    config = InversionConfig(
-        tmp_path / "gan", data, runs=tmp_path, channels=(4, 4, 4, 4), images=8, batch=4,
+    config = InversionConfig(  # no pictures: its own samples
+        tmp_path / "gan", runs=tmp_path, channels=(4, 4, 4, 4), images=8, batch=4,
         compute=Compute(accelerator="cpu", precision="32-true"),
     )  # fmt: skip
     pipeline = load_pipeline(train_encoder(config))
