@@ -1,4 +1,4 @@
-"""Command line of the export: `python -m export import | bundle | verify | diff`."""
+"""Command line of the export: `python -m export import | bundle | verify | diff | tensorrt`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import tyro
 
+from export.tensorrt import TensorRTConfig, TensorRTError, accelerate
 from export.verification import DiffConfig, VerificationError, VerifyConfig, diff, verify
 
 Command = tuple[type, Callable[[Any], str]]
@@ -17,10 +18,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse one command into its config and run it; bad input is one clear line and exit status 2, a graph that does
     not do what its network does, or a bundle that is not what its manifest says, 3."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    commands: dict[str, Command] = {"verify": (VerifyConfig, verify), "diff": (DiffConfig, diff)}
-    bad_input: tuple[type[Exception], ...] = (FileNotFoundError,)
+    commands: dict[str, Command] = {
+        "verify": (VerifyConfig, verify),
+        "diff": (DiffConfig, diff),
+        "tensorrt": (TensorRTConfig, accelerate),
+    }
+    bad_input: tuple[type[Exception], ...] = (FileNotFoundError, TensorRTError)
     not_as_promised: tuple[type[Exception], ...] = (VerificationError,)
-    if arguments[:1] not in (["verify"], ["diff"]):  # these two run where there is no PyTorch
+    if not arguments or arguments[0] not in commands:  # these run where there is no PyTorch
         from export.bundle import BundleConfig, write_bundle
         from export.importers import ImportConfig, import_checkpoint
         from export.parity import ParityError

@@ -25,7 +25,6 @@ from export.checkpoint import Pipeline, load_pipeline
 from export.folding import FoldedMapping, FoldedSynthesis, fold_code_critic, fold_encoder, round_weights
 from export.graphs import (
     OPSET,
-    Border,
     CriticGraph,
     EncoderGraph,
     GeneratorGraph,
@@ -34,7 +33,7 @@ from export.graphs import (
     to_onnx,
 )
 from export.parity import BATCHES, Array, Figures, check_all, open_session, refiner_inputs, run, versions
-from export.triton import MAX_BATCH, config_pbtxt
+from export.triton import MAX_BATCH, Border, config_pbtxt
 from export.verification import sample_tensors
 from training.perceptual import LPIPSSq
 from training.refinement import Objective, RefinementConfig, Refiner
@@ -90,7 +89,8 @@ def write_bundle(config: BundleConfig) -> str:
             files[role] = work / f"{name}_{role}" / "1" / "model.onnx"
             files[role].parent.mkdir(parents=True)
             onnx.save(to_onnx(graph, f"{name}_{role}"), files[role])
-            (work / f"{name}_{role}" / "config.pbtxt").write_text(config_pbtxt(graph, f"{name}_{role}"))
+            text = config_pbtxt(f"{name}_{role}", MAX_BATCH[role], graph.inputs, graph.outputs)
+            (work / f"{name}_{role}" / "config.pbtxt").write_text(text)
         z = torch.randn(max(BATCHES), pipeline.generator.config.z_size)
         figures = check_all(built.graphs, files, built.originals, built.objective, config.refine, z)
         critic = pipeline.code_critic

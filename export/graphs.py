@@ -11,7 +11,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import onnx
 import onnx_ir as ir
@@ -20,23 +19,14 @@ from torch import Tensor, nn
 
 from export.decompositions import trace
 from export.storage import compress, tidy
+from export.triton import Border, DType
 from export.unrolling import LOSS, STATE, unroll
 from training.refinement import Refiner, to_float
 
 OPSET = 20
 EXAMPLE_BATCH = 2  # traced with; 0 and 1 would be baked in
 
-DType = Literal["uint8", "float32"]
 TORCH_DTYPES: dict[DType, torch.dtype] = {"uint8": torch.uint8, "float32": torch.float32}
-
-
-@dataclass(frozen=True)
-class Border:
-    """An input or output of a graph."""
-
-    name: str
-    dtype: DType
-    shape: tuple[int, ...]  # without the batch
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,173 @@
+"""`python -m export tensorrt`: a bundle in a repository onto TensorRT. Needs no PyTorch.
+
+By default the graphs stay ONNX, and Triton's ONNX Runtime back end builds TensorRT engines when it loads them. With
+`--plans` the engines are built here, once, through the `tensorrt` package; where that or a GPU is missing, the same is
+written as a script of `trtexec` lines for the machine that has them.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from export.triton import Border, Precision, TensorRT, batches, config_pbtxt, shapes
+
+PRECISE = ("refiner",)  # its gradients and Adam's moments do not fit into 16 bits
+SCRIPT = "build-plans.sh"
+WORKSPACE = 1 << 30
+
+
+class TensorRTError(ValueError):
+    """A bundle cannot be put onto TensorRT as asked; the message says why."""
+
+
+@dataclass
+class TensorRTConfig:
+    """Set a bundle's config.pbtxt to TensorRT, or build plans of its graphs."""
+
+    repository: tyro.conf.Positional[Path]
+    """Model repository."""
+    bundle: str = ""
+    """Its bundle; the only one by default."""
+    precision: Precision = "fp16"
+    """Precision of the networks; the refiner stays at fp32."""
+    cache: str = "/var/cache/tensorrt"
+    """Folder for engines on the serving machine; it must outlive the container, or each start builds anew."""
+    release: str = ""
+    """Triton release that will serve, as 26.07: engines of one TensorRT and ONNX Runtime do not fit another."""
+    gpu: str = ""
+    """GPU that will serve, as h200; by default that of this machine."""
+    plans: Path | None = None
+    """Folder to build plans in, a model repository of its own; config.pbtxt of the bundle is left as it is."""
+
+
+def accelerate(config: TensorRTConfig) -> str:
+    """Write the configurations, or plans; gives a summary. Raises FileNotFoundError, TensorRTError."""
+    graphs = read_graphs(config)
+    if config.plans:
+        return build_plans(config, graphs, config.plans)
+    if not config.release:
+        raise TensorRTError("name the Triton release that will serve (--release 26.07): engines depend on it")
+    gpu = config.gpu or this_gpu()
+    if not gpu:
+        raise TensorRTError("this machine shows no GPU; name the one that will serve, as --gpu h200")
+    for role, graph in graphs.items():
+        cache = f"{config.cache}/{config.release}/{gpu}/{graph['model']}-{graph['sha256'][:16]}"
+        settings = TensorRT(precision_of(role, config), cache)
+        text = config_pbtxt(graph["model"], graph["max_batch_size"], *borders(graph), settings)
+        (config.repository / graph["model"] / "config.pbtxt").write_text(text)
+    under = f"{config.cache}/{config.release}/{gpu}"
+    return f"{len(graphs)} graphs set to TensorRT, {config.precision}, engines under {under}"
+
+
+def read_graphs(config: TensorRTConfig) -> dict[str, dict[str, Any]]:
+    """Graphs of the bundle's manifest by role."""
+    manifests = [path for path in config.repository.glob("*.json") if config.bundle in ("", path.stem)]
+    if len(manifests) != 1:
+        found = ", ".join(sorted(path.stem for path in manifests)) or "none"
+        raise FileNotFoundError(
+            f"{config.repository} must hold one bundle, or name it: --bundle; it holds {found}"
+        )
+    try:
+        graphs: dict[str, dict[str, Any]] = json.loads(manifests[0].read_text())["graphs"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise TensorRTError(f"{manifests[0]} is no manifest: {error!r}") from None
+    return graphs
+
+
+def borders(graph: dict[str, Any]) -> tuple[list[Border], list[Border]]:
+    """Inputs and outputs of a manifest's graph."""
+    inputs, outputs = (
+        [Border(border["name"], border["dtype"], tuple(border["shape"][1:])) for border in graph[side]]
+        for side in ("inputs", "outputs")
+    )
+    return inputs, outputs
+
+
+def precision_of(role: str, config: TensorRTConfig) -> Precision:
+    """The precision that a graph bears."""
+    return "fp32" if role in PRECISE else config.precision
+
+
+def this_gpu() -> str:
+    """Name of the first GPU as a folder's name, or nothing."""
+    if not shutil.which("nvidia-smi"):
+        return ""
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    found = subprocess.run(query, capture_output=True, text=True, check=False)
+    name = found.stdout.splitlines()[0] if found.returncode == 0 and found.stdout else ""
+    return name.strip().lower().replace(" ", "-")
+
+
+def build_plans(config: TensorRTConfig, graphs: dict[str, dict[str, Any]], to: Path) -> str:
+    """Plans and their config.pbtxt, or a script that builds them."""
+    to.mkdir(parents=True, exist_ok=True)
+    commands = []
+    can_build = this_gpu() != "" and find_spec("tensorrt") is not None
+    for role, graph in graphs.items():
+        inputs, outputs = borders(graph)
+        folder = to / graph["model"] / str(graph["version"])
+        folder.mkdir(parents=True, exist_ok=True)
+        text = config_pbtxt(graph["model"], graph["max_batch_size"], inputs, outputs)
+        text = text.replace('backend: "onnxruntime"', 'platform: "tensorrt_plan"')
+        (folder.parent / "config.pbtxt").write_text(text[: text.index("parameters [")])  # ONNX Runtime's
+        model, plan, precision = (
+            config.repository / graph["file"],
+            folder / "model.plan",
+            precision_of(role, config),
+        )
+        if can_build:
+            build_plan(model, plan, inputs, graph["max_batch_size"], precision)
+        commands.append(trtexec(model, plan, inputs, graph["max_batch_size"], precision))
+    if can_build:
+        return f"{len(graphs)} plans built in {to}"
+    script = to / SCRIPT
+    lines = ["#!/bin/sh", "# On the machine and in the Triton release that will serve.", "set -e", *commands]
+    script.write_text("\n".join(lines) + "\n")
+    script.chmod(0o755)
+    return f"no GPU, or no tensorrt package, here: {script} builds the plans where there are"
+
+
+def trtexec(model: Path, plan: Path, inputs: list[Border], max_batch_size: int, precision: Precision) -> str:
+    """The command that builds a plan."""
+    least, usual, largest = (shapes(inputs, batch) for batch in batches(max_batch_size))
+    options = [
+        f"--onnx={model}", f"--minShapes={least}", f"--optShapes={usual}", f"--maxShapes={largest}",
+        *([f"--{precision}"] if precision != "fp32" else []),
+        f"--memPoolSize=workspace:{WORKSPACE >> 20}M", f"--saveEngine={plan}", "--skipInference",
+    ]  # fmt: skip
+    return shlex.join(["trtexec", *options])
+
+
+def build_plan(
+    model: Path, plan: Path, inputs: list[Border], max_batch_size: int, precision: Precision
+) -> None:
+    """The same through the `tensorrt` package, 10 or later. Raises TensorRTError with its complaints."""
+    import tensorrt as trt  # type: ignore[import-not-found]
+
+    builder = trt.Builder(trt.Logger(trt.Logger.WARNING))
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, builder.logger)
+    if not parser.parse_from_file(str(model)):
+        complaints = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
+        raise TensorRTError(f"TensorRT cannot read {model}: {complaints}")
+    settings = builder.create_builder_config()
+    settings.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
+    if precision != "fp32":
+        settings.set_flag(getattr(trt.BuilderFlag, precision.upper()))
+    profile = builder.create_optimization_profile()
+    for border in inputs:
+        profile.set_shape(border.name, *((batch, *border.shape) for batch in batches(max_batch_size)))
+    settings.add_optimization_profile(profile)
+    engine = builder.build_serialized_network(network, settings)
+    if engine is None:
+        raise TensorRTError(f"TensorRT could not build {model}; its log says why")
+    plan.write_bytes(engine)

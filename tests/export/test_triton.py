@@ -1,0 +1,175 @@
+"""config.pbtxt as Triton itself reads it, with and without TensorRT, and what TensorRT is asked to build.
+
+No engine is built here: that needs a GPU. What is checked is all that can fail before.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
+
+from export.__main__ import main
+from serving.bundle import ROLES
+
+SHIPPED = Path(__file__).parents[2] / "model_repository"
+# onnx-tensorrt's docs/operators.md, release 10.0: those of its supported operators that StyleGANs are made of
+TENSORRT = {
+    "Abs", "Add", "And", "AveragePool", "BatchNormalization", "Cast", "CastLike", "Ceil", "Clip", "Concat",
+    "Constant", "ConstantOfShape", "Conv", "ConvTranspose", "Div", "Equal", "Erf", "Exp", "Expand", "Flatten",
+    "Floor", "Gather", "GatherElements", "GatherND", "Gemm", "GlobalAveragePool", "Greater", "GreaterOrEqual",
+    "Identity", "InstanceNormalization", "LeakyRelu", "Less", "LessOrEqual", "Log", "MatMul", "Max", "MaxPool",
+    "Min", "Mul", "Neg", "Not", "Or", "Pad", "Pow", "PRelu", "Reciprocal", "ReduceMax", "ReduceMean",
+    "ReduceMin", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Resize", "Round", "Shape", "Sigmoid",
+    "Sign", "Slice", "Softplus", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose",
+    "Unsqueeze", "Where",
+}  # fmt: skip
+TENSORRT_OPSETS = range(9, 21)
+# the accelerator's parameters in onnxruntime_backend's src/onnxruntime.cc; any other one is a load error
+ACCELERATOR = {
+    "precision_mode", "max_workspace_size_bytes", "trt_engine_cache_enable", "trt_engine_cache_path",
+    "trt_timing_cache_enable", "trt_timing_cache_path", "trt_layer_norm_fp32_fallback", "trt_profile_min_shapes",
+    "trt_profile_opt_shapes", "trt_profile_max_shapes", "trt_cuda_graph_enable", "trt_builder_optimization_level",
+}  # fmt: skip
+
+
+def parsed(repository: Path, model: str) -> ModelConfig:
+    return text_format.Parse((repository / model / "config.pbtxt").read_text(), ModelConfig())
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """The shipped bundle, without its weights."""
+    shutil.copytree(SHIPPED, tmp_path / "repository", ignore=shutil.ignore_patterns("*.onnx"))
+    return tmp_path / "repository"
+
+
+def graphs_of(repository: Path) -> dict[str, Any]:
+    return json.loads((repository / "faces64.json").read_text())["graphs"]
+
+
+@pytest.mark.parametrize("tensorrt", [False, True])
+@pytest.mark.parametrize("role", ROLES)
+def test_triton_reads_the_configuration(repository: Path, role: str, tensorrt: bool) -> None:
+    if tensorrt:
+        assert main(["tensorrt", str(repository), "--release", "26.07", "--gpu", "h200"]) == 0
+    graph = graphs_of(repository)[role]
+    config = parsed(repository, graph["model"])
+    assert (config.name, config.backend, config.max_batch_size) == (
+        graph["model"], "onnxruntime", graph["max_batch_size"],
+    )  # fmt: skip
+    for entries, borders in ((config.input, graph["inputs"]), (config.output, graph["outputs"])):
+        assert [(e.name, list(e.dims)) for e in entries] == [(b["name"], b["shape"][1:]) for b in borders]
+    queue = config.dynamic_batching.default_queue_policy
+    assert queue.max_queue_size >= config.max_batch_size
+    (instances,) = config.instance_group
+    wanted = ModelInstanceGroup.KIND_GPU if tensorrt else ModelInstanceGroup.KIND_AUTO
+    assert instances.kind == wanted
+    assert bool(config.model_warmup) == tensorrt
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_tensorrt_has_its_profiles_its_own_cache_and_warm_ups(repository: Path, role: str) -> None:
+    assert (
+        main(["tensorrt", str(repository), "--release", "26.07", "--gpu", "h200", "--precision", "bf16"]) == 0
+    )
+    graph = graphs_of(repository)[role]
+    config = parsed(repository, graph["model"])
+    (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+    settings = dict(accelerator.parameters)
+    assert accelerator.name == "tensorrt"
+    assert settings.keys() <= ACCELERATOR
+    assert settings["precision_mode"] == ("FP32" if role == "refiner" else "BF16")
+    for part in ("26.07", "h200", graph["sha256"][:16]):
+        assert part in settings["trt_engine_cache_path"]
+    profile = [settings[f"trt_profile_{end}_shapes"] for end in ("min", "opt", "max")]
+    sizes = []
+    for shapes in profile:
+        found = dict(entry.split(":") for entry in shapes.split(","))
+        assert found.keys() == {border["name"] for border in graph["inputs"]}
+        for border in graph["inputs"]:
+            batch, *dims = map(int, found[border["name"]].split("x"))
+            assert dims == border["shape"][1:]
+        sizes.append(batch)
+    assert sizes[0] == 1
+    assert sizes == sorted(sizes)
+    assert sizes[2] == config.max_batch_size
+    assert [warm_up.batch_size for warm_up in config.model_warmup] == sorted(set(sizes))
+    for warm_up in config.model_warmup:
+        assert set(warm_up.inputs) == {border["name"] for border in graph["inputs"]}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_tensorrt_knows_every_operator_of_the_graphs(role: str) -> None:
+    model = onnx.load(SHIPPED / f"faces64_{role}" / "1" / "model.onnx")
+    assert {node.op_type for node in model.graph.node} <= TENSORRT
+    assert model.opset_import[0].version in TENSORRT_OPSETS
+    eight_bits = {onnx.TensorProto.UINT8}  # TensorRT takes them at the borders only
+    inside = {
+        value.name for value in model.graph.value_info if value.type.tensor_type.elem_type in eight_bits
+    }
+    assert not inside
+
+
+def test_without_tensorrt_a_script_builds_the_plans(repository: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in repository.rglob("*.pbtxt")}
+    assert main(["tensorrt", str(repository), "--plans", str(tmp_path / "plans")]) == 0
+    assert {path: path.read_bytes() for path in repository.rglob("*.pbtxt")} == before
+    lines = (tmp_path / "plans/build-plans.sh").read_text().splitlines()
+    commands = {
+        m[1]: shlex.split(line) for line in lines if (m := re.search(r"faces64_(\w+)/1/model.onnx", line))
+    }
+    assert commands.keys() == set(ROLES)
+    for role, command in commands.items():
+        options = dict(option.lstrip("-").split("=", 1) for option in command[1:] if "=" in option)
+        graph = graphs_of(repository)[role]
+        assert command[0] == "trtexec"
+        assert Path(options["onnx"]) == repository / graph["file"]
+        assert ("--fp16" in command) == (role != "refiner")
+        assert options["maxShapes"].startswith(f"{graph['inputs'][0]['name']}:{graph['max_batch_size']}x")
+        config = parsed(tmp_path / "plans", graph["model"])
+        assert config.platform == "tensorrt_plan"
+        assert not config.backend
+        assert not config.parameters
+        assert Path(options["saveEngine"]).parent.parent == tmp_path / "plans" / graph["model"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--gpu", "h200"], "--release"),
+        (["--release", "26.07"], "--gpu"),
+        (["--release", "26.07", "--gpu", "h200", "--bundle", "cats"], "none"),
+    ],
+)
+def test_what_is_missing_is_said_and_nothing_written(
+    repository: Path,
+    options: list[str],
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "")  # no nvidia-smi
+    before = {path: path.read_bytes() for path in repository.rglob("*.pbtxt")}
+    assert main(["tensorrt", str(repository), *options]) == 2
+    assert says in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in repository.rglob("*.pbtxt")} == before
+
+
+def test_it_runs_without_pytorch(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", types.ModuleType("broken"))
+    for name in [name for name in sys.modules if name.startswith("export")]:
+        monkeypatch.delitem(sys.modules, name)
+    from export.__main__ import main as fresh
+
+    assert fresh(["tensorrt", str(repository), "--release", "26.07", "--gpu", "h200"]) == 0
