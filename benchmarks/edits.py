@@ -103,7 +103,7 @@ def main(config: EditsConfig) -> None:
     for name, f in figures.items():
         note = held_out[name].held_out
         rows.append([
-            name, f"{note.metric} {note.value:.3f}" if note else "", f"{f.get('reader_r', float('nan')):.2f}",
+            name, f"{note.metric} {note.value:.3f}" if note else "", f"{f['reader_r']:.2f}" if "reader_r" in f else "",
             *(
                 f"{f[f'strength_{end}']:+.2f}: {f[f'right_way_{end}']:.1%}, {f[f'moved_{end}']:+.2f} sd, "
                 f"drift {f[f'drift_{end}']:.2f}"

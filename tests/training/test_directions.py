@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from export.checkpoint import load_pipeline
 from tests.export.run_folder import write_run
 from training.__main__ import main
-from training.directions import fit_boundary, native_step, sample_codes
+from training.directions import Edits, fit_boundary, native_step, sample_codes
 from training.factors import ganspace, sefa
 from training.generator import Generator, GeneratorConfig
 
@@ -43,6 +43,35 @@ def test_boundaries_point_the_way_their_labels_grow() -> None:
         assert normal[3] > 0
         assert isinstance(figure["value"], float)
         assert figure["value"] > 0.9
+
+
+class Reader:
+    """Reads a picture's mean, which has a ceiling."""
+
+    def read(self, images: torch.Tensor) -> dict[str, np.ndarray]:
+        return {"bright": images.mean((1, 2, 3)).numpy()}
+
+
+class FlatPictures(torch.nn.Module):
+    """Codes to grey pictures of their first entry's sine: brighter only up to a point."""
+
+    def synthesis(self, codes: torch.Tensor) -> torch.Tensor:
+        return codes[:, 0, 0].sin()[:, None, None, None].expand(-1, 3, 8, 8)
+
+
+def test_a_range_ends_before_the_attribute_turns_back() -> None:
+    codes, step = torch.zeros(50, 4, 16), torch.zeros(4, 16)
+    codes[:, 0, 0] = torch.linspace(-0.3, 0.3, 50)
+    step[0, 0] = torch.pi / 2
+    edits = Edits(Reader(), FlatPictures(), codes, "bright", step)  # type: ignore[arg-type]
+    assert edits.right_way(1.0) == 1
+    assert edits.right_way(3.0) == 0
+    assert edits.honest_end(3.0, 0.95) == 1.5
+    assert edits.honest_end(-2.0, 0.95) == -1.5
+    assert edits.honest_end(1.0, 0.95) == 1
+    assert (
+        edits.honest_end(3.0, 1.01) == 1.5
+    )  # never reached: where most go the right way, at the largest strength
 
 
 def change_of_styles(generator: Generator, step: torch.Tensor, layers: list[int]) -> float:
