@@ -42,7 +42,10 @@ def round_weights(network: nn.Module) -> nn.Module:
         if isinstance(module, FoldedModulatedConv):
             module.set_energy()
         if isinstance(module, NativeCoordinates):
-            module.inverse, module.weight = module.inverse.half().float(), module.weight.half().float()
+            for name in ("inverse", "weight"):
+                matrix = getattr(module, name)
+                if matrix.abs().max() <= FLOAT16_MAX:
+                    setattr(module, name, matrix.half().float())
     return network
 
 

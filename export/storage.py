@@ -37,6 +37,7 @@ def tidy(model: ir.Model) -> None:
     for step in passes:
         step(model)
     model.producer_name, model.producer_version = PRODUCER, None
+    only_cast_bytes(model)
     separate_transposed_weights(model)
     shorten_names(model)
 
@@ -58,6 +59,19 @@ def drop_zero_biases(model: ir.Model) -> None:
                 node.resize_inputs(2)
                 break
             source = value.producer()
+
+
+def only_cast_bytes(model: ir.Model) -> None:
+    """Let whatever asks a picture's shape ask its cast: TensorRT takes bytes into a Cast and nothing else."""
+    for picture in model.graph.inputs:
+        uses = list(picture.uses())
+        casts = [node for node, _ in uses if node.op_type == "Cast"]
+        if picture.dtype != ir.DataType.UINT8 or not casts:
+            continue
+        for node, index in uses:
+            if node.op_type == "Shape":
+                node.replace_input_with(index, casts[0].outputs[0])
+    TopologicalSortPass()(model)
 
 
 def separate_transposed_weights(model: ir.Model) -> None:

@@ -2,12 +2,13 @@
 
 By default the graphs stay ONNX, and Triton's ONNX Runtime back end builds TensorRT engines when it loads them. With
 `--plans` the engines are built here, once, through the `tensorrt` package; where that or a GPU is missing, the same is
-written as a script of `trtexec` lines for the machine that has them.
+written as a script of `trtexec` lines for the machine that has them. For TensorRT 10; release 11 has no fp16 flag.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -40,9 +41,10 @@ class TensorRTConfig:
     precision: Precision = "fp16"
     """Precision of the networks; the refiner stays at fp32."""
     cache: str = "/var/cache/tensorrt"
-    """Folder for engines on the serving machine; it must outlive the container, or each start builds anew."""
+    """Folder for engines on the serving machine. It must be there, and outlive the container, or each start builds
+    anew."""
     release: str = ""
-    """Triton release that will serve, as 26.07: engines of one TensorRT and ONNX Runtime do not fit another."""
+    """Triton release that will serve, as 26.04: engines of one TensorRT and ONNX Runtime do not fit another."""
     gpu: str = ""
     """GPU that will serve, as h200; by default that of this machine."""
     plans: Path | None = None
@@ -55,17 +57,17 @@ def accelerate(config: TensorRTConfig) -> str:
     if config.plans:
         return build_plans(config, graphs, config.plans)
     if not config.release:
-        raise TensorRTError("name the Triton release that will serve (--release 26.07): engines depend on it")
+        raise TensorRTError("name the Triton release that will serve (--release 26.04): engines depend on it")
     gpu = config.gpu or this_gpu()
     if not gpu:
         raise TensorRTError("this machine shows no GPU; name the one that will serve, as --gpu h200")
     for role, graph in graphs.items():
-        cache = f"{config.cache}/{config.release}/{gpu}/{graph['model']}-{graph['sha256'][:16]}"
+        # one level: the provider makes the last folder of the path, and no other
+        cache = f"{config.cache}/{config.release}-{gpu}-{graph['model']}-{graph['sha256'][:16]}"
         settings = TensorRT(precision_of(role, config), cache)
         text = config_pbtxt(graph["model"], graph["max_batch_size"], *borders(graph), settings)
         (config.repository / graph["model"] / "config.pbtxt").write_text(text)
-    under = f"{config.cache}/{config.release}/{gpu}"
-    return f"{len(graphs)} graphs set to TensorRT, {config.precision}, engines under {under}"
+    return f"{len(graphs)} graphs set to TensorRT, {config.precision}, engines in {config.cache}"
 
 
 def read_graphs(config: TensorRTConfig) -> dict[str, dict[str, Any]]:
@@ -78,7 +80,10 @@ def read_graphs(config: TensorRTConfig) -> dict[str, dict[str, Any]]:
         )
     try:
         graphs: dict[str, dict[str, Any]] = json.loads(manifests[0].read_text())["graphs"]
-    except (ValueError, KeyError, TypeError) as error:
+        for graph in graphs.values():
+            borders(graph)
+            _ = [graph[key] for key in ("model", "version", "file", "sha256", "max_batch_size")]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TensorRTError(f"{manifests[0]} is no manifest: {error!r}") from None
     return graphs
 
@@ -109,6 +114,8 @@ def this_gpu() -> str:
 
 def build_plans(config: TensorRTConfig, graphs: dict[str, dict[str, Any]], to: Path) -> str:
     """Plans and their config.pbtxt, or a script that builds them."""
+    if to.resolve() == config.repository.resolve():
+        raise TensorRTError(f"{to} is the repository itself; name another folder for the plans")
     to.mkdir(parents=True, exist_ok=True)
     commands = []
     can_build = this_gpu() != "" and find_spec("tensorrt") is not None
@@ -116,9 +123,8 @@ def build_plans(config: TensorRTConfig, graphs: dict[str, dict[str, Any]], to: P
         inputs, outputs = borders(graph)
         folder = to / graph["model"] / str(graph["version"])
         folder.mkdir(parents=True, exist_ok=True)
-        text = config_pbtxt(graph["model"], graph["max_batch_size"], inputs, outputs)
-        text = text.replace('backend: "onnxruntime"', 'platform: "tensorrt_plan"')
-        (folder.parent / "config.pbtxt").write_text(text[: text.index("parameters [")])  # ONNX Runtime's
+        text = config_pbtxt(graph["model"], graph["max_batch_size"], inputs, outputs, plan=True)
+        (folder.parent / "config.pbtxt").write_text(text)
         model, plan, precision = (
             config.repository / graph["file"],
             folder / "model.plan",
@@ -126,12 +132,14 @@ def build_plans(config: TensorRTConfig, graphs: dict[str, dict[str, Any]], to: P
         )
         if can_build:
             build_plan(model, plan, inputs, graph["max_batch_size"], precision)
-        commands.append(trtexec(model, plan, inputs, graph["max_batch_size"], precision))
+        near = Path(os.path.relpath(model, to))
+        commands.append(trtexec(near, plan.relative_to(to), inputs, graph["max_batch_size"], precision))
     if can_build:
         return f"{len(graphs)} plans built in {to}"
     script = to / SCRIPT
-    lines = ["#!/bin/sh", "# On the machine and in the Triton release that will serve.", "set -e", *commands]
-    script.write_text("\n".join(lines) + "\n")
+    about = "# On the machine and in the Triton release that will serve, with both folders where they are."
+    lines = ["#!/bin/sh", about, "set -e", 'cd "$(dirname "$0")"']
+    script.write_text("\n".join([*lines, *commands]) + "\n")
     script.chmod(0o755)
     return f"no GPU, or no tensorrt package, here: {script} builds the plans where there are"
 
@@ -141,7 +149,7 @@ def trtexec(model: Path, plan: Path, inputs: list[Border], max_batch_size: int, 
     least, usual, largest = (shapes(inputs, batch) for batch in batches(max_batch_size))
     options = [
         f"--onnx={model}", f"--minShapes={least}", f"--optShapes={usual}", f"--maxShapes={largest}",
-        *([f"--{precision}"] if precision != "fp32" else []),
+        f"--{precision}" if precision != "fp32" else "--noTF32",
         f"--memPoolSize=workspace:{WORKSPACE >> 20}M", f"--saveEngine={plan}", "--skipInference",
     ]  # fmt: skip
     return shlex.join(["trtexec", *options])
@@ -150,7 +158,7 @@ def trtexec(model: Path, plan: Path, inputs: list[Border], max_batch_size: int, 
 def build_plan(
     model: Path, plan: Path, inputs: list[Border], max_batch_size: int, precision: Precision
 ) -> None:
-    """The same through the `tensorrt` package, 10 or later. Raises TensorRTError with its complaints."""
+    """The same through the `tensorrt` package, release 10. Raises TensorRTError with its complaints."""
     import tensorrt as trt  # type: ignore[import-not-found]
 
     builder = trt.Builder(trt.Logger(trt.Logger.WARNING))
@@ -161,8 +169,14 @@ def build_plan(
         raise TensorRTError(f"TensorRT cannot read {model}: {complaints}")
     settings = builder.create_builder_config()
     settings.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
-    if precision != "fp32":
+    if precision == "fp32":
+        settings.clear_flag(trt.BuilderFlag.TF32)  # its 10 bits are too few for a refinement's gradients
+    elif hasattr(trt.BuilderFlag, precision.upper()):
         settings.set_flag(getattr(trt.BuilderFlag, precision.upper()))
+    else:
+        raise TensorRTError(
+            f"TensorRT {trt.__version__} has no {precision} flag; use release 10, or --precision fp32"
+        )
     profile = builder.create_optimization_profile()
     for border in inputs:
         profile.set_shape(border.name, *((batch, *border.shape) for batch in batches(max_batch_size)))

@@ -12,6 +12,13 @@ QUEUE_DELAY_US = 500  # a lone request waits this long for company
 DType = Literal["uint8", "float32"]
 TYPES: dict[DType, str] = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 
+THREADS = """\
+parameters [
+  { key: "intra_op_thread_count" value: { string_value: "0" } },
+  { key: "inter_op_thread_count" value: { string_value: "1" } }
+]
+"""
+
 Precision = Literal["fp32", "fp16", "bf16"]
 
 
@@ -49,13 +56,16 @@ def config_pbtxt(
     inputs: Sequence[Border],
     outputs: Sequence[Border],
     tensorrt: TensorRT | None = None,
+    *,
+    plan: bool = False,
 ) -> str:
     """Text of config.pbtxt. Dims leave the batch out. It has no `kind`, so that it loads with and without a GPU; only
-    TensorRT, where it is asked for, needs one."""
+    TensorRT, where it is asked for, needs one. `plan`: for a TensorRT plan in the graph's place."""
+    runs_by = 'platform: "tensorrt_plan"' if plan else 'backend: "onnxruntime"'
     preferred = ", ".join(str(max_batch_size // divisor) for divisor in (4, 2, 1))
     return f"""\
 name: "{model}"
-backend: "onnxruntime"
+{runs_by}
 max_batch_size: {max_batch_size}
 input [{entries(inputs)}]
 output [{entries(outputs)}]
@@ -71,11 +81,7 @@ dynamic_batching {{
 instance_group [
   {{ count: 1{" kind: KIND_GPU" if tensorrt else ""} }}
 ]
-parameters [
-  {{ key: "intra_op_thread_count" value: {{ string_value: "0" }} }},
-  {{ key: "inter_op_thread_count" value: {{ string_value: "1" }} }}
-]
-{accelerator(tensorrt, max_batch_size, inputs) if tensorrt else ""}"""
+{"" if plan else THREADS}{accelerator(tensorrt, max_batch_size, inputs) if tensorrt else ""}"""
 
 
 def entries(borders: Sequence[Border]) -> str:

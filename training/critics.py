@@ -204,12 +204,16 @@ class NativeCoordinates(nn.Module):
         repeats = 1 if mapping.config.per_layer_code else self.layers
         weight = (last.weight * last.weight_scale).repeat(repeats, 1)  # [L * 512, I]
         self.offset.copy_((last.bias * last.bias_scale).repeat(repeats))
-        self.spread.copy_(weight.norm(dim=1))
-        weight = (weight / self.spread[:, None]).double()
-        inverse = torch.linalg.pinv(weight)
+        self.spread.fill_(1)
         random = torch.Generator().manual_seed(0)
         z = torch.randn(samples, mapping.config.z_size, generator=random).to(weight.device)
-        inputs = self.before_activation(mapping(z)).double() @ inverse.T
+        given = self.before_activation(mapping(z))
+        self.spread.copy_(given.std(0) + 1e-6)
+        weight = (weight / self.spread[:, None]).double()
+        inverse = torch.linalg.pinv(
+            weight, rtol=1e-4
+        )  # inputs that hardly move a code are not to be found in it
+        inputs = (given / self.spread).double() @ inverse.T
         mean, deviation = inputs.mean(0), inputs.std(0) + 1e-6
         self.inverse.copy_(inverse / deviation[:, None])
         self.inverse_bias.copy_(-mean / deviation)

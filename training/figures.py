@@ -51,7 +51,7 @@ def code_map(path: Path, sampled: Tensor, inverted: Mapping[str, Tensor], seed: 
 def gap_against_error(path: Path, encoders: Sequence[Mapping[str, Any]]) -> None:
     """Domain gap against reconstruction error, one point an encoder, its code weight written beside it."""
     figure, axis = plt.subplots(figsize=(5, 3.6))
-    methods = [re.sub(", code weight .*", "", encoder["method"]) for encoder in encoders]
+    methods = [re.sub(", code weight [^,]*", "", encoder["method"]) for encoder in encoders]
     for method in dict.fromkeys(methods):
         of_method = [e for e, its in zip(encoders, methods, strict=True) if its == method]
         errors, gaps = ([e["figures"][name] for e in of_method] for name in ("mse", "code_fd"))

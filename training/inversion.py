@@ -183,7 +183,9 @@ class InversionTrainer:
         known = self.meta.get("encoder", {}).get("channels", ())
         if not config.fresh and tuple(known) == config.channels:
             load_network(config.gan, "encoder", self.encoder)  # trained alongside the generator: a good start
-        view = config.code_critic_view or ("native" if shape.per_layer_code else "layer")
+        view = config.code_critic_view or usual_view(self.meta["generator"])
+        if config.resume:
+            view = load_meta(config.resume, "inversion")["code_critic_view"]
         self.code_critic = CodeCritic(mean, deviation, view, inputs=self.generator.mapping.last_inputs)
         self.code_critic.to(fabric.device)
         if view == "native":
@@ -240,7 +242,11 @@ class InversionTrainer:
             "generator": self.meta["generator"],
             "encoder": asdict(self.encoder.config),
             "code_critic_view": self.code_critic.view,
-            "code_critic": {"r1_gamma": self.config.r1_gamma, "code_pool": self.config.code_pool},
+            "code_critic": {
+                "r1_gamma": self.config.r1_gamma,
+                "code_pool": self.config.code_pool,
+                "code_critic_rate": self.config.code_critic_rate,
+            },
             "loss_weights": weights,
             "seed": self.config.compute.seed,
         }
@@ -321,7 +327,7 @@ class InversionTrainer:
         loss = non_saturating_critic_loss(real_logits, fake_logits)
         update(self.fabric, loss, self.code_optimiser)
         if self.step % config.r1_interval == 0:
-            # on standardised codes, so that gamma means the same for every generator
+            # on standardised coordinates, so that gamma means the same for every generator
             penalty = r1_penalty(self.code_critic.judge, self.code_critic.coordinates(real))
             update(self.fabric, penalty * (config.r1_gamma / 2 * config.r1_interval), self.code_optimiser)
         return {
@@ -343,6 +349,11 @@ class InversionTrainer:
             )
         self.encoder.train()
         return pictures
+
+
+def usual_view(generator: dict[str, Any]) -> CodeCriticView:
+    """What the code critic sees of codes by default, for a generator of this shape."""
+    return "native" if generator["per_layer_code"] else "layer"
 
 
 class TrainedInversion(NamedTuple):

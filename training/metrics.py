@@ -102,10 +102,12 @@ def inception_features(network: Callable[..., Tensor], images: Tensor, batch: in
 def load_inception(path: Path) -> Callable[..., Tensor]:
     """The network that `inception_features` takes. Raises DataError."""
     try:
-        return torch.jit.load(path, map_location="cpu").eval()
+        network = torch.jit.load(path, map_location="cpu").eval()
+        inception_features(network, torch.zeros(1, 3, 32, 32))
+        return network
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(
-            f"{path} is no TorchScript file; the FID needs inception-2015-12-05.pt as NVIDIA publishes it"
+            f"{path} is not the FID's network as TorchScript; name inception-2015-12-05.pt as NVIDIA publishes it"
         ) from error
 
 

@@ -108,8 +108,8 @@ def domain_regulariser(code: Tensor, encoded: Tensor, code_variance: float) -> T
 
 
 def to_float(image: Tensor) -> Tensor:
-    """uint8 [N, H, W, 3] -> float32 [N, 3, H, W] in [-1, 1]."""
-    return image.permute(0, 3, 1, 2).float() * (1 / 127.5) - 1
+    """uint8 [N, H, W, 3] -> float32 [N, 3, H, W] in [-1, 1]. Cast first: TensorRT does nothing else to bytes."""
+    return image.float().permute(0, 3, 1, 2) * (1 / 127.5) - 1
 
 
 class RefinerState(NamedTuple):

@@ -33,7 +33,8 @@ class ImportConfig:
     """Make a run folder of a foreign StyleGAN2 checkpoint: rosinality, pSp or e4e, NVIDIA, GenForce.
 
     Nothing in the file is executed. Train an encoder for the result with `python -m training encoder --gan`; boundaries
-    of InterFaceGAN or idinvert (.npy) can then be added to the encoder's run folder.
+    of InterFaceGAN or idinvert (.npy), found among codes (W or W+) of this very generator, can then be added to the
+    encoder's run folder.
     """
 
     file: tyro.conf.Positional[Path]

@@ -1,7 +1,8 @@
 """Boundaries that others found: InterFaceGAN's arrays, and idinvert's dicts with the layers to move.
 
 `.npy` files of [512], [1, 512], [L, 512] or [1, L, 512], or of {"boundary": such an array, "meta_data":
-{"manipulate_layers": layers}}. They name no attribute; the file's name has to.
+{"manipulate_layers": layers}}. They name no attribute; the file's name has to. Nor do they name the generator and
+the space that they were found in: only those among codes, W or W+, of this very generator mean anything.
 """
 
 from __future__ import annotations
@@ -48,8 +49,13 @@ def find(content: Any) -> Boundary | None:
         if "boundary" not in content:
             return None
         about = content.get("meta_data")
+        space = str(about.get("latent_space_type", about.get("space", ""))) if isinstance(about, dict) else ""
+        if space.lower() == "z":
+            raise CheckpointError("it is a boundary among z; only those among codes (W or W+) can be added")
         named = about.get("manipulate_layers", ()) if isinstance(about, dict) else ()
         named = getattr(named, "value", named)
+        if isinstance(named, str):
+            raise CheckpointError(f"its manipulate_layers are text, not numbers: {named[:80]!r}")
         try:
             layers = tuple(int(layer) for layer in named)
         except (TypeError, ValueError):

@@ -18,7 +18,7 @@ LAYERS, CODE = SMALL_GENERATOR.layers, SMALL_GENERATOR.code_size
 
 def save(folder: Path, content: Any) -> Path:
     """As InterFaceGAN and idinvert save theirs."""
-    file = folder / "stylegan_eyeglasses_boundary.npy"
+    file = folder / "stylegan_eyeglasses_w_boundary.npy"
     np.save(file, content, allow_pickle=True)
     return file
 
@@ -40,7 +40,7 @@ def test_a_boundary_becomes_a_direction(
     )
     assert main(["import", str(save(tmp_path, content)), "--to", str(run)]) == 0
     pipeline = load_pipeline(run)
-    name = "stylegan_eyeglasses_boundary"
+    name = "stylegan_eyeglasses_w_boundary"
     (entry,) = (e for e in pipeline.directions if e["name"] == name)
     layers = moves if as_dict else list(range(LAYERS))
     assert entry["layers"] == layers
@@ -61,6 +61,7 @@ def test_a_boundary_becomes_a_direction(
         (np.full(CODE, np.nan, np.float32), "not finite"),
         ({"boundary": np.ones(CODE), "meta_data": {"manipulate_layers": [0, LAYERS]}}, "moves layers"),
         ({"boundary": np.ones(CODE), "meta_data": {"manipulate_layers": ["all"]}}, "no numbers"),
+        ({"boundary": np.ones(CODE), "meta_data": {"latent_space_type": "Z"}}, "among z"),
         (np.ones(CODE, np.int64), "no family"),
     ],
 )

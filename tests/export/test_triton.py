@@ -21,6 +21,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from export.__main__ import main
 from serving.bundle import ROLES
+from tests.export.conftest import Exported
 
 SHIPPED = Path(__file__).parents[2] / "model_repository"
 # onnx-tensorrt's docs/operators.md, release 10.0: those of its supported operators that StyleGANs are made of
@@ -29,7 +30,7 @@ TENSORRT = {
     "Constant", "ConstantOfShape", "Conv", "ConvTranspose", "Div", "Equal", "Erf", "Exp", "Expand", "Flatten",
     "Floor", "Gather", "GatherElements", "GatherND", "Gemm", "GlobalAveragePool", "Greater", "GreaterOrEqual",
     "Identity", "InstanceNormalization", "LeakyRelu", "Less", "LessOrEqual", "Log", "MatMul", "Max", "MaxPool",
-    "Min", "Mul", "Neg", "Not", "Or", "Pad", "Pow", "PRelu", "Reciprocal", "ReduceMax", "ReduceMean",
+    "Min", "Mul", "Neg", "Not", "Or", "Pad", "Pow", "PRelu", "Range", "Reciprocal", "ReduceMax", "ReduceMean",
     "ReduceMin", "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Resize", "Round", "Shape", "Sigmoid",
     "Sign", "Slice", "Softplus", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose",
     "Unsqueeze", "Where",
@@ -110,18 +111,27 @@ def test_tensorrt_has_its_profiles_its_own_cache_and_warm_ups(repository: Path, 
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_tensorrt_knows_every_operator_of_the_graphs(role: str) -> None:
-    model = onnx.load(SHIPPED / f"faces64_{role}" / "1" / "model.onnx")
-    assert {node.op_type for node in model.graph.node} <= TENSORRT
-    assert model.opset_import[0].version in TENSORRT_OPSETS
-    eight_bits = {onnx.TensorProto.UINT8}  # TensorRT takes them at the borders only
-    inside = {
-        value.name for value in model.graph.value_info if value.type.tensor_type.elem_type in eight_bits
+def test_tensorrt_can_take_the_graphs(exported: Exported, role: str) -> None:
+    file = exported.repository / f"tiny_{role}" / "1" / "model.onnx"
+    graph = onnx.shape_inference.infer_shapes(onnx.load(file)).graph
+    assert {node.op_type for node in graph.node} <= TENSORRT
+    assert onnx.load(file).opset_import[0].version in TENSORRT_OPSETS
+    # bytes are taken at the borders only, and cast at once
+    borders = {value.name for value in [*graph.input, *graph.output]}
+    types_of = {
+        v.name: v.type.tensor_type.elem_type for v in [*graph.input, *graph.output, *graph.value_info]
     }
-    assert not inside
+    of_bytes = {name for name, kind in types_of.items() if kind == onnx.TensorProto.UINT8}
+    assert of_bytes <= borders
+    touching = [node for node in graph.node if of_bytes & {*node.input, *node.output}]
+    assert {node.op_type for node in touching} <= {"Cast"}
+    assert len(types_of) > len(graph.node) / 2  # shapes and types were found
 
 
-def test_without_tensorrt_a_script_builds_the_plans(repository: Path, tmp_path: Path) -> None:
+def test_without_tensorrt_a_script_builds_the_plans(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")  # no nvidia-smi
     before = {path: path.read_bytes() for path in repository.rglob("*.pbtxt")}
     assert main(["tensorrt", str(repository), "--plans", str(tmp_path / "plans")]) == 0
     assert {path: path.read_bytes() for path in repository.rglob("*.pbtxt")} == before
@@ -134,14 +144,16 @@ def test_without_tensorrt_a_script_builds_the_plans(repository: Path, tmp_path: 
         options = dict(option.lstrip("-").split("=", 1) for option in command[1:] if "=" in option)
         graph = graphs_of(repository)[role]
         assert command[0] == "trtexec"
-        assert Path(options["onnx"]) == repository / graph["file"]
+        assert (tmp_path / "plans" / options["onnx"]).resolve() == repository / graph["file"]
         assert ("--fp16" in command) == (role != "refiner")
         assert options["maxShapes"].startswith(f"{graph['inputs'][0]['name']}:{graph['max_batch_size']}x")
         config = parsed(tmp_path / "plans", graph["model"])
         assert config.platform == "tensorrt_plan"
         assert not config.backend
         assert not config.parameters
-        assert Path(options["saveEngine"]).parent.parent == tmp_path / "plans" / graph["model"]
+        assert options["saveEngine"] == f"{graph['model']}/1/model.plan"
+    assert main(["tensorrt", str(repository), "--plans", str(repository)]) == 2
+    assert {path: path.read_bytes() for path in repository.rglob("*.pbtxt")} == before
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from tests.export.run_folder import write_run
 from tests.training.pictures import write_pictures
 from training.__main__ import main
 from training.data import DataError, load_pictures
-from training.inversion import load_inversion
+from training.evaluation import method_name
+from training.inversion import InversionConfig, load_inversion
 from training.metrics import load_inception
 from training.refinement import (
     Objective,
@@ -154,3 +156,45 @@ def test_a_file_that_is_no_torchscript_is_named(tmp_path: Path) -> None:
     (tmp_path / "weights.pth").write_bytes(b"not a network")
     with pytest.raises(DataError, match=r"weights\.pth.*inception-2015-12-05"):
         load_inception(tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "force-in-domain"),
+        ({"code_cycle_weight": 0.0}, "force-in-domain, no code cycle"),
+        (
+            {"code_cycle_weight": 0.05, "code_weight": 0.02},
+            "force-in-domain, code weight 0.02, code cycle 0.05",
+        ),
+        ({"code_critic_view": "joint", "code_pool": 0}, "force-in-domain, joint critic, replay pool 0"),
+        ({"r1_gamma": 1.0, "code_critic_rate": 2e-4}, "force-in-domain, critic rate 0.0002, R1 1"),
+        ({"per_layer_code": False}, "force-in-domain, native critic"),
+        ({"per_layer_code": False, "code_critic_view": "layer"}, "force-in-domain"),
+        ({"code_weight": 0.0, "code_cycle_weight": 0.0}, "in-domain"),
+        ({"pixel_weight": 0.0}, "traditional"),
+    ],
+)
+def test_a_methods_name_says_what_was_changed(changes: dict[str, Any], name: str) -> None:
+    usual = InversionConfig(Path())
+    given = (
+        {
+            key: getattr(usual, key)
+            for key in (
+                "pixel_weight",
+                "code_weight",
+                "code_cycle_weight",
+                "r1_gamma",
+                "code_pool",
+                "code_critic_rate",
+            )
+        }
+        | {"code_critic_view": "native", "per_layer_code": True}
+        | changes
+    )
+    weights = {key: given[key] for key in given if key.endswith("_weight")}
+    meta = {
+        "loss_weights": weights, "code_critic": given, "code_critic_view": given["code_critic_view"],
+        "generator": {"per_layer_code": given["per_layer_code"]},
+    }  # fmt: skip
+    assert method_name(meta) == name

@@ -113,6 +113,8 @@ def test_native_view_finds_the_inputs_of_a_code_and_what_no_input_explains(
     seen = critic.native.fit(mapping)
     z = torch.randn(2_000, 24)
     code = mapping(z)
+    given = seen.before_activation(code)
+    torch.testing.assert_close(given.std(0), torch.ones(given.shape[1]), rtol=0.1, atol=0)
     inputs, outside = seen(code).split([mapping.last_inputs, 6], 1)
     assert outside.max() < 1e-3
     torch.testing.assert_close(inputs.mean(0), torch.zeros(mapping.last_inputs), rtol=0, atol=0.1)
