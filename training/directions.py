@@ -27,6 +27,7 @@ from training.loop import Compute
 from training.runs import write_json
 
 LARGEST_STRENGTH = 3.0
+DOMAIN_FLOOR = 0.05  # median domain score of edited codes below which a direction's range has ended
 READ = 200  # pictures whose edits are read to find a range
 SAMPLES = 4_000  # sampled codes that a direction's scale and range are measured on
 
@@ -53,7 +54,7 @@ class DirectionsConfig:
     """Ridge penalty on standardised codes (continuous attributes); its inverse is the logistic regression's C."""
     held_out: float = 0.1
     """Share of the pictures kept for the figure written beside each direction."""
-    domain_floor: float = 0.05
+    domain_floor: float = DOMAIN_FLOOR
     """A direction's range ends where the median domain score of edited codes falls below this."""
     right_way: float = 0.95
     """It ends earlier where fewer than this share of pictures move as asked, as a regressor trained on the pictures
@@ -81,16 +82,20 @@ def find_directions(config: DirectionsConfig) -> Path:
         )
     layers, conditions = _layers(config, shape.layers, names), _conditions(config, names)
     sampled = sample_codes(generator, SAMPLES)
-    reader = AttributeReader.train(pictures, names) if config.right_way > 0 else None
+    edits = (
+        Edits(AttributeReader.train(pictures, names), generator, codes[:READ])
+        if config.right_way > 0
+        else None
+    )
     found = []
     for name in names:
         step = native_step(standard, normals[name], [normals[other] for other in conditions[name]])
         moved = torch.from_numpy(step).reshape(deviation.shape) * deviation
         vector, scale = unit_direction(moved, layers[name], sampled)
         ends = meaningful_range(critic, sampled, codes[:1000], vector, scale, config.domain_floor)
-        if reader:
-            edits = Edits(reader, generator, codes[:READ], name, scale * vector)
-            ends = (edits.honest_end(ends[0], config.right_way), edits.honest_end(ends[1], config.right_way))
+        if edits:
+            low, high = (edits.honest_end(name, scale * vector, end, config.right_way) for end in ends)
+            ends = (low, high)
         found.append(Direction(name, vector, scale, layers[name], ends, figures[name], conditions[name]))
         print(
             f"{name}: held-out {figures[name]['metric']} {figures[name]['value']:.3f}, "
@@ -224,36 +229,29 @@ def meaningful_range(
 
 
 class Edits:
-    """Edits of some codes [N, L, 512] along one direction, read off their pictures."""
+    """Edits of some codes [N, L, 512], their attributes read off their pictures."""
 
-    def __init__(
-        self,
-        reader: AttributeReader,
-        generator: Generator,
-        codes: torch.Tensor,
-        name: str,
-        step: torch.Tensor,
-    ) -> None:
-        self.reader, self.generator, self.codes, self.name, self.step = reader, generator, codes, name, step
-        self.before = self._read(0.0)
+    def __init__(self, reader: AttributeReader, generator: Generator, codes: torch.Tensor) -> None:
+        self.reader, self.generator, self.codes = reader, generator, codes
+        self.before = self._read(codes)
 
     @torch.no_grad()
-    def _read(self, strength: float) -> np.ndarray:
-        edited = (self.codes + strength * self.step).split(32)
-        images = torch.cat([self.generator.synthesis(part).clamp(-1, 1) for part in edited])
-        return self.reader.read(images)[self.name]
+    def _read(self, codes: torch.Tensor) -> dict[str, np.ndarray]:
+        images = [self.generator.synthesis(part).clamp(-1, 1) for part in codes.split(32)]
+        return self.reader.read(torch.cat(images))
 
-    def right_way(self, strength: float) -> float:
-        """Share of pictures whose attribute moves the way that the strength's sign says."""
-        return float(((self._read(strength) - self.before) * np.sign(strength) > 0).mean())
+    def right_way(self, name: str, step: torch.Tensor, strength: float) -> float:
+        """Share of pictures whose attribute moves the way that the strength's sign says; step float [L, 512]."""
+        after = self._read(self.codes + strength * step)
+        return float(((after[name] - self.before[name]) * np.sign(strength) > 0).mean())
 
-    def honest_end(self, end: float, wanted: float) -> float:
+    def honest_end(self, name: str, step: torch.Tensor, end: float, wanted: float) -> float:
         """The strength nearest to `end`, in steps of a half down to 1, at which `wanted` of the pictures move the right
         way; where it is reached nowhere, the one at which most do."""
         shares: dict[float, float] = {}
         for size in np.arange(abs(end), 0.99, -0.5):
             strength = float(np.copysign(size, end))
-            shares[strength] = self.right_way(strength)
+            shares[strength] = self.right_way(name, step, strength)
             if shares[strength] >= wanted:
                 return strength
         return max(shares, key=lambda strength: shares[strength])

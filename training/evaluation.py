@@ -23,6 +23,7 @@ from training import figures
 from training.attributes import AttributeReader, is_binary
 from training.data import Pictures, load_pictures
 from training.directions import (
+    DOMAIN_FLOOR,
     encode,
     fit_boundary,
     meaningful_range,
@@ -220,7 +221,7 @@ def judge_edits(judge: Judge, train: Pictures, run: TrainedInversion, codes: Ten
         step = native_step(standard, normals[name], others)
         moved_by = torch.from_numpy(step).reshape(critic.mean.shape) * critic.deviation
         vector, scale = unit_direction(moved_by, range(len(critic.mean)), sampled)
-        for strength in meaningful_range(critic, sampled, train_codes[:1000], vector, scale, 0.05):
+        for strength in meaningful_range(critic, sampled, train_codes[:1000], vector, scale, DOMAIN_FLOOR):
             edited = decode(run, shown + strength * scale * vector)
             after = judge.reader.read(edited)
             success.append(((after[name] - before[name]) * np.sign(strength) > 0).mean())

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from training.data import DataError
 from training.directions import (
+    DOMAIN_FLOOR,
     SAMPLES,
     Direction,
     add_directions,
@@ -42,7 +43,7 @@ class FactorsConfig:
     """Groups of layers, as `0-3`; by default the coarse, the middle and the fine third."""
     samples: int = 10_000
     """Codes that GANSpace samples."""
-    domain_floor: float = 0.05
+    domain_floor: float = DOMAIN_FLOOR
     """A direction's range ends where the median domain score of edited codes falls below this."""
 
 
@@ -53,13 +54,14 @@ def find_factors(config: FactorsConfig) -> Path:
     if not 1 <= config.count <= shape.code_size:
         raise DataError(f"--count is {config.count}; a group of layers has 1 to {shape.code_size} directions")
     sampled = sample_codes(generator, SAMPLES)
+    codes = sample_codes(generator, config.samples, seed=3) if config.method == "ganspace" else sampled
     found = []
     for group in config.layers or thirds(shape.layers):
         layers = parse_layers(group, shape.layers)
         steps = (
             sefa(generator, layers, config.count)
             if config.method == "sefa"
-            else ganspace(sample_codes(generator, config.samples, seed=3), layers, config.count)
+            else ganspace(codes, layers, config.count)
         )
         for number, step in enumerate(steps, 1):
             vector, scale = unit_direction(step, layers, sampled)

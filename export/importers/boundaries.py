@@ -17,6 +17,7 @@ from torch import Tensor
 
 from export.unpickling import Array
 from training.directions import (
+    DOMAIN_FLOOR,
     SAMPLES,
     Direction,
     add_directions,
@@ -26,8 +27,6 @@ from training.directions import (
 )
 from training.inversion import load_inversion
 from training.runs import CheckpointError
-
-DOMAIN_FLOOR = 0.05  # as `training directions` has it
 
 
 @dataclass(frozen=True)

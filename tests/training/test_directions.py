@@ -63,14 +63,14 @@ def test_a_range_ends_before_the_attribute_turns_back() -> None:
     codes, step = torch.zeros(50, 4, 16), torch.zeros(4, 16)
     codes[:, 0, 0] = torch.linspace(-0.3, 0.3, 50)
     step[0, 0] = torch.pi / 2
-    edits = Edits(Reader(), FlatPictures(), codes, "bright", step)  # type: ignore[arg-type]
-    assert edits.right_way(1.0) == 1
-    assert edits.right_way(3.0) == 0
-    assert edits.honest_end(3.0, 0.95) == 1.5
-    assert edits.honest_end(-2.0, 0.95) == -1.5
-    assert edits.honest_end(1.0, 0.95) == 1
+    edits = Edits(Reader(), FlatPictures(), codes)  # type: ignore[arg-type]
+    assert edits.right_way("bright", step, 1.0) == 1
+    assert edits.right_way("bright", step, 3.0) == 0
+    assert edits.honest_end("bright", step, 3.0, 0.95) == 1.5
+    assert edits.honest_end("bright", step, -2.0, 0.95) == -1.5
+    assert edits.honest_end("bright", step, 1.0, 0.95) == 1
     assert (
-        edits.honest_end(3.0, 1.01) == 1.5
+        edits.honest_end("bright", step, 3.0, 1.01) == 1.5
     )  # never reached: where most go the right way, at the largest strength
 
 
