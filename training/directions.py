@@ -23,7 +23,6 @@ from training.data import DataError, Pictures, load_pictures
 from training.encoder import Encoder
 from training.generator import Generator
 from training.inversion import load_inversion
-from training.loop import Compute
 from training.runs import write_json
 
 LARGEST_STRENGTH = 3.0
@@ -59,7 +58,6 @@ class DirectionsConfig:
     right_way: float = 0.95
     """It ends earlier where fewer than this share of pictures move as asked, as a regressor trained on the pictures
     reads them: a picture without colour has no less of it. 0 asks nobody."""
-    compute: Compute = field(default_factory=Compute)
 
 
 def find_directions(config: DirectionsConfig) -> Path:

@@ -75,18 +75,13 @@ FEATURE_SIDE = 224
 
 @torch.no_grad()
 def efflite0_features(network: EfficientNetLite0, images: Tensor, batch: int = 32) -> np.ndarray:
-    """Rows for FD-EffLite0: float [N, 3, H, W] in [-1, 1], resized to 224 with antialiasing -> float32 [N, 1280]."""
+    """Rows for FD-EffLite0 (no FID): float [N, 3, H, W] in [-1, 1], resized to 224 with antialiasing -> [N, 1280]."""
     side = (FEATURE_SIDE, FEATURE_SIDE)
     rows = [
         network.pooled(F.interpolate(part.float(), size=side, mode="bilinear", antialias=True))
         for part in images.split(batch)
     ]
     return torch.cat(rows).cpu().numpy()
-
-
-def fd_efflite0(network: EfficientNetLite0, a: Tensor, b: Tensor) -> float:
-    """Frechet distance of EfficientNet-Lite0 features of pictures float [N, 3, H, W] in [-1, 1]. It is not an FID."""
-    return frechet_distance(efflite0_features(network, a), efflite0_features(network, b))
 
 
 @torch.no_grad()
