@@ -13,7 +13,7 @@ import numpy.typing as npt
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
-from serving.bundle import ROLES, Bundle, Role, read_bundles
+from serving.bundle import REFINE_SETTINGS, ROLES, Bundle, Role, read_bundles
 
 Array = npt.NDArray[Any]
 
@@ -52,12 +52,11 @@ class Graphs:
     def refiner_inputs(self, code: Array, target: Array) -> dict[str, Array]:
         """Inputs of the first chunk, with the bundle's own rate and weights."""
         n, defaults = len(code), self.bundle.refine
-        settings = ("learning_rate", "pixel_weight", "perceptual_weight", "domain_weight")
+        state = self.bundle.graphs["refiner"].state
         return {
-            "code": code, "first_moment": np.zeros_like(code), "second_moment": np.zeros_like(code),
-            "step": np.zeros((n, 1), np.float32), "target": target,
-            "mask": np.ones((*target.shape[:3], 1), np.float32),
-            **{name: np.full((n, 1), getattr(defaults, name), np.float32) for name in settings},
+            **{part.name: np.zeros((n, *part.shape[1:]), np.float32) for part in state},
+            "code": code, "target": target, "mask": np.ones((*target.shape[:3], 1), np.float32),
+            **{name: np.full((n, 1), getattr(defaults, name), np.float32) for name in REFINE_SETTINGS},
         }  # fmt: skip
 
     def refine(self, code: Array, target: Array, steps: int) -> tuple[Array, Array, Array]:
@@ -78,8 +77,8 @@ class Graphs:
             best_loss = np.where(better, loss, best_loss)
             best_code = np.where(better[:, None, None], candidate, best_code)
             done += self.bundle.refine.chunk_steps
-            for part in ("code", "first_moment", "second_moment", "step"):
-                state[part] = chunk[f"next_{part}"]
+            for part in self.bundle.graphs["refiner"].state:
+                state[part.name] = chunk[f"next_{part.name}"]
         return best_code, first_loss, best_loss
 
 

@@ -30,7 +30,7 @@ from benchmarks.graphs import Array, Graphs, markdown_table
 from export.checkpoint import load_pipeline
 from indomain.v1 import editing_pb2, editing_pb2_grpc
 from training.perceptual import LPIPSSq
-from training.refinement import ADAM_EPSILON, BETAS, Objective, Weights, to_float
+from training.refinement import Adam, Objective, Weights, to_float
 
 Step = Callable[[], object]
 READY = re.compile(r"gRPC on (\S+), HTTP on (\S+)")
@@ -88,7 +88,7 @@ class TorchSide:
     def adam(self, code: Array) -> tuple[Tensor, torch.optim.Optimizer]:
         """A code to optimise, and its optimiser."""
         variable = torch.from_numpy(code.copy()).requires_grad_()
-        return variable, torch.optim.Adam([variable], self.rate, BETAS, ADAM_EPSILON)
+        return variable, torch.optim.Adam([variable], self.rate, Adam.BETAS, Adam.EPSILON)
 
     def in_domain_step(self, code: Array, image: Array) -> Step:
         """As the in-domain paper's code does it: gradients for all weights, F(x) at every step."""

@@ -36,7 +36,7 @@ from export.parity import BATCHES, Array, Figures, check_all, open_session, refi
 from export.triton import MAX_BATCH, Border, config_pbtxt
 from export.verification import sample_tensors
 from training.perceptual import LPIPSSq
-from training.refinement import Objective, RefinementConfig, Refiner
+from training.refinement import OPTIMISERS, Objective, RefinementConfig, Refiner
 
 FORMAT = 1
 QUANTILES = 257
@@ -134,15 +134,18 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
     perceptual = rounded(LPIPSSq())
     code_variance = float(pipeline.code_critic.deviation.square().mean())
     objective = Objective(synthesis, encoder, perceptual, code_variance)
+    code_shape = (generator.config.layers, generator.config.code_size)
     quantiles = logit_quantiles(mapping, code_critic, generator.config.z_size, config.sampled_codes)
     graphs = bundle_graphs(
         encoder=encoder,
         synthesis=synthesis,
         mapping=mapping,
         critic=CriticGraph(code_critic, quantiles),
-        refiner=Refiner(objective, config.refine.chunk_steps),
+        refiner=Refiner(
+            objective, OPTIMISERS[config.refine.optimiser], code_shape, config.refine.chunk_steps
+        ),
         resolution=generator.config.resolution,
-        code_shape=(generator.config.layers, generator.config.code_size),
+        code_shape=code_shape,
         z_size=generator.config.z_size,
     )
     originals = {

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from export.decompositions import trace
 from export.storage import compress, tidy
 from export.triton import Border, DType
-from export.unrolling import LOSS, STATE, unroll
+from export.unrolling import BEST, LOSS, unroll
 from training.refinement import Refiner, to_float
 
 OPSET = 20
@@ -101,12 +101,12 @@ def bundle_graphs(
     """The five graphs by role, from folded networks."""
     picture = (resolution, resolution, 3)
     code, image = Border("code", "float32", code_shape), Border("image", "uint8", picture)
-    moments = [Border(name, "float32", code_shape) for name in ("first_moment", "second_moment")]
+    state = [Border(name, "float32", shape) for name, shape in refiner.one_step.shapes.items()]
     settings = [
         Border(name, "float32", (1,))
         for name in ("learning_rate", "pixel_weight", "perceptual_weight", "domain_weight")
     ]
-    step, target = Border("step", "float32", (1,)), Border("target", "uint8", picture)
+    target = Border("target", "uint8", picture)
     mask = Border("mask", "float32", (resolution, resolution, 1))
     graphs = (
         Graph("encoder", EncoderGraph(encoder), (image,), (code,)),
@@ -116,12 +116,9 @@ def bundle_graphs(
         Graph(
             "refiner",
             refiner,
-            (code, *moments, step, target, mask, *settings),
+            (*state, target, mask, *settings),
             (
-                *(
-                    Border(f"next_{border.name}", "float32", border.shape)
-                    for border in (code, *moments, step)
-                ),
+                *(Border(f"next_{border.name}", "float32", border.shape) for border in state),
                 Border("loss", "float32", (refiner.chunk_steps,)),
                 Border("best_code", "float32", code_shape),
                 Border("best_loss", "float32", (1,)),
@@ -144,13 +141,15 @@ def to_onnx(graph: Graph, name: str) -> onnx.ModelProto:
 
 
 def refiner_step(graph: Graph) -> onnx.ModelProto:
-    """One step of the refiner, its state's first four inputs followed by `best_code` and `best_loss`."""
+    """One step of the refiner, which is handed `best_code` and `best_loss` after its state."""
     assert isinstance(graph.module, Refiner)
-    inputs = (*graph.inputs[:4], Border("best_code", "float32", graph.inputs[0].shape),
-              Border("best_loss", "float32", (1,)), *graph.inputs[4:])  # fmt: skip
     step = graph.module.one_step.eval().requires_grad_(False)
+    parts = len(step.shapes)
+    best = [border for border in graph.outputs if border.name in BEST]
+    inputs = (*graph.inputs[:parts], *best, *graph.inputs[parts:])
     traced = trace(step, tuple(example(border) for border in inputs))
-    model = export(traced, inputs, [*(f"next_{name}" for name in STATE), LOSS])
+    names = [*(f"next_{name}" for name in (*step.shapes, *BEST)), LOSS]
+    model = export(traced, inputs, names)
     tidy(model)
     return ir.to_proto(model)
 

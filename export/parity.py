@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from export.graphs import OPSET, Graph
-from training.refinement import BETAS, Objective, RefinementConfig, Weights, refine, to_float
+from training.refinement import OPTIMISERS, Adam, Objective, RefinementConfig, Weights, refine, to_float
 
 Array = npt.NDArray[np.generic]
 Figures = dict[str, float]
@@ -167,21 +167,31 @@ def check_forward(
 def refiner_inputs(code: Array, target: Array, config: RefinementConfig) -> dict[str, Array]:
     """A refinement's inputs before its first step: code float32 [N, L, 512], target uint8 [N, H, W, 3]."""
     n, height, width, _ = target.shape
-    moment = np.zeros_like(code)
+    shapes = OPTIMISERS[config.optimiser].shapes(code.shape[1:])
+    state = {name: np.zeros((n, *shape), np.float32) for name, shape in shapes.items()}
     settings = {
         name: np.full((n, 1), getattr(config, name), np.float32)
         for name in ("learning_rate", "pixel_weight", "perceptual_weight", "domain_weight")
     }
-    return {
-        "code": code, "first_moment": moment, "second_moment": moment, "step": np.zeros((n, 1), np.float32),
-        "target": target, "mask": np.ones((n, height, width, 1), np.float32), **settings,
-    }  # fmt: skip
+    mask = np.ones((n, height, width, 1), np.float32)
+    return {**state, "code": code, "target": target, "mask": mask, **settings}
+
+
+def carried_on(inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The next chunk's inputs."""
+    return {name: outputs.get(f"next_{name}", value) for name, value in inputs.items()}
 
 
 def first_gradient(session: ort.InferenceSession, inputs: Mapping[str, Array], steps: int) -> Array:
-    """The gradient at the code that goes in, whatever K: at a rate of 0 the first moment becomes (1 - beta^K) g."""
+    """The gradient at the code that goes in, whatever K: at a rate of 0 no step leaves it.
+
+    L-BFGS keeps it as it is, and Adam's first moment becomes (1 - beta^K) of it.
+    """
     still = {**inputs, "learning_rate": np.zeros_like(inputs["learning_rate"])}
-    return run(session, still)["next_first_moment"] / np.float32(1 - BETAS[0] ** steps)
+    outputs = run(session, still)
+    if "next_accepted_gradient" in outputs:
+        return outputs["next_accepted_gradient"]
+    return outputs["next_first_moment"] / np.float32(1 - Adam.BETAS[0] ** steps)
 
 
 def loss_gradient(objective: Objective, code: Array, target: Array, config: RefinementConfig) -> Array:
@@ -270,9 +280,7 @@ def check_follows_target(
     for _ in range(chunks):
         outputs = run(session, inputs)
         first = outputs["loss"][:, 0] if first is None else first
-        inputs |= {
-            name: outputs[f"next_{name}"] for name in ("code", "first_moment", "second_moment", "step")
-        }
+        inputs = carried_on(inputs, outputs)
     assert first is not None
     own = run(session, inputs)["loss"][:, 0]
     crossed = run(session, inputs | {"code": inputs["code"][::-1].copy()})["loss"][:, 0]

@@ -9,27 +9,29 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
-STATE = ("code", "first_moment", "second_moment", "step", "best_code", "best_loss")
-CARRIED = STATE[:4]  # from chunk to chunk; the best starts anew in each
+BEST = ("best_code", "best_loss")  # start anew in each chunk; the rest of the state is carried on
 LOSS = "loss"
+NEXT = "next_"
 
 
 def unroll(step: onnx.ModelProto, steps: int) -> onnx.ModelProto:
-    """A chunk of `steps` steps from one that maps the names of STATE to next_<name> and gives `loss` [N, 1].
+    """A chunk of `steps` steps from one that maps a state, BEST with it, to next_<name> and gives `loss` [N, 1].
 
-    The chunk's outputs: next_<name> of CARRIED, loss [N, steps], best_code, best_loss.
+    The chunk's outputs: next_<name> of the state, loss [N, steps], best_code, best_loss.
     """
     graph = step.graph
+    names_after = [value.name.removeprefix(NEXT) for value in graph.output if value.name.startswith(NEXT)]
+    carried = [name for name in names_after if name not in BEST]
     infinite = helper.make_tensor("infinite_loss", TensorProto.FLOAT, [1, 1], [float("inf")])
-    inputs = [value for value in graph.input if value.name not in ("best_code", "best_loss")]
+    inputs = [value for value in graph.input if value.name not in BEST]
     weights = {tensor.name for tensor in graph.initializer}
-    fixed = {value.name for value in inputs} - set(STATE) | weights | {""}  # "" is an input left out
+    fixed = {value.name for value in inputs} - set(carried) | weights | {""}  # "" is an input left out
     # of full shape, as any state may be what the graph reads its batch size from
     nodes = [
         helper.make_node("Shape", ["step"], ["best_loss_shape"]),
         helper.make_node("Expand", [infinite.name, "best_loss_shape"], ["infinite_losses"]),
     ]
-    state = {name: name for name in CARRIED} | {"best_code": "code", "best_loss": "infinite_losses"}
+    state = {name: name for name in carried} | {"best_code": "code", "best_loss": "infinite_losses"}
     losses: list[str] = []
     for k in range(steps):
         names = {name: name for name in fixed} | state
@@ -41,17 +43,17 @@ def unroll(step: onnx.ModelProto, steps: int) -> onnx.ModelProto:
             node.input[:] = [names[name] for name in original.input]
             node.output[:] = [names[name] for name in original.output]
             nodes.append(node)
-        state = {name: names[f"next_{name}"] for name in STATE}
+        state = {name: names[f"{NEXT}{name}"] for name in state}
         losses.append(names[LOSS])
     nodes.append(helper.make_node("Concat", losses, [LOSS], axis=1))
-    results = {name: f"next_{name}" if name in CARRIED else name for name in STATE}
+    results = {name: f"{NEXT}{name}" for name in carried} | {name: name for name in BEST}
     nodes += [helper.make_node("Identity", [state[name]], [result]) for name, result in results.items()]
 
     given = {value.name: value for value in (*graph.input, *graph.output)}
     batch = given[LOSS].type.tensor_type.shape.dim[0].dim_param
     loss = helper.make_tensor_value_info(LOSS, TensorProto.FLOAT, [batch, steps])
-    outputs = [given[f"next_{name}"] for name in CARRIED] + [loss]
-    for name in ("best_code", "best_loss"):
+    outputs = [given[f"{NEXT}{name}"] for name in carried] + [loss]
+    for name in BEST:
         value = onnx.ValueInfoProto()
         value.CopyFrom(given[name])
         outputs.append(value)

@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,20 +24,16 @@ ROLES: tuple[Role, ...] = ("encoder", "generator", "mapping", "critic", "refiner
 MANIFEST_FORMAT = 1
 
 # What the pipeline feeds and reads, beside what a later exporter may add.
+REFINE_SETTINGS = ("learning_rate", "pixel_weight", "perceptual_weight", "domain_weight")
 _NEEDED: dict[Role, tuple[frozenset[str], frozenset[str]]] = {
     "encoder": (frozenset({"image"}), frozenset({"code"})),
     "generator": (frozenset({"code"}), frozenset({"image"})),
     "mapping": (frozenset({"z"}), frozenset({"code"})),
     "critic": (frozenset({"code"}), frozenset({"score"})),
+    # and what else its optimiser carries from chunk to chunk: see GraphSpec.state
     "refiner": (
-        frozenset(
-            {"code", "first_moment", "second_moment", "step", "target", "mask"}
-            | {"learning_rate", "pixel_weight", "perceptual_weight", "domain_weight"}
-        ),
-        frozenset(
-            {"next_code", "next_first_moment", "next_second_moment", "next_step"}
-            | {"loss", "best_code", "best_loss"}
-        ),
+        frozenset({"code", "target", "mask", *REFINE_SETTINGS}),
+        frozenset({"next_code", "loss", "best_code", "best_loss"}),
     ),
 }
 
@@ -65,6 +61,12 @@ class GraphSpec(_Part):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
+    @property
+    def state(self) -> tuple[TensorSpec, ...]:
+        """The inputs that an output next_<name> of the run before it goes into; all but the code start at zero."""
+        carried = {spec.name.removeprefix("next_") for spec in self.outputs if spec.name.startswith("next_")}
+        return tuple(spec for spec in self.inputs if spec.name in carried)
+
 
 class HeldOut(_Part):
     metric: str
@@ -80,6 +82,7 @@ class RefineDefaults(_Part):
     pixel_weight: float = Field(ge=0)
     perceptual_weight: float = Field(ge=0)
     domain_weight: float = Field(ge=0)
+    quality_steps: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
 
 
 class _DirectionEntry(_Part):
@@ -220,8 +223,9 @@ def _check_graph(bundle: str, role: Role, manifest: _Manifest) -> None:
     graph = manifest.graphs[role]
     inputs, outputs = _NEEDED[role]
     # More outputs do no harm; an input that the pipeline does not know could not be fed.
-    if {spec.name for spec in graph.inputs} != inputs:
-        raise BundleInvalid(f"Bundle {bundle}: graph {role!r} must take exactly {', '.join(sorted(inputs))}.")
+    known = inputs | {spec.name for spec in graph.state}
+    if {spec.name for spec in graph.inputs} != known:
+        raise BundleInvalid(f"Bundle {bundle}: graph {role!r} must take exactly {', '.join(sorted(known))}.")
     if not outputs <= {spec.name for spec in graph.outputs}:
         raise BundleInvalid(f"Bundle {bundle}: graph {role!r} must give {', '.join(sorted(outputs))}.")
     picture = (-1, manifest.resolution, manifest.resolution, 3)

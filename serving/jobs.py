@@ -44,9 +44,10 @@ class EncodedPicture:
 
 @dataclass(frozen=True, slots=True)
 class RefineOptions:
-    """How to refine; None takes the bundle's default. steps = 0: not at all."""
+    """How to refine; None takes the bundle's default. steps = 0: not at all. quality: a name for a number of steps."""
 
     steps: int | None = None
+    quality: str | None = None
     learning_rate: float | None = None
     pixel_weight: float | None = None
     perceptual_weight: float | None = None

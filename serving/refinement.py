@@ -1,7 +1,8 @@
 """Domain-regularised refinement of a code, in chunks of K steps: when to go on, when to stop, what to keep.
 
-The steps themselves are the graph `B_refiner` (Adam on pixel + perceptual + domain loss; Zhu et al. 2020, eq. 3). As it
-is stateless, the chunks of different requests share batches; deadline and cancellation are looked at between chunks.
+The steps themselves are the graph `B_refiner` (pixel + perceptual + domain loss; Zhu et al. 2020, eq. 3). Its
+optimiser's state passes through here unread, so the chunks of different requests share batches; deadline and
+cancellation are looked at between chunks.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.backends import Backend, Inference
-from serving.bundle import Bundle, RefineDefaults
+from serving.bundle import REFINE_SETTINGS, Bundle, RefineDefaults
 from serving.deadline import Deadline
 from serving.errors import InvalidOption
 from serving.jobs import Code, Image, RefineOptions, StopReason
@@ -47,6 +48,15 @@ class RefineSettings:
             return value
 
         steps = min(defaults.steps, max_steps) if options.steps is None else options.steps
+        if options.quality is not None:
+            if options.steps is not None:
+                raise InvalidOption("refine.quality stands for a number of steps; give it or refine.steps.")
+            if options.quality not in defaults.quality_steps:
+                raise InvalidOption(
+                    f"refine.quality is {options.quality[:40]!r}; the bundle has "
+                    f"{', '.join(defaults.quality_steps) or 'none'}."
+                )
+            steps = min(defaults.quality_steps[options.quality], max_steps)
         if not 0 <= steps <= max_steps:
             raise InvalidOption(f"refine.steps is {steps}; it goes from 0 (not at all) to {max_steps}.")
         return cls(
@@ -124,7 +134,7 @@ class Refiner:
         chunk_steps = self._bundle.refine.chunk_steps
         best_code, best_loss, loss_before = start, math.inf, 0.0
         best_loss_at: list[tuple[int, float]] = []
-        state = _initial_state(start, target, settings)
+        state = self._initial_state(start, target, settings)
         steps_done, queued_s = 0, 0.0
         reason = StopReason.NOT_REFINED if settings.steps == 0 else StopReason.STEPS_DONE
         while steps_done < settings.steps:
@@ -148,8 +158,8 @@ class Refiner:
             if self._rule.converged(best_loss_at):
                 reason = StopReason.CONVERGED
                 break
-            for name in ("code", "first_moment", "second_moment", "step"):
-                state[name] = outputs[f"next_{name}"]
+            for part in self._bundle.graphs["refiner"].state:
+                state[part.name] = outputs[f"next_{part.name}"]
         if not math.isfinite(best_loss):
             best_loss = loss_before
         return Refinement(best_code, loss_before, best_loss, steps_done, reason, queued_s)
@@ -172,23 +182,16 @@ class Refiner:
             self._chunk_time.add(deadline.clock.now() - started_s)
         return chunk
 
-
-def _initial_state(start: Code, target: Image, settings: RefineSettings) -> dict[str, npt.NDArray[Any]]:
-    """The refiner's inputs for one sample, before its first step."""
-    height, width = target.shape[:2]
-
-    def one(value: float) -> npt.NDArray[np.float32]:
-        return np.full((1, 1), value, dtype=np.float32)
-
-    return {
-        "code": start[None],
-        "first_moment": np.zeros_like(start)[None],
-        "second_moment": np.zeros_like(start)[None],
-        "step": one(0.0),
-        "target": target[None],
-        "mask": np.ones((1, height, width, 1), dtype=np.float32),
-        "learning_rate": one(settings.learning_rate),
-        "pixel_weight": one(settings.pixel_weight),
-        "perceptual_weight": one(settings.perceptual_weight),
-        "domain_weight": one(settings.domain_weight),
-    }
+    def _initial_state(
+        self, start: Code, target: Image, settings: RefineSettings
+    ) -> dict[str, npt.NDArray[Any]]:
+        """The refiner's inputs for one sample, before its first step."""
+        inputs: dict[str, npt.NDArray[Any]] = {
+            part.name: np.zeros((1, *part.shape[1:]), dtype=np.float32)
+            for part in self._bundle.graphs["refiner"].state
+        }
+        inputs |= {"code": start[None], "target": target[None]}
+        inputs["mask"] = np.ones((1, *target.shape[:2], 1), dtype=np.float32)
+        for name in REFINE_SETTINGS:
+            inputs[name] = np.full((1, 1), getattr(settings, name), dtype=np.float32)
+        return inputs

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -271,11 +271,11 @@ def judge_inversions(judge: Judge, run: TrainedInversion) -> tuple[dict[str, Fig
     ours = refine(objective, codes, images, RefinementConfig(steps=steps)).code
     note("domain-regularised optimisation", ours, time.perf_counter() - started, steps=float(steps))
     plain = RefinementConfig(steps=0, domain_weight=0.0)
+    free = RefinementConfig(optimiser="adam", steps=4 * steps, domain_weight=0.0)
     goal = refine(objective, ours, images, plain).losses  # of the pictures alone: [N, 1]
     for name, (search, rate) in searches(run, count).items():
-        free = RefinementConfig(steps=4 * steps, learning_rate=rate, domain_weight=0.0)
         started = time.perf_counter()
-        result = refine(objective, search, images, free)
+        result = refine(objective, search, images, replace(free, learning_rate=rate))
         reached = result.losses <= goal
         first = torch.where(reached.any(1), reached.float().argmax(1), torch.inf)
         note(

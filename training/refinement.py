@@ -1,4 +1,4 @@
-"""Domain-regularised optimisation of a code: the loss, K Adam steps as modules, and a plain torch loop.
+"""Domain-regularised optimisation of a code: the loss, two optimisers, K of their steps as a module, and a plain loop.
 
 `RefinerStep` is what the graph `B_refiner` is traced from; `refine` is its slow twin, used for evaluation and in tests.
 Source: Zhu et al., "In-Domain GAN Inversion for Real Image Editing" (ECCV 2020), equation 3.
@@ -6,15 +6,14 @@ Source: Zhu et al., "In-Domain GAN Inversion for Real Image Editing" (ECCV 2020)
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-BETAS = (0.9, 0.999)
-ADAM_EPSILON = 1e-8
 MASK_EPSILON = 1e-6  # an empty mask gives a loss of 0, not NaN
 
 
@@ -22,12 +21,16 @@ MASK_EPSILON = 1e-6  # an empty mask gives a loss of 0, not NaN
 class RefinementConfig:
     """Defaults of a refinement; a bundle's manifest carries them as `refine`."""
 
-    steps: int = 100
-    """Adam steps in all."""
+    optimiser: OptimiserName = "lbfgs"
+    """L-BFGS, or Adam as in the paper."""
+    steps: int = 25
+    """Steps in all, each one loss and gradient."""
+    quality_steps: dict[str, int] = field(default_factory=lambda: {"fast": 10, "balanced": 25, "best": 60})
+    """Steps by what callers ask for when they do not want to think about steps."""
     chunk_steps: int = 5
     """Steps K of one call of the refiner graph; progress, deadlines and cancellation come between calls."""
     learning_rate: float = 0.03
-    """Adam's rate."""
+    """Adam's rate; L-BFGS: root mean square of what the entries of a code move in the first step."""
     pixel_weight: float = 1.0
     """Weight of the mean squared error of pictures on [-1, 1]."""
     perceptual_weight: float = 0.5
@@ -112,109 +115,208 @@ def to_float(image: Tensor) -> Tensor:
     return image.float().permute(0, 3, 1, 2) * (1 / 127.5) - 1
 
 
-class RefinerState(NamedTuple):
-    """What passes from step to step, every sample its own. Codes and moments float32 [N, L, 512], the rest [N, 1]."""
+State = dict[str, Tensor]
+"""What passes from step to step, by name; every tensor's first axis is the sample, and no sample sees another's."""
 
-    code: Tensor
-    first_moment: Tensor
-    second_moment: Tensor
-    step: Tensor  # steps already done
-    best_code: Tensor
-    best_loss: Tensor
+
+class Optimiser(Protocol):
+    """One step after another, each from the loss and gradient of `state["code"]`. All of its state but the code starts
+    at zero, so whoever holds a state between two calls needs to know its names only."""
+
+    def shapes(self, code: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Shape of each part of the state, batch axis left out, from the code's."""
+        ...
+
+    def step(self, state: State, loss: Tensor, gradient: Tensor, rate: Tensor) -> State:
+        """The next state; `state["code"]` is then what is to be judged next. loss, rate float [N, 1].
+
+        A rate of 0, from the first step on, leaves the code where it is.
+        """
+        ...
+
+
+class Adam:
+    """Kingma & Ba, arXiv 1412.6980, algorithm 1."""
+
+    BETAS = (0.9, 0.999)
+    EPSILON = 1e-8
+
+    def shapes(self, code: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """`step`: steps done."""
+        return {"code": code, "first_moment": code, "second_moment": code, "step": (1,)}
+
+    def step(self, state: State, loss: Tensor, gradient: Tensor, rate: Tensor) -> State:
+        """`rate` is the most that an entry moves in a step, about."""
+        step = state["step"] + 1
+        first = self.BETAS[0] * state["first_moment"] + (1 - self.BETAS[0]) * gradient
+        second = self.BETAS[1] * state["second_moment"] + (1 - self.BETAS[1]) * gradient * gradient
+        scale = per_sample(rate / (1 - torch.pow(self.BETAS[0], step)), gradient)
+        spread = per_sample(torch.rsqrt(1 - torch.pow(self.BETAS[1], step)), gradient)
+        code = state["code"] - scale * first / (torch.sqrt(second) * spread + self.EPSILON)
+        return {"code": code, "first_moment": first, "second_moment": second, "step": step}
+
+
+class LBFGS:
+    """Limited-memory BFGS (Liu & Nocedal 1989; Nocedal & Wright, "Numerical Optimization", algorithm 7.4), a sample each.
+
+    One loss and gradient a step: a code that does not lower the loss enough (Armijo's rule) is dropped, and the next
+    is tried a part of the way to it. There is no search within a step, so samples at any stage share a batch.
+    """
+
+    HISTORY = 6
+    ARMIJO = 1e-4
+    SHRINK = (0.1, 0.5)  # least and most of the way that is tried again
+    CURVATURE = 1e-8  # least s.y / y.y of a pair that is remembered
+
+    def shapes(self, code: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """`step`: codes judged; `accepted_*`: the best code and what is known of it; `*_changes`: the pairs s and y."""
+        history = (self.HISTORY, *code)
+        return {
+            "code": code, "step": (1,), "accepted_code": code, "accepted_gradient": code, "accepted_loss": (1,),
+            "code_changes": history, "gradient_changes": history,
+        }  # fmt: skip
+
+    def step(self, state: State, loss: Tensor, gradient: Tensor, rate: Tensor) -> State:
+        """`rate` is the root mean square of what entries move in the first step; later ones find their own length."""
+        code, g = state["code"].flatten(1), gradient.flatten(1)
+        before, g_before = state["accepted_code"].flatten(1), state["accepted_gradient"].flatten(1)
+        s, y = state["code_changes"].flatten(2), state["gradient_changes"].flatten(2)  # [N, HISTORY, D]
+        first = state["step"] < 0.5
+        tried, turned = code - before, g - g_before
+        slope = dot(g_before, tried)
+        enough = loss <= state["accepted_loss"] + self.ARMIJO * slope  # False for NaN
+        accepted = torch.logical_or(enough, first)
+        curved = dot(tried, turned) > self.CURVATURE * dot(turned, turned)
+        remember = torch.logical_and(torch.logical_and(enough, curved), torch.logical_not(first)).unsqueeze(2)
+        s = torch.where(remember, torch.cat([s[:, 1:], tried.unsqueeze(1)], 1), s)
+        y = torch.where(remember, torch.cat([y[:, 1:], turned.unsqueeze(1)], 1), y)
+
+        now, g_now = torch.where(accepted, code, before), torch.where(accepted, g, g_before)
+        loss_now = torch.where(accepted, loss, state["accepted_loss"])
+        length = rate * math.sqrt(code.shape[1])
+        onward = -self.precondition(g_now, s, y, length * torch.rsqrt(dot(g_now, g_now) + 1e-20))
+        # back: to the minimum of the parabola through what is known of this line
+        part = -slope / (2 * (loss - state["accepted_loss"] - slope))
+        part = torch.where(part > self.SHRINK[0], part.clamp(max=self.SHRINK[1]), self.SHRINK[0])
+        change = torch.where(accepted, onward, part * tried)
+        shape = gradient.shape[1:]
+        return {
+            "code": (now + change).unflatten(1, shape),
+            "step": state["step"] + 1,
+            "accepted_code": now.unflatten(1, shape),
+            "accepted_gradient": g_now.unflatten(1, shape),
+            "accepted_loss": loss_now,
+            "code_changes": s.unflatten(2, shape),
+            "gradient_changes": y.unflatten(2, shape),
+        }
+
+    def precondition(self, gradient: Tensor, s: Tensor, y: Tensor, scale: Tensor) -> Tensor:
+        """The inverse Hessian's estimate times a gradient float [N, D]; `scale` [N, 1] in its place before any pair."""
+        products = (s * y).sum(2)  # [N, HISTORY]; 0 where there is no pair yet
+        known = products > 0
+        inverse = torch.where(known, 1 / products, torch.zeros_like(products)).unsqueeze(2)
+        last = torch.where(known[:, -1:], products[:, -1:] / dot(y[:, -1], y[:, -1]), scale)
+        pairs = list(zip(s.unbind(1), y.unbind(1), inverse.unbind(1), strict=True))
+        q, weights = gradient, []
+        for s_i, y_i, inverse_i in reversed(pairs):
+            weights.append(inverse_i * dot(s_i, q))
+            q = q - weights[-1] * y_i
+        r = last * q
+        for (s_i, y_i, inverse_i), weight in zip(pairs, reversed(weights), strict=True):
+            r = r + s_i * (weight - inverse_i * dot(y_i, r))
+        return r
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner products of rows: float [N, D] twice -> [N, 1]."""
+    return (a * b).sum(1, keepdim=True)
+
+
+def per_sample(value: Tensor, like: Tensor) -> Tensor:
+    """float [N, 1] with as many axes as `like`."""
+    return value.reshape(-1, *(1,) * (like.dim() - 1))
+
+
+OptimiserName = Literal["adam", "lbfgs"]
+OPTIMISERS: Mapping[OptimiserName, Optimiser] = {"adam": Adam(), "lbfgs": LBFGS()}
 
 
 class RefinerStep(nn.Module):
-    """One Adam step (Kingma & Ba, arXiv 1412.6980, algorithm 1), the backward pass included.
+    """One step of an optimiser, the backward pass included.
 
-    Its tensors are flat arguments in the order of `RefinerState` and of `Refiner.forward`, so that it can be traced.
+    Its tensors are flat arguments, so that it can be traced: the optimiser's state, `best_code`, `best_loss`, `target`,
+    `mask` and the four settings.
     """
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: Objective, optimiser: Optimiser, code_shape: tuple[int, int]) -> None:
         super().__init__()
-        self.objective = objective
+        self.objective, self.optimiser = objective, optimiser
+        self.shapes = optimiser.shapes(code_shape)
 
-    def forward(
-        self,
-        code: Tensor,
-        first_moment: Tensor,
-        second_moment: Tensor,
-        step: Tensor,
-        best_code: Tensor,
-        best_loss: Tensor,
-        target: Tensor,
-        mask: Tensor,
-        learning_rate: Tensor,
-        pixel_weight: Tensor,
-        perceptual_weight: Tensor,
-        domain_weight: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """-> the six of the next state, and loss [N, 1] of the code that came in."""
-        state = RefinerState(code, first_moment, second_moment, step, best_code, best_loss)
-        weights = Weights(pixel_weight[:, 0], perceptual_weight[:, 0], domain_weight[:, 0])
-        state, loss = self.advance(state, self.goal(target, mask), weights, learning_rate)
-        return (*state, loss)
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        """-> the next state, best_code, best_loss [N, 1], and loss [N, 1] of the code that came in."""
+        state = dict(zip(self.shapes, given, strict=False))
+        best_code, best_loss, target, mask, rate, *weights = given[len(self.shapes) :]
+        goal = self.goal(target, mask)
+        state, best, loss = self.advance(
+            state, (best_code, best_loss), goal, Weights(*(w[:, 0] for w in weights)), rate
+        )
+        return (*state.values(), *best, loss)
 
     def goal(self, target: Tensor, mask: Tensor) -> Target:
         """target uint8 [N, H, W, 3], mask float32 [N, H, W, 1] -> what the objective compares with."""
         return self.objective.target(to_float(target), mask.permute(0, 3, 1, 2))
 
     def advance(
-        self, state: RefinerState, goal: Target, weights: Weights, learning_rate: Tensor
-    ) -> tuple[RefinerState, Tensor]:
-        """The state after one step, and the loss [N, 1] before it."""
+        self, state: State, best: tuple[Tensor, Tensor], goal: Target, weights: Weights, rate: Tensor
+    ) -> tuple[State, tuple[Tensor, Tensor], Tensor]:
+        """The state and the best code and loss after one step, and the loss [N, 1] before it."""
 
         def total(code: Tensor) -> tuple[Tensor, Tensor]:
             loss = self.objective(code, goal, weights)
             return loss.sum(), loss  # a sum, not a mean: a mean would divide the gradient by the batch
 
-        gradient, loss = torch.func.grad(total, has_aux=True)(state.code)
+        gradient, loss = torch.func.grad(total, has_aux=True)(state["code"])
         loss = loss.unsqueeze(1)
-        better = loss < state.best_loss  # False for NaN: what is not a number is never the best
-        best_code = torch.where(better.unsqueeze(2), state.code, state.best_code)
-        best_loss = torch.where(better, loss, state.best_loss)
-        step = state.step + 1
-        first = BETAS[0] * state.first_moment + (1 - BETAS[0]) * gradient
-        second = BETAS[1] * state.second_moment + (1 - BETAS[1]) * gradient * gradient
-        rate = (learning_rate / (1 - torch.pow(BETAS[0], step))).unsqueeze(2)
-        spread = torch.rsqrt(1 - torch.pow(BETAS[1], step)).unsqueeze(2)
-        code = state.code - rate * first / (torch.sqrt(second) * spread + ADAM_EPSILON)
-        return RefinerState(code, first, second, step, best_code, best_loss), loss
+        best = better(best, (state["code"], loss))
+        return self.optimiser.step(state, loss, gradient, rate), best, loss
+
+
+def better(best: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Of each sample the code [N, L, 512] whose loss [N, 1] is lower; what is not a number is never the best."""
+    lower = found[1] < best[1]
+    return torch.where(per_sample(lower, best[0]), found[0], best[0]), torch.where(lower, found[1], best[1])
 
 
 class Refiner(nn.Module):
-    """A chunk of K Adam steps; stateless: what goes on from chunk to chunk is in its inputs and outputs.
+    """A chunk of K steps; stateless: what goes on from chunk to chunk is in its inputs and outputs.
 
-    Every sample carries its own step and settings, so requests at different stages of different refinements may share
+    Every sample carries its own state and settings, so requests at different stages of different refinements may share
     a batch. `loss[:, k]` is the loss before step k, of the code before step k; `best_code` is the best of these K
     codes, so the code after the last step is judged by the next chunk.
     """
 
-    def __init__(self, objective: Objective, chunk_steps: int) -> None:
+    def __init__(
+        self, objective: Objective, optimiser: Optimiser, code_shape: tuple[int, int], chunk_steps: int
+    ) -> None:
         super().__init__()
-        self.one_step, self.chunk_steps = RefinerStep(objective), chunk_steps
+        self.one_step, self.chunk_steps = RefinerStep(objective, optimiser, code_shape), chunk_steps
 
-    def forward(
-        self,
-        code: Tensor,  # float32 [N, L, 512], as the moments
-        first_moment: Tensor,
-        second_moment: Tensor,
-        step: Tensor,  # float32 [N, 1], as the settings below: steps already done
-        target: Tensor,  # uint8 [N, H, W, 3]
-        mask: Tensor,  # float32 [N, H, W, 1]
-        learning_rate: Tensor,
-        pixel_weight: Tensor,
-        perceptual_weight: Tensor,
-        domain_weight: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """-> next_code, next_first_moment, next_second_moment, next_step, loss [N, K], best_code, best_loss [N, 1]."""
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        """The optimiser's state, target uint8 [N, H, W, 3], mask float32 [N, H, W, 1], learning_rate and the three
+        weights, each [N, 1] -> the next state, loss [N, K], best_code [N, L, 512], best_loss [N, 1]."""
+        shapes = self.one_step.shapes
+        state = dict(zip(shapes, given, strict=False))
+        target, mask, rate, *weights = given[len(shapes) :]
         goal = self.one_step.goal(target, mask)
-        weights = Weights(pixel_weight[:, 0], perceptual_weight[:, 0], domain_weight[:, 0])
-        state = RefinerState(code, first_moment, second_moment, step, code, torch.full_like(step, torch.inf))
+        best = (state["code"], torch.full_like(rate, torch.inf))
         losses: list[Tensor] = []
         for _ in range(self.chunk_steps):
-            state, loss = self.one_step.advance(state, goal, weights, learning_rate)
+            state, best, loss = self.one_step.advance(
+                state, best, goal, Weights(*(w[:, 0] for w in weights)), rate
+            )
             losses.append(loss)
-        return (*state[:4], torch.cat(losses, 1), *state[4:])
+        return (*state.values(), torch.cat(losses, 1), *best)
 
 
 @dataclass(frozen=True)
@@ -273,7 +375,7 @@ def refine(
     *,
     mask: Tensor | None = None,
 ) -> Refinement:
-    """The same optimisation with autograd and `torch.optim.Adam`, every sample on its own.
+    """The same optimisation as a loop in PyTorch, every sample on its own.
 
     `start`: a code float [N, L, 512], or another search. image float [N, 3, H, W] in [-1, 1], mask float [N, 1, H, W].
     Codes after many steps differ from the graph's as much as they do between two orders of summation: compare losses,
@@ -283,22 +385,25 @@ def refine(
     with torch.no_grad():
         target = objective.target(image, mask)
     weights = Weights(config.pixel_weight, config.perceptual_weight, config.domain_weight)
-    variable = search.start.detach().clone().requires_grad_()
-    adam = torch.optim.Adam([variable], config.learning_rate, BETAS, ADAM_EPSILON)
+    optimiser = OPTIMISERS[config.optimiser]
+    variable = search.start.detach()
+    shapes = optimiser.shapes(tuple(variable.shape[1:]))
+    state = {name: variable.new_zeros(len(variable), *shape) for name, shape in shapes.items()}
+    state["code"] = variable
+    rate = variable.new_full((len(variable), 1), config.learning_rate)
     losses: list[Tensor] = []
-    best_code = search.code(variable).detach().clone()
-    best_loss = torch.full_like(best_code[:, 0, 0], torch.inf)
+    first = search.code(variable).detach()
+    best = (first, first.new_full((len(first), 1), torch.inf))
     for k in range(config.steps + 1):
+        variable = state["code"].requires_grad_(k < config.steps)
         with torch.set_grad_enabled(k < config.steps):
             code = search.code(variable)
-            loss = objective(code, target, weights) + search.prior(variable)
+            loss = (objective(code, target, weights) + search.prior(variable)).unsqueeze(1)
         losses.append(loss.detach())
-        better = losses[-1] < best_loss  # False for NaN: what is not a number is never the best
-        best_code[better] = code.detach()[better]
-        best_loss[better] = losses[-1][better]
+        best = better(best, (code.detach(), losses[-1]))
         if k < config.steps:
-            (variable.grad,) = torch.autograd.grad(loss.sum(), variable)
-            adam.step()
+            (gradient,) = torch.autograd.grad(loss.sum(), variable)
             with torch.no_grad():
-                variable.copy_(search.clip(variable))
-    return Refinement(best_code, best_loss, torch.stack(losses, 1), code.detach())
+                state = optimiser.step(state, losses[-1], gradient, rate)
+                state["code"] = search.clip(state["code"])
+    return Refinement(best[0], best[1][:, 0], torch.cat(losses, 1), code.detach())

@@ -52,7 +52,7 @@ _STOP_REASONS = {
     StopReason.DEADLINE: pb.STOP_REASON_DEADLINE,
     StopReason.DIVERGED: pb.STOP_REASON_DIVERGED,
 }
-_REFINE_FIELDS = ("steps", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight")
+_REFINE_FIELDS = ("steps", "quality", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight")
 
 # --- messages -> jobs ---------------------------------------------------------------------------------------------
 

@@ -37,6 +37,8 @@ class RefineBody(Body):
 
     steps: int | None = None
     """0: the encoder's code as it is. Rounded up to whole chunks."""
+    quality: str | None = None
+    """In place of steps: one of the bundle's `quality_steps`, as "fast", "balanced" or "best"."""
     learning_rate: float | None = None
     pixel_weight: float | None = None
     perceptual_weight: float | None = None
@@ -186,6 +188,7 @@ class RefineDefaultsAnswer(Body):
     perceptual_weight: float
     domain_weight: float
     chunk_steps: int
+    quality_steps: dict[str, int]
 
 
 class BundleAnswer(Body):

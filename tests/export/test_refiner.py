@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from export.parity import first_gradient, loss_gradient, open_session, refiner_inputs, relative_lengths, run
+from export.bundle import write_bundle
+from export.parity import carried_on, first_gradient, loss_gradient, open_session, refiner_inputs, relative_lengths, run
+from serving.bundle import read_bundle
 from tests.export.conftest import REFINE, Exported
 
 
@@ -35,14 +40,13 @@ def test_gradient_is_autograds(exported: Exported, session, samples) -> None:
 
 
 def test_chunk_is_the_modules(exported: Exported, session, samples) -> None:
-    """Every output, with settings that differ from sample to sample, in the middle of a refinement."""
+    """Every output, with settings and stages that differ from sample to sample."""
     codes, targets = samples
     rng = np.random.default_rng(0)
     inputs = refiner_inputs(codes[:3], targets[:3], REFINE)
+    begun = carried_on(inputs, run(session, inputs))
+    inputs = {name: np.concatenate([value[:1], begun[name][1:]]) for name, value in inputs.items()}
     inputs["mask"] = rng.random((3, 32, 32, 1), np.float32)
-    inputs["step"] = np.array([[0], [7], [50]], np.float32)
-    inputs["first_moment"] = (1e-3 * rng.standard_normal(codes[:3].shape)).astype(np.float32)
-    inputs["second_moment"] = np.full_like(codes[:3], 1e-6)
     inputs["learning_rate"] = np.array([[0.01], [0.0], [0.02]], np.float32)
     inputs["domain_weight"] = np.array([[2.0], [0.0], [0.5]], np.float32)
     found = run(session, inputs)
@@ -51,7 +55,22 @@ def test_chunk_is_the_modules(exported: Exported, session, samples) -> None:
     for (name, array), tensor in zip(found.items(), wanted, strict=True):
         np.testing.assert_allclose(array, tensor.detach().numpy(), rtol=2e-3, atol=2e-4, err_msg=name)
     np.testing.assert_array_equal(found["next_step"], inputs["step"] + REFINE.chunk_steps)
-    np.testing.assert_array_equal(found["next_code"][1], codes[1])  # a rate of 0 freezes a sample
+
+
+def test_a_rate_of_nothing_freezes_a_sample(session, samples) -> None:
+    codes, targets = samples
+    inputs = refiner_inputs(codes[:2], targets[:2], REFINE)
+    inputs["learning_rate"][0] = 0
+    after = run(session, inputs)["next_code"]
+    np.testing.assert_array_equal(after[0], codes[0])
+    assert np.abs(after[1] - codes[1]).max() > 1e-3
+
+
+def test_adam_can_be_chosen(exported: Exported, tmp_path: Path) -> None:
+    """The paper's optimiser has a state of its own, and passes the same checks when the bundle is written."""
+    write_bundle(replace(exported.config, to=tmp_path, refine=replace(REFINE, optimiser="adam")))
+    state = read_bundle(tmp_path, "tiny").graphs["refiner"].state
+    assert {part.name for part in state} == {"code", "first_moment", "second_moment", "step"}
 
 
 def test_best_is_the_best_of_the_chunk(session, samples) -> None:
@@ -68,8 +87,7 @@ def test_next_chunk_goes_on_where_the_first_ended(session, samples) -> None:
     codes, targets = samples
     inputs = refiner_inputs(codes, targets, REFINE)
     first = run(session, inputs)
-    carried = {name: first[f"next_{name}"] for name in ("code", "first_moment", "second_moment", "step")}
-    second = run(session, inputs | carried)
+    second = run(session, carried_on(inputs, first))
     assert (second["loss"][:, -1] < first["loss"][:, 0]).all()
 
 

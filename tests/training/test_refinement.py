@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from scipy.optimize import minimize, rosen, rosen_der
 from torch import Tensor, nn
 
 from training.refinement import (
+    LBFGS,
+    OPTIMISERS,
+    Adam,
     Objective,
+    OptimiserName,
     RefinementConfig,
     Refiner,
+    Search,
     Weights,
     masked_mean_square,
     refine,
@@ -53,10 +59,10 @@ def objective() -> Objective:
 
 
 def chunk_inputs(code: Tensor, target: Tensor, config: RefinementConfig) -> list[Tensor]:
-    one = torch.ones(len(code), 1)
-    zeros = torch.zeros_like(code)
+    n, shapes = len(code), OPTIMISERS[config.optimiser].shapes((L, SIZE))
+    state = {name: torch.zeros(n, *shape) for name, shape in shapes.items()} | {"code": code}
     settings = (config.learning_rate, config.pixel_weight, config.perceptual_weight, config.domain_weight)
-    return [code, zeros, zeros, 0 * one, target, torch.ones(len(code), H, H, 1), *(one * s for s in settings)]
+    return [*state.values(), target, torch.ones(n, H, H, 1), *(torch.full((n, 1), s) for s in settings)]
 
 
 def test_terms_and_weights(objective: Objective) -> None:
@@ -83,29 +89,86 @@ def test_mask_weighs_places() -> None:
     assert masked_mean_square(error, 0 * mask).item() == 0
 
 
-def test_chunk_equals_the_plain_loop(objective: Objective) -> None:
-    config = RefinementConfig(steps=4, chunk_steps=4, learning_rate=0.05)
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+def test_chunk_equals_the_plain_loop(objective: Objective, optimiser: OptimiserName) -> None:
+    config = RefinementConfig(optimiser, steps=4, chunk_steps=4, learning_rate=0.05)
     code = torch.randn(3, L, SIZE)
     target = torch.randint(0, 256, (3, H, H, 3), dtype=torch.uint8)
-    outputs = Refiner(objective, 4)(*chunk_inputs(code, target, config))
+    refiner = Refiner(objective, OPTIMISERS[optimiser], (L, SIZE), 4)
+    next_code, *_, losses, best_code, best_loss = refiner(*chunk_inputs(code, target, config))
     plain = refine(objective, code, to_float(target), config)
-    torch.testing.assert_close(outputs[4], plain.losses[:, :4], rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(outputs[0], plain.last_code, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(outputs[6][:, 0], outputs[4].min(1).values)
+    torch.testing.assert_close(losses, plain.losses[:, :4], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(next_code, plain.last_code, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(best_loss[:, 0], losses.min(1).values)
+    assert best_code.shape == code.shape
 
 
-def test_samples_do_not_meet(objective: Objective) -> None:
-    config = RefinementConfig(steps=5, learning_rate=0.05)
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+def test_samples_do_not_meet(objective: Objective, optimiser: OptimiserName) -> None:
+    config = RefinementConfig(optimiser, steps=8, learning_rate=0.05)
     code, image = torch.randn(3, L, SIZE), torch.rand(3, 3, H, H)
     together = refine(objective, code, image, config)
     alone = refine(objective, code[1:2], image[1:2], config)
     torch.testing.assert_close(together.losses[1:2], alone.losses, rtol=1e-4, atol=1e-6)
 
 
+def test_adam_is_pytorchs(objective: Objective) -> None:
+    config = RefinementConfig("adam", steps=20, learning_rate=0.03)
+    code, image = torch.randn(3, L, SIZE), torch.rand(3, 3, H, H)
+    variable, target, weights = code.clone().requires_grad_(), objective.target(image), Weights(1.0, 0.5, 0.5)
+    reference = torch.optim.Adam([variable], 0.03, Adam.BETAS, Adam.EPSILON)
+    losses = []
+    for _ in range(20):
+        losses.append(objective(variable, target, weights))
+        (variable.grad,) = torch.autograd.grad(losses[-1].sum(), variable)
+        reference.step()
+    found = refine(objective, code, image, config).losses[:, :20]
+    torch.testing.assert_close(found, torch.stack(losses, 1).detach(), rtol=1e-4, atol=1e-6)
+
+
+class Rosenbrock(nn.Module):
+    """Of ten numbers, a sample each; its valley bends. Ill-conditioned: the largest curvature is 1000 times the least."""
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        return []
+
+    def forward(self, code: Tensor, *_: object) -> Tensor:
+        x = code.flatten(1)
+        return (100 * (x[:, 1:] - x[:, :-1].square()).square() + (1 - x[:, :-1]).square()).sum(1)
+
+    def target(self, *_: object) -> None: ...
+
+
+def test_lbfgs_finds_the_end_of_a_bent_valley() -> None:
+    """As SciPy's does, and within twice its evaluations; Adam is far from there by then."""
+    start = torch.tensor([[-1.2, 1.0] * 5, [0.0] * 10, [2.0] * 10])[:, None]
+    wanted = [
+        minimize(rosen, x.flatten(), jac=rosen_der, method="L-BFGS-B", options={"maxcor": LBFGS.HISTORY})
+        for x in start.double().numpy()
+    ]
+    steps = 2 * max(result.nfev for result in wanted)
+    objective, image = Rosenbrock().requires_grad_(False), torch.zeros(3, 3, H, H)
+    found = refine(objective, Search(start), image, RefinementConfig("lbfgs", steps=steps, learning_rate=0.1))
+    slow = refine(objective, Search(start), image, RefinementConfig("adam", steps=steps, learning_rate=0.1))
+    assert (found.best_loss < 1e-3).all()
+    assert (slow.best_loss > 1e-2).any()
+
+
+def test_lbfgs_never_climbs_and_stands_still_at_a_rate_of_nothing(objective: Objective) -> None:
+    """What it accepts never has a higher loss, however long the first step; and 0 freezes a sample."""
+    code, image = torch.randn(4, L, SIZE), torch.rand(4, 3, H, H)
+    for rate in (50.0, 0.5, 1e-6):
+        result = refine(objective, code, image, RefinementConfig("lbfgs", steps=30, learning_rate=rate))
+        assert result.losses.isfinite().all()
+        assert (result.best_loss < result.losses[:, 0]).all()
+    still = refine(objective, code, image, RefinementConfig("lbfgs", steps=5, learning_rate=0.0))
+    torch.testing.assert_close(still.last_code, code, rtol=0, atol=0)
+
+
 def test_never_worse_than_the_start(objective: Objective) -> None:
     """At a rate that diverges, the best iterate is the start."""
     code, image = torch.randn(4, L, SIZE), torch.rand(4, 3, H, H)
-    result = refine(objective, code, image, RefinementConfig(steps=6, learning_rate=50.0))
+    result = refine(objective, code, image, RefinementConfig("adam", steps=6, learning_rate=50.0))
     assert (result.best_loss <= result.losses[:, 0]).all()
     target = objective.target(image)
     config = RefinementConfig()

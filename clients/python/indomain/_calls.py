@@ -42,11 +42,13 @@ EditSource: TypeAlias = PictureLike | CodeArray | Inversion | Edited
 # --- requests ----------------------------------------------------------------------------------------
 
 
-def refine_options(steps: int | None, refine: Refine | None) -> editing_pb2.RefineOptions:
-    """`steps` alone is the common case; it wins over `refine.steps`."""
+def refine_options(
+    steps: int | None, quality: str | None, refine: Refine | None
+) -> editing_pb2.RefineOptions:
+    """`steps` or `quality` alone are the common cases; they win over those of `refine`."""
     options = {name: value for name, value in asdict(refine or Refine()).items() if value is not None}
-    if steps is not None:
-        options["steps"] = steps
+    if steps is not None or quality is not None:
+        options |= {"steps": steps, "quality": quality}
     return editing_pb2.RefineOptions(**options)
 
 
@@ -198,6 +200,7 @@ def _bundle(bundle: editing_pb2.Bundle) -> Bundle:
             domain_weight=refine.domain_weight,
         ),
         chunk_steps=refine.chunk_steps,
+        quality_steps=dict(refine.quality_steps),
         alignment=bundle.alignment,
         licence=bundle.licence,
         summary=bundle.summary,

@@ -75,6 +75,7 @@ class Client:
         *,
         bundle: str = "",
         steps: int | None = None,
+        quality: str | None = None,
         refine: Refine | None = None,
         include_aligned: bool = False,
         include_start: bool = False,
@@ -86,6 +87,7 @@ class Client:
             image: path, bytes of a PNG, JPEG or WebP file, PIL picture, or uint8 [H, W, 3].
             bundle: its name; empty: the gateway's default.
             steps: refinement steps, 0 for the encoder's code as it is; None: the bundle's default.
+            quality: in place of steps, "fast", "balanced" or "best" (`Bundle.quality_steps`).
             refine: the other refinement options.
             include_aligned: also answer the picture as the encoder saw it, cropped and resized.
             include_start: also answer the picture of the encoder's code, before refinement.
@@ -100,7 +102,7 @@ class Client:
         request = _calls.invert_request(
             image,
             bundle=bundle,
-            refine=_calls.refine_options(steps, refine),
+            refine=_calls.refine_options(steps, quality, refine),
             output=_calls.output_options(self._picture_format, aligned=include_aligned, start=include_start),
         )
         result = _calls.inversion(self._call(self._stub.Invert, request, timeout_s))
@@ -112,6 +114,7 @@ class Client:
         *edits: Edit,
         bundle: str = "",
         steps: int | None = None,
+        quality: str | None = None,
         refine: Refine | None = None,
         include_aligned: bool = False,
         include_start: bool = False,
@@ -124,7 +127,7 @@ class Client:
             source: a picture, which is inverted first; or a code float32 [L, 512], or a result of `invert` or `edit`.
             edits: for directions that need layers, or whose names are no Python names. Edits add up.
             strengths: direction = strength, in standard deviations of sampled codes.
-            bundle, steps, refine, include_aligned, include_start, timeout_s: as in `invert`; the refinement and the
+            bundle, steps, quality, refine, include_aligned, include_start, timeout_s: as in `invert`; the refinement and the
                 pictures count only where the source is a picture.
 
         Raises:
@@ -137,7 +140,7 @@ class Client:
             edits,
             strengths,
             bundle=bundle,
-            refine=_calls.refine_options(steps, refine),
+            refine=_calls.refine_options(steps, quality, refine),
             output=_calls.output_options(self._picture_format, aligned=include_aligned, start=include_start),
         )
         return _calls.edited(self._call(self._stub.Edit, request, timeout_s))

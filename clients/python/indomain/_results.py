@@ -32,12 +32,14 @@ class Refine:
     """How to refine an encoder's code; what is None takes the bundle's default.
 
     Attributes:
-        steps: Adam steps; 0 leaves the encoder's code as it is.
-        learning_rate: of Adam, in units of the code.
+        steps: of the optimisation; 0 leaves the encoder's code as it is.
+        quality: in place of steps, a name of `Bundle.quality_steps`: "fast", "balanced" or "best".
+        learning_rate: how far the first step moves a code, in units of the code.
         pixel_weight, perceptual_weight, domain_weight: of the three terms of the objective.
     """
 
     steps: int | None = None
+    quality: str | None = None
     learning_rate: float | None = None
     pixel_weight: float | None = None
     perceptual_weight: float | None = None
@@ -75,6 +77,7 @@ class Bundle:
     directions: Mapping[str, Direction]
     refine: Refine
     chunk_steps: int
+    quality_steps: Mapping[str, int]
     alignment: str
     licence: str
     summary: str

@@ -56,18 +56,20 @@ class Code(_message.Message):
     def __init__(self, data: _Optional[bytes] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RefineOptions(_message.Message):
-    __slots__ = ("steps", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight")
+    __slots__ = ("steps", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight", "quality")
     STEPS_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     PIXEL_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     PERCEPTUAL_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     DOMAIN_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    QUALITY_FIELD_NUMBER: _ClassVar[int]
     steps: int
     learning_rate: float
     pixel_weight: float
     perceptual_weight: float
     domain_weight: float
-    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ...) -> None: ...
+    quality: str
+    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., quality: _Optional[str] = ...) -> None: ...
 
 class OutputOptions(_message.Message):
     __slots__ = ("format", "quality", "omit_image", "include_aligned", "include_start")
@@ -184,20 +186,29 @@ class HeldOut(_message.Message):
     def __init__(self, metric: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
 
 class RefineDefaults(_message.Message):
-    __slots__ = ("steps", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight", "chunk_steps")
+    __slots__ = ("steps", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight", "chunk_steps", "quality_steps")
+    class QualityStepsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     STEPS_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     PIXEL_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     PERCEPTUAL_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     DOMAIN_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     CHUNK_STEPS_FIELD_NUMBER: _ClassVar[int]
+    QUALITY_STEPS_FIELD_NUMBER: _ClassVar[int]
     steps: int
     learning_rate: float
     pixel_weight: float
     perceptual_weight: float
     domain_weight: float
     chunk_steps: int
-    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., chunk_steps: _Optional[int] = ...) -> None: ...
+    quality_steps: _containers.ScalarMap[str, int]
+    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., chunk_steps: _Optional[int] = ..., quality_steps: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_picture_bytes", "max_picture_pixels", "max_codes", "max_refine_steps", "max_edits", "max_request_bytes")
