@@ -62,7 +62,7 @@ class ScriptedGateway(editing_pb2_grpc.EditingServicer):
             layers=LAYERS,
             code_size=512,
             directions=[smile],
-            refine=pb.RefineDefaults(steps=100, chunk_steps=5),
+            refine=pb.RefineDefaults(steps=100, chunk_steps=5, quality_steps={"fast": 10}),
         )
         limits = pb.Limits(max_codes=64)
         return pb.ListBundlesResponse(bundles=[bundle], limits=limits, server_version="0.1.0")

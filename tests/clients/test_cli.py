@@ -55,6 +55,8 @@ def test_edit_one_picture(photos: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.usefixtures("photos")
 def test_edits_may_stand_before_and_after_options(server: ScriptedGateway) -> None:
+    assert main(["invert", "photos/a.png", "--quality", "fast"]) == 0
+    assert server.requests.pop().refine.quality == "fast"
     assert main(["edit", "smile=-1.5", "photos/a.png", "--steps", "3", "-o", "x.png"]) == 0
     assert main(["edit", "photos/a.png", "-o", "x.png", "smile=2"]) == 0
     assert [request.edits[0].strength for request in server.requests] == [-1.5, 2.0]

@@ -44,6 +44,9 @@ def test_invert(client: indomain.Client, gateway: ScriptedGateway) -> None:
     assert sent.steps == 20
     assert sent.learning_rate == pytest.approx(0.1)
     assert not sent.HasField("pixel_weight")
+    client.invert(PIXELS, quality="fast", refine=indomain.Refine(steps=5))
+    sent = gateway.requests[-1].refine
+    assert (sent.quality, sent.HasField("steps")) == ("fast", False)
 
 
 def test_what_is_not_said_is_left_to_the_bundle(client: indomain.Client, gateway: ScriptedGateway) -> None:

@@ -142,8 +142,17 @@ async def test_divergence_ends_it_and_the_best_before_is_kept(bundle: Bundle) ->
         RefineOptions(learning_rate=-0.1),
         RefineOptions(pixel_weight=math.inf),
         RefineOptions(domain_weight=1e9),
+        RefineOptions(quality="finest"),
+        RefineOptions(quality="fast", steps=4),
     ],
 )
 def test_options_out_of_range(options: RefineOptions, bundle: Bundle) -> None:
     with pytest.raises(InvalidOption):
         RefineSettings.resolve(options, bundle.refine, 500)
+
+
+def test_quality_names_a_number_of_steps(bundle: Bundle) -> None:
+    def steps(quality: str) -> int:
+        return RefineSettings.resolve(RefineOptions(quality=quality), bundle.refine, 500).steps
+
+    assert (steps("fast"), steps("best")) == (4, 500)  # never more than the gateway allows

@@ -58,6 +58,7 @@ def test_list_bundles(gateway: RunningGateway) -> None:
     assert [direction.name for direction in bundle.directions] == ["smile", "age"]
     assert bundle.directions[0].held_out.metric == "r"
     assert (bundle.refine.chunk_steps, bundle.refine.steps) == (2, 20)
+    assert dict(bundle.refine.quality_steps) == {"fast": 4, "best": 600}
     assert answer.limits.max_picture_pixels == 50_000_000
     over_http = gateway.http.get("/v1/bundles").json()
     assert over_http["bundles"][0]["directions"][1]["layers"] == list(bundle.directions[1].layers)

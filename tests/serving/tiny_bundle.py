@@ -186,6 +186,7 @@ def write_tiny_bundle(repository: Path, name: str = "tiny16") -> Path:
             "pixel_weight": 1.0,
             "perceptual_weight": 0.5,
             "domain_weight": 0.01,
+            "quality_steps": {"fast": 4, "best": 600},
         },
         "alignment": "centre-crop",
         "training": {},

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -56,7 +57,7 @@ def _invert(client: Client, arguments: argparse.Namespace) -> bool:
     jobs = photos.plan(arguments.items, arguments.output, default_folder="inverted", codes=False)
 
     def invert(job: photos.Job) -> _Outcome:
-        result = client.invert(job.source, bundle=arguments.bundle, steps=arguments.steps)
+        result = client.invert(job.source, **_refinement(arguments))
         _save_picture(result.image, job.output)
         np.save(job.output.with_suffix(photos.CODE_SUFFIX), result.code)
         return result
@@ -76,7 +77,7 @@ def _edit(client: Client, arguments: argparse.Namespace) -> bool:
     def edit(job: photos.Job) -> _Outcome:
         is_code = job.source.suffix.lower() == photos.CODE_SUFFIX
         source = np.load(job.source, allow_pickle=False) if is_code else job.source
-        result = client.edit(source, *edits, bundle=arguments.bundle, steps=arguments.steps)
+        result = client.edit(source, *edits, **_refinement(arguments))
         _save_picture(result.image, job.output)
         return result
 
@@ -104,6 +105,10 @@ def _sample(client: Client, arguments: argparse.Namespace) -> bool:
     else:
         report.say(f"{len(samples)} pictures of {samples[0].bundle} in {output}")
     return True
+
+
+def _refinement(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {"bundle": arguments.bundle, "steps": arguments.steps, "quality": arguments.quality}
 
 
 def _for_each(

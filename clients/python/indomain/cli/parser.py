@@ -123,7 +123,9 @@ def _parser() -> argparse.ArgumentParser:
     bundle.add_argument("--bundle", metavar="NAME", default="", help="default: the gateway's own")
 
     photos = argparse.ArgumentParser(add_help=False)
-    photos.add_argument(
+    effort = photos.add_mutually_exclusive_group()
+    effort.add_argument("--quality", metavar="NAME", help="of the refinement: fast, balanced or best")
+    effort.add_argument(
         "--steps", metavar="N", type=int, help="refinement steps; 0: the encoder's code as it is"
     )
     photos.add_argument(

@@ -74,7 +74,8 @@ def print_bundles(info: GatewayInfo) -> None:
     for bundle in info.bundles:
         _answers.print(
             f"[bold]{escape(bundle.name)}[/]  {bundle.resolution} x {bundle.resolution} pixels, "
-            f"code {bundle.layers} x {bundle.code_size}, {bundle.refine.steps} refinement steps",
+            f"code {bundle.layers} x {bundle.code_size}, {bundle.refine.steps} refinement steps"
+            + "".join(f", {name} {steps}" for name, steps in bundle.quality_steps.items()),
             highlight=False,
         )
         if bundle.summary:
