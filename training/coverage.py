@@ -13,12 +13,12 @@ from torch import Tensor
 from training.critics import CodeCritic
 from training.encoder import Encoder, EncoderConfig
 from training.generator import (
-    ACTIVATION_GAIN,
-    LEAKY_SLOPE,
     Generator,
     GeneratorConfig,
     Mapping,
+    before_activation,
     code_statistics,
+    sample_codes,
 )
 from training.loop import update
 from training.losses import non_saturating_critic_loss, non_saturating_loss
@@ -33,8 +33,7 @@ def fitted_mapping(config: GeneratorConfig, codes: Tensor) -> Mapping:
     a principal component analysis there.
     """
     mapping = Mapping(config).to(codes.device)
-    scaled = codes.flatten(1) / ACTIVATION_GAIN
-    linear = torch.where(scaled > 0, scaled, scaled / LEAKY_SLOPE)  # [M, L * 512], before the leaky ReLU
+    linear = before_activation(codes.flatten(1))  # [M, L * 512]
     mean = linear.mean(0)
     rank = min(config.z_size, len(codes))
     _, singular, components = torch.pca_lowrank(linear, q=rank)
@@ -65,7 +64,7 @@ class Coverage:
             EncoderConfig(shape.resolution, channels, layers=shape.layers, code_size=shape.code_size)
         )
         self.encoder.to(fabric.device, memory_format=layout)
-        self.encoder.start_from(mean, deviation)
+        self.encoder.start_from(sample_codes(generator, 10_000))
         self.code_critic = CodeCritic(mean, deviation).to(fabric.device)
         self.perceptual = LPIPSSq().to(fabric.device, memory_format=layout)
         self.encoder_optimiser = torch.optim.Adam(self.encoder.parameters(), encoder_rate, betas=(0.9, 0.99))

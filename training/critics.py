@@ -22,6 +22,7 @@ from training.generator import (
     EqualizedLinear,
     GeneratorConfig,
     Mapping,
+    before_activation,
     fir_kernel,
     scaled_leaky_relu,
 )
@@ -207,7 +208,7 @@ class NativeCoordinates(nn.Module):
         self.spread.fill_(1)
         random = torch.Generator().manual_seed(0)
         z = torch.randn(samples, mapping.config.z_size, generator=random).to(weight.device)
-        given = self.before_activation(mapping(z))
+        given = self.preceding(mapping(z))
         self.spread.copy_(given.std(0) + 1e-6)
         weight = (weight / self.spread[:, None]).double()
         inverse = torch.linalg.pinv(
@@ -221,13 +222,12 @@ class NativeCoordinates(nn.Module):
         self.bias.copy_(weight @ mean)
         return self
 
-    def before_activation(self, code: Tensor) -> Tensor:
+    def preceding(self, code: Tensor) -> Tensor:
         """What the last leaky ReLU was given, standardised: float [N, L * 512]."""
-        x = code.flatten(1) / ACTIVATION_GAIN
-        return (torch.where(x > 0, x, x / LEAKY_SLOPE) - self.offset) / self.spread
+        return (before_activation(code.flatten(1)) - self.offset) / self.spread
 
     def forward(self, code: Tensor) -> Tensor:
-        x = self.before_activation(code)
+        x = self.preceding(code)
         inputs = F.linear(x, self.inverse, self.inverse_bias)
         outside = x - F.linear(inputs, self.weight, self.bias)
         squared = outside.unflatten(1, (self.layers, -1)).square().mean(2)

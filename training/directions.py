@@ -21,7 +21,7 @@ from training.attributes import AttributeReader, is_binary
 from training.critics import CodeCritic
 from training.data import DataError, Pictures, load_pictures
 from training.encoder import Encoder
-from training.generator import Generator
+from training.generator import Generator, sample_codes
 from training.inversion import load_inversion
 from training.runs import write_json
 
@@ -139,14 +139,6 @@ def encode(encoder: Encoder, pictures: Pictures) -> torch.Tensor:
     """Codes of all pictures: float32 [M, L, 512]."""
     return torch.cat(
         [encoder(pictures.batch(index, mirror=False)) for index in torch.arange(len(pictures)).split(64)]
-    )
-
-
-@torch.no_grad()
-def sample_codes(generator: Generator, count: int, seed: int = 1) -> torch.Tensor:
-    """Codes of Gaussian z, without truncation: float32 [count, L, 512]."""
-    return generator.mapping(
-        torch.randn(count, generator.config.z_size, generator=torch.Generator().manual_seed(seed))
     )
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.generator import LEAKY_SLOPE
+from training.generator import LEAKY_SLOPE, before_activation, scaled_leaky_relu
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class EncoderConfig:
     """Vectors in a code."""
     code_size: int = 512
     """Size of one vector."""
+    activation: bool = False
+    """End as the mapping ends, in its leaky ReLU: native codes lie on a folded sheet, out of a linear layer's reach."""
 
     def __post_init__(self) -> None:
         sides = int(math.log2(self.resolution)) - 1
@@ -124,10 +126,12 @@ class Encoder(nn.Module):
         self.code_norm = BatchNorm(config.layers * config.code_size)
 
     @torch.no_grad()
-    def start_from(self, mean: Tensor, deviation: Tensor) -> None:
-        """Start the batch norm on the code at the statistics of sampled codes, each float [L, 512]."""
-        self.code_norm.bias.copy_(mean.flatten())
-        self.code_norm.weight.copy_(deviation.flatten())
+    def start_from(self, codes: Tensor) -> None:
+        """Start the batch norm on the code at the statistics of sampled codes float [M, L, 512]."""
+        given = codes.flatten(1)
+        given = before_activation(given) if self.config.activation else given
+        self.code_norm.bias.copy_(given.mean(0))
+        self.code_norm.weight.copy_(given.std(0))
 
     def forward(self, image: Tensor) -> Tensor:
         x = F.leaky_relu(self.stem_norm(self.stem(image)), LEAKY_SLOPE)
@@ -135,4 +139,5 @@ class Encoder(nn.Module):
             x = block(F.avg_pool2d(x, 2))
         x = F.leaky_relu(self.squeeze_norm(self.squeeze(x)), LEAKY_SLOPE)
         code = self.code_norm(self.fc(x.flatten(1)).float())
+        code = scaled_leaky_relu(code) if self.config.activation else code
         return code.unflatten(1, (self.config.layers, self.config.code_size))

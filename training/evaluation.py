@@ -28,10 +28,10 @@ from training.directions import (
     fit_boundary,
     meaningful_range,
     native_step,
-    sample_codes,
     unit_direction,
 )
 from training.features import EfficientNetLite0
+from training.generator import sample_codes
 from training.identity import FaceDescriptor, face_chip, identity_similarity
 from training.inversion import InversionConfig, TrainedInversion, load_inversion, usual_view
 from training.metrics import (

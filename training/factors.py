@@ -22,10 +22,9 @@ from training.directions import (
     add_directions,
     meaningful_range,
     parse_layers,
-    sample_codes,
     unit_direction,
 )
-from training.generator import EqualizedLinear, Generator
+from training.generator import EqualizedLinear, Generator, sample_codes
 from training.inversion import load_inversion
 
 

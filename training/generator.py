@@ -71,6 +71,12 @@ def scaled_leaky_relu(x: Tensor) -> Tensor:
     return F.leaky_relu(x, LEAKY_SLOPE) * ACTIVATION_GAIN
 
 
+def before_activation(x: Tensor) -> Tensor:
+    """What `scaled_leaky_relu` was given."""
+    x = x / ACTIVATION_GAIN
+    return torch.where(x > 0, x, x / LEAKY_SLOPE)
+
+
 class Mapping(nn.Module):
     """z float32 [N, 512] -> code float32 [N, L, 512]; no truncation."""
 
@@ -230,14 +236,14 @@ class Generator(nn.Module):
 
 
 @torch.no_grad()
-def code_statistics(generator: Generator, samples: int = 50_000, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of sampled codes, drawn without truncation: two of float32 [L, 512]."""
+def sample_codes(generator: Generator, count: int, seed: int = 1) -> Tensor:
+    """Codes of Gaussian z, without truncation: float32 [count, L, 512]."""
     device = next(generator.parameters()).device
-    random = torch.Generator().manual_seed(seed)
-    codes = torch.cat(
-        [
-            generator.mapping(torch.randn(1_000, generator.config.z_size, generator=random).to(device))
-            for _ in range(samples // 1_000)
-        ]
-    )
+    z = torch.randn(count, generator.config.z_size, generator=torch.Generator().manual_seed(seed))
+    return torch.cat([generator.mapping(part.to(device)) for part in z.split(1_000)])
+
+
+def code_statistics(generator: Generator, samples: int = 50_000) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of sampled codes: two of float32 [L, 512]."""
+    codes = sample_codes(generator, samples, seed=0)
     return codes.mean(0), codes.std(0) + 1e-6

@@ -21,7 +21,7 @@ from training.critics import CodeCritic, CodeCriticView
 from training.data import DataError, PictureSource, load_pictures
 from training.encoder import Encoder, EncoderConfig
 from training.gan import build_critic
-from training.generator import Generator, GeneratorConfig, code_statistics
+from training.generator import Generator, GeneratorConfig, code_statistics, sample_codes
 from training.loop import Compute, draw_batch, progress_bar, update
 from training.losses import (
     hinge_critic_loss,
@@ -60,6 +60,8 @@ class InversionConfig:
     """Start from random weights, even where the run folder holds an encoder that could be gone on with."""
     channels: tuple[int, ...] = (32, 64, 128, 192, 256)
     """Encoder's feature maps at full, half, ... 4 pixels."""
+    activation: bool = True
+    """End the encoder in the mapping's own activation, so that native codes are within its reach."""
     images: int = 100_000
     """Pictures to show the encoder in all."""
     batch: int = 16
@@ -176,12 +178,15 @@ class InversionTrainer:
             load_network(config.gan, "image_critic", self.image_critic)
         mean, deviation = code_statistics(self.generator)
         self.encoder = Encoder(
-            EncoderConfig(shape.resolution, config.channels, layers=shape.layers, code_size=shape.code_size)
-        )
+            EncoderConfig(
+                shape.resolution, config.channels, layers=shape.layers, code_size=shape.code_size,
+                activation=config.activation,
+            )
+        )  # fmt: skip
         self.encoder.to(fabric.device, memory_format=layout)
-        self.encoder.start_from(mean, deviation)
-        known = self.meta.get("encoder", {}).get("channels", ())
-        if not config.fresh and tuple(known) == config.channels:
+        self.encoder.start_from(sample_codes(self.generator, 10_000))
+        known = self.meta.get("encoder")
+        if not config.fresh and known and read_config(EncoderConfig, known) == self.encoder.config:
             load_network(config.gan, "encoder", self.encoder)  # trained alongside the generator: a good start
         view = config.code_critic_view or usual_view(self.meta["generator"])
         if config.resume:

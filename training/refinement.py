@@ -157,7 +157,7 @@ class Adam:
 
 
 class LBFGS:
-    """Limited-memory BFGS (Liu & Nocedal 1989; Nocedal & Wright, "Numerical Optimization", algorithm 7.4), a sample each.
+    """Limited-memory BFGS, a sample each (Nocedal & Wright, "Numerical Optimization", 2nd edition, algorithm 7.4).
 
     One loss and gradient a step: a code that does not lower the loss enough (Armijo's rule) is dropped, and the next
     is tried a part of the way to it. There is no search within a step, so samples at any stage share a batch.

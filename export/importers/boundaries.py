@@ -22,9 +22,9 @@ from training.directions import (
     Direction,
     add_directions,
     meaningful_range,
-    sample_codes,
     unit_direction,
 )
+from training.generator import sample_codes
 from training.inversion import load_inversion
 from training.runs import CheckpointError
 

@@ -35,7 +35,7 @@ def write_run(
         layer.noise_strength.fill_(0.1)
         layer.bias.normal_(0, 0.1)
     codes = generator.mapping(torch.randn(512, generator_config.z_size))
-    encoder.start_from(codes.mean(0), codes.std(0))
+    encoder.start_from(codes)
     for part in codes[:64].split(16):  # batch norm statistics that are not 0 and 1
         encoder(generator.synthesis(part))
     critic = CodeCritic(codes.mean(0), codes.std(0), "native", inputs=generator.mapping.last_inputs)

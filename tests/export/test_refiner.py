@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from export.bundle import write_bundle
-from export.parity import carried_on, first_gradient, loss_gradient, open_session, refiner_inputs, relative_lengths, run
+from export.parity import (
+    carried_on,
+    first_gradient,
+    loss_gradient,
+    open_session,
+    refiner_inputs,
+    relative_lengths,
+    run,
+)
 from serving.bundle import read_bundle
 from tests.export.conftest import REFINE, Exported
 

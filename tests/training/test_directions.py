@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from export.checkpoint import load_pipeline
 from tests.export.run_folder import write_run
 from training.__main__ import main
-from training.directions import Edits, fit_boundary, native_step, sample_codes
+from training.directions import Edits, fit_boundary, native_step
 from training.factors import ganspace, sefa
-from training.generator import Generator, GeneratorConfig
+from training.generator import Generator, GeneratorConfig, sample_codes
 
 
 @given(st.integers(0, 10_000))

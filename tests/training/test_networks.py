@@ -13,7 +13,7 @@ from training.augmentation import augment
 from training.critics import CodeCritic, ProjectedCritic, StyleGAN2Critic
 from training.encoder import Encoder, EncoderConfig
 from training.features import EfficientNetLite0
-from training.generator import GeneratorConfig, Mapping
+from training.generator import GeneratorConfig, Mapping, before_activation
 from training.losses import hinge_critic_loss, non_saturating_critic_loss, r1_penalty
 from training.perceptual import LPIPSSq, VGG16Conv43
 
@@ -113,7 +113,7 @@ def test_native_view_finds_the_inputs_of_a_code_and_what_no_input_explains(
     seen = critic.native.fit(mapping)
     z = torch.randn(2_000, 24)
     code = mapping(z)
-    given = seen.before_activation(code)
+    given = seen.preceding(code)
     torch.testing.assert_close(given.std(0), torch.ones(given.shape[1]), rtol=0.1, atol=0)
     inputs, outside = seen(code).split([mapping.last_inputs, 6], 1)
     assert outside.max() < 1e-3
@@ -129,12 +129,17 @@ def test_native_view_finds_the_inputs_of_a_code_and_what_no_input_explains(
 
 def test_encoder_starts_at_the_statistics_of_sampled_codes() -> None:
     torch.manual_seed(0)
-    encoder = Encoder(EncoderConfig(16, (8, 8, 8), bottleneck=8, layers=6, code_size=16))
-    mean, deviation = torch.randn(6, 16), torch.rand(6, 16) + 0.5
-    encoder.start_from(mean, deviation)
-    codes = encoder(torch.randn(256, 3, 16, 16))
-    torch.testing.assert_close(codes.mean(0), mean, rtol=0, atol=1e-4)
-    torch.testing.assert_close(codes.std(0, unbiased=False), deviation, rtol=0.05, atol=1e-3)
+    sampled = torch.randn(6, 16) + (torch.rand(6, 16) + 0.5) * torch.randn(500, 6, 16)
+    for activation in (False, True):
+        encoder = Encoder(
+            EncoderConfig(16, (8, 8, 8), bottleneck=8, layers=6, code_size=16, activation=activation)
+        )
+        wanted = before_activation(sampled) if activation else sampled
+        encoder.start_from(sampled)
+        codes = encoder(torch.randn(256, 3, 16, 16))
+        found = before_activation(codes) if activation else codes
+        torch.testing.assert_close(found.mean(0), wanted.mean(0), rtol=0, atol=1e-4)
+        torch.testing.assert_close(found.std(0, unbiased=False), wanted.std(0), rtol=0.05, atol=1e-3)
 
 
 def test_lpips_sq_grows_with_damage_and_ignores_what_the_mask_hides() -> None:

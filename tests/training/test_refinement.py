@@ -127,7 +127,7 @@ def test_adam_is_pytorchs(objective: Objective) -> None:
 
 
 class Rosenbrock(nn.Module):
-    """Of ten numbers, a sample each; its valley bends. Ill-conditioned: the largest curvature is 1000 times the least."""
+    """Of ten numbers, a sample each: a bent valley, whose sides are far steeper than its floor."""
 
     def features(self, image: Tensor) -> list[Tensor]:
         return []

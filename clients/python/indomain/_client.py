@@ -127,8 +127,8 @@ class Client:
             source: a picture, which is inverted first; or a code float32 [L, 512], or a result of `invert` or `edit`.
             edits: for directions that need layers, or whose names are no Python names. Edits add up.
             strengths: direction = strength, in standard deviations of sampled codes.
-            bundle, steps, quality, refine, include_aligned, include_start, timeout_s: as in `invert`; the refinement and the
-                pictures count only where the source is a picture.
+            bundle, steps, quality, refine, include_aligned, include_start, timeout_s: as in `invert`; the refinement
+                and the pictures count only where the source is a picture.
 
         Raises:
             OSError, TypeError, ValueError: `source` cannot be read or is neither picture nor code.
