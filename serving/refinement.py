@@ -134,7 +134,7 @@ class Refiner:
         chunk_steps = self._bundle.refine.chunk_steps
         best_code, best_loss, loss_before = start, math.inf, 0.0
         best_loss_at: list[tuple[int, float]] = []
-        state = self._initial_state(start, target, settings)
+        state = first_inputs(self._bundle, start[None], target[None], settings)
         steps_done, queued_s = 0, 0.0
         reason = StopReason.NOT_REFINED if settings.steps == 0 else StopReason.STEPS_DONE
         while steps_done < settings.steps:
@@ -182,16 +182,17 @@ class Refiner:
             self._chunk_time.add(deadline.clock.now() - started_s)
         return chunk
 
-    def _initial_state(
-        self, start: Code, target: Image, settings: RefineSettings
-    ) -> dict[str, npt.NDArray[Any]]:
-        """The refiner's inputs for one sample, before its first step."""
-        inputs: dict[str, npt.NDArray[Any]] = {
-            part.name: np.zeros((1, *part.shape[1:]), dtype=np.float32)
-            for part in self._bundle.graphs["refiner"].state
-        }
-        inputs |= {"code": start[None], "target": target[None]}
-        inputs["mask"] = np.ones((1, *target.shape[:2], 1), dtype=np.float32)
-        for name in REFINE_SETTINGS:
-            inputs[name] = np.full((1, 1), getattr(settings, name), dtype=np.float32)
-        return inputs
+
+def first_inputs(
+    bundle: Bundle, codes: npt.NDArray[np.float32], targets: npt.NDArray[np.uint8], settings: RefineSettings
+) -> dict[str, npt.NDArray[Any]]:
+    """The refiner's inputs before the first step: codes float32 [N, L, 512], targets uint8 [N, H, W, 3]."""
+    inputs: dict[str, npt.NDArray[Any]] = {
+        part.name: np.zeros((len(codes), *part.shape[1:]), dtype=np.float32)
+        for part in bundle.graphs["refiner"].state
+    }
+    inputs |= {"code": codes, "target": targets}
+    inputs["mask"] = np.ones((*targets.shape[:3], 1), dtype=np.float32)
+    for name in REFINE_SETTINGS:
+        inputs[name] = np.full((len(codes), 1), getattr(settings, name), dtype=np.float32)
+    return inputs

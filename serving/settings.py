@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     intra_op_threads: int = Field(default=0, ge=0)
     """Threads for each graph's session. 0: as many as this process may use processors (container limits count)."""
 
+    refiner_engine: Literal["auto", "onnxruntime", "openvino"] = "auto"
+    """What runs refinement steps. auto: OpenVINO in bfloat16 where it is installed and the processor has that."""
+
     max_batch_size: int = Field(default=16, ge=1)
     """Samples in one run of a graph, at most; a bundle may set it lower. Memory grows to the largest batch seen."""
 

@@ -1,4 +1,4 @@
-"""The embedded back end: ONNX Runtime in this process, one session, one worker thread and one batcher for each graph.
+"""The embedded back end: graphs in this process, one session, one worker thread and one batcher for each.
 
 No server to install. Batches have their exact size: ONNX Runtime on a CPU gains nothing from padded ones.
 """
@@ -14,17 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from serving.backends import Inference, Tensors
+from serving.backends.engines import EngineUnfit, OnnxRuntimeSession, Session, open_refiner
 from serving.batcher import Batcher
-from serving.bundle import ROLES, Bundle, GraphSpec
+from serving.bundle import ROLES, Bundle, Role
 from serving.deadline import Clock, Deadline, MonotonicClock
 from serving.errors import BackendFailed, BundleInvalid, ShuttingDown
 from serving.metrics import Metrics
 from serving.settings import Settings
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it is read once, at import
-import onnxruntime
-
-_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -55,10 +52,9 @@ class EmbeddedBackend:
         try:
             for bundle in self._bundles:
                 for role in ROLES:
-                    spec = bundle.graphs[role]
-                    graph = _Graph(spec, self._settings, self._metrics, self._clock)
-                    self._graphs[spec.model] = graph
-                    await graph.load(bundle.name, bundle.graph_file(role))
+                    graph = _Graph(bundle, role, self._settings, self._metrics, self._clock)
+                    self._graphs[bundle.graphs[role].model] = graph
+                    await graph.load()
         except BaseException:
             await self.close()
             raise
@@ -83,8 +79,11 @@ class EmbeddedBackend:
 class _Graph:
     """One session with its thread and its batcher."""
 
-    def __init__(self, spec: GraphSpec, settings: Settings, metrics: Metrics, clock: Clock) -> None:
-        self._spec = spec
+    def __init__(
+        self, bundle: Bundle, role: Role, settings: Settings, metrics: Metrics, clock: Clock
+    ) -> None:
+        self._bundle, self._role, self._engine = bundle, role, settings.refiner_engine
+        self._spec = spec = bundle.graphs[role]
         self._threads = settings.intra_op_threads or available_processors()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"graph-{spec.model}")
         self._batcher = Batcher(
@@ -97,18 +96,20 @@ class _Graph:
             on_batch=metrics.batch_size.labels(spec.model).observe,
             on_depth=metrics.queue_depth.labels(spec.model).set,
         )
-        self._session: onnxruntime.InferenceSession | None = None
+        self._session: Session | None = None
         self._output_names = [output.name for output in spec.outputs]
 
-    async def load(self, bundle: str, file: Path) -> None:
+    async def load(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            self._session = await loop.run_in_executor(self._worker, self._open, file)
+            self._session = await loop.run_in_executor(self._worker, self._open)
+        except EngineUnfit as error:
+            raise BundleInvalid(f"Bundle {self._bundle.name}: {error}") from None
         except Exception as error:
             raise BundleInvalid(
-                f"Bundle {bundle}: ONNX Runtime cannot load {self._spec.model}; export the bundle again."
+                f"Bundle {self._bundle.name}: {self._spec.model} cannot be loaded; export the bundle again."
             ) from error
-        self._check_against_manifest(bundle, self._session)
+        self._check_against_manifest(self._session)
 
     async def infer(self, inputs: Tensors, deadline: Deadline) -> Inference:
         samples = self._split(inputs)
@@ -125,25 +126,17 @@ class _Graph:
         self._worker.shutdown(wait=True)
         self._session = None
 
-    def _open(self, file: Path) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Several sessions share the processors: one that went on spinning after a run would take them from the others.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    def _open(self) -> Session:
+        if self._role == "refiner":
+            return open_refiner(self._bundle, self._threads, self._engine)
+        return OnnxRuntimeSession(self._bundle.graph_file(self._role), self._threads)
 
-    def _check_against_manifest(self, bundle: str, session: onnxruntime.InferenceSession) -> None:
-        for specs, values in (
-            (self._spec.inputs, session.get_inputs()),
-            (self._spec.outputs, session.get_outputs()),
-        ):
-            found = {value.name: _DTYPES.get(value.type, value.type) for value in values}
+    def _check_against_manifest(self, session: Session) -> None:
+        for specs, found in ((self._spec.inputs, session.inputs), (self._spec.outputs, session.outputs)):
             for spec in specs:
                 if found.get(spec.name) != spec.dtype:
                     raise BundleInvalid(
-                        f"Bundle {bundle}: {self._spec.model} has no {spec.dtype} tensor {spec.name!r}, "
+                        f"Bundle {self._bundle.name}: {self._spec.model} has no {spec.dtype} tensor {spec.name!r}, "
                         "though its manifest says so; export the bundle again."
                     )
 
@@ -173,8 +166,5 @@ class _Graph:
             name: first[name] if len(samples) == 1 else np.concatenate([sample[name] for sample in samples])
             for name in first
         }
-        outputs = self._session.run(self._output_names, feeds)
-        return [
-            {name: value[n : n + 1] for name, value in zip(self._output_names, outputs, strict=True)}
-            for n in range(len(samples))
-        ]
+        outputs = self._session.run(feeds)
+        return [{name: outputs[name][n : n + 1] for name in self._output_names} for n in range(len(samples))]
