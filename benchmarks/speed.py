@@ -105,8 +105,14 @@ class TorchSide:
 
         return step
 
-    def tuned_step(self, code: Array, image: Array) -> Step:
-        """A well-written loop: frozen weights, the target's features cached, channels-last."""
+    def losses(self, code: Array, image: Array) -> Array:
+        """The objective of codes, float32 [N]."""
+        with torch.no_grad():
+            goal = self.objective.target(to_float(torch.from_numpy(image)))
+            return self.objective(torch.from_numpy(code), goal, self.weights).numpy()
+
+    def tuned_step(self, code: Array, image: Array, note: Callable[[Array], object] = id) -> Step:
+        """A well-written loop: frozen weights, the target's features cached, channels-last. `note` gets the losses."""
         variable, optimiser = self.adam(code)
         target = to_float(torch.from_numpy(image)).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
@@ -114,9 +120,10 @@ class TorchSide:
 
         def step() -> None:
             self.objective.requires_grad_(False)
-            loss = self.objective(variable, goal, self.weights).sum()
-            (variable.grad,) = torch.autograd.grad(loss, variable)
+            losses = self.objective(variable, goal, self.weights)
+            (variable.grad,) = torch.autograd.grad(losses.sum(), variable)
             optimiser.step()
+            note(losses.detach().numpy())
 
         return step
 
