@@ -85,6 +85,7 @@ baselines: $(VENV)/.all ## TRAIN=, DATA=: encoders by every method, for `evaluat
 	for weight in 0.02 0.5; do $(ENCODER) --code-weight $$weight || exit 1; done
 	for view in joint layer; do $(ENCODER) --code-critic-view $$view || exit 1; done
 	$(ENCODER) --r1-gamma 1 && $(ENCODER) --code-pool 0
+	$(ENCODER) --no-activation && $(ENCODER) --no-activation --code-weight 0 --code-cycle-weight 0
 
 evaluate: $(VENV)/.all ## TRAIN=, TRAIN_CSV=, DATA=, DATA_CSV=: the table of methods, from the encoders of `baselines`
 	$(BIN)/python -m training evaluate $(sort $(wildcard $(BASELINES)/*-inversion-*)) --data $(DATA) --train $(TRAIN) \

@@ -61,7 +61,9 @@ class Coverage:
         mean, deviation = code_statistics(generator)
         self.fabric = fabric
         self.encoder = Encoder(
-            EncoderConfig(shape.resolution, channels, layers=shape.layers, code_size=shape.code_size)
+            EncoderConfig(
+                shape.resolution, channels, layers=shape.layers, code_size=shape.code_size, activation=True
+            )
         )
         self.encoder.to(fabric.device, memory_format=layout)
         self.encoder.start_from(sample_codes(generator, 10_000))

@@ -102,10 +102,11 @@ def method_name(meta: dict[str, Any]) -> str:
     usual = InversionConfig
     weights, critic = meta["loss_weights"], OLD_CRITIC | meta.get("code_critic", {})
     code, cycle, view = weights["code_weight"], weights["code_cycle_weight"], meta["code_critic_view"]
+    end = {"linear end": not meta["encoder"].get("activation", False)}
     if weights["pixel_weight"] == 0:
-        return "traditional"
+        return joined("traditional", end)
     if code == 0:
-        return "in-domain, with code cycle" if cycle > 0 else "in-domain"
+        return joined("in-domain", {"with code cycle": cycle > 0} | end)
     changed = {
         f"code weight {code:g}": code != usual.code_weight,
         f"code cycle {cycle:g}" if cycle > 0 else "no code cycle": cycle != usual.code_cycle_weight,
@@ -114,7 +115,12 @@ def method_name(meta: dict[str, Any]) -> str:
         f"R1 {critic['r1_gamma']:g}": critic["r1_gamma"] != usual.r1_gamma,
         f"replay pool {critic['code_pool']}": critic["code_pool"] != usual.code_pool,
     }
-    return ", ".join(["force-in-domain", *(name for name, is_so in changed.items() if is_so)])
+    return joined("force-in-domain", changed | end)
+
+
+def joined(method: str, changed: dict[str, bool]) -> str:
+    """A method's name and what is so of what may be changed."""
+    return ", ".join([method, *(name for name, is_so in changed.items() if is_so)])
 
 
 def preference(method: str) -> int:

@@ -19,6 +19,7 @@ from training.augmentation import augment
 from training.coverage import Coverage, fitted_mapping
 from training.critics import ProjectedCritic, StyleGAN2Critic
 from training.data import Pictures, load_pictures
+from training.encoder import EncoderConfig
 from training.generator import Generator, GeneratorConfig
 from training.loop import Compute, draw_batch, progress_bar, update
 from training.losses import (
@@ -28,7 +29,15 @@ from training.losses import (
     non_saturating_loss,
     r1_penalty,
 )
-from training.runs import Run, load_meta, load_network, load_optimiser, read_config, save_checkpoint
+from training.runs import (
+    CheckpointError,
+    Run,
+    load_meta,
+    load_network,
+    load_optimiser,
+    read_config,
+    save_checkpoint,
+)
 
 
 @dataclass
@@ -131,7 +140,12 @@ class GanTrainer:
         for name in ("generator_live", "generator", "image_critic"):
             load_network(folder, name, self.networks()[name])
         self.start_coverage()
-        for name in ("encoder", "code_critic") if self.coverage and "encoder" in meta else ():
+        known = meta.get("encoder")
+        if self.coverage and known and read_config(EncoderConfig, known) != self.coverage.encoder.config:
+            raise CheckpointError(
+                f"{folder} holds an encoder of another shape: {known}; start without --resume"
+            )
+        for name in ("encoder", "code_critic") if self.coverage and known else ():
             load_network(folder, name, self.networks()[name])
         for name, optimiser in self.optimisers().items():
             if name in ("generator", "image_critic") or "encoder" in meta:

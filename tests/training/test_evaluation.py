@@ -173,6 +173,8 @@ def test_a_file_that_is_no_torchscript_is_named(tmp_path: Path) -> None:
         ({"per_layer_code": False, "code_critic_view": "layer"}, "force-in-domain"),
         ({"code_weight": 0.0, "code_cycle_weight": 0.0}, "in-domain"),
         ({"pixel_weight": 0.0}, "traditional"),
+        ({"activation": False, "r1_gamma": 1.0}, "force-in-domain, R1 1, linear end"),
+        ({"activation": False, "code_weight": 0.0, "code_cycle_weight": 0.0}, "in-domain, linear end"),
     ],
 )
 def test_a_methods_name_says_what_was_changed(changes: dict[str, Any], name: str) -> None:
@@ -189,12 +191,13 @@ def test_a_methods_name_says_what_was_changed(changes: dict[str, Any], name: str
                 "code_critic_rate",
             )
         }
-        | {"code_critic_view": "native", "per_layer_code": True}
+        | {"code_critic_view": "native", "per_layer_code": True, "activation": True}
         | changes
     )
     weights = {key: given[key] for key in given if key.endswith("_weight")}
     meta = {
         "loss_weights": weights, "code_critic": given, "code_critic_view": given["code_critic_view"],
         "generator": {"per_layer_code": given["per_layer_code"]},
+        "encoder": {"activation": given["activation"]},
     }  # fmt: skip
     assert method_name(meta) == name
