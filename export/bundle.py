@@ -36,6 +36,7 @@ from export.parity import (
     check_all,
     check_precision,
     open_session,
+    precision_figures,
     refiner_inputs,
     run,
     sample_count,
@@ -160,7 +161,9 @@ def measure_precision(built: Built, config: BundleConfig, z: Tensor) -> dict[str
     parts = torch.arange(config.precision_codes).split(len(z))
     with torch.no_grad():
         codes = [mapping(torch.randn(len(part), z.shape[1])) for part in parts]
-    return check_precision(built.graphs, built.objective, codes, config.precision)
+    figures = precision_figures(built.graphs, built.objective, codes)
+    check_precision(figures, config.precision)
+    return figures
 
 
 def stored_bytes(file: Path) -> int:

@@ -301,39 +301,36 @@ def check_follows_target(
     return {"steps_followed": float(chunks * config.chunk_steps), "loss_left": float((own / first).max())}
 
 
-def check_precision(
-    graphs: Mapping[str, Graph],
-    objective: Objective,
-    codes: Sequence[Tensor],
-    precision: Precision,
-    tolerances: Tolerances = TOLERANCES,
+def precision_figures(
+    graphs: Mapping[str, Graph], objective: Objective, codes: Sequence[Tensor]
 ) -> dict[str, Figures]:
     """Pictures of the 16-bit generator, and of the 16-bit encoder's codes, against those of float32's networks.
 
-    `objective` holds the float32 networks; codes: batches of float32 [N, L, 512]. Raises ParityError.
+    `objective` holds the float32 networks; codes: batches of float32 [N, L, 512].
     """
     generator, encoder = graphs["generator"].module, graphs["encoder"].module
     assert isinstance(generator, GeneratorGraph)
-    assert isinstance(encoder, EncoderGraph)
     synthesis = objective.synthesis
+    pictures = GeneratorGraph(synthesis)
 
-    def reencoded(network: nn.Module) -> Callable[[Tensor], Tensor]:
-        return lambda code: synthesis(network(as_bytes(code)))
+    def reconstruction(network: nn.Module) -> Callable[[Tensor], Tensor]:
+        return lambda code: synthesis(network(pictures(code)))
 
-    as_bytes, exact = GeneratorGraph(synthesis), EncoderGraph(objective.encoder)
-    figures: dict[str, Figures] = {}
-    for role, found, wanted in (
-        ("generator", generator.synthesis, synthesis),
-        ("encoder", reencoded(encoder), reencoded(exact)),
-    ):
-        figures[role] = picture_psnr(found, wanted, codes)
-        reached, limit = figures[role]["psnr_db"], tolerances.psnr_db
-        require(
-            reached >= limit,
-            role,
-            f"PSNR of {precision} against float32 {reached:.1f} dB; at least {limit:g} needed",
-        )
-    return figures
+    exact = reconstruction(EncoderGraph(objective.encoder))
+    return {
+        "generator": picture_psnr(generator.synthesis, synthesis, codes),
+        "encoder": picture_psnr(reconstruction(encoder), exact, codes),
+    }
+
+
+def check_precision(
+    figures: Mapping[str, Figures], precision: Precision, tolerances: Tolerances = TOLERANCES
+) -> None:
+    """Raise ParityError where 16 bits move pictures too far."""
+    for role, reached in figures.items():
+        psnr, limit = reached["psnr_db"], tolerances.psnr_db
+        what = f"PSNR of {precision} against float32 {psnr:.1f} dB; at least {limit:g} needed"
+        require(psnr >= limit, role, what)
 
 
 def check_all(
