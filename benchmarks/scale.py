@@ -70,7 +70,7 @@ class ScaleConfig:
 
 def rosinality_state(generator: Generator) -> dict[str, Tensor]:
     """A generator's tensors under the names and shapes of rosinality/stylegan2-pytorch."""
-    state = {"input.input": generator.synthesis.constant}
+    state: dict[str, Tensor] = {"input.input": generator.synthesis.constant}
     for i, layer in enumerate(generator.mapping.layers):
         state |= {f"style.{i + 1}.weight": layer.weight, f"style.{i + 1}.bias": layer.bias}  # type: ignore[dict-item]
 
@@ -83,13 +83,13 @@ def rosinality_state(generator: Generator) -> dict[str, Tensor]:
     for i, layer in enumerate(generator.synthesis.styled):
         name = f"convs.{i - 1}" if i else "conv1"
         state |= convolution(name, layer.conv)  # type: ignore[arg-type]
-        state[f"{name}.noise.weight"] = layer.noise_strength.reshape(1)  # type: ignore[operator]
+        state[f"{name}.noise.weight"] = layer.noise_strength.reshape(1)
         state[f"{name}.activate.bias"] = layer.bias  # type: ignore[assignment]
         state[f"noises.noise_{i}"] = layer.noise  # type: ignore[assignment]
     for i, layer in enumerate(generator.synthesis.to_rgb):
         name = f"to_rgbs.{i - 1}" if i else "to_rgb1"
         state |= convolution(name, layer.conv)  # type: ignore[arg-type]
-        state[f"{name}.bias"] = layer.bias.reshape(1, 3, 1, 1)  # type: ignore[operator]
+        state[f"{name}.bias"] = layer.bias.reshape(1, 3, 1, 1)
     return {key: value.detach().clone() for key, value in state.items()}
 
 
@@ -266,7 +266,7 @@ def onnx_runtime(file: Path, precision: Precision, threads: int) -> Callable[[Ar
 
 def openvino(file: Path, precision: Precision, threads: int) -> Callable[[Array], object]:
     """A file in OpenVINO, which really computes in 16 bits where the processor can."""
-    import openvino as ov  # type: ignore[import-not-found]
+    import openvino as ov
 
     hint = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[precision]
     options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}

@@ -32,7 +32,8 @@ def data_file(file: Path) -> Path:
 
 def save(model: ir.Model, file: Path) -> None:
     """Write a graph, and beside it its weights where they are too many for one file of protobuf."""
-    weights = sum(value.const_value.nbytes for value in model.graph.initializers.values())
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    weights = sum(int(tensor.nbytes) for tensor in tensors if tensor is not None)
     ir.save(model, file, external_data=data_file(file).name if weights > EXTERNAL_DATA_BYTES else None)
 
 

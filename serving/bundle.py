@@ -67,6 +67,9 @@ class GraphSpec(_Part):
     file: str
     sha256: str
     external_data: _File | None = None  # weights beside the graph, which names them itself
+    precision: Literal["float32", "float16", "bfloat16"] = (
+        "float32"  # what it computes in; its borders do not show
+    )
     max_batch_size: int = Field(ge=1)
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]

@@ -105,8 +105,11 @@ class _Graph:
         try:
             self._session = await loop.run_in_executor(self._worker, self._open, file)
         except Exception as error:
+            repair = "export the bundle again"
+            if self._spec.precision != "float32":
+                repair += f" with --precision float32, or serve it from a GPU: it computes in {self._spec.precision}"
             raise BundleInvalid(
-                f"Bundle {bundle}: ONNX Runtime cannot load {self._spec.model}; export the bundle again."
+                f"Bundle {bundle}: ONNX Runtime cannot load {self._spec.model}; {repair}."
             ) from error
         self._check_against_manifest(bundle, self._session)
 
