@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -191,7 +192,10 @@ def scale_row(config: ScaleConfig, resolution: int) -> list[str]:
         ]  # fmt: skip
         if config.bundle:
             steps.append((export_bundle, (folder,)))
-        found = [measured(step, config.threads, *arguments) for step, arguments in steps]
+        found = []
+        for step, arguments in steps:
+            found.append(measured(step, config.threads, *arguments))
+            print(f"{resolution} px, {step.__name__}: {found[-1]}", file=sys.stderr, flush=True)
     costs = [f"{f['seconds']:.0f} s, {f['peak'] / 1e9:.1f} GB" for f in found]
     size, seconds = found[1]["bytes"] / 1e6, found[2]["decode_s"]
     return [
