@@ -14,7 +14,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow bench bench-refine quality edits baselines evaluate train-faces64 train-faces128 lint format proto clean
+.PHONY: help demo serve test test-slow bench bench-refine quality edits scale baselines evaluate train-faces64 train-faces128 lint format proto clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ quality: $(VENV)/.all ## DATA=pictures.zip: how well they are inverted, through 
 edits: $(VENV)/.all ## TRAIN=, TRAIN_CSV=, DATA=: do directions move what they are named for?
 	$(BIN)/python -m benchmarks.edits --repository $(REPOSITORY) --train $(TRAIN) --train-attributes $(TRAIN_CSV) \
 	  --data $(DATA) $(BENCH)
+
+scale: $(VENV)/.all ## StyleGAN2 of up to 1024 px through import, export and decoding; what 16 bits cost and save
+	$(BIN)/python -m benchmarks.scale $(BENCH)
 
 # Hours on two cores. RUNS must be a fresh folder: the runs in it are numbered from 0.
 RUNS ?= runs/faces64

@@ -84,21 +84,29 @@ class FoldedModulatedConv(nn.Module):
 
     def set_energy(self) -> None:
         """Compute sum_k W^2 from the weight as it is now."""
-        energy = self.weight.square().sum((2, 3))
+        energy = self.weight.float().square().sum((2, 3))
         self.energy.copy_(energy if self.up else energy.t())
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """x [N, C_in, H, W] in the weight's precision, w float32 [N, 512] -> in x's, but float32 for RGB."""
         style = self.style(w)  # [N, C_in]
-        x = x * style[..., None, None]
+        scale: Tensor | None = None  # [N, C_out], or [N, 1]
+        if self.demodulate:
+            scale = torch.rsqrt(style.square() @ self.energy + DEMODULATION_EPSILON) * self.gain
+        if self.weight.dtype != torch.float32:
+            # The largest style becomes 1, so that sums stay within 16 bits, and is given back after the convolution;
+            # from Karras et al., "Training Generative Adversarial Networks with Limited Data" (arXiv 2006.06676).
+            peak = style.abs().amax(1, keepdim=True).clamp(min=DEMODULATION_EPSILON)
+            style, scale = style / peak, peak if scale is None else scale * peak
+        x = x * style[..., None, None].to(x.dtype)
         if self.up:
             x = F.conv_transpose2d(x, self.weight, stride=2)
             x = F.conv2d(x, self.blur, padding=1, groups=self.blur.shape[0])
         else:
             x = F.conv2d(x, self.weight, padding=self.padding)
-        if self.demodulate:
-            d = torch.rsqrt(style.square() @ self.energy + DEMODULATION_EPSILON) * self.gain
-            x = x * d[..., None, None]
-        return x
+        if not self.demodulate:
+            x = x.float()  # the picture is summed over all resolutions
+        return x if scale is None else x * scale[..., None, None].to(x.dtype)
 
 
 class FoldedStyledLayer(nn.Module):

@@ -18,12 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from export.decompositions import trace
+from export.precision import Precision
 from export.storage import compress, tidy
 from export.triton import Border, DType
 from export.unrolling import BEST, LOSS, unroll
 from training.refinement import Refiner, to_float
 
 OPSET = 20
+BFLOAT16_OPSET = 22  # the first whose convolutions take bfloat16
 EXAMPLE_BATCH = 2  # traced with; 0 and 1 would be baked in
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {"uint8": torch.uint8, "float32": torch.float32}
@@ -37,6 +39,13 @@ class Graph:
     module: nn.Module
     inputs: tuple[Border, ...]
     outputs: tuple[Border, ...]
+    precision: Precision = "float32"
+    """What its network computes in; borders are uint8 and float32 whatever it is."""
+
+    @property
+    def opset(self) -> int:
+        """Version of ONNX's operators."""
+        return BFLOAT16_OPSET if self.precision == "bfloat16" else OPSET
 
 
 class EncoderGraph(nn.Module):
@@ -47,7 +56,7 @@ class EncoderGraph(nn.Module):
         self.encoder = encoder
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.encoder(to_float(image))
+        return self.encoder(to_float(image).to(next(self.encoder.parameters()).dtype))
 
 
 class GeneratorGraph(nn.Module):
@@ -97,8 +106,9 @@ def bundle_graphs(
     resolution: int,
     code_shape: tuple[int, int],
     z_size: int,
+    precision: Precision,
 ) -> dict[str, Graph]:
-    """The five graphs by role, from folded networks."""
+    """The five graphs by role, from folded networks. `precision`: that of `encoder` and `synthesis`."""
     picture = (resolution, resolution, 3)
     code, image = Border("code", "float32", code_shape), Border("image", "uint8", picture)
     state = [Border(name, "float32", shape) for name, shape in refiner.one_step.shapes.items()]
@@ -109,8 +119,8 @@ def bundle_graphs(
     target = Border("target", "uint8", picture)
     mask = Border("mask", "float32", (resolution, resolution, 1))
     graphs = (
-        Graph("encoder", EncoderGraph(encoder), (image,), (code,)),
-        Graph("generator", GeneratorGraph(synthesis), (code,), (image,)),
+        Graph("encoder", EncoderGraph(encoder), (image,), (code,), precision),
+        Graph("generator", GeneratorGraph(synthesis), (code,), (image,), precision),
         Graph("mapping", mapping, (Border("z", "float32", (z_size,)),), (code,)),
         Graph("critic", critic, (code,), (Border("score", "float32", (1,)),)),
         Graph(
@@ -128,16 +138,16 @@ def bundle_graphs(
     return {graph.role: graph for graph in graphs}
 
 
-def to_onnx(graph: Graph, name: str) -> onnx.ModelProto:
+def to_onnx(graph: Graph, name: str) -> ir.Model:
     """Export a graph with dynamic batch and lossless compact storage; `name` becomes the ONNX graph's name."""
     if isinstance(graph.module, Refiner):
         model = ir.from_proto(unroll(refiner_step(graph), graph.module.chunk_steps))
     else:
-        model = export(graph.module, graph.inputs, [border.name for border in graph.outputs])
+        model = export(graph.module, graph.inputs, [border.name for border in graph.outputs], graph.opset)
     model.graph.name = name
     tidy(model)
     compress(model)
-    return ir.to_proto(model)
+    return model
 
 
 def refiner_step(graph: Graph) -> onnx.ModelProto:
@@ -149,12 +159,12 @@ def refiner_step(graph: Graph) -> onnx.ModelProto:
     inputs = (*graph.inputs[:parts], *best, *graph.inputs[parts:])
     traced = trace(step, tuple(example(border) for border in inputs))
     names = [*(f"next_{name}" for name in (*step.shapes, *BEST)), LOSS]
-    model = export(traced, inputs, names)
+    model = export(traced, inputs, names, graph.opset)
     tidy(model)
     return ir.to_proto(model)
 
 
-def export(module: nn.Module, inputs: Sequence[Border], outputs: Sequence[str]) -> ir.Model:
+def export(module: nn.Module, inputs: Sequence[Border], outputs: Sequence[str], opset: int) -> ir.Model:
     """Through torch's exporter, batch dynamic."""
     module.eval().requires_grad_(False)
     with quiet_exporter():
@@ -165,7 +175,7 @@ def export(module: nn.Module, inputs: Sequence[Border], outputs: Sequence[str]) 
             dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs),
             input_names=[border.name for border in inputs],
             output_names=list(outputs),
-            opset_version=OPSET,
+            opset_version=opset,
             optimize=False,  # the optimiser deletes "+ 1e-8": a wrong gradient, and NaN in half precision
         )
     assert program is not None

@@ -5,8 +5,9 @@ Every check returns the figures it reached, which go into the manifest, or raise
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,25 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
-from export.graphs import OPSET, Graph
+from export.graphs import EncoderGraph, GeneratorGraph, Graph
+from export.precision import Precision, picture_psnr
 from training.refinement import OPTIMISERS, Adam, Objective, RefinementConfig, Weights, refine, to_float
 
 Array = npt.NDArray[np.generic]
 Figures = dict[str, float]
 
-BATCHES = (1, 3, 8)
+LARGEST_BATCH = 8
+BATCH_PIXELS = 1 << 18  # of one batch: the activations of a refinement's backward pass must fit into memory
+
+
+def sample_count(resolution: int) -> int:
+    """How many samples the checks take: the largest batch, fewer where pictures are large, but never one alone."""
+    return max(2, min(LARGEST_BATCH, BATCH_PIXELS // resolution**2))
+
+
+def batches(count: int) -> list[int]:
+    """Sizes of the batches that `count` samples are checked in: one alone, a few, all."""
+    return sorted({1, (count + 1) // 3, count})
 
 
 @dataclass(frozen=True)
@@ -50,6 +63,8 @@ class Tolerances:
     """A sample in a batch against the sample alone, relative."""
     rounding: float = 5e-3
     """Codes and scores of stored weights against the checkpoint's own, relative."""
+    psnr_db: float = 40.0
+    """Pictures of a graph that computes in 16 bits against those of float32: PSNR over all sampled codes."""
 
 
 TOLERANCES = Tolerances()
@@ -80,13 +95,16 @@ def run(session: ort.InferenceSession, inputs: Mapping[str, Array]) -> dict[str,
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
-def check_structure(graph: Graph, model: onnx.ModelProto) -> None:
+def check_structure(graph: Graph, file: Path) -> None:
     """Valid, its borders as declared, batch dynamic, no control flow, nothing random."""
-    onnx.checker.check_model(model, full_check=True)
+    onnx.checker.check_model(str(file), full_check=True)  # by its path: weights may lie beside it
+    model = onnx.load(file, load_external_data=False)
     opsets = {entry.domain: entry.version for entry in model.opset_import if entry.domain}
     version = next(entry.version for entry in model.opset_import if not entry.domain)
     require(
-        version <= OPSET and not opsets, graph.role, f"opset {version} with extra domains {sorted(opsets)}"
+        version <= graph.opset and not opsets,
+        graph.role,
+        f"opset {version} with extra domains {sorted(opsets)}",
     )
     found = sorted({node.op_type for node in model.graph.node if node.op_type.startswith(FORBIDDEN)})
     require(not found, graph.role, f"nodes that a graph may not have: {', '.join(found)}")
@@ -123,7 +141,7 @@ def check_forward(
 ) -> Figures:
     """A graph of one input and one output against its folded module and against the checkpoint's own network.
 
-    `checkpoint`: the training network behind the same border; `inputs`: at least max(BATCHES) samples.
+    `checkpoint`: the training network behind the same border; `inputs`: as many samples as the largest batch.
     """
     (border,), (result,) = graph.inputs, graph.outputs
 
@@ -131,7 +149,7 @@ def check_forward(
         return run(session, {border.name: x.numpy()})[result.name]
 
     with torch.no_grad():
-        folded = [(infer(inputs[:n]), graph.module(inputs[:n]).numpy()) for n in BATCHES]
+        folded = [(infer(inputs[:n]), graph.module(inputs[:n]).numpy()) for n in batches(len(inputs))]
         original = checkpoint(inputs).numpy()
     together = infer(inputs)
     alone = np.concatenate([infer(x[None]) for x in inputs])
@@ -214,12 +232,12 @@ def check_refiner(
 ) -> Figures:
     """Gradient, losses and codes of one chunk against autograd; each sample alone; and does it follow its target?
 
-    codes float32 [N, L, 512] and targets uint8 [N, H, W, 3], N at least max(BATCHES), other pictures than the codes'.
+    codes float32 [N, L, 512] and targets uint8 [N, H, W, 3], other pictures than the codes'.
     """
     k = config.chunk_steps
     few = RefinementConfig(**{**vars(config), "steps": k})
     gradient, loss, displacement = [], [], []
-    for n in BATCHES:
+    for n in batches(len(codes)):
         inputs = refiner_inputs(codes[:n], targets[:n], config)
         found = run(session, inputs)
         wanted = refine(objective, torch.from_numpy(codes[:n]), to_float(torch.from_numpy(targets[:n])), few)
@@ -291,39 +309,79 @@ def check_follows_target(
     return {"steps_followed": float(chunks * config.chunk_steps), "loss_left": float((own / first).max())}
 
 
+def precision_figures(
+    graphs: Mapping[str, Graph], objective: Objective, codes: Sequence[Tensor]
+) -> dict[str, Figures]:
+    """Pictures of the 16-bit generator, and of the 16-bit encoder's codes, against those of float32's networks.
+
+    `objective` holds the float32 networks; codes: batches of float32 [N, L, 512].
+    """
+    generator, encoder = graphs["generator"].module, graphs["encoder"].module
+    assert isinstance(generator, GeneratorGraph)
+    synthesis = objective.synthesis
+    pictures = GeneratorGraph(synthesis)
+
+    def reconstruction(network: nn.Module) -> Callable[[Tensor], Tensor]:
+        return lambda code: synthesis(network(pictures(code)))
+
+    exact = reconstruction(EncoderGraph(objective.encoder))
+    return {
+        "generator": picture_psnr(generator.synthesis, synthesis, codes),
+        "encoder": picture_psnr(reconstruction(encoder), exact, codes),
+    }
+
+
+def check_precision(
+    figures: Mapping[str, Figures], precision: Precision, tolerances: Tolerances = TOLERANCES
+) -> None:
+    """Raise ParityError where 16 bits move pictures too far."""
+    for role, reached in figures.items():
+        psnr, limit = reached["psnr_db"], tolerances.psnr_db
+        what = f"PSNR of {precision} against float32 {psnr:.1f} dB; at least {limit:g} needed"
+        require(psnr >= limit, role, what)
+
+
 def check_all(
     graphs: Mapping[str, Graph],
     models: Mapping[str, Path],
+    widened: Mapping[str, Path],
     checkpoint: Mapping[str, nn.Module],
     objective: Objective,
     config: RefinementConfig,
     z: Tensor,
+    announce: Callable[[str], None],
 ) -> dict[str, Figures]:
     """Every check on every graph, as files. `z`: float32 [N, z_size] to sample codes and pictures from.
 
+    `widened`: the same files, those that compute in 16 bits with float32 in its place (`storage.widen`).
     `checkpoint`: by role, the training networks behind the graphs' own borders. Raises ParityError.
     """
     for role, path in models.items():
-        check_structure(graphs[role], onnx.load(path))
+        check_structure(graphs[role], path)
     with torch.no_grad():
         codes = graphs["mapping"].module(z)
-        pictures = graphs["generator"].module(codes)
-    inputs = {"encoder": pictures, "generator": codes, "mapping": z, "critic": codes}
-    figures = {
-        role: check_forward(graphs[role], open_session(models[role]), checkpoint[role], x)
-        for role, x in inputs.items()
-    }
+        pictures = GeneratorGraph(objective.synthesis)(codes)
+    figures: dict[str, Figures] = {}
+    for role, x in {"encoder": pictures, "generator": codes, "mapping": z, "critic": codes}.items():
+        announce(f"checking the {role}")
+        graph, original = graphs[role], checkpoint[role]
+        if graph.precision != "float32":
+            # how far its rounded weights are from the checkpoint's is part of the PSNR
+            original = copy.deepcopy(graph.module).float()
+            graph = replace(graph, module=original, precision="float32")
+        figures[role] = check_forward(graph, open_session(widened[role]), original, x)
+    announce("checking the refiner")
     # start from the neighbour's code, so that there is a way to go
     starts, targets = codes.numpy(), np.roll(pictures.numpy(), 1, 0)
     figures["refiner"] = check_refiner(open_session(models["refiner"]), objective, starts, targets, config)
     return figures
 
 
-def versions() -> dict[str, str | Sequence[int]]:
+def versions(samples: int) -> dict[str, str | Sequence[int]]:
     """What the figures were reached with."""
     return {
         "onnxruntime": ort.__version__,
         "onnx": onnx.__version__,
         "torch": torch.__version__,
-        "batches": BATCHES,
+        "batches": batches(samples),
     }

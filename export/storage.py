@@ -5,6 +5,8 @@ Every change here is exact: the graph computes the same float32 numbers before a
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import (
@@ -17,8 +19,22 @@ from onnx_ir.passes.common import (
     TopologicalSortPass,
 )
 
+SIXTEEN_BITS = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 SMALL = 1024  # tensors of fewer elements stay float32: they would save nothing
 PRODUCER = "indomain export"
+EXTERNAL_DATA_BYTES = 2_000_000_000  # weights beyond it lie beside the graph: protobuf ends at 2 GiB
+
+
+def data_file(file: Path) -> Path:
+    """Where a graph's weights are if they do not fit into it."""
+    return file.with_name(f"{file.name}.data")
+
+
+def save(model: ir.Model, file: Path) -> None:
+    """Write a graph, and beside it its weights where they are too many for one file of protobuf."""
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    weights = sum(int(tensor.nbytes) for tensor in tensors if tensor is not None)
+    ir.save(model, file, external_data=data_file(file).name if weights > EXTERNAL_DATA_BYTES else None)
 
 
 def tidy(model: ir.Model) -> None:
@@ -131,3 +147,21 @@ def compress(model: ir.Model) -> None:
         ir.convenience.replace_all_uses_with(value, cast.outputs[0])
         cast.outputs[0].name = name
         graph.insert_before(graph[0], cast)
+
+
+def widen(file: Path, to: Path) -> None:
+    """Write a graph again with float32 wherever it has a float of 16 bits: its operators, without their rounding.
+
+    Every runtime can run it, as not every one can bfloat16, and it gives what the network does to float32's tolerances.
+    """
+    model = ir.load(file)
+    graph = model.graph
+    for value in list(graph.initializers.values()):
+        tensor = value.const_value
+        if tensor is not None and tensor.dtype in SIXTEEN_BITS:
+            value.const_value = ir.tensor(tensor.numpy().astype(np.float32), name=value.name)
+            value.type = ir.TensorType(ir.DataType.FLOAT)
+    for node in graph:
+        if node.op_type == "Cast" and node.attributes["to"].as_int() in SIXTEEN_BITS:
+            node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT.value)
+    save(model, to)

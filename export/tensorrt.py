@@ -22,6 +22,7 @@ import tyro
 from export.triton import Border, Precision, TensorRT, batches, config_pbtxt, shapes
 
 PRECISE = ("refiner",)  # its gradients and Adam's moments do not fit into 16 bits
+OWN: dict[str, Precision] = {"float16": "fp16", "bfloat16": "bf16"}  # of a graph with 16-bit numbers in it
 SCRIPT = "build-plans.sh"
 WORKSPACE = 1 << 30
 
@@ -39,7 +40,7 @@ class TensorRTConfig:
     bundle: str = ""
     """Its bundle; the only one by default."""
     precision: Precision = "fp16"
-    """Precision of the networks; the refiner stays at fp32."""
+    """Precision of the networks; the refiner stays at fp32, and a graph that was exported in 16 bits keeps its own."""
     cache: str = "/var/cache/tensorrt"
     """Folder for engines on the serving machine. It must be there, and outlive the container, or each start builds
     anew."""
@@ -64,7 +65,7 @@ def accelerate(config: TensorRTConfig) -> str:
     for role, graph in graphs.items():
         # one level: the provider makes the last folder of the path, and no other
         cache = f"{config.cache}/{config.release}-{gpu}-{graph['model']}-{graph['sha256'][:16]}"
-        settings = TensorRT(precision_of(role, config), cache)
+        settings = TensorRT(precision_of(role, graph, config), cache)
         text = config_pbtxt(graph["model"], graph["max_batch_size"], *borders(graph), settings)
         (config.repository / graph["model"] / "config.pbtxt").write_text(text)
     return f"{len(graphs)} graphs set to TensorRT, {config.precision}, engines in {config.cache}"
@@ -97,9 +98,9 @@ def borders(graph: dict[str, Any]) -> tuple[list[Border], list[Border]]:
     return inputs, outputs
 
 
-def precision_of(role: str, config: TensorRTConfig) -> Precision:
-    """The precision that a graph bears."""
-    return "fp32" if role in PRECISE else config.precision
+def precision_of(role: str, graph: dict[str, Any], config: TensorRTConfig) -> Precision:
+    """The precision that a graph bears; what it computes in 16 bits has been chosen and checked at its export."""
+    return "fp32" if role in PRECISE else OWN.get(graph.get("precision", ""), config.precision)
 
 
 def this_gpu() -> str:
@@ -128,12 +129,14 @@ def build_plans(config: TensorRTConfig, graphs: dict[str, dict[str, Any]], to: P
         model, plan, precision = (
             config.repository / graph["file"],
             folder / "model.plan",
-            precision_of(role, config),
+            precision_of(role, graph, config),
         )
+        typed = graph.get("precision") in OWN
         if can_build:
-            build_plan(model, plan, inputs, graph["max_batch_size"], precision)
+            build_plan(model, plan, inputs, graph["max_batch_size"], precision, typed=typed)
         near = Path(os.path.relpath(model, to))
-        commands.append(trtexec(near, plan.relative_to(to), inputs, graph["max_batch_size"], precision))
+        batch = graph["max_batch_size"]
+        commands.append(trtexec(near, plan.relative_to(to), inputs, batch, precision, typed=typed))
     if can_build:
         return f"{len(graphs)} plans built in {to}"
     script = to / SCRIPT
@@ -144,32 +147,37 @@ def build_plans(config: TensorRTConfig, graphs: dict[str, dict[str, Any]], to: P
     return f"no GPU, or no tensorrt package, here: {script} builds the plans where there are"
 
 
-def trtexec(model: Path, plan: Path, inputs: list[Border], max_batch_size: int, precision: Precision) -> str:
-    """The command that builds a plan."""
+def trtexec(
+    model: Path, plan: Path, inputs: list[Border], max_batch_size: int, precision: Precision, *, typed: bool
+) -> str:
+    """The command that builds a plan; `typed`: every operator in the type that the graph gives it."""
     least, usual, largest = (shapes(inputs, batch) for batch in batches(max_batch_size))
     options = [
         f"--onnx={model}", f"--minShapes={least}", f"--optShapes={usual}", f"--maxShapes={largest}",
-        f"--{precision}" if precision != "fp32" else "--noTF32",
+        "--stronglyTyped" if typed else f"--{precision}" if precision != "fp32" else "--noTF32",
         f"--memPoolSize=workspace:{WORKSPACE >> 20}M", f"--saveEngine={plan}", "--skipInference",
     ]  # fmt: skip
     return shlex.join(["trtexec", *options])
 
 
 def build_plan(
-    model: Path, plan: Path, inputs: list[Border], max_batch_size: int, precision: Precision
+    model: Path, plan: Path, inputs: list[Border], max_batch_size: int, precision: Precision, *, typed: bool
 ) -> None:
     """The same through the `tensorrt` package, release 10. Raises TensorRTError with its complaints."""
     import tensorrt as trt  # type: ignore[import-not-found]
 
     builder = trt.Builder(trt.Logger(trt.Logger.WARNING))
-    network = builder.create_network(0)
+    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED) if typed else 0
+    network = builder.create_network(flags)
     parser = trt.OnnxParser(network, builder.logger)
     if not parser.parse_from_file(str(model)):
         complaints = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
         raise TensorRTError(f"TensorRT cannot read {model}: {complaints}")
     settings = builder.create_builder_config()
     settings.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
-    if precision == "fp32":
+    if typed:
+        pass  # else demodulation, which the graph has in float32, could be computed in 16 bits
+    elif precision == "fp32":
         settings.clear_flag(trt.BuilderFlag.TF32)  # its 10 bits are too few for a refinement's gradients
     elif hasattr(trt.BuilderFlag, precision.upper()):
         settings.set_flag(getattr(trt.BuilderFlag, precision.upper()))

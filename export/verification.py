@@ -22,14 +22,21 @@ from safetensors.numpy import load
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it is read once, at import
 import onnxruntime as ort
+from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
 Array = npt.NDArray[Any]
 Manifest = dict[str, Any]
 
 SAMPLE = "sample"  # sample/<role>/<inputs | outputs>/<name> in a bundle's tensors, one sample each
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
-RELATIVE = 1e-3  # codes, scores and losses: largest difference relative to the largest value
-LEVELS_SHARE = 0.999  # share of a picture's values that may differ by one level at most
+# By a graph's precision. Samples are stored as float32 computes them; two runtimes round 16 bits differently.
+RELATIVE = {
+    "float32": 1e-3,
+    "float16": 1e-2,
+    "bfloat16": 5e-2,
+}  # of codes, scores, losses: to the largest value
+LEVELS = {"float32": 1, "float16": 8, "bfloat16": 8}  # of 255: 40 dB is a spread of 2.6
+LEVELS_SHARE = 0.999  # share of a picture's values that must be within these levels
 STATE_OUTPUTS = (
     "next_",
     "best_code",
@@ -101,8 +108,9 @@ def verify_bundle(path: Path) -> Iterator[tuple[str, str]]:
         return
     yield f"{name}  tensors  {'differ' if wrong else 'as in the manifest'}", wrong
     for role, graph in graphs.items():
-        wrong = checksum_complaint(repository / graph["file"], graph["sha256"])
-        found = ""
+        parts = [graph, graph["external_data"]] if "external_data" in graph else [graph]
+        complaints = [checksum_complaint(repository / part["file"], part["sha256"]) for part in parts]
+        wrong, found = next(filter(None, complaints), ""), ""
         if not wrong:
             found, wrong = verify_graph(repository, role, graph, tensors)
         yield f"{name}  {role}  {found or wrong}", f"{role}: {wrong}" if wrong else ""
@@ -112,9 +120,15 @@ def checksum_complaint(file: Path, wanted: str) -> str:
     """What is wrong with a file, or nothing."""
     if not file.is_file():
         return f"{file.name} is missing"
-    if hashlib.sha256(file.read_bytes()).hexdigest() != wanted:
+    if sha256(file) != wanted:
         return f"{file.name} is not the file that the manifest names: its checksum differs"
     return ""
+
+
+def sha256(file: Path) -> str:
+    """Hexadecimal digest of a file, which may be larger than memory."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def verify_graph(
@@ -123,10 +137,15 @@ def verify_graph(
     """Open a graph, compare its borders with the manifest, and run its sample: what was found, what is wrong."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    precision = graph.get("precision", "float32")
     try:
         session = ort.InferenceSession(
             str(repository / graph["file"]), options, providers=["CPUExecutionProvider"]
         )
+    except NoKernel as error:
+        if precision == "bfloat16":
+            return "as in the manifest; not run: ONNX Runtime has no bfloat16 on this machine's processor", ""
+        return "", f"ONNX Runtime cannot load it: {str(error)[:200]}"
     except Exception as error:  # ONNX Runtime has no common class for what a bad graph raises
         return "", f"ONNX Runtime cannot load it: {str(error)[:200]}"
     for side, values in (("inputs", session.get_inputs()), ("outputs", session.get_outputs())):
@@ -150,18 +169,19 @@ def verify_graph(
     for name, wanted in stored["outputs"].items():
         if name.startswith(STATE_OUTPUTS):
             continue
-        off, allowed = difference(outputs[name], wanted)
+        off, allowed = difference(outputs[name], wanted, precision)
         worst = max(worst, off / allowed)
         if not off <= allowed:  # NaN is never within
             wrong = f"{name} differs from the stored sample by {off:.2e}; at most {allowed:g} is allowed"
     return f"borders and sample as stored ({worst:.1%} of what may differ)", wrong
 
 
-def difference(found: Array, wanted: Array) -> tuple[float, float]:
+def difference(found: Array, wanted: Array, precision: str) -> tuple[float, float]:
     """How far an output is from the stored one, and how far it may be."""
     if wanted.dtype == np.uint8:
-        return float((np.abs(found.astype(int) - wanted.astype(int)) > 1).mean()), 1 - LEVELS_SHARE
-    return float(np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1e-12)), RELATIVE
+        apart = np.abs(found.astype(int) - wanted.astype(int))
+        return float((apart > LEVELS[precision]).mean()), 1 - LEVELS_SHARE
+    return float(np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1e-12)), RELATIVE[precision]
 
 
 def diff(config: DiffConfig) -> str:
@@ -175,7 +195,9 @@ def diff(config: DiffConfig) -> str:
     for role in sorted(old["graphs"].keys() | new["graphs"].keys()):
         a, b = (manifest["graphs"].get(role, {}) for manifest in (old, new))
         changed = [
-            key for key in ("sha256", "inputs", "outputs", "max_batch_size") if a.get(key) != b.get(key)
+            key
+            for key in ("sha256", "external_data", "precision", "inputs", "outputs", "max_batch_size")
+            if a.get(key) != b.get(key)
         ]
         if changed:
             what = "added" if not a else "removed" if not b else f"other {', '.join(changed)}"

@@ -50,6 +50,11 @@ class TensorSpec(_Part):
     shape: tuple[int, ...]
 
 
+class _File(_Part):
+    file: str
+    sha256: str
+
+
 class GraphSpec(_Part):
     """One graph of a bundle, as a back end needs it."""
 
@@ -57,6 +62,10 @@ class GraphSpec(_Part):
     version: int = 1
     file: str
     sha256: str
+    external_data: _File | None = None  # weights beside the graph, which names them itself
+    precision: Literal["float32", "float16", "bfloat16"] = (
+        "float32"  # what it computes in; its borders do not show
+    )
     max_batch_size: int = Field(ge=1)
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -95,11 +104,6 @@ class _DirectionEntry(_Part):
     conditioned_on: tuple[str, ...] = ()
 
 
-class _TensorFile(_Part):
-    file: str
-    sha256: str
-
-
 class _Manifest(_Part):
     format: int
     bundle: str
@@ -107,7 +111,7 @@ class _Manifest(_Part):
     layers: int = Field(ge=1)
     code_size: int = Field(ge=1)
     graphs: dict[Role, GraphSpec]
-    tensors: _TensorFile
+    tensors: _File
     directions: tuple[_DirectionEntry, ...] = ()
     refine: RefineDefaults
     alignment: str = "centre-crop"
@@ -172,9 +176,11 @@ def read_bundle(repository: Path, name: str, *, verify: bool = True) -> Bundle:
         if role not in manifest.graphs:
             raise BundleInvalid(f"Bundle {name}: the manifest has no graph {role!r}; export it again.")
         _check_graph(name, role, manifest)
-        _read_file(repository, name, manifest.graphs[role].file, manifest.graphs[role].sha256, verify)
-    content = _read_file(repository, name, manifest.tensors.file, manifest.tensors.sha256, verify)
-    tensors = _read_tensors(name, content)
+        graph = manifest.graphs[role]
+        for file in (_File(file=graph.file, sha256=graph.sha256), graph.external_data):
+            if file is not None:
+                _check_file(repository, name, file, verify)
+    tensors = _read_tensors(name, _check_file(repository, name, manifest.tensors, verify))
     code_shape = (manifest.layers, manifest.code_size)
     return Bundle(
         name=name,
@@ -236,25 +242,28 @@ def _check_graph(bundle: str, role: Role, manifest: _Manifest) -> None:
             raise BundleInvalid(f"Bundle {bundle}: {role}.{spec.name} has shape {list(spec.shape)}.")
 
 
-def _read_file(repository: Path, bundle: str, file: str, sha256: str, verify: bool) -> bytes:
-    path = (repository / file).resolve()
+def _check_file(repository: Path, bundle: str, file: _File, verify: bool) -> Path:
+    path = (repository / file.file).resolve()
     if not path.is_relative_to(repository.resolve()):
-        raise BundleInvalid(f"Bundle {bundle}: {file} lies outside the model repository.")
+        raise BundleInvalid(f"Bundle {bundle}: {file.file} lies outside the model repository.")
     try:
-        content = path.read_bytes()
+        with path.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest() if verify else ""
     except OSError:
-        raise BundleInvalid(f"Bundle {bundle}: {file} cannot be read; export the bundle again.") from None
-    if verify and hashlib.sha256(content).hexdigest() != sha256.lower():
         raise BundleInvalid(
-            f"Bundle {bundle}: {file} is not the file that its manifest describes (sha256 differs); "
+            f"Bundle {bundle}: {file.file} cannot be read; export the bundle again."
+        ) from None
+    if verify and digest != file.sha256.lower():
+        raise BundleInvalid(
+            f"Bundle {bundle}: {file.file} is not the file that its manifest describes (sha256 differs); "
             "fetch or export the bundle again."
         )
-    return content
+    return path
 
 
-def _read_tensors(bundle: str, content: bytes) -> dict[str, npt.NDArray[np.float32]]:
+def _read_tensors(bundle: str, file: Path) -> dict[str, npt.NDArray[np.float32]]:
     try:
-        return load_safetensors(content)
+        return load_safetensors(file.read_bytes())
     except (SafetensorError, ValueError):
         raise BundleInvalid(f"Bundle {bundle}: its tensors are not a safetensors file.") from None
 

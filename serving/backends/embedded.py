@@ -106,8 +106,11 @@ class _Graph:
         except EngineUnfit as error:
             raise BundleInvalid(f"Bundle {self._bundle.name}: {error}") from None
         except Exception as error:
+            repair = "export the bundle again"
+            if self._spec.precision != "float32":
+                repair += f" with --precision float32, or serve it from a GPU: it computes in {self._spec.precision}"
             raise BundleInvalid(
-                f"Bundle {self._bundle.name}: {self._spec.model} cannot be loaded; export the bundle again."
+                f"Bundle {self._bundle.name}: {self._spec.model} cannot be loaded; {repair}."
             ) from error
         self._check_against_manifest(self._session)
 

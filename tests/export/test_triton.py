@@ -156,6 +156,30 @@ def test_without_tensorrt_a_script_builds_the_plans(
     assert {path: path.read_bytes() for path in repository.rglob("*.pbtxt")} == before
 
 
+def test_a_graph_in_16_bits_keeps_its_own_precision(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = json.loads((repository / "faces64.json").read_text())
+    manifest["graphs"]["generator"]["precision"] = "bfloat16"
+    (repository / "faces64.json").write_text(json.dumps(manifest))
+    assert main(["tensorrt", str(repository), "--release", "26.07", "--gpu", "h200"]) == 0
+    modes = {
+        role: re.search(
+            r'"precision_mode" value: "(\w+)"', (repository / f"faces64_{role}/config.pbtxt").read_text()
+        )
+        for role in ROLES
+    }
+    found = {role: mode[1] for role, mode in modes.items() if mode}
+    assert (found["generator"], found["encoder"], found["refiner"]) == ("BF16", "FP16", "FP32")
+    monkeypatch.setenv("PATH", "")  # no nvidia-smi
+    assert main(["tensorrt", str(repository), "--plans", str(tmp_path / "plans")]) == 0
+    lines = (tmp_path / "plans/build-plans.sh").read_text().splitlines()
+    typed = [line for line in lines if "--stronglyTyped" in line]
+    assert len(typed) == 1
+    assert "faces64_generator" in typed[0]
+    assert "--fp16" not in typed[0]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -1,0 +1,319 @@
+"""Large generators through import, export and decoding, and what 16 bits cost and save; on the CPU.
+
+`make scale` prints two tables. The first: StyleGAN2 in its configuration F, random weights in rosinality's layout, with
+time and peak memory of each step, each in a process of its own. The second: a trained pipeline in each precision.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+
+from benchmarks.graphs import Array, markdown_table
+from benchmarks.speed import interleaved
+from export.bundle import BundleConfig, stored_bytes, write_bundle
+from export.checkpoint import load_pipeline
+from export.folding import FoldedMapping, FoldedSynthesis, fold_encoder, round_weights
+from export.graphs import EncoderGraph, GeneratorGraph, Graph, to_onnx
+from export.importers import ImportConfig, import_checkpoint
+from export.parity import open_session, precision_figures, run
+from export.precision import Precision, lower
+from export.storage import save
+from export.triton import Border
+from training.critics import CodeCritic
+from training.encoder import Encoder, EncoderConfig
+from training.generator import Generator, GeneratorConfig, ModulatedConv
+from training.perceptual import LPIPSSq
+from training.refinement import Objective
+from training.runs import load_meta, load_network, read_config, save_checkpoint
+
+CONFIG_F = (512, 512, 512, 512, 512, 256, 128, 64, 32)  # feature maps at 4, 8, ... 1024 pixels
+ENCODER_F = (1024, 1024, 1024, 512, 256, 128, 64, 32, 16)  # the same way round
+IDINVERT_ENCODER = EncoderConfig(
+    256, (64, 128, 256, 512, 1024, 1024, 1024), 1024, 14
+)  # 165 million parameters
+
+
+@dataclass
+class ScaleConfig:
+    """Measure large networks and 16 bits."""
+
+    resolutions: tuple[int, ...] = (256, 512, 1024)
+    """Pictures' sides of the generators with random weights; none for the second table only."""
+    bundle: bool = False
+    """Also write and check the whole bundle of each, refiner included: minutes, and gigabytes of memory. At 256 pixels
+    its encoder is as large as the in-domain paper's."""
+    run: Path | None = Path("training/checkpoints/faces64")
+    """Run folder of the pipeline to compare precisions with; None for the first table only."""
+    codes: int = 1_000
+    """Codes that PSNR is measured on."""
+    rounds: int = 15
+    """Times that each graph is run, in turn with the others; the median counts."""
+    threads: int = 1
+    """Threads of PyTorch and of ONNX Runtime."""
+
+
+# --- large generators ------------------------------------------------------------------------------------------------
+
+
+def rosinality_state(generator: Generator) -> dict[str, Tensor]:
+    """A generator's tensors under the names and shapes of rosinality/stylegan2-pytorch."""
+    state: dict[str, Tensor] = {"input.input": generator.synthesis.constant}
+    for i, layer in enumerate(generator.mapping.layers):
+        state |= {f"style.{i + 1}.weight": layer.weight, f"style.{i + 1}.bias": layer.bias}  # type: ignore[dict-item]
+
+    def convolution(name: str, conv: ModulatedConv) -> dict[str, Tensor]:
+        modulation = {
+            f"{name}.conv.modulation.{part}": getattr(conv.style, part) for part in ("weight", "bias")
+        }
+        return {f"{name}.conv.weight": conv.weight[None], **modulation}
+
+    for i, layer in enumerate(generator.synthesis.styled):
+        name = f"convs.{i - 1}" if i else "conv1"
+        state |= convolution(name, layer.conv)  # type: ignore[arg-type]
+        state[f"{name}.noise.weight"] = layer.noise_strength.reshape(1)
+        state[f"{name}.activate.bias"] = layer.bias  # type: ignore[assignment]
+        state[f"noises.noise_{i}"] = layer.noise  # type: ignore[assignment]
+    for i, layer in enumerate(generator.synthesis.to_rgb):
+        name = f"to_rgbs.{i - 1}" if i else "to_rgb1"
+        state |= convolution(name, layer.conv)  # type: ignore[arg-type]
+        state[f"{name}.bias"] = layer.bias.reshape(1, 3, 1, 1)
+    return {key: value.detach().clone() for key, value in state.items()}
+
+
+def import_random(resolution: int, folder: Path) -> dict[str, Any]:
+    """A checkpoint with random weights, through the importer into a run folder."""
+    channels = CONFIG_F[: resolution.bit_length() - 2]
+    generator = Generator(GeneratorConfig(resolution, channels, per_layer_code=False))
+    torch.save({"g_ema": rosinality_state(generator)}, folder / "generator.pt")
+    import_checkpoint(ImportConfig(folder / "generator.pt", folder / "gan"))
+    return {"parameters": sum(p.numel() for p in generator.parameters())}
+
+
+def load_generator(folder: Path) -> Generator:
+    """The imported one."""
+    generator = Generator(read_config(GeneratorConfig, load_meta(folder / "gan", "gan")["generator"]))
+    load_network(folder / "gan", "generator", generator)
+    return generator.eval()
+
+
+def generator_graphs(
+    synthesis: FoldedSynthesis, mapping: FoldedMapping, precision: Precision
+) -> Iterator[Graph]:
+    """Mapping and generator with their borders."""
+    shape = mapping.config
+    code = Border("code", "float32", (shape.layers, shape.code_size))
+    image = Border("image", "uint8", (shape.resolution, shape.resolution, 3))
+    yield Graph("mapping", mapping, (Border("z", "float32", (shape.z_size,)),), (code,))
+    yield Graph("generator", GeneratorGraph(lower(synthesis, precision)), (code,), (image,), precision)
+
+
+def export_generator(folder: Path) -> dict[str, Any]:
+    """Mapping and generator as files."""
+    generator = load_generator(folder)
+    synthesis = FoldedSynthesis(generator.synthesis)
+    round_weights(synthesis)
+    for graph in generator_graphs(synthesis, FoldedMapping(generator.mapping), "float32"):
+        save(to_onnx(graph, graph.role), folder / f"{graph.role}.onnx")
+    return {"bytes": stored_bytes(folder / "generator.onnx")}
+
+
+def decode(folder: Path) -> dict[str, Any]:
+    """One picture with ONNX Runtime."""
+    z = np.random.default_rng(0).standard_normal((1, 512)).astype(np.float32)
+    code = run(open_session(folder / "mapping.onnx"), {"z": z})["code"]
+    session = open_session(folder / "generator.onnx")
+    found = interleaved({"decode": lambda: run(session, {"code": code})}, 3)
+    assert run(session, {"code": code})["image"].std() > 1, "a picture of nothing"
+    return {"decode_s": found["decode"]}
+
+
+def export_bundle(folder: Path) -> dict[str, Any]:
+    """The whole bundle, every check included, with an encoder and a critic of random weights."""
+    generator = load_generator(folder)
+    shape = generator.config
+    widths = ENCODER_F[: len(shape.channels)][::-1]
+    large = EncoderConfig(shape.resolution, widths, 64, shape.layers)
+    encoder = Encoder(IDINVERT_ENCODER if shape.resolution == IDINVERT_ENCODER.resolution else large)
+    with torch.no_grad():
+        codes = generator.mapping(torch.randn(64, shape.z_size))
+        encoder.start_from(codes.mean(0), codes.std(0) + 1e-6)
+    critic = CodeCritic(codes.mean(0), codes.std(0) + 1e-6, "layer", inputs=generator.mapping.last_inputs)
+    meta = {
+        "kind": "inversion", "name": "random", "generator": asdict(shape), "encoder": asdict(encoder.config),
+        "code_critic_view": "layer", "data": "random weights",
+    }  # fmt: skip
+    networks = {"generator": generator, "encoder": encoder, "code_critic": critic}
+    save_checkpoint(folder / "inversion" / "checkpoint", meta, networks, {})
+    print(write_bundle(BundleConfig(folder / "inversion", folder / "repository", sampled_codes=2_000)))
+    return {
+        "bundle_bytes": sum(
+            file.stat().st_size for file in (folder / "repository").rglob("*") if file.is_file()
+        )
+    }
+
+
+def measured(step: Callable[..., dict[str, Any]], threads: int, *arguments: Any) -> dict[str, Any]:
+    """Run a step in a process of its own: what it gives, its seconds, and its peak of resident memory in bytes."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(in_child, (step, threads, *arguments))
+
+
+def in_child(step: Callable[..., dict[str, Any]], threads: int, *arguments: Any) -> dict[str, Any]:
+    """The child's side of `measured`."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    start = time.perf_counter()
+    found = step(*arguments)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    return found | {"seconds": time.perf_counter() - start, "peak": peak}
+
+
+def scale_row(config: ScaleConfig, resolution: int) -> list[str]:
+    """One generator through all steps."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        steps: list[tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]] = [
+            (import_random, (resolution, folder)), (export_generator, (folder,)), (decode, (folder,)),
+        ]  # fmt: skip
+        if config.bundle:
+            steps.append((export_bundle, (folder,)))
+        found = []
+        for step, arguments in steps:
+            found.append(measured(step, config.threads, *arguments))
+            print(f"{resolution} px, {step.__name__}: {found[-1]}", file=sys.stderr, flush=True)
+    costs = [f"{f['seconds']:.0f} s, {f['peak'] / 1e9:.1f} GB" for f in found]
+    size, seconds = found[1]["bytes"] / 1e6, found[2]["decode_s"]
+    return [
+        f"{resolution} px, {found[0]['parameters'] / 1e6:.1f} M",
+        *costs[:2],
+        f"{size:.1f} MB",
+        f"{seconds:.2f} s, {found[2]['peak'] / 1e9:.1f} GB",
+        f"{costs[3]}, {found[3]['bundle_bytes'] / 1e6:.0f} MB" if config.bundle else "",
+    ]
+
+
+# --- precisions ------------------------------------------------------------------------------------------------------
+
+
+def precision_rows(config: ScaleConfig, folder: Path) -> list[list[str]]:
+    """Size, PSNR and speed of encoder and generator in each precision."""
+    assert config.run is not None
+    pipeline = load_pipeline(config.run)
+    shape = pipeline.generator.config
+    synthesis, encoder = FoldedSynthesis(pipeline.generator.synthesis), fold_encoder(pipeline.encoder)
+    mapping = FoldedMapping(pipeline.generator.mapping)
+    files: dict[str, dict[str, Path]] = {}
+    psnr: dict[str, dict[str, dict[str, float]]] = {}
+    torch.manual_seed(0)
+    with torch.no_grad():
+        codes = [
+            mapping(torch.randn(len(part), shape.z_size)) for part in torch.arange(config.codes).split(8)
+        ]
+        image = GeneratorGraph(synthesis)(codes[0][:1]).numpy()
+    exact = Objective(synthesis, encoder, LPIPSSq(), 1.0)
+    precisions: tuple[Precision, ...] = ("float32", "float16", "bfloat16")
+    for precision in precisions:
+        graphs = {graph.role: graph for graph in generator_graphs(synthesis, mapping, precision)}
+        del graphs["mapping"]
+        borders = graphs["generator"].outputs, graphs["generator"].inputs
+        graphs["encoder"] = Graph("encoder", EncoderGraph(lower(encoder, precision)), *borders, precision)
+        psnr[precision] = precision_figures(graphs, exact, codes) if precision != "float32" else {}
+        files[precision] = {role: folder / f"{role}-{precision}.onnx" for role in graphs}
+        for role, graph in graphs.items():
+            save(to_onnx(graph, role), files[precision][role])
+    inputs = {"generator": codes[0][:1].numpy(), "encoder": image}
+    runtimes = {"ONNX Runtime": onnx_runtime} | ({"OpenVINO": openvino} if find_spec("openvino") else {})
+    times = {
+        (runtime, role): speeds(open_file, files, role, inputs[role], config)
+        for runtime, open_file in runtimes.items()
+        for role in inputs
+    }
+    return [
+        [
+            role,
+            precision,
+            f"{stored_bytes(files[precision][role]) / 1e6:.2f} MB",
+            *dB(psnr[precision].get(role)),
+        ]
+        + [times[runtime, role][precision] for runtime in runtimes]
+        for role in inputs
+        for precision in precisions
+    ]
+
+
+def dB(figures: dict[str, float] | None) -> list[str]:  # noqa: N802
+    """PSNR over all and the worst picture's."""
+    return [f"{value:.1f}" for value in figures.values()] if figures else ["", ""]
+
+
+def onnx_runtime(file: Path, precision: Precision, threads: int) -> Callable[[Array], object]:
+    """A file in ONNX Runtime. Raises where it has no kernels."""
+    session = open_session(file)
+    name = session.get_inputs()[0].name
+    return lambda value: session.run(None, {name: value})
+
+
+def openvino(file: Path, precision: Precision, threads: int) -> Callable[[Array], object]:
+    """A file in OpenVINO, which really computes in 16 bits where the processor can."""
+    import openvino as ov
+
+    hint = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[precision]
+    options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
+    return ov.Core().compile_model(str(file), "CPU", options)
+
+
+def speeds(
+    open_file: Callable[[Path, Precision, int], Callable[[Array], object]],
+    files: dict[str, dict[str, Path]],
+    role: str,
+    value: Array,
+    config: ScaleConfig,
+) -> dict[str, str]:
+    """Time of each precision, batch 1, and its ratio to float32's; a dash where the runtime has no such kernels."""
+    opened: dict[str, Callable[[Array], object]] = {}
+    for precision in files:
+        try:
+            opened[precision] = open_file(files[precision][role], precision, config.threads)  # type: ignore[arg-type]
+        except Exception as error:  # a runtime has no common class for what it cannot run
+            if precision == "float32":
+                raise
+            print(f"{role}, {precision}: {str(error)[:120]}")
+    steps = {name: (lambda call=call: call(value)) for name, call in opened.items()}
+    found = interleaved(steps, config.rounds)
+    return {
+        name: f"{1000 * found[name]:.1f} ms ({found[name] / found['float32']:.2f})" if name in found else "-"
+        for name in files
+    }
+
+
+def main(config: ScaleConfig) -> None:
+    """Print the tables."""
+    torch.set_num_threads(config.threads)
+    if config.resolutions:
+        header = ["generator", "import", "export", "file", "decode", "whole bundle"]
+        print(markdown_table(header, [scale_row(config, side) for side in config.resolutions]))
+    if config.run:
+        with tempfile.TemporaryDirectory() as name:
+            rows = precision_rows(config, Path(name))
+        runtimes = ["ONNX Runtime", "OpenVINO"][: len(rows[0]) - 5]
+        print(f"\n{config.run.name}, {config.codes} codes, {config.threads} threads, batch 1")
+        print(markdown_table(["graph", "precision", "file", "PSNR dB", "worst", *runtimes], rows))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(ScaleConfig))
