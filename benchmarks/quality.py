@@ -33,8 +33,8 @@ class QualityConfig:
     """Model repository."""
     bundle: str = ""
     """Bundle; the first one by default."""
-    steps: int = 100
-    """Refinement steps."""
+    steps: int | None = None
+    """Refinement steps; the bundle's own number by default."""
     count: int = 0
     """Pictures to use; 0 for all."""
     batch: int = 8
@@ -64,6 +64,7 @@ def picture_errors(perceptual: LPIPSSq, image: Array, target: Array) -> dict[str
 def measure(config: QualityConfig) -> dict[str, dict[str, float]]:
     """Figures of each method, averaged over the pictures."""
     graphs = Graphs(config.repository, config.bundle)
+    steps = graphs.bundle.refine.steps if config.steps is None else config.steps
     held_out = load_pictures(config.data, graphs.bundle.resolution, config.attributes)
     pictures = held_out.images.permute(0, 2, 3, 1).numpy()
     pictures = pictures[: config.count or len(pictures)]
@@ -78,11 +79,11 @@ def measure(config: QualityConfig) -> dict[str, dict[str, float]]:
     for part in track(list(batches(len(pictures), config.batch)), "inverting"):
         target = pictures[part]
         start = graphs.encode(target)
-        refined, first_loss, best_loss = graphs.refine(start, target, config.steps)
+        refined, first_loss, best_loss = graphs.refine(start, target, steps)
         note("mean code", **picture_errors(perceptual, np.repeat(mean_picture, len(target), 0), target))
         for method, code, loss in (
             ("encoder", start, first_loss),
-            (f"encoder + {config.steps} steps", refined, best_loss),
+            (f"encoder + {steps} steps", refined, best_loss),
         ):
             score = graphs.run("critic", code=code)["score"][:, 0]
             note(
@@ -94,7 +95,7 @@ def measure(config: QualityConfig) -> dict[str, dict[str, float]]:
     whole = {
         method: {name: np.concatenate(v) for name, v in figures.items()} for method, figures in found.items()
     }
-    encoder, refined_figures = whole["encoder"], whole[f"encoder + {config.steps} steps"]
+    encoder, refined_figures = whole["encoder"], whole[f"encoder + {steps} steps"]
     summary = {
         method: {name: float(v.mean()) for name, v in figures.items()} for method, figures in whole.items()
     }

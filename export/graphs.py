@@ -74,8 +74,9 @@ class GeneratorGraph(nn.Module):
 class CriticGraph(nn.Module):
     """code float32 [N, L, 512] -> domain score float32 [N, 1] in 0..1.
 
-    The score is the share of sampled codes that the code critic finds less native than this one: the critic's mean
-    logit, looked up between `quantiles` (float32 [Q], rising) of sampled codes' logits with linear interpolation.
+    The score is the share of the generator's own pictures whose inversions the code critic finds less native than this
+    code: the critic's mean logit, looked up between `quantiles` (float32 [Q], rising) of theirs with linear
+    interpolation. Sampled codes themselves would be no measure: the critic knows any encoder's codes from those.
     """
 
     lower: Tensor

@@ -57,8 +57,8 @@ class Tolerances:
     displacement: float = 5e-2
     """Codes after a chunk: length of the difference relative to the way gone, the median sample's. Adam divides by the
     gradient's own size, so entries whose gradient is rounding noise may go either way."""
-    displacement_worst: float = 1e-1
-    """The same, the worst sample's: it may have met a kink on its way."""
+    displacement_worst: float = 5e-1
+    """The same, the worst sample's: it may have met a kink on its way, after which L-BFGS goes another."""
     batch: float = 1e-4
     """A sample in a batch against the sample alone, relative."""
     rounding: float = 5e-3

@@ -260,12 +260,14 @@ def judge_inversions(judge: Judge, run: TrainedInversion) -> tuple[dict[str, Fig
     images, codes = judge.images[:count], encode(run.encoder, judge.pictures.first(count))
     variance = float(run.code_critic.deviation.square().mean())
     objective = Objective(run.generator.synthesis, run.encoder, judge.perceptual, variance)
+    among = inversion_logits(run)
     found: dict[str, Figures] = {}
     made: dict[str, Tensor] = {}
 
     def note(name: str, code: Tensor, seconds: float, **more: float) -> None:
         made[name] = decode(run, code)
-        score = float(domain_scores(run, code).mean())
+        with torch.no_grad():
+            score = float(domain_scores(run.code_critic(code).mean(1), among).mean())
         found[name] = judge.reconstructions(made[name]) | {
             "domain_score": score,
             "seconds": seconds / count,
@@ -292,20 +294,25 @@ def judge_inversions(judge: Judge, run: TrainedInversion) -> tuple[dict[str, Fig
 
 
 @torch.no_grad()
-def domain_scores(run: TrainedInversion, codes: Tensor) -> np.ndarray:
-    """Percentiles of the code critic's output among sampled codes: float64 [N] in 0..1."""
-    ranked = run.code_critic(sample_codes(run.generator, 20_000)).mean(1).sort().values
-    return torch.searchsorted(ranked, run.code_critic(codes).mean(1)).double().numpy() / len(ranked)
+def inversion_logits(run: TrainedInversion, count: int = 2_000, seed: int = 1) -> Tensor:
+    """The code critic's output on E(G(w)) of sampled w, what an inversion can be at best: float32 [count]."""
+    codes = sample_codes(run.generator, count, seed).split(32)
+    return torch.cat([run.code_critic(run.encoder(decode(run, part))).mean(1) for part in codes])
+
+
+def domain_scores(logits: Tensor, among: Tensor) -> np.ndarray:
+    """Percentiles of the code critic's outputs among `inversion_logits`: float32 [N], [M] -> float64 [N] in 0..1."""
+    return torch.searchsorted(among.sort().values, logits).double().numpy() / len(among)
 
 
 @torch.no_grad()
 def judge_domain_score(judge: Judge, run: TrainedInversion) -> dict[str, np.ndarray]:
-    """Domain scores of new sampled codes, of held-out faces, and of pictures that are no faces."""
+    """Domain scores of new sampled pictures, of held-out faces, and of pictures that are no faces."""
+    among = inversion_logits(run)
     groups = {"held-out faces": judge.images, **no_faces(judge.images)}
-    scores = {name: domain_scores(run, run.encoder(images)) for name, images in groups.items()}
-    return {
-        "sampled codes, drawn anew": domain_scores(run, sample_codes(run.generator, 4_000, seed=2))
-    } | scores
+    logits = {name: run.code_critic(run.encoder(images)).mean(1) for name, images in groups.items()}
+    logits = {"sampled pictures, drawn anew": inversion_logits(run, seed=2)} | logits
+    return {name: domain_scores(found, among) for name, found in logits.items()}
 
 
 def no_faces(images: Tensor) -> dict[str, Tensor]:

@@ -127,12 +127,14 @@ def test_no_weight_feeds_both_kinds_of_convolution(exported: Exported) -> None:
     assert all(len(kind) == 1 for kind in kinds.values())
 
 
-def test_score_is_a_percentile_of_sampled_codes(exported: Exported) -> None:
-    rng = np.random.default_rng(1)
-    z = rng.standard_normal((400, 512)).astype(np.float32)
-    code = run(open_session(exported.repository / "tiny_mapping/1/model.onnx"), {"z": z})["code"]
-    critic = open_session(exported.repository / "tiny_critic/1/model.onnx")
-    score = run(critic, {"code": code})["score"]
+def test_score_is_a_percentile_of_inverted_samples(exported: Exported) -> None:
+    def graph(role: str, **inputs: np.ndarray) -> np.ndarray:
+        (output,) = run(open_session(exported.repository / f"tiny_{role}/1/model.onnx"), inputs).values()
+        return output
+
+    z = np.random.default_rng(1).standard_normal((400, 512)).astype(np.float32)
+    image = graph("generator", code=graph("mapping", z=z))
+    score = graph("critic", code=graph("encoder", image=image))
     assert score.shape == (400, 1)
     assert score.min() >= 0
     assert score.max() <= 1

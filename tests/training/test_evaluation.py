@@ -99,7 +99,7 @@ def test_tables_and_pictures_are_written(evaluated: tuple[Path, list[Path], Path
     table = (output / "evaluation.md").read_text()
     for name in ("in-domain (2)", "sampled codes (floor)", "Image2StyleGAN", "z with stochastic clipping"):
         assert f"| {name} |" in table
-    assert results["domain_score"]["sampled codes, drawn anew"] == pytest.approx(0.5, abs=0.05)
+    assert results["domain_score"]["sampled pictures, drawn anew"] == pytest.approx(0.5, abs=0.05)
     assert results["inversions"]["domain-regularised optimisation"]["steps"] == 3
     assert results["inversions"]["Image2StyleGAN"]["steps"] == 12
     assert results["generator"]["samples"] == 48
