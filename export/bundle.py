@@ -180,7 +180,7 @@ def inputs_of(z: Tensor, files: Mapping[str, Path], refine: RefinementConfig) ->
         "mapping": {"z": latent},
         "generator": {"code": code},
         "encoder": {"image": image},
-        "critic": {"code": code},
+        "critic": run(open_session(files["encoder"]), {"image": image}),
         "refiner": refiner_inputs(code, np.roll(image, 1, 0), refine),
     }
 

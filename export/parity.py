@@ -361,8 +361,10 @@ def check_all(
     with torch.no_grad():
         codes = graphs["mapping"].module(z)
         pictures = GeneratorGraph(objective.synthesis)(codes)
+        inverted = EncoderGraph(objective.encoder)(pictures)  # of sampled codes the score says 1
     figures: dict[str, Figures] = {}
-    for role, x in {"encoder": pictures, "generator": codes, "mapping": z, "critic": codes}.items():
+    inputs = {"encoder": pictures, "generator": codes, "mapping": z, "critic": inverted}
+    for role, x in inputs.items():
         announce(f"checking the {role}")
         graph, original = graphs[role], checkpoint[role]
         if graph.precision != "float32":
