@@ -22,7 +22,7 @@ from safetensors.numpy import save
 from torch import Tensor, nn
 
 from export.checkpoint import Pipeline, load_pipeline
-from export.folding import FoldedMapping, FoldedSynthesis, fold_code_critic, fold_encoder, round_weights
+from export.folding import FoldedMapping, fold_code_critic, fold_encoder, fold_synthesis, round_weights
 from export.graphs import (
     OPSET,
     CriticGraph,
@@ -127,7 +127,7 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
     """Fold and round the networks, calibrate the score, put borders around them."""
     generator = pipeline.generator
     rounded = round_weights if config.weights == "float16" else nn.Module.eval
-    synthesis = rounded(FoldedSynthesis(generator.synthesis))
+    synthesis = rounded(fold_synthesis(generator.synthesis))
     mapping = rounded(FoldedMapping(generator.mapping))
     encoder = rounded(fold_encoder(pipeline.encoder))
     code_critic = rounded(fold_code_critic(pipeline.code_critic))

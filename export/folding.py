@@ -15,16 +15,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from training.critics import CodeCritic, NativeCoordinates, Scale
 from training.encoder import BatchNorm, Encoder, EncoderBlock
-from training.generator import (
-    ACTIVATION_GAIN,
-    DEMODULATION_EPSILON,
-    LEAKY_SLOPE,
-    EqualizedLinear,
-    Mapping,
-    ModulatedConv,
-    StyledLayer,
-    Synthesis,
-)
+from training.generator import DEMODULATION_EPSILON, Mapping, ModulatedConv, StyledLayer, Synthesis
+from training.layers import ACTIVATION_GAIN, LEAKY_SLOPE, EqualizedLinear
+from training.stylegan1 import AdaINLayer, AdaINSynthesis, Conv, UpConv, instance_norm, spread
 
 FLOAT16_MAX = 65504.0
 
@@ -35,7 +28,7 @@ def round_weights(network: nn.Module) -> nn.Module:
     Biases, noise and statistics are left as they are, and so is a weight that float16 cannot hold.
     """
     for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | FoldedModulatedConv):
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | FoldedModulatedConv):
             weight = module.weight.detach()
             if weight.abs().max() <= FLOAT16_MAX:
                 module.weight.data = weight.half().float()
@@ -144,6 +137,90 @@ class FoldedSynthesis(nn.Module):
             rgb = F.conv_transpose2d(rgb, self.rgb_up, stride=2, padding=1, groups=3)
             rgb = rgb + self.to_rgb[i](x, w[2 * i + 1]) + self.rgb_bias[i]
         return rgb
+
+
+def fold_conv(conv: Conv | UpConv, bias: Tensor) -> nn.Module:
+    """A plain convolution, or a transposed one and its blur, with the bias that follows."""
+    outputs, inputs, *_ = conv.weight.shape
+    weight = conv.weight.detach() * conv.weight_scale
+    last = (
+        nn.Conv2d(inputs, outputs, 3, padding=1)
+        if isinstance(conv, Conv)
+        else nn.Conv2d(outputs, outputs, 3, padding=1, groups=outputs)
+    )
+    last.weight.data, last.bias.data = (weight if isinstance(conv, Conv) else conv.blur), bias.detach()
+    if isinstance(conv, Conv):
+        return last
+    up = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False)
+    up.weight.data = spread(weight).contiguous()
+    return nn.Sequential(up, last)
+
+
+class FoldedStyle(nn.Module):
+    """Scale and shift of normalised maps float32 [N, C, H, W] by a layer's vector [N, 512]."""
+
+    def __init__(self, style: EqualizedLinear) -> None:
+        super().__init__()
+        self.style = fold_linear(style)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        scale, shift = self.style(w)[..., None, None].chunk(2, 1)
+        return x * scale + shift
+
+
+class FoldedAdaINLayer(nn.Module):
+    """`AdaINLayer` with constant noise and plain convolutions."""
+
+    noise: Tensor
+    strength: Tensor
+
+    def __init__(self, layer: AdaINLayer) -> None:
+        super().__init__()
+        assert isinstance(layer.conv, Conv | UpConv)
+        self.conv, self.style = fold_conv(layer.conv, layer.bias), FoldedStyle(layer.style)
+        # apart: their product is folded when a session opens, and a file with it would be many times larger
+        self.register_buffer("noise", layer.noise.clone())
+        self.register_buffer("strength", layer.noise_strength.detach()[:, None, None].clone())
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        x = F.leaky_relu(self.conv(x) + self.noise * self.strength, LEAKY_SLOPE)
+        return self.style(instance_norm(x), w)
+
+
+class FoldedAdaINSynthesis(nn.Module):
+    """`AdaINSynthesis` without random noise: code float32 [N, L, 512] -> image float32 [N, 3, H, W]."""
+
+    start: Tensor
+
+    def __init__(self, synthesis: AdaINSynthesis) -> None:
+        super().__init__()
+        first, *rest = synthesis.styled
+        assert isinstance(first, AdaINLayer)
+        with torch.no_grad():  # all that comes before the first style is constant
+            x = synthesis.constant + first.noise * first.noise_strength[:, None, None]
+            x = F.leaky_relu(x + first.bias[:, None, None], LEAKY_SLOPE)
+            self.register_buffer("start", instance_norm(x))
+        self.first = FoldedStyle(first.style)
+        self.rest = nn.ModuleList(FoldedAdaINLayer(layer) for layer in rest)  # type: ignore[arg-type]
+        self.rgb = nn.Conv2d(synthesis.config.channels[-1], 3, 1)
+        self.rgb.weight.data = synthesis.rgb_weight.detach() * synthesis.rgb_scale
+        self.rgb.bias.data = synthesis.rgb_bias.detach().clone()
+        self.last = nn.Tanh() if synthesis.config.final_tanh else nn.Identity()
+
+    def forward(self, code: Tensor) -> Tensor:
+        first, *rest = code.unbind(1)
+        x = self.first(self.start, first)
+        for layer, w in zip(self.rest, rest, strict=True):
+            x = layer(x, w)
+        return self.last(self.rgb(x))
+
+
+def fold_synthesis(synthesis: nn.Module) -> nn.Module:
+    """The twin of a generator's synthesis network, of either architecture."""
+    if isinstance(synthesis, AdaINSynthesis):
+        return FoldedAdaINSynthesis(synthesis)
+    assert isinstance(synthesis, Synthesis)
+    return FoldedSynthesis(synthesis)
 
 
 class FoldedMapping(nn.Module):

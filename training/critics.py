@@ -16,15 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from training.features import TAPS, EfficientNetLite0
-from training.generator import (
-    ACTIVATION_GAIN,
-    LEAKY_SLOPE,
-    EqualizedLinear,
-    GeneratorConfig,
-    Mapping,
-    fir_kernel,
-    scaled_leaky_relu,
-)
+from training.generator import GeneratorConfig, Mapping
+from training.layers import ACTIVATION_GAIN, LEAKY_SLOPE, EqualizedLinear, fir_kernel, scaled_leaky_relu
 
 
 class EqualizedConv(nn.Module):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.generator import LEAKY_SLOPE
+from training.layers import LEAKY_SLOPE
 
 
 @dataclass(frozen=True)

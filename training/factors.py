@@ -25,8 +25,9 @@ from training.directions import (
     sample_codes,
     unit_direction,
 )
-from training.generator import EqualizedLinear, Generator
+from training.generator import Generator
 from training.inversion import load_inversion
+from training.layers import EqualizedLinear
 
 
 @dataclass

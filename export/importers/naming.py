@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.generator import Generator, GeneratorConfig, fir_kernel
+from training.generator import Generator, GeneratorConfig
+from training.layers import fir_kernel
 from training.runs import CheckpointError
 
 MOST_LISTED = 40  # names in an error message
