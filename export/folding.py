@@ -17,6 +17,7 @@ from training.critics import CodeCritic, NativeCoordinates, Scale
 from training.encoder import BatchNorm, Encoder, EncoderBlock
 from training.generator import DEMODULATION_EPSILON, Mapping, ModulatedConv, StyledLayer, Synthesis
 from training.layers import ACTIVATION_GAIN, LEAKY_SLOPE, EqualizedLinear
+from training.pyramid_encoder import PyramidEncoder, Unit
 from training.stylegan1 import AdaINLayer, AdaINSynthesis, Conv, UpConv, instance_norm, spread
 
 FLOAT16_MAX = 65504.0
@@ -239,13 +240,17 @@ class FoldedMapping(nn.Module):
         return x if self.config.per_layer_code else x.expand(-1, self.config.layers, -1)
 
 
-def fold_encoder(encoder: Encoder) -> Encoder:
+def fold_encoder(encoder: Encoder | PyramidEncoder) -> nn.Module:
     """A copy in which every batch norm has become part of the layer before it."""
+    if isinstance(encoder, PyramidEncoder):
+        return fold_pyramid_encoder(encoder)
     folded = copy.deepcopy(encoder).eval()
     folded.stem = fuse_conv_bn_eval(folded.stem, folded.stem_norm)
-    folded.squeeze = fuse_conv_bn_eval(folded.squeeze, folded.squeeze_norm)
     folded.fc = fuse_linear_bn_eval(folded.fc, folded.code_norm)
-    folded.stem_norm = folded.squeeze_norm = folded.code_norm = nn.Identity()  # type: ignore[assignment]
+    folded.stem_norm = folded.code_norm = nn.Identity()  # type: ignore[assignment]
+    if folded.config.bottleneck:
+        folded.squeeze = fuse_conv_bn_eval(folded.squeeze, folded.squeeze_norm)
+        folded.squeeze_norm = nn.Identity()  # type: ignore[assignment]
     for block in folded.blocks:
         assert isinstance(block, EncoderBlock)
         block.conv1 = fuse_conv_bn_eval(block.conv1, block.norm1)
@@ -255,6 +260,57 @@ def fold_encoder(encoder: Encoder) -> Encoder:
             conv, norm = block.shortcut
             assert isinstance(norm, BatchNorm)
             block.shortcut = nn.Sequential(fuse_conv_bn_eval(conv, norm))
+    return folded
+
+
+class Affine(nn.Module):
+    """A batch norm that no layer can take in: a convolution follows, whose padding must stay zero."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, norm: BatchNorm) -> None:
+        super().__init__()
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight.detach() * torch.rsqrt(norm.running_var + norm.eps)
+        self.register_buffer("scale", scale[:, None, None].clone())
+        self.register_buffer("shift", (norm.bias.detach() - norm.running_mean * scale)[:, None, None].clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift
+
+
+class FoldedPReLU(nn.Module):
+    """PReLU from operators whose backward pass exports."""
+
+    slope: Tensor
+
+    def __init__(self, activation: nn.PReLU) -> None:
+        super().__init__()
+        self.register_buffer("slope", activation.weight.detach()[:, None, None].clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.slope * x + (1 - self.slope) * F.relu(x)
+
+
+def fold_pyramid_encoder(encoder: PyramidEncoder) -> PyramidEncoder:
+    """A copy without batch norms, PReLUs and weight scales."""
+    folded = copy.deepcopy(encoder).eval()
+    folded.stem = fuse_conv_bn_eval(folded.stem, folded.stem_norm)
+    folded.stem_norm = nn.Identity()  # type: ignore[assignment]
+    folded.stem_activation = FoldedPReLU(folded.stem_activation)  # type: ignore[assignment]
+    for unit in folded.units:
+        assert isinstance(unit, Unit)
+        unit.norm1 = Affine(unit.norm1)  # type: ignore[assignment]
+        unit.activation = FoldedPReLU(unit.activation)  # type: ignore[assignment]
+        unit.conv2 = fuse_conv_bn_eval(unit.conv2, unit.norm2)
+        unit.norm2 = nn.Identity()  # type: ignore[assignment]
+        if unit.widens:
+            unit.shortcut = fuse_conv_bn_eval(unit.shortcut, unit.shortcut_norm)
+            unit.shortcut_norm = nn.Identity()  # type: ignore[assignment]
+    for head in folded.heads:
+        head.linear = fold_linear(head.linear)  # type: ignore[arg-type]
     return folded
 
 

@@ -31,6 +31,7 @@ from training.losses import (
     r1_penalty,
 )
 from training.perceptual import LPIPSSq, VGG16Conv43
+from training.pyramid_encoder import PyramidEncoder
 from training.runs import (
     CheckpointError,
     Run,
@@ -175,14 +176,7 @@ class InversionTrainer:
         if not imported:  # without this start reconstructions are blurred
             load_network(config.gan, "image_critic", self.image_critic)
         mean, deviation = code_statistics(self.generator)
-        self.encoder = Encoder(
-            EncoderConfig(shape.resolution, config.channels, layers=shape.layers, code_size=shape.code_size)
-        )
-        self.encoder.to(fabric.device, memory_format=layout)
-        self.encoder.start_from(mean, deviation)
-        known = self.meta.get("encoder", {}).get("channels", ())
-        if not config.fresh and tuple(known) == config.channels:
-            load_network(config.gan, "encoder", self.encoder)  # trained alongside the generator: a good start
+        self.encoder = self._start_encoder(mean, deviation).to(fabric.device, memory_format=layout)
         view = config.code_critic_view or usual_view(self.meta["generator"])
         if config.resume:
             view = load_meta(config.resume, "inversion")["code_critic_view"]
@@ -202,6 +196,21 @@ class InversionTrainer:
         self.code_optimiser = torch.optim.Adam(
             self.code_critic.parameters(), config.code_critic_rate, betas=(0.0, 0.99)
         )
+
+    def _start_encoder(self, mean: Tensor, deviation: Tensor) -> Encoder | PyramidEncoder:
+        """The run folder's, trained alongside the generator or imported, if it can be gone on with; or a fresh one."""
+        config, shape = self.config, self.generator.config
+        if "encoder" in self.meta and not config.fresh:
+            known = read_config(EncoderConfig, self.meta["encoder"])
+            if known.architecture != "residual" or known.channels == config.channels:
+                encoder = build_encoder(known)
+                load_network(config.gan, "encoder", encoder)
+                return encoder
+        fresh = Encoder(
+            EncoderConfig(shape.resolution, config.channels, layers=shape.layers, code_size=shape.code_size)
+        )
+        fresh.start_from(mean, deviation)
+        return fresh
 
     def networks(self) -> dict[str, nn.Module]:
         """Everything a checkpoint holds, by its name there."""
@@ -351,6 +360,11 @@ class InversionTrainer:
         return pictures
 
 
+def build_encoder(config: EncoderConfig) -> Encoder | PyramidEncoder:
+    """The encoder of a config's architecture, untrained."""
+    return PyramidEncoder(config) if config.architecture in ("psp", "e4e") else Encoder(config)
+
+
 def usual_view(generator: dict[str, Any]) -> CodeCriticView:
     """What the code critic sees of codes by default, for a generator of this shape."""
     return "native" if generator["per_layer_code"] else "layer"
@@ -360,7 +374,7 @@ class TrainedInversion(NamedTuple):
     """An encoder's run, networks in evaluation mode and frozen."""
 
     generator: Generator
-    encoder: Encoder
+    encoder: Encoder | PyramidEncoder
     code_critic: CodeCritic
     meta: dict[str, Any]
     """checkpoint.json"""
@@ -370,7 +384,7 @@ def load_inversion(run: Path) -> TrainedInversion:
     """Load an encoder's run folder, or its published copy. Raises CheckpointError."""
     meta = load_meta(run, "inversion")
     generator = Generator(read_config(GeneratorConfig, meta["generator"]))
-    encoder = Encoder(read_config(EncoderConfig, meta["encoder"]))
+    encoder = build_encoder(read_config(EncoderConfig, meta["encoder"]))
     shape = (generator.config.layers, generator.config.code_size)
     given = (encoder.config.layers, encoder.config.code_size)
     if given != shape:

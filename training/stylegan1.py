@@ -120,5 +120,4 @@ class AdaINSynthesis(nn.Module):
 
     def affines(self, layer: int) -> list[EqualizedLinear]:
         """The map from a layer's vector to its scales and shifts."""
-        (styled,) = self.styled[layer : layer + 1]
-        return [styled.style]
+        return [styled.style for styled in self.styled[layer : layer + 1]]
