@@ -120,4 +120,6 @@ class AdaINSynthesis(nn.Module):
 
     def affines(self, layer: int) -> list[EqualizedLinear]:
         """The map from a layer's vector to its scales and shifts."""
-        return [styled.style for styled in self.styled[layer : layer + 1]]
+        styled = self.styled[layer]
+        assert isinstance(styled, AdaINLayer)
+        return [styled.style]

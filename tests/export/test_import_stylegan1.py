@@ -341,7 +341,8 @@ def test_an_imported_encoder_trains_on(tmp_path: Path, pair: Pair) -> None:
 
 def test_an_imported_pair_becomes_a_bundle(tmp_path: Path, pair: Pair) -> None:
     """Its graphs draw the reference's pictures, and refine towards a target."""
-    refine = RefinementConfig(steps=2, chunk_steps=1)
+    # the encoder's random codes are far from any: their term would drown the others
+    refine = RefinementConfig(steps=4, chunk_steps=2, learning_rate=0.1, domain_weight=0.01)
     write_bundle(BundleConfig(pair.run, tmp_path / "repository", refine=refine, sampled_codes=500))
 
     def graph(role: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -356,4 +357,4 @@ def test_an_imported_pair_becomes_a_bundle(tmp_path: Path, pair: Pair) -> None:
     inputs = refiner_inputs(code, image[::-1].copy(), refine)
     first = graph("refiner", inputs)
     carried = {name: first[f"next_{name}"] for name in ("code", "first_moment", "second_moment", "step")}
-    assert (graph("refiner", inputs | carried)["loss"] < first["loss"]).all()
+    assert (graph("refiner", inputs | carried)["loss"][:, 0] < first["loss"][:, 0]).all()
