@@ -151,7 +151,7 @@ def test_encoders_that_are_left_out_or_do_not_fit(tmp_path: Path) -> None:
         ({"state_dict": weights | {"encoder.latlayer1.bias": torch.ones(1)}}, "latlayer1.bias"),
         (
             {"state_dict": weights | {"encoder.body.5.res_layer.1.weight": torch.ones(11, 10, 3, 3)}},
-            "four widths",
+            r"missing \[encoder.body.5.shortcut",
         ),
     ):
         torch.save(content | changed, tmp_path / "a.pt")
