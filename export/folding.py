@@ -144,17 +144,15 @@ def fold_conv(conv: Conv | UpConv, bias: Tensor) -> nn.Module:
     """A plain convolution, or a transposed one and its blur, with the bias that follows."""
     outputs, inputs, *_ = conv.weight.shape
     weight = conv.weight.detach() * conv.weight_scale
-    last = (
-        nn.Conv2d(inputs, outputs, 3, padding=1)
-        if isinstance(conv, Conv)
-        else nn.Conv2d(outputs, outputs, 3, padding=1, groups=outputs)
-    )
-    last.weight.data, last.bias.data = (weight if isinstance(conv, Conv) else conv.blur), bias.detach()
     if isinstance(conv, Conv):
-        return last
+        plain = nn.Conv2d(inputs, outputs, 3, padding=1)
+        plain.weight.data, plain.bias.data = weight, bias.detach().clone()
+        return plain
     up = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False)
     up.weight.data = spread(weight).contiguous()
-    return nn.Sequential(up, last)
+    blur = nn.Conv2d(outputs, outputs, 3, padding=1, groups=outputs)
+    blur.weight.data, blur.bias.data = conv.blur.clone(), bias.detach().clone()
+    return nn.Sequential(up, blur)
 
 
 class FoldedStyle(nn.Module):

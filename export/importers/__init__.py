@@ -61,7 +61,7 @@ class ImportConfig:
     """Run folder to write, which must not hold a checkpoint yet; for an encoder its generator's, for a boundary the
     encoder's, which must."""
     name: str | None = None
-    """Name that bundles, or the direction, will have; the file's own if left out."""
+    """Name that bundles, or the direction, will have; the file's own if left out. A later encoder changes nothing."""
 
 
 def import_checkpoint(config: ImportConfig) -> str:
@@ -132,8 +132,8 @@ def write_run(
 def add_encoder(config: ImportConfig, foreign: Foreign[EncoderConfig]) -> str:
     """Put an encoder into its generator's run folder; gives the summary. Raises CheckpointError."""
     meta = load_meta(config.to, "gan")
-    if "encoder" in meta:
-        raise CheckpointError(f"{config.to} holds an encoder already; name a folder of an imported generator")
+    if meta["critic"] != NO_CRITIC:  # its critics and optimisers would be lost
+        raise CheckpointError(f"{config.to} was trained here; name a folder of an imported generator")
     generator = Generator(read_config(GeneratorConfig, meta["generator"])).eval().requires_grad_(False)
     load_network(config.to, "generator", generator)
     meta, networks = with_encoder(meta, generator, foreign, source(config.file, foreign))
@@ -146,29 +146,18 @@ def with_encoder(
 ) -> tuple[dict[str, Any], dict[str, nn.Module]]:
     """A complete inversion run: generator, encoder, and a code critic that is fitted to the generator's codes."""
     given, shape = foreign.config, generator.config
-    fits = (given.resolution, given.layers, given.code_size) == (
-        shape.resolution,
-        shape.layers,
-        shape.code_size,
-    )
-    if not fits:
+    wanted = (shape.resolution, shape.layers, shape.code_size)
+    if (given.resolution, given.layers, given.code_size) != wanted:
         raise CheckpointError(
             f"the {foreign.family} takes {given.resolution} px and gives codes {given.layers} x {given.code_size}; "
             f"the generator has {shape.resolution} px and codes {shape.layers} x {shape.code_size}"
         )
     encoder: Encoder | PyramidEncoder = translate(foreign, build_encoder)
     critic = fit_code_critic(generator)
-    networks: dict[str, nn.Module] = {
-        "generator": generator,
-        "encoder": encoder,
-        "code_critic": critic,
-    }
+    networks: dict[str, nn.Module] = {"generator": generator, "encoder": encoder, "code_critic": critic}
     added = {
-        "kind": "inversion",
-        "encoder": asdict(given),
-        "code_critic_view": critic.view,
-        "imported_encoder": about,
-    }
+        "kind": "inversion", "encoder": asdict(given), "code_critic_view": critic.view, "imported_encoder": about,
+    }  # fmt: skip
     return meta | added, networks
 
 

@@ -325,6 +325,10 @@ def test_encoders_that_do_not_fit(tmp_path: Path, pair: Pair) -> None:
         with pytest.raises(CheckpointError, match=says):
             import_checkpoint(ImportConfig(tmp_path / "e.pt", tmp_path / "run2"))
     assert load_meta(tmp_path / "run2", "gan")["name"] == "a"
+    meta = tmp_path / "run2/checkpoint/checkpoint.json"
+    meta.write_text(meta.read_text().replace('"critic": "none"', '"critic": "stylegan2"'))
+    with pytest.raises(CheckpointError, match="was trained here"):  # whose critics must not be lost
+        import_checkpoint(ImportConfig(pair.run.parent / "styleganinv_encoder.pth", tmp_path / "run2"))
 
 
 def test_an_imported_encoder_trains_on(tmp_path: Path, pair: Pair) -> None:
