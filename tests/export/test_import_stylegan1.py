@@ -241,7 +241,7 @@ def idinvert_encoder(widths: tuple[int, ...] = (4, 6, 8, 8), layers: int = 8) ->
         if a != b:
             state |= {f"block{i}.conv.weight": torch.randn(b, a, 1, 1)} | batch_norm(f"block{i}.bn.bn", b)
     last = len(widths)
-    state |= {f"block{last}.fc.weight": torch.randn(layers * CODE, widths[-1] * 16)}
+    state |= {f"block{last}.fc.weight": torch.randn(layers * CODE, widths[-1] * 16) / 30}
     state |= batch_norm(f"block{last}.bn.bn", layers * CODE)
 
     def reference(image: Tensor) -> Tensor:
@@ -345,8 +345,8 @@ def test_an_imported_encoder_trains_on(tmp_path: Path, pair: Pair) -> None:
 
 def test_an_imported_pair_becomes_a_bundle(tmp_path: Path, pair: Pair) -> None:
     """Its graphs draw the reference's pictures, and refine towards a target."""
-    # the encoder's random codes are far from any: their term would drown the others
-    refine = RefinementConfig(steps=4, chunk_steps=2, learning_rate=0.1, domain_weight=0.01)
+    # a random encoder's codes are far from its input: their term must not drown the others
+    refine = RefinementConfig(steps=4, chunk_steps=2, learning_rate=0.1, domain_weight=0.05)
     write_bundle(BundleConfig(pair.run, tmp_path / "repository", refine=refine, sampled_codes=500))
 
     def graph(role: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
