@@ -14,7 +14,6 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import onnx
 import torch
 import tyro
 
@@ -23,6 +22,7 @@ from benchmarks.speed import Step, TorchSide, interleaved
 from export.bundle import BundleConfig, build, describe_graph
 from export.checkpoint import load_pipeline
 from export.graphs import to_onnx
+from export.storage import save
 from serving.backends.engines import OnnxRuntimeSession, OpenVinoSession, Session, has_bfloat16
 from serving.bundle import Bundle, GraphSpec
 from serving.jobs import RefineOptions
@@ -124,7 +124,7 @@ def with_refiner(bundle: Bundle, run: Path, optimiser: OptimiserName, folder: Pa
     graph, model = build(load_pipeline(run), config).graphs["refiner"], f"{optimiser}_refiner"
     file = folder / model / "1" / "model.onnx"
     file.parent.mkdir(parents=True)
-    onnx.save(to_onnx(graph, model), file)
+    save(to_onnx(graph, model), file)
     spec = GraphSpec.model_validate(describe_graph(graph, model, folder))
     return replace(bundle, folder=folder, graphs={**bundle.graphs, "refiner": spec})
 

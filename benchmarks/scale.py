@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.graphs import Array, markdown_table
 from benchmarks.speed import interleaved
 from export.bundle import BundleConfig, stored_bytes, write_bundle
 from export.checkpoint import load_pipeline
-from export.folding import FoldedMapping, FoldedSynthesis, fold_encoder, round_weights
+from export.folding import FoldedMapping, fold_encoder, fold_synthesis, round_weights
 from export.graphs import EncoderGraph, GeneratorGraph, Graph, to_onnx
 from export.importers import ImportConfig, import_checkpoint
 from export.parity import open_session, precision_figures, run
@@ -35,7 +35,7 @@ from export.storage import save
 from export.triton import Border
 from training.critics import CodeCritic
 from training.encoder import Encoder, EncoderConfig
-from training.generator import Generator, GeneratorConfig, ModulatedConv
+from training.generator import Generator, GeneratorConfig, ModulatedConv, Synthesis
 from training.perceptual import LPIPSSq
 from training.refinement import Objective
 from training.runs import load_meta, load_network, read_config, save_checkpoint
@@ -71,6 +71,7 @@ class ScaleConfig:
 
 def rosinality_state(generator: Generator) -> dict[str, Tensor]:
     """A generator's tensors under the names and shapes of rosinality/stylegan2-pytorch."""
+    assert isinstance(generator.synthesis, Synthesis)
     state: dict[str, Tensor] = {"input.input": generator.synthesis.constant}
     for i, layer in enumerate(generator.mapping.layers):
         state |= {f"style.{i + 1}.weight": layer.weight, f"style.{i + 1}.bias": layer.bias}  # type: ignore[dict-item]
@@ -110,9 +111,7 @@ def load_generator(folder: Path) -> Generator:
     return generator.eval()
 
 
-def generator_graphs(
-    synthesis: FoldedSynthesis, mapping: FoldedMapping, precision: Precision
-) -> Iterator[Graph]:
+def generator_graphs(synthesis: nn.Module, mapping: FoldedMapping, precision: Precision) -> Iterator[Graph]:
     """Mapping and generator with their borders."""
     shape = mapping.config
     code = Border("code", "float32", (shape.layers, shape.code_size))
@@ -124,7 +123,7 @@ def generator_graphs(
 def export_generator(folder: Path) -> dict[str, Any]:
     """Mapping and generator as files."""
     generator = load_generator(folder)
-    synthesis = FoldedSynthesis(generator.synthesis)
+    synthesis = fold_synthesis(generator.synthesis)
     round_weights(synthesis)
     for graph in generator_graphs(synthesis, FoldedMapping(generator.mapping), "float32"):
         save(to_onnx(graph, graph.role), folder / f"{graph.role}.onnx")
@@ -150,7 +149,7 @@ def export_bundle(folder: Path) -> dict[str, Any]:
     encoder = Encoder(IDINVERT_ENCODER if shape.resolution == IDINVERT_ENCODER.resolution else large)
     with torch.no_grad():
         codes = generator.mapping(torch.randn(64, shape.z_size))
-        encoder.start_from(codes.mean(0), codes.std(0) + 1e-6)
+        encoder.start_from(codes)
     critic = CodeCritic(codes.mean(0), codes.std(0) + 1e-6, "layer", inputs=generator.mapping.last_inputs)
     meta = {
         "kind": "inversion", "name": "random", "generator": asdict(shape), "encoder": asdict(encoder.config),
@@ -215,7 +214,7 @@ def precision_rows(config: ScaleConfig, folder: Path) -> list[list[str]]:
     assert config.run is not None
     pipeline = load_pipeline(config.run)
     shape = pipeline.generator.config
-    synthesis, encoder = FoldedSynthesis(pipeline.generator.synthesis), fold_encoder(pipeline.encoder)
+    synthesis, encoder = fold_synthesis(pipeline.generator.synthesis), fold_encoder(pipeline.encoder)
     mapping = FoldedMapping(pipeline.generator.mapping)
     files: dict[str, dict[str, Path]] = {}
     psnr: dict[str, dict[str, dict[str, float]]] = {}

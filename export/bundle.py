@@ -20,7 +20,7 @@ from safetensors.numpy import save as to_safetensors
 from torch import Tensor, nn
 
 from export.checkpoint import Pipeline, load_pipeline
-from export.folding import FoldedMapping, FoldedSynthesis, fold_code_critic, fold_encoder, round_weights
+from export.folding import FoldedMapping, fold_code_critic, fold_encoder, fold_synthesis, round_weights
 from export.graphs import (
     CriticGraph,
     EncoderGraph,
@@ -189,7 +189,7 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
     """Fold and round the networks, calibrate the score, put borders around them."""
     generator = pipeline.generator
     rounded = round_weights if config.weights == "float16" else nn.Module.eval
-    synthesis = rounded(FoldedSynthesis(generator.synthesis))
+    synthesis = rounded(fold_synthesis(generator.synthesis))
     mapping = rounded(FoldedMapping(generator.mapping))
     encoder = rounded(fold_encoder(pipeline.encoder))
     code_critic = rounded(fold_code_critic(pipeline.code_critic))
@@ -198,7 +198,8 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
     objective = Objective(synthesis, encoder, perceptual, code_variance)
     code_shape = (generator.config.layers, generator.config.code_size)
     side = generator.config.resolution
-    inverted = invert_samples(mapping, synthesis, encoder, calibration_codes(config.sampled_codes, side))
+    count = calibration_codes(config.sampled_codes, side)
+    inverted = invert_samples(mapping, generator.config.z_size, synthesis, encoder, count)
     with torch.no_grad():
         logits = torch.cat([code_critic(codes).mean(1) for codes in inverted])
     quantiles = torch.quantile(logits, torch.linspace(0, 1, QUANTILES))
@@ -238,11 +239,11 @@ def calibration_codes(wanted: int, side: int) -> int:
 
 @torch.no_grad()
 def invert_samples(
-    mapping: FoldedMapping, synthesis: nn.Module, encoder: nn.Module, count: int
+    mapping: nn.Module, z_size: int, synthesis: nn.Module, encoder: nn.Module, count: int
 ) -> Iterator[Tensor]:
     """E(G(w)) of sampled w, float32 [N, L, 512] a batch: what an inversion can be at best."""
     for part in torch.arange(count).split(16):
-        codes = mapping(torch.randn(len(part), mapping.config.z_size))
+        codes = mapping(torch.randn(len(part), z_size))
         yield encoder(synthesis(codes).clamp(-1, 1))
 
 

@@ -15,6 +15,7 @@ from training.critics import CodeCritic
 from training.encoder import Encoder
 from training.generator import Generator
 from training.inversion import load_inversion
+from training.pyramid_encoder import PyramidEncoder
 from training.runs import CheckpointError
 
 DIRECTION_FIELDS = ("name", "label", "layers", "range", "scale", "held_out", "conditioned_on")
@@ -25,7 +26,7 @@ class Pipeline:
     """A trained pipeline, networks in evaluation mode."""
 
     generator: Generator
-    encoder: Encoder
+    encoder: Encoder | PyramidEncoder
     code_critic: CodeCritic
     meta: dict[str, Any]
     """checkpoint.json"""

@@ -15,16 +15,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from training.critics import CodeCritic, NativeCoordinates, Scale
 from training.encoder import BatchNorm, Encoder, EncoderBlock
-from training.generator import (
-    ACTIVATION_GAIN,
-    DEMODULATION_EPSILON,
-    LEAKY_SLOPE,
-    EqualizedLinear,
-    Mapping,
-    ModulatedConv,
-    StyledLayer,
-    Synthesis,
-)
+from training.generator import DEMODULATION_EPSILON, Mapping, ModulatedConv, StyledLayer, Synthesis
+from training.layers import ACTIVATION_GAIN, LEAKY_SLOPE, EqualizedLinear
+from training.pyramid_encoder import PyramidEncoder, Unit
+from training.stylegan1 import AdaINLayer, AdaINSynthesis, Conv, UpConv, instance_norm, spread
 
 FLOAT16_MAX = 65504.0
 
@@ -35,7 +29,7 @@ def round_weights(network: nn.Module) -> nn.Module:
     Biases, noise and statistics are left as they are, and so is a weight that float16 cannot hold.
     """
     for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d | FoldedModulatedConv):
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | FoldedModulatedConv):
             weight = module.weight.detach()
             if weight.abs().max() <= FLOAT16_MAX:
                 module.weight.data = weight.half().float()
@@ -154,6 +148,88 @@ class FoldedSynthesis(nn.Module):
         return rgb
 
 
+def fold_conv(conv: Conv | UpConv, bias: Tensor) -> nn.Module:
+    """A plain convolution, or a transposed one and its blur, with the bias that follows."""
+    outputs, inputs, *_ = conv.weight.shape
+    weight = conv.weight.detach() * conv.weight_scale
+    if isinstance(conv, Conv):
+        plain = nn.Conv2d(inputs, outputs, 3, padding=1)
+        plain.weight.data, plain.bias.data = weight, bias.detach().clone()
+        return plain
+    up = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False)
+    up.weight.data = spread(weight).contiguous()
+    blur = nn.Conv2d(outputs, outputs, 3, padding=1, groups=outputs)
+    blur.weight.data, blur.bias.data = conv.blur.clone(), bias.detach().clone()
+    return nn.Sequential(up, blur)
+
+
+class FoldedStyle(nn.Module):
+    """Scale and shift of normalised maps float32 [N, C, H, W] by a layer's vector [N, 512]."""
+
+    def __init__(self, style: EqualizedLinear) -> None:
+        super().__init__()
+        self.style = fold_linear(style)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        scale, shift = self.style(w)[..., None, None].chunk(2, 1)
+        return x * scale + shift
+
+
+class FoldedAdaINLayer(nn.Module):
+    """`AdaINLayer` with constant noise and plain convolutions."""
+
+    noise: Tensor
+    strength: Tensor
+
+    def __init__(self, layer: AdaINLayer) -> None:
+        super().__init__()
+        assert isinstance(layer.conv, Conv | UpConv)
+        self.conv, self.style = fold_conv(layer.conv, layer.bias), FoldedStyle(layer.style)
+        # apart: their product is folded when a session opens, and a file with it would be many times larger
+        self.register_buffer("noise", layer.noise.clone())
+        self.register_buffer("strength", layer.noise_strength.detach()[:, None, None].clone())
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        x = F.leaky_relu(self.conv(x) + self.noise * self.strength, LEAKY_SLOPE)
+        return self.style(instance_norm(x.float()), w).to(x.dtype)  # squares go beyond 16 bits
+
+
+class FoldedAdaINSynthesis(nn.Module):
+    """`AdaINSynthesis` without random noise: code float32 [N, L, 512] -> image float32 [N, 3, H, W]."""
+
+    start: Tensor
+
+    def __init__(self, synthesis: AdaINSynthesis) -> None:
+        super().__init__()
+        first, *rest = synthesis.styled
+        assert isinstance(first, AdaINLayer)
+        with torch.no_grad():  # all that comes before the first style is constant
+            x = synthesis.constant + first.noise * first.noise_strength[:, None, None]
+            x = F.leaky_relu(x + first.bias[:, None, None], LEAKY_SLOPE)
+            self.register_buffer("start", instance_norm(x))
+        self.first = FoldedStyle(first.style)
+        self.rest = nn.ModuleList(FoldedAdaINLayer(layer) for layer in rest)  # type: ignore[arg-type]
+        self.rgb = nn.Conv2d(synthesis.config.channels[-1], 3, 1)
+        self.rgb.weight.data = synthesis.rgb_weight.detach() * synthesis.rgb_scale
+        self.rgb.bias.data = synthesis.rgb_bias.detach().clone()
+        self.last = nn.Tanh() if synthesis.config.final_tanh else nn.Identity()
+
+    def forward(self, code: Tensor) -> Tensor:
+        first, *rest = code.unbind(1)
+        x = self.first(self.start.float(), first).to(self.rgb.weight.dtype)
+        for layer, w in zip(self.rest, rest, strict=True):
+            x = layer(x, w)
+        return self.last(self.rgb(x).float())
+
+
+def fold_synthesis(synthesis: nn.Module) -> nn.Module:
+    """The twin of a generator's synthesis network, of either architecture."""
+    if isinstance(synthesis, AdaINSynthesis):
+        return FoldedAdaINSynthesis(synthesis)
+    assert isinstance(synthesis, Synthesis)
+    return FoldedSynthesis(synthesis)
+
+
 class FoldedMapping(nn.Module):
     """`Mapping` with scales and gains folded: z float32 [N, 512] -> code float32 [N, L, 512]."""
 
@@ -170,13 +246,17 @@ class FoldedMapping(nn.Module):
         return x if self.config.per_layer_code else x.expand(-1, self.config.layers, -1)
 
 
-def fold_encoder(encoder: Encoder) -> Encoder:
+def fold_encoder(encoder: Encoder | PyramidEncoder) -> nn.Module:
     """A copy in which every batch norm has become part of the layer before it."""
+    if isinstance(encoder, PyramidEncoder):
+        return fold_pyramid_encoder(encoder)
     folded = copy.deepcopy(encoder).eval()
     folded.stem = fuse_conv_bn_eval(folded.stem, folded.stem_norm)
-    folded.squeeze = fuse_conv_bn_eval(folded.squeeze, folded.squeeze_norm)
     folded.fc = fuse_linear_bn_eval(folded.fc, folded.code_norm)
-    folded.stem_norm = folded.squeeze_norm = folded.code_norm = nn.Identity()  # type: ignore[assignment]
+    folded.stem_norm = folded.code_norm = nn.Identity()  # type: ignore[assignment]
+    if folded.config.bottleneck:
+        folded.squeeze = fuse_conv_bn_eval(folded.squeeze, folded.squeeze_norm)
+        folded.squeeze_norm = nn.Identity()  # type: ignore[assignment]
     for block in folded.blocks:
         assert isinstance(block, EncoderBlock)
         block.conv1 = fuse_conv_bn_eval(block.conv1, block.norm1)
@@ -186,6 +266,57 @@ def fold_encoder(encoder: Encoder) -> Encoder:
             conv, norm = block.shortcut
             assert isinstance(norm, BatchNorm)
             block.shortcut = nn.Sequential(fuse_conv_bn_eval(conv, norm))
+    return folded
+
+
+class Affine(nn.Module):
+    """A batch norm that no layer can take in: a convolution follows, whose padding must stay zero."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, norm: BatchNorm) -> None:
+        super().__init__()
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight.detach() * torch.rsqrt(norm.running_var + norm.eps)
+        self.register_buffer("scale", scale[:, None, None].clone())
+        self.register_buffer("shift", (norm.bias.detach() - norm.running_mean * scale)[:, None, None].clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift
+
+
+class FoldedPReLU(nn.Module):
+    """PReLU from operators whose backward pass exports."""
+
+    slope: Tensor
+
+    def __init__(self, activation: nn.PReLU) -> None:
+        super().__init__()
+        self.register_buffer("slope", activation.weight.detach()[:, None, None].clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.slope * x + (1 - self.slope) * F.relu(x)
+
+
+def fold_pyramid_encoder(encoder: PyramidEncoder) -> PyramidEncoder:
+    """A copy without batch norms, PReLUs and weight scales."""
+    folded = copy.deepcopy(encoder).eval()
+    folded.stem = fuse_conv_bn_eval(folded.stem, folded.stem_norm)
+    folded.stem_norm = nn.Identity()  # type: ignore[assignment]
+    folded.stem_activation = FoldedPReLU(folded.stem_activation)  # type: ignore[assignment]
+    for unit in folded.units:
+        assert isinstance(unit, Unit)
+        unit.norm1 = Affine(unit.norm1)  # type: ignore[assignment]
+        unit.activation = FoldedPReLU(unit.activation)  # type: ignore[assignment]
+        unit.conv2 = fuse_conv_bn_eval(unit.conv2, unit.norm2)
+        unit.norm2 = nn.Identity()  # type: ignore[assignment]
+        if unit.widens:
+            unit.shortcut = fuse_conv_bn_eval(unit.shortcut, unit.shortcut_norm)
+            unit.shortcut_norm = nn.Identity()  # type: ignore[assignment]
+    for head in folded.heads:
+        head.linear = fold_linear(head.linear)  # type: ignore[arg-type]
     return folded
 
 

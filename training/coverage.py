@@ -12,14 +12,8 @@ from torch import Tensor
 
 from training.critics import CodeCritic
 from training.encoder import Encoder, EncoderConfig
-from training.generator import (
-    Generator,
-    GeneratorConfig,
-    Mapping,
-    before_activation,
-    code_statistics,
-    sample_codes,
-)
+from training.generator import Generator, GeneratorConfig, Mapping, code_statistics, sample_codes
+from training.layers import before_activation
 from training.loop import update
 from training.losses import non_saturating_critic_loss, non_saturating_loss
 from training.perceptual import LPIPSSq

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from training.features import TAPS, EfficientNetLite0
-from training.generator import (
+from training.generator import GeneratorConfig, Mapping
+from training.layers import (
     ACTIVATION_GAIN,
     LEAKY_SLOPE,
     EqualizedLinear,
-    GeneratorConfig,
-    Mapping,
     before_activation,
     fir_kernel,
     scaled_leaky_relu,

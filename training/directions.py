@@ -16,11 +16,11 @@ import torch
 from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import train_test_split
+from torch import nn
 
 from training.attributes import AttributeReader, is_binary
 from training.critics import CodeCritic
 from training.data import DataError, Pictures, load_pictures
-from training.encoder import Encoder
 from training.generator import Generator, sample_codes
 from training.inversion import load_inversion
 from training.runs import write_json
@@ -135,7 +135,7 @@ def add_directions(run: Path, found: Iterable[Direction]) -> Path:
 
 
 @torch.no_grad()
-def encode(encoder: Encoder, pictures: Pictures) -> torch.Tensor:
+def encode(encoder: nn.Module, pictures: Pictures) -> torch.Tensor:
     """Codes of all pictures: float32 [M, L, 512]."""
     return torch.cat(
         [encoder(pictures.batch(index, mirror=False)) for index in torch.arange(len(pictures)).split(64)]

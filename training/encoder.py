@@ -1,7 +1,8 @@
 """Encoder E: image -> code, after the in-domain inversion paper's (Zhu et al., ECCV 2020).
 
 Residual blocks with batch norm and average pooling between them, a fully connected layer and a batch norm on the code
-itself. Its training is in `inversion.py`.
+itself; also in the form that the paper's authors published. Its training is in `inversion.py`, the encoder of pSp and
+e4e in `pyramid_encoder.py`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.generator import LEAKY_SLOPE, before_activation, scaled_leaky_relu
+from training.layers import LEAKY_SLOPE, before_activation, scaled_leaky_relu
 
 
 @dataclass(frozen=True)
@@ -25,17 +26,23 @@ class EncoderConfig:
     resolution: int = 64
     """Side of the square picture, pixels."""
     channels: tuple[int, ...] = (32, 64, 128, 192, 256)
-    """Feature maps at full, half, ... 4 pixels, one entry a resolution."""
+    """Feature maps at full, half, ... 4 pixels, one entry a resolution; of pSp and e4e those of each residual unit."""
     bottleneck: int = 64
-    """Feature maps at 4 x 4 before the fully connected layer: it bounds that layer's size."""
+    """Feature maps at 4 x 4 before the fully connected layer: it bounds that layer's size. 0 leaves them."""
     layers: int = 10
     """Vectors in a code."""
     code_size: int = 512
     """Size of one vector."""
     activation: bool = False
     """End as the mapping ends, in its leaky ReLU: native codes lie on a folded sheet, out of a linear layer's reach."""
+    architecture: Literal["residual", "idinvert", "psp", "e4e"] = "residual"
+    """Ours, or that of imported encoders."""
+    side: int = 0
+    """Side that pSp and e4e pool pictures to before anything else, pixels."""
 
     def __post_init__(self) -> None:
+        if self.architecture in ("psp", "e4e"):
+            return
         sides = int(math.log2(self.resolution)) - 1
         if len(self.channels) != sides:
             raise ValueError(
@@ -110,6 +117,25 @@ class EncoderBlock(nn.Module):
         return F.leaky_relu(self.norm2(self.conv2(y)) + self.shortcut(x), LEAKY_SLOPE)
 
 
+class ActivatedBlock(EncoderBlock):
+    """The published residual block: as wide inside as its narrower end, both branches activated before their sum.
+
+    Its convolutions have biases, which matter to the running statistics only.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        hidden = min(inputs, outputs)
+        self.conv1, self.norm1 = nn.Conv2d(inputs, hidden, 3, padding=1), BatchNorm(hidden)
+        self.conv2 = nn.Conv2d(hidden, outputs, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.leaky_relu(self.norm1(self.conv1(x)), LEAKY_SLOPE)
+        y = F.leaky_relu(self.norm2(self.conv2(y)), LEAKY_SLOPE)
+        widens = isinstance(self.shortcut, nn.Sequential)
+        return y + (F.leaky_relu(self.shortcut(x), LEAKY_SLOPE) if widens else x)
+
+
 class Encoder(nn.Module):
     """image float [N, 3, H, W] in [-1, 1] -> code float [N, L, 512]."""
 
@@ -119,10 +145,13 @@ class Encoder(nn.Module):
         c = config.channels
         self.stem = nn.Conv2d(3, c[0], 3, padding=1, bias=False)
         self.stem_norm = BatchNorm(c[0])
-        self.blocks = nn.ModuleList(EncoderBlock(a, b) for a, b in pairwise(c))
-        self.squeeze = nn.Conv2d(c[-1], config.bottleneck, 1, bias=False)
-        self.squeeze_norm = BatchNorm(config.bottleneck)
-        self.fc = nn.Linear(config.bottleneck * 16, config.layers * config.code_size, bias=False)
+        block = ActivatedBlock if config.architecture == "idinvert" else EncoderBlock
+        self.blocks = nn.ModuleList(block(a, b) for a, b in pairwise(c))
+        if config.bottleneck:
+            self.squeeze = nn.Conv2d(c[-1], config.bottleneck, 1, bias=False)
+            self.squeeze_norm = BatchNorm(config.bottleneck)
+        width = config.bottleneck or c[-1]
+        self.fc = nn.Linear(width * 16, config.layers * config.code_size, bias=False)
         self.code_norm = BatchNorm(config.layers * config.code_size)
 
     @torch.no_grad()
@@ -137,7 +166,8 @@ class Encoder(nn.Module):
         x = F.leaky_relu(self.stem_norm(self.stem(image)), LEAKY_SLOPE)
         for block in self.blocks:
             x = block(F.avg_pool2d(x, 2))
-        x = F.leaky_relu(self.squeeze_norm(self.squeeze(x)), LEAKY_SLOPE)
+        if self.config.bottleneck:
+            x = F.leaky_relu(self.squeeze_norm(self.squeeze(x)), LEAKY_SLOPE)
         code = self.code_norm(self.fc(x.flatten(1)).float())
         code = scaled_leaky_relu(code) if self.config.activation else code
         return code.unflatten(1, (self.config.layers, self.config.code_size))

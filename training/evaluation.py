@@ -99,6 +99,8 @@ class EvaluationConfig:
 
 def method_name(meta: dict[str, Any]) -> str:
     """The method that an encoder's loss weights make, and how its settings differ from the usual ones."""
+    if "imported_encoder" in meta:
+        return str(meta["imported_encoder"]["family"])
     usual = InversionConfig
     weights, critic = meta["loss_weights"], OLD_CRITIC | meta.get("code_critic", {})
     code, cycle, view = weights["code_weight"], weights["code_cycle_weight"], meta["code_critic_view"]
@@ -377,7 +379,7 @@ def evaluate(config: EvaluationConfig) -> Path:
     pictures: dict[str, Tensor] = {}
     codes_of: dict[str, Tensor] = {}
     for path, run in zip(config.runs, runs, strict=True):
-        weight, name = run.meta["loss_weights"]["code_weight"], method_name(run.meta)
+        weight, name = run.meta.get("loss_weights", {}).get("code_weight", 0.0), method_name(run.meta)
         found, codes, made = judge_encoder(judge, run)
         print(
             f"{path}: {name}, MSE {found['mse']:.4f}, code FD {found['code_fd']:.1f}, AUC {found['auc']:.3f}",

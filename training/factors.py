@@ -24,8 +24,9 @@ from training.directions import (
     parse_layers,
     unit_direction,
 )
-from training.generator import EqualizedLinear, Generator, sample_codes
+from training.generator import Generator, sample_codes
 from training.inversion import load_inversion
+from training.layers import EqualizedLinear
 
 
 @dataclass

@@ -1,6 +1,6 @@
-"""StyleGAN2 generator: mapping network (z -> code) and synthesis network (code -> image), written for ONNX export.
+"""The generator, written for ONNX export: mapping network (z -> code) and StyleGAN2's synthesis network (-> image).
 
-Critics and the encoder live beside it; nothing here knows about losses or data.
+StyleGAN1's synthesis network, critics and the encoder live beside it; nothing here knows about losses or data.
 Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (arXiv 1912.04958). The mapping ends
 in one vector for *each* layer, as in the in-domain inversion paper (Zhu et al., ECCV 2020): W+ is its native space.
 """
@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LEAKY_SLOPE = 0.2
-ACTIVATION_GAIN = math.sqrt(2)  # keeps the variance after a leaky ReLU
+from training.layers import EqualizedLinear, fir_kernel, scaled_leaky_relu
+from training.stylegan1 import AdaINSynthesis
+
 DEMODULATION_EPSILON = 1e-8
 
 
@@ -35,9 +37,17 @@ class GeneratorConfig:
     mapping_depth: int = 8
     """Fully connected layers of the mapping network."""
     per_layer_code: bool = True
-    """The mapping gives a different vector for each layer (in-domain paper); False repeats one (stock StyleGAN2)."""
+    """The mapping gives a different vector for each layer (in-domain paper); False repeats one (stock StyleGAN)."""
+    architecture: Literal["stylegan2", "stylegan1"] = "stylegan2"
+    """Synthesis network: modulated convolutions with skips, or AdaIN."""
+    final_tanh: bool = False
+    """Pictures of StyleGAN1 go through tanh (in-domain paper)."""
 
     def __post_init__(self) -> None:
+        if self.architecture not in ("stylegan2", "stylegan1"):
+            raise ValueError(f"architecture must be stylegan2 or stylegan1, got {self.architecture!r}")
+        if self.final_tanh and self.architecture == "stylegan2":
+            raise ValueError("only StyleGAN1 has a final tanh")
         blocks = int(math.log2(self.resolution)) - 1
         if self.resolution != 2 ** (blocks + 1) or self.resolution < 8:
             raise ValueError(f"resolution must be a power of two of at least 8, got {self.resolution}")
@@ -50,31 +60,6 @@ class GeneratorConfig:
     def layers(self) -> int:
         """Vectors in a code: L = 2 log2(H) - 2."""
         return 2 * int(math.log2(self.resolution)) - 2
-
-
-class EqualizedLinear(nn.Module):
-    """Linear layer with run-time weight scale (equalised learning rate, arXiv 1710.10196, section 4.1)."""
-
-    def __init__(self, inputs: int, outputs: int, *, bias: float = 0.0, rate: float = 1.0) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
-        self.bias = nn.Parameter(torch.full((outputs,), bias / rate))
-        self.weight_scale = rate / math.sqrt(inputs)
-        self.bias_scale = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight * self.weight_scale, self.bias * self.bias_scale)
-
-
-def scaled_leaky_relu(x: Tensor) -> Tensor:
-    """Leaky ReLU that keeps the variance."""
-    return F.leaky_relu(x, LEAKY_SLOPE) * ACTIVATION_GAIN
-
-
-def before_activation(x: Tensor) -> Tensor:
-    """What `scaled_leaky_relu` was given."""
-    x = x / ACTIVATION_GAIN
-    return torch.where(x > 0, x, x / LEAKY_SLOPE)
 
 
 class Mapping(nn.Module):
@@ -144,13 +129,6 @@ class ModulatedConv(nn.Module):
                 d = torch.rsqrt(style.float().square() @ energy.t() + DEMODULATION_EPSILON)
             x = x * d[:, :, None, None].to(x.dtype)
         return x
-
-
-def fir_kernel() -> Tensor:
-    """Separable binomial filter [1, 3, 3, 1], normalised to sum 1: float32 [4, 4]."""
-    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
-    kernel = taps[:, None] * taps[None, :]
-    return kernel / kernel.sum()
 
 
 class StyledLayer(nn.Module):
@@ -229,7 +207,7 @@ class Generator(nn.Module):
         super().__init__()
         self.config = config
         self.mapping = Mapping(config)
-        self.synthesis = Synthesis(config)
+        self.synthesis = Synthesis(config) if config.architecture == "stylegan2" else AdaINSynthesis(config)
 
     def forward(self, z: Tensor, *, random_noise: bool = False) -> Tensor:
         return self.synthesis(self.mapping(z), random_noise=random_noise)

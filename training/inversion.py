@@ -31,6 +31,7 @@ from training.losses import (
     r1_penalty,
 )
 from training.perceptual import LPIPSSq, VGG16Conv43
+from training.pyramid_encoder import PyramidEncoder
 from training.runs import (
     CheckpointError,
     Run,
@@ -177,17 +178,7 @@ class InversionTrainer:
         if not imported:  # without this start reconstructions are blurred
             load_network(config.gan, "image_critic", self.image_critic)
         mean, deviation = code_statistics(self.generator)
-        self.encoder = Encoder(
-            EncoderConfig(
-                shape.resolution, config.channels, layers=shape.layers, code_size=shape.code_size,
-                activation=config.activation,
-            )
-        )  # fmt: skip
-        self.encoder.to(fabric.device, memory_format=layout)
-        self.encoder.start_from(sample_codes(self.generator, 10_000))
-        known = self.meta.get("encoder")
-        if not config.fresh and known and read_config(EncoderConfig, known) == self.encoder.config:
-            load_network(config.gan, "encoder", self.encoder)  # trained alongside the generator: a good start
+        self.encoder = self._start_encoder().to(fabric.device, memory_format=layout)
         view = config.code_critic_view or usual_view(self.meta["generator"])
         if config.resume:
             view = load_meta(config.resume, "inversion")["code_critic_view"]
@@ -207,6 +198,25 @@ class InversionTrainer:
         self.code_optimiser = torch.optim.Adam(
             self.code_critic.parameters(), config.code_critic_rate, betas=(0.0, 0.99)
         )
+
+    def _start_encoder(self) -> Encoder | PyramidEncoder:
+        """The run folder's, trained alongside the generator or imported, if it can be gone on with; or a fresh one."""
+        config, shape = self.config, self.generator.config
+        if "encoder" in self.meta and not config.fresh:
+            known = read_config(EncoderConfig, self.meta["encoder"])
+            wanted = (config.channels, config.activation)
+            if known.architecture != "residual" or (known.channels, known.activation) == wanted:
+                encoder = build_encoder(known)
+                load_network(config.gan, "encoder", encoder)
+                return encoder
+        fresh = Encoder(
+            EncoderConfig(
+                shape.resolution, config.channels, layers=shape.layers, code_size=shape.code_size,
+                activation=config.activation,
+            )
+        )  # fmt: skip
+        fresh.start_from(sample_codes(self.generator, 10_000))
+        return fresh
 
     def networks(self) -> dict[str, nn.Module]:
         """Everything a checkpoint holds, by its name there."""
@@ -356,6 +366,11 @@ class InversionTrainer:
         return pictures
 
 
+def build_encoder(config: EncoderConfig) -> Encoder | PyramidEncoder:
+    """The encoder of a config's architecture, untrained."""
+    return PyramidEncoder(config) if config.architecture in ("psp", "e4e") else Encoder(config)
+
+
 def usual_view(generator: dict[str, Any]) -> CodeCriticView:
     """What the code critic sees of codes by default, for a generator of this shape."""
     return "native" if generator["per_layer_code"] else "layer"
@@ -365,7 +380,7 @@ class TrainedInversion(NamedTuple):
     """An encoder's run, networks in evaluation mode and frozen."""
 
     generator: Generator
-    encoder: Encoder
+    encoder: Encoder | PyramidEncoder
     code_critic: CodeCritic
     meta: dict[str, Any]
     """checkpoint.json"""
@@ -375,7 +390,7 @@ def load_inversion(run: Path) -> TrainedInversion:
     """Load an encoder's run folder, or its published copy. Raises CheckpointError."""
     meta = load_meta(run, "inversion")
     generator = Generator(read_config(GeneratorConfig, meta["generator"]))
-    encoder = Encoder(read_config(EncoderConfig, meta["encoder"]))
+    encoder = build_encoder(read_config(EncoderConfig, meta["encoder"]))
     shape = (generator.config.layers, generator.config.code_size)
     given = (encoder.config.layers, encoder.config.code_size)
     if given != shape:

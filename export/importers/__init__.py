@@ -1,5 +1,6 @@
-"""`python -m export import`: a foreign StyleGAN2 checkpoint to a run folder that training and export go on from.
+"""`python -m export import`: a foreign StyleGAN checkpoint to a run folder that training and export go on from.
 
+An encoder beside its generator, in the same file or imported after it, makes the run folder one that `bundle` takes.
 Or a boundary that somebody found, to a direction of an encoder's run folder.
 
 Which family a file belongs to is seen from its tensors' names: one file of this folder for each, `naming.py` for what
@@ -16,23 +17,40 @@ from typing import Any
 
 import torch
 import tyro
+from torch import nn
 
-from export.importers import boundaries, genforce, nvidia, rosinality
+from export.importers import boundaries, genforce, idinvert, nvidia, pyramid, rosinality, stylegan1
 from export.importers.naming import Foreign, translate
 from export.unpickling import read_checkpoint
-from training.generator import Generator, StyledLayer, code_statistics
-from training.runs import CheckpointError, checkpoint_folder, environment, save_checkpoint, write_json
+from training.code_critic import fit_code_critic
+from training.encoder import Encoder, EncoderConfig
+from training.generator import Generator, GeneratorConfig, StyledLayer, code_statistics
+from training.inversion import build_encoder
+from training.pyramid_encoder import PyramidEncoder
+from training.runs import (
+    CheckpointError,
+    checkpoint_folder,
+    environment,
+    load_meta,
+    load_network,
+    read_config,
+    save_checkpoint,
+    write_json,
+)
 
-FAMILIES = (nvidia, rosinality, genforce)
+GENERATORS = (nvidia, rosinality, genforce, stylegan1)
+ENCODERS = (idinvert, pyramid)
 NO_CRITIC = "none"  # `training/inversion.py` starts a fresh one
 CLAMP_CODES = 2  # sampled to see whether activations stay below a clamp
 
 
 @dataclass
 class ImportConfig:
-    """Make a run folder of a foreign StyleGAN2 checkpoint: rosinality, pSp or e4e, NVIDIA, GenForce.
+    """Make a run folder of a foreign checkpoint: StyleGAN2 of rosinality, pSp, e4e, NVIDIA, GenForce; StyleGAN1 of
+    idinvert, GenForce.
 
-    Nothing in the file is executed. Train an encoder for the result with `python -m training encoder --gan`; boundaries
+    Nothing in the file is executed. Encoders of pSp and e4e come with their file, that of idinvert has its own, to be
+    imported into its generator's run folder; for others train one with `python -m training encoder --gan`. Boundaries
     of InterFaceGAN or idinvert (.npy), found among codes (W or W+) of this very generator, can then be added to the
     encoder's run folder.
     """
@@ -40,9 +58,10 @@ class ImportConfig:
     file: tyro.conf.Positional[Path]
     """The checkpoint (.pt, .pth, .pkl or .safetensors) or boundary (.npy); its family is recognised."""
     to: Path
-    """Run folder to write, which must not hold a checkpoint yet; for a boundary the encoder's, which must."""
+    """Run folder to write, which must not hold a checkpoint yet; for an encoder its generator's, for a boundary the
+    encoder's, which must."""
     name: str | None = None
-    """Name that bundles, or the direction, will have; the file's own if left out."""
+    """Name that bundles, or the direction, will have; the file's own if left out. A later encoder changes nothing."""
 
 
 def import_checkpoint(config: ImportConfig) -> str:
@@ -54,29 +73,98 @@ def import_checkpoint(config: ImportConfig) -> str:
             found = boundaries.add_boundary(boundary, config.to, name)
             low, high = found.range
             return f"direction {name} added to {config.to}: layers {found.layers}, range {low} to {high}"
-        if is_taken(config.to):
-            raise CheckpointError(f"{config.to} holds a checkpoint already; name another folder")
-        foreign = recognise(content)
-        generator = translate(foreign)
-        check_clamp(generator, foreign)
-        distance = mean_code_error(generator, foreign)
+        generator, encoder = find_generator(content), find_encoder(content)
+        if generator is None and encoder is not None:
+            return add_encoder(config, encoder)
+        if generator is None:
+            raise CheckpointError(no_family(content))
+        return write_run(config, name, generator, encoder)
     except ValueError as error:
         raise CheckpointError(f"{config.file} was not imported: {error}") from None
-    source = {
-        "family": foreign.family,
-        "file": config.file.name,
-        "sha256": hashlib.sha256(config.file.read_bytes()).hexdigest(),
-        "mean_code_error": distance,
-    }
-    meta = {
+
+
+def find_generator(content: Any) -> Foreign[GeneratorConfig] | None:
+    """The generator in a file's content, whatever family it is of. Raises CheckpointError."""
+    return next((found for family in GENERATORS if (found := family.find(content)) is not None), None)
+
+
+def find_encoder(content: Any) -> Foreign[EncoderConfig] | None:
+    """The encoder in a file's content, likewise."""
+    return next((found for family in ENCODERS if (found := family.find(content)) is not None), None)
+
+
+def no_family(content: Any) -> str:
+    """What to say of a file that holds neither."""
+    keys = [str(key)[:60] for key in content][:10] if isinstance(content, dict) else []
+    return (
+        "its tensors' names are of no family that can be imported (StyleGAN2 of rosinality, pSp, e4e, NVIDIA and "
+        f"GenForce, StyleGAN1 of idinvert and GenForce, encoders of idinvert, pSp and e4e); it starts with {keys}"
+    )
+
+
+def write_run(
+    config: ImportConfig, name: str, foreign: Foreign[GeneratorConfig], encoder: Foreign[EncoderConfig] | None
+) -> str:
+    """A run folder of a generator, and of the encoder in the same file if there is one; gives the summary."""
+    if is_taken(config.to):
+        raise CheckpointError(f"{config.to} holds a checkpoint already; name another folder")
+    generator = translate(foreign, Generator)
+    check_clamp(generator, foreign)
+    distance = mean_code_error(generator, foreign)
+    meta: dict[str, Any] = {
         "kind": "gan", "name": name, "step": 0, "images_seen": 0, "generator": asdict(generator.config),
-        "critic": NO_CRITIC, "imported": source,
+        "critic": NO_CRITIC, "imported": source(config.file, foreign) | {"mean_code_error": distance},
     }  # fmt: skip
+    lines = summary(config, foreign, generator.config, distance)
+    networks: dict[str, nn.Module] = {"generator": generator}
+    if encoder is not None:
+        meta, networks = with_encoder(meta, generator, encoder, source(config.file, encoder))
+        lines += encoder_summary(config, encoder)
+    else:
+        lines.append(f"next: python -m training encoder --gan {config.to} [--data PHOTOGRAPHS]")
     config.to.mkdir(parents=True, exist_ok=True)
     write_json(config.to / "config.json", config)
     write_json(config.to / "environment.json", environment())
-    save_checkpoint(config.to / "checkpoint", meta, {"generator": generator}, {})
-    return summary(config, foreign, distance)
+    save_checkpoint(config.to / "checkpoint", meta, networks, {})
+    return "\n".join(lines)
+
+
+def add_encoder(config: ImportConfig, foreign: Foreign[EncoderConfig]) -> str:
+    """Put an encoder into its generator's run folder; gives the summary. Raises CheckpointError."""
+    meta = load_meta(config.to, "gan")
+    if meta["critic"] != NO_CRITIC:  # its critics and optimisers would be lost
+        raise CheckpointError(f"{config.to} was trained here; name a folder of an imported generator")
+    generator = Generator(read_config(GeneratorConfig, meta["generator"])).eval().requires_grad_(False)
+    load_network(config.to, "generator", generator)
+    meta, networks = with_encoder(meta, generator, foreign, source(config.file, foreign))
+    save_checkpoint(config.to / "checkpoint", meta, networks, {})
+    return "\n".join(encoder_summary(config, foreign))
+
+
+def with_encoder(
+    meta: dict[str, Any], generator: Generator, foreign: Foreign[EncoderConfig], about: dict[str, str]
+) -> tuple[dict[str, Any], dict[str, nn.Module]]:
+    """A complete inversion run: generator, encoder, and a code critic that is fitted to the generator's codes."""
+    given, shape = foreign.config, generator.config
+    wanted = (shape.resolution, shape.layers, shape.code_size)
+    if (given.resolution, given.layers, given.code_size) != wanted:
+        raise CheckpointError(
+            f"the {foreign.family} takes {given.resolution} px and gives codes {given.layers} x {given.code_size}; "
+            f"the generator has {shape.resolution} px and codes {shape.layers} x {shape.code_size}"
+        )
+    encoder: Encoder | PyramidEncoder = translate(foreign, build_encoder)
+    critic = fit_code_critic(generator)
+    networks: dict[str, nn.Module] = {"generator": generator, "encoder": encoder, "code_critic": critic}
+    added = {
+        "kind": "inversion", "encoder": asdict(given), "code_critic_view": critic.view, "imported_encoder": about,
+    }  # fmt: skip
+    return meta | added, networks
+
+
+def source(file: Path, foreign: Foreign[Any]) -> dict[str, Any]:
+    """Where a network comes from, for the checkpoint."""
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    return {"family": foreign.family, "file": file.name, "sha256": digest}
 
 
 def is_taken(folder: Path) -> bool:
@@ -88,20 +176,8 @@ def is_taken(folder: Path) -> bool:
     return True
 
 
-def recognise(content: Any) -> Foreign:
-    """The generator in a file's content, whatever family it is of. Raises CheckpointError."""
-    for family in FAMILIES:
-        if (foreign := family.find(content)) is not None:
-            return foreign
-    keys = [str(key)[:60] for key in content][:10] if isinstance(content, dict) else []
-    raise CheckpointError(
-        "its tensors' names are of no family that can be imported (rosinality, pSp, e4e, NVIDIA and GenForce "
-        f"StyleGAN2); it starts with {keys}"
-    )
-
-
 @torch.no_grad()
-def check_clamp(generator: Generator, foreign: Foreign) -> None:
+def check_clamp(generator: Generator, foreign: Foreign[GeneratorConfig]) -> None:
     """Where the original clamps activations, which ours does not, make sure that it makes no difference."""
     if foreign.clamp is None:
         return
@@ -121,7 +197,7 @@ def check_clamp(generator: Generator, foreign: Foreign) -> None:
         )
 
 
-def mean_code_error(generator: Generator, foreign: Foreign) -> float | None:
+def mean_code_error(generator: Generator, foreign: Foreign[GeneratorConfig]) -> float | None:
     """Distance of the file's mean code from that of sampled codes, in standard deviations (root mean square)."""
     if foreign.mean_code is None:
         return None
@@ -132,15 +208,25 @@ def mean_code_error(generator: Generator, foreign: Foreign) -> float | None:
     return float(((theirs.reshape(-1, shape.code_size) - mean) / deviation).square().mean().sqrt())
 
 
-def summary(config: ImportConfig, foreign: Foreign, distance: float | None) -> str:
+def summary(
+    config: ImportConfig, foreign: Foreign[GeneratorConfig], shape: GeneratorConfig, distance: float | None
+) -> list[str]:
     """What was written, for the terminal."""
-    shape = foreign.config
     channels = " ".join(map(str, shape.channels))
     lines = [
-        f"{foreign.family} generator written to {config.to}",
+        f"{foreign.family} written to {config.to}",
         f"  {shape.resolution} px, channels {channels}, codes {shape.layers} x {shape.code_size}",
     ]
     if distance is not None:
         lines.append(f"  its mean code is {distance:.3f} standard deviations from that of samples")
-    lines.append(f"next: python -m training encoder --gan {config.to} [--data PHOTOGRAPHS]")
-    return "\n".join(lines)
+    return lines
+
+
+def encoder_summary(config: ImportConfig, foreign: Foreign[EncoderConfig]) -> list[str]:
+    """The same of an encoder, and what its domain score is worth."""
+    return [
+        f"{foreign.family} written to {config.to}",
+        "  its code critic is new: it tells sampled codes from the same with noise, and has seen no encoder's codes",
+        f"next: python -m export bundle {config.to} --to MODEL_REPOSITORY",
+        f"  or train critic and encoder on: python -m training encoder --gan {config.to} [--data PHOTOGRAPHS]",
+    ]

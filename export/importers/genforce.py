@@ -11,24 +11,31 @@ from typing import Any
 from torch import Tensor
 
 from export.importers.naming import Foreign, Rule, count, make_config, same, shape_of, tensors_of
+from training.generator import GeneratorConfig
+from training.layers import fir_kernel
 
-FAMILY = "GenForce StyleGAN2"
+FAMILY = "GenForce StyleGAN2 generator"
 
 
-def find(content: Any) -> Foreign | None:
+def find(content: Any) -> Foreign[GeneratorConfig] | None:
     """The generator in a file of this family: its moving average if there is one, or a bare state dict."""
     if not isinstance(content, dict):
         return None
+    content = generator_of(content)
+    return read(content) if "synthesis.early_layer.const" in content else None
+
+
+def generator_of(content: dict[Any, Any]) -> dict[Any, Any]:
+    """A generator's state dict: the moving average in a file of its runner's, or the file's whole content."""
     models = content.get("models")
     networks = models if isinstance(models, dict) else content
     for name in ("generator_smooth", "generator"):
         if isinstance(networks.get(name), dict):
-            content = networks[name]
-            break
-    return read(content) if "synthesis.early_layer.const" in content else None
+            return networks[name]
+    return content
 
 
-def read(content: Mapping[str, Any]) -> Foreign:
+def read(content: Mapping[str, Any]) -> Foreign[GeneratorConfig]:
     """Rules for a generator's state dict."""
     state = tensors_of(content)
     blocks, depth = count(state, r"synthesis\.output(\d+)\.") - 1, count(state, r"mapping\.dense(\d+)\.")
@@ -62,7 +69,13 @@ def read(content: Mapping[str, Any]) -> Foreign:
         else None
     )
     return Foreign(
-        FAMILY, state, config, rules, dict.fromkeys(filters, 4.0), frozenset({"truncation.w_avg"}), mean
+        FAMILY,
+        state,
+        config,
+        rules,
+        dict.fromkeys(filters, 4 * fir_kernel()),
+        frozenset({"truncation.w_avg"}),
+        mean,
     )
 
 

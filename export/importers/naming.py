@@ -1,22 +1,26 @@
-"""How the tensors of a foreign StyleGAN2 become ours: rules from name to name, and errors when they do not fit."""
+"""How the tensors of a foreign network become ours: rules from name to name, and errors when they do not fit."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from training.generator import Generator, GeneratorConfig, fir_kernel
+from training.encoder import EncoderConfig
+from training.generator import GeneratorConfig
 from training.runs import CheckpointError
 
 MOST_LISTED = 40  # names in an error message
 MOST_LAYERS = 32  # of one kind
 MOST_CHANNELS = 4096
 MOST_BLOCKS = 8  # above 4 pixels: 1024
+
+Config = TypeVar("Config", bound=GeneratorConfig | EncoderConfig)
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def same(tensor: Tensor) -> Tensor:
@@ -33,42 +37,40 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Foreign:
-    """A generator as a foreign file holds it, and how to read it."""
+class Foreign(Generic[Config]):
+    """A generator or an encoder as a foreign file holds it, and how to read it."""
 
     family: str
     """For people: "rosinality StyleGAN2"."""
     state: Mapping[str, Tensor]
     """The file's tensors, by their names there."""
-    config: GeneratorConfig
+    config: Config
     rules: Mapping[str, Rule]
     """Our tensor's name -> where it comes from."""
-    filters: Mapping[str, float] = field(default_factory=dict)
-    """Name -> sum of a constant resampling filter, which must be [1, 3, 3, 1] as ours is."""
+    filters: Mapping[str, Tensor] = field(default_factory=dict)
+    """Name -> the constant resampling filter that it must be, float [k, k], as ours is."""
     unused: frozenset[str] = frozenset()
-    """Tensors that the file may have and that a generator does not need."""
+    """Tensors that the file may have and that the network does not need."""
     mean_code: Tensor | None = None
     """Mean of sampled codes by the file's own account, float [512] or [L, 512]."""
     clamp: float | None = None
     """Limit of activations that the original applies, and ours does not."""
 
 
-def translate(foreign: Foreign) -> Generator:
-    """Our generator with the file's weights. Raises CheckpointError that lists what is unknown, missing or of another
+def translate(foreign: Foreign[Config], build: Callable[[Config], Network]) -> Network:
+    """Our network with the file's weights. Raises CheckpointError that lists what is unknown, missing or of another
     shape."""
-    state, name = foreign.state, f"as a {foreign.family} generator it does not fit"
+    state, name = foreign.state, f"as the {foreign.family} it does not fit"
     wanted = {rule.name for rule in foreign.rules.values()}
     missing = sorted(wanted - state.keys())
     unknown = sorted(state.keys() - wanted - foreign.filters.keys() - foreign.unused)
     if missing or unknown:
         raise CheckpointError(f"{name}: missing {listed(missing)}, unknown {listed(unknown)}")
-    filters = sorted(
-        key for key, total in foreign.filters.items() if not is_our_filter(state.get(key), total)
-    )
+    filters = sorted(key for key, ours in foreign.filters.items() if not is_our_filter(state.get(key), ours))
     if filters:
-        raise CheckpointError(f"{name}: resampling filters other than [1, 3, 3, 1]: {listed(filters)}")
+        raise CheckpointError(f"{name}: resampling filters other than StyleGAN's: {listed(filters)}")
     with torch.device("meta"):  # shapes first: a file may pretend to be larger than it is
-        ours = Generator(foreign.config).state_dict()
+        ours = build(foreign.config).state_dict()
     found, unfit = {}, []
     for key, rule in foreign.rules.items():
         try:
@@ -78,19 +80,19 @@ def translate(foreign: Foreign) -> Generator:
         if found[key].shape != ours[key].shape:
             unfit.append(f"{rule.name} {tuple(state[rule.name].shape)}")
     if unfit:
-        raise CheckpointError(f"{name}: other shapes than a generator {foreign.config} has: {listed(unfit)}")
-    generator = Generator(foreign.config)
-    generator.load_state_dict(found)
-    return generator.eval().requires_grad_(False)
+        raise CheckpointError(f"{name}: other shapes than {foreign.config} has: {listed(unfit)}")
+    network = build(foreign.config)
+    network.load_state_dict(found)  # counts of batches, which files may leave out, start at 0
+    return network.eval().requires_grad_(False)
 
 
-def is_our_filter(kernel: Tensor | None, total: float) -> bool:
-    """Is it the separable [1, 3, 3, 1] with that sum? A file may leave it out, as constants are."""
+def is_our_filter(kernel: Tensor | None, ours: Tensor) -> bool:
+    """Is it that filter, for one channel or for each? A file may leave it out, as constants are."""
     if kernel is None:
         return True
-    return kernel.numel() == 16 and torch.allclose(
-        kernel.float().reshape(4, 4), fir_kernel() * total, atol=1e-5
-    )
+    if kernel.shape[-2:] != ours.shape:
+        return False
+    return torch.allclose(kernel.float(), ours.expand(kernel.shape), atol=1e-5)
 
 
 def listed(names: list[str]) -> str:
@@ -113,12 +115,23 @@ def shape_of(state: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ..
     return tuple(state[name].shape)
 
 
+def batch_norm(theirs: str, ours: str) -> dict[str, Rule]:
+    """A batch norm without its count of batches."""
+    parts = ("weight", "bias", "running_mean", "running_var")
+    return {f"{ours}.{part}": Rule(f"{theirs}.{part}") for part in parts}
+
+
+def batch_counts(state: Mapping[str, Tensor]) -> frozenset[str]:
+    """Names of batch norms' counts of batches, which nothing hangs on."""
+    return frozenset(name for name in state if name.endswith(".num_batches_tracked"))
+
+
 def count(state: Mapping[str, Tensor], pattern: str) -> int:
     """One more than the highest number that `pattern`'s group finds at the start of a name; 0 without any."""
     matches = (re.match(pattern, name) for name in state)
     highest = max((int(match[1][:4]) + 1 for match in matches if match), default=0)
     if highest > MOST_LAYERS:
-        raise CheckpointError(f"it has more layers of one kind ({highest}) than any StyleGAN2")
+        raise CheckpointError(f"it has more layers of one kind ({highest}) than any StyleGAN")
     return highest
 
 
@@ -139,7 +152,7 @@ def make_config(
         raise CheckpointError(f"as a generator, it misses {listed(missing)}")
     channels = tuple(state[name].shape[-4] for name in widths)
     if max(*channels, constant[-3], code_size, first[1]) > MOST_CHANNELS:
-        raise CheckpointError(f"it has layers wider than {MOST_CHANNELS}, as no StyleGAN2 has")
+        raise CheckpointError(f"it has layers wider than {MOST_CHANNELS}, as no StyleGAN has")
     return GeneratorConfig(
         resolution=4 << len(widths),
         channels=(constant[-3], *channels),

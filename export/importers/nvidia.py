@@ -11,14 +11,16 @@ from torch import Tensor
 
 from export.importers.naming import Foreign, Rule, count, make_config, shape_of, tensors_of
 from export.unpickling import Record
+from training.generator import GeneratorConfig
+from training.layers import fir_kernel
 from training.runs import CheckpointError
 
-FAMILY = "NVIDIA StyleGAN2"
+FAMILY = "NVIDIA StyleGAN2 generator"
 OUR_RATE = 0.01  # learning rate multiplier of our mapping network, in `training/generator.py`
 DEEPEST = 16  # modules within modules
 
 
-def find(content: Any) -> Foreign | None:
+def find(content: Any) -> Foreign[GeneratorConfig] | None:
     """The generator's moving average in a file of this family; also of a state dict of it."""
     network = content.get("G_ema", content) if isinstance(content, dict) else content
     if isinstance(network, Record):
@@ -55,7 +57,7 @@ def tensors(record: Record, depth: int = 0) -> dict[str, Tensor]:
     return state
 
 
-def read(generator: Record) -> Foreign:
+def read(generator: Record) -> Foreign[GeneratorConfig]:
     """Rules for a generator that was pickled whole; refuses the variants that ours is not."""
     block, first = module(generator, "synthesis", "b4"), module(generator, "mapping", "fc0")
     layer = module(block, "conv1")
@@ -70,7 +72,7 @@ def read(generator: Record) -> Foreign:
     return rules_for(tensors(generator), rate, clamp)
 
 
-def rules_for(state: dict[str, Tensor], rate: float, clamp: float | None) -> Foreign:
+def rules_for(state: dict[str, Tensor], rate: float, clamp: float | None) -> Foreign[GeneratorConfig]:
     """Rules for a generator's state dict; `rate`: learning rate multiplier of its mapping network."""
     depth = count(state, r"mapping\.fc(\d+)\.")
     blocks = sum(f"synthesis.b{8 << i}.conv0.weight" in state for i in range(12))
@@ -102,7 +104,14 @@ def rules_for(state: dict[str, Tensor], rate: float, clamp: float | None) -> For
     filters += [f"synthesis.b{4 << i}.resample_filter" for i in range(blocks + 1)]
     mean = state.get("mapping.w_avg")
     return Foreign(
-        FAMILY, state, config, rules, dict.fromkeys(filters, 1.0), frozenset({"mapping.w_avg"}), mean, clamp
+        FAMILY,
+        state,
+        config,
+        rules,
+        dict.fromkeys(filters, fir_kernel()),
+        frozenset({"mapping.w_avg"}),
+        mean,
+        clamp,
     )
 
 

@@ -11,12 +11,14 @@ from typing import Any
 from torch import Tensor
 
 from export.importers.naming import Foreign, Rule, count, make_config, shape_of, tensors_of
+from training.generator import GeneratorConfig
+from training.layers import fir_kernel
 
-FAMILY = "rosinality StyleGAN2"
+FAMILY = "rosinality StyleGAN2 generator"
 LATENT_AVERAGE = "latent_avg"
 
 
-def find(content: Any) -> Foreign | None:
+def find(content: Any) -> Foreign[GeneratorConfig] | None:
     """The generator in a file of this family: its moving average, a bare state dict, or a decoder."""
     if not isinstance(content, dict):
         return None
@@ -39,7 +41,7 @@ def is_part(key: Any, prefix: str) -> bool:
     return isinstance(key, str) and key.startswith(prefix)
 
 
-def read(content: Mapping[str, Any], mean: Tensor | None, family: str) -> Foreign:
+def read(content: Mapping[str, Any], mean: Tensor | None, family: str) -> Foreign[GeneratorConfig]:
     """Rules for a generator's state dict."""
     state = tensors_of(content)
     blocks = count(state, r"to_rgbs\.(\d+)\.")
@@ -69,7 +71,7 @@ def read(content: Mapping[str, Any], mean: Tensor | None, family: str) -> Foreig
         }
     filters = [f"convs.{2 * i}.conv.blur.kernel" for i in range(blocks)]
     filters += [f"to_rgbs.{i}.upsample.kernel" for i in range(blocks)]
-    return Foreign(family, state, config, rules, dict.fromkeys(filters, 4.0), mean_code=mean)
+    return Foreign(family, state, config, rules, dict.fromkeys(filters, 4 * fir_kernel()), mean_code=mean)
 
 
 def convolution(theirs: str, ours: str) -> dict[str, Rule]:

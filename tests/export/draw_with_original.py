@@ -1,6 +1,7 @@
 """A generator of another project, run by that project's own code: saves it as that project does, and draws with it.
 
-`python draw_with_original.py FORMAT WORK_TREE FOLDER` writes FOLDER/network.* and FOLDER/pictures.pt. It is a process
+`python draw_with_original.py FORMAT WORK_TREE FOLDER` writes FOLDER/network.* and FOLDER/pictures.pt, for an encoder
+in a file of its own FOLDER/encoder.pth too. It is a process
 of its own (`test_originals.py` starts it) since those projects have modules called `training` and `models` too, and it
 imports nothing of ours.
 """
@@ -20,10 +21,16 @@ import torch
 from torch import Tensor, nn
 
 SIZE, CODE, Z, DEPTH = 32, 24, 24, 4
-CHANNELS = {4: 20, 8: 16, 16: 12, 32: 8}
+CHANNELS = {4: 20, 8: 16, 16: 12, 32: 8, 64: 8, 128: 8, 256: 8}
 PICTURES = 10
 SAMPLES = 10_000  # of the mean code
-CONSTANT = ("kernel", "resample_filter")  # buffers that training never changes
+CONSTANT = (
+    "kernel",
+    "resample_filter",
+    "lod",
+    "truncation",
+    "num_batches_tracked",
+)  # training never changes them
 
 
 @torch.no_grad()
@@ -33,6 +40,8 @@ def randomise(network: nn.Module) -> nn.Module:
         if not name.endswith(CONSTANT):
             slow = name.startswith(("mapping.", "style."))  # weights that a rate of 0.01 is multiplied to
             tensor.add_(torch.randn_like(tensor) * (30 if slow else 0.3))
+        if name.endswith("running_var"):
+            tensor.abs_().add_(0.1)
     return network.eval().requires_grad_(False)
 
 
@@ -45,16 +54,16 @@ def optimiser_after_a_step(parameters: Any) -> dict[str, Any]:
     return optimiser.state_dict()
 
 
-def save_and_draw(file: Path, content: Any, z: Tensor, images: Tensor) -> None:
-    """A checkpoint of torch.save's, and the pictures."""
+def save_and_draw(file: Path, content: Any, z: Tensor, images: Tensor, codes: Tensor | None = None) -> None:
+    """A checkpoint of torch.save's, the pictures, and the codes that the original's encoder gives for them."""
     torch.save(content, file.with_suffix(".pt"))
-    torch.save({"z": z, "images": images}, file.with_name("pictures.pt"))
+    torch.save({"z": z, "images": images, "codes": codes}, file.with_name("pictures.pt"))
 
 
 # --- rosinality/stylegan2-pytorch -----------------------------------------------------------------------------------
 
 
-def rosinality_networks() -> tuple[nn.Module, nn.Module, nn.Module]:
+def rosinality_networks(size: int = SIZE, code: int = CODE) -> tuple[nn.Module, nn.Module, nn.Module]:
     """g, d and g_ema. The import of the module would compile for a GPU, which processors do without."""
     import torch.utils.cpp_extension
 
@@ -66,13 +75,13 @@ def rosinality_networks() -> tuple[nn.Module, nn.Module, nn.Module]:
 
         channels = property(lambda _: CHANNELS, lambda _, __: None)
 
-    g, g_ema = (randomise(Narrow(SIZE, CODE, DEPTH)) for _ in range(2))
+    g, g_ema = (randomise(Narrow(size, code, DEPTH)) for _ in range(2))
     return g, Discriminator(4), g_ema
 
 
 @torch.no_grad()
 def rosinality_pictures(g_ema: nn.Module) -> tuple[Tensor, Tensor]:
-    z = torch.randn(PICTURES, CODE)
+    z = torch.randn(PICTURES, g_ema.style_dim)
     return z, g_ema([z], randomize_noise=False)[0]
 
 
@@ -100,7 +109,7 @@ def rosinality_converted(file: Path) -> None:
 
 
 def psp(file: Path) -> None:
-    """As pSp and e4e save rosinality's generator beside an encoder, of which names suffice."""
+    """As pSp and e4e save rosinality's generator beside an encoder of another type than the two below."""
     _, _, decoder = rosinality_networks()
     both = nn.ModuleDict(
         {"encoder": nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)), "decoder": decoder}
@@ -109,6 +118,32 @@ def psp(file: Path) -> None:
     mean = decoder.mean_latent(SAMPLES).repeat(decoder.n_latent, 1)
     content = {"state_dict": both.state_dict(), "opts": options, "latent_avg": mean}
     save_and_draw(file, content, *rosinality_pictures(decoder))
+
+
+# --- eladrich/pixel2style2pixel, omertov/encoder4editing: beside rosinality's work tree ------------------------------
+
+
+@torch.no_grad()
+def pyramid(file: Path, kind: str) -> None:
+    """As they save; encoders of the published size, for pictures of 256 pixels."""
+    sys.path.insert(1, str(Path(sys.path[0]).with_name("stylegan2-pytorch")))
+    _, _, decoder = rosinality_networks(256, 512)
+    from models.encoders import psp_encoders  # type: ignore[import-not-found]
+
+    options = {"encoder_type": kind, "n_styles": 14, "input_nc": 3, "stylegan_size": 256}
+    encoder = getattr(psp_encoders, kind)(50, "ir_se", argparse.Namespace(**options)).eval()
+    for name, tensor in encoder.state_dict().items():
+        if name.endswith(("bias", "running_mean", "running_var")):  # larger weights would drown everything
+            tensor.add_(torch.rand_like(tensor))
+    z, images = rosinality_pictures(decoder)
+    mean = decoder.mean_latent(SAMPLES).repeat(decoder.n_latent, 1)
+    codes = torch.cat([encoder(image[None]) for image in images.clamp(-1, 1)]) + mean
+    content = {
+        "state_dict": nn.ModuleDict({"encoder": encoder, "decoder": decoder}).state_dict(),
+        "opts": options | {"start_from_latent_avg": True},
+        "latent_avg": mean,
+    }
+    save_and_draw(file, content, z, images, codes)
 
 
 # --- NVlabs/stylegan2-ada-pytorch -----------------------------------------------------------------------------------
@@ -188,6 +223,45 @@ def genforce(file: Path, *, repeat_w: bool = True) -> None:
     save_and_draw(file, content, z, images)
 
 
+@torch.no_grad()
+def genforce_stylegan1(file: Path, size: int, fmaps_max: int) -> None:
+    """As its runner saves."""
+    from models import build_generator  # type: ignore[import-not-found]
+
+    generator = randomise(build_generator("stylegan", resolution=size, fmaps_max=fmaps_max))
+    z = torch.randn(PICTURES, 512)
+    generator.truncation.w_avg.copy_(generator.mapping(torch.randn(SAMPLES, 512))["w"].mean(0))
+    images = torch.cat([generator(one[None])["image"] for one in z])
+    save_and_draw(file, {"models": {"generator_smooth": generator.state_dict()}}, z, images)
+
+
+# --- genforce/idinvert_pytorch --------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def idinvert(file: Path, size: int, fmaps_max: int, encoder_max: int) -> None:
+    """State dicts as published: the generator's without the coefficients of its truncation."""
+    from models.stylegan_encoder_network import StyleGANEncoderNet  # type: ignore[import-not-found]
+    from models.stylegan_generator_network import StyleGANGeneratorNet  # type: ignore[import-not-found]
+
+    settings = {"repeat_w": False, "final_tanh": True, "truncation_psi": 1.0, "fmaps_max": fmaps_max}
+    generator = randomise(
+        StyleGANGeneratorNet(size, w_space_dim=fmaps_max, z_space_dim=fmaps_max, **settings)
+    )
+    encoder = StyleGANEncoderNet(
+        size, w_space_dim=fmaps_max, encoder_channels_max=encoder_max, use_bn=True
+    ).eval()
+    for name, tensor in encoder.state_dict().items():
+        if not name.endswith((*CONSTANT, "conv.weight", "conv1.weight", "conv2.weight")):
+            tensor.add_(torch.rand_like(tensor))
+    z = torch.randn(PICTURES, fmaps_max)
+    images = torch.cat([generator(one[None]) for one in z])
+    codes = torch.cat([encoder(one[None]) for one in images]).view(PICTURES, -1, fmaps_max)
+    state = {key: value for key, value in generator.state_dict().items() if key != "truncation.truncation"}
+    torch.save(encoder.state_dict(), file.with_name("encoder.pth"))
+    save_and_draw(file, state, z, images, codes)
+
+
 FORMATS: dict[str, Callable[[Path], None]] = {
     "rosinality, trained": rosinality_trained,
     "rosinality, converted": rosinality_converted,
@@ -195,6 +269,12 @@ FORMATS: dict[str, Callable[[Path], None]] = {
     "NVIDIA": nvidia,
     "GenForce": genforce,
     "GenForce, w per layer": lambda file: genforce(file, repeat_w=False),
+    "GenForce StyleGAN1": lambda file: genforce_stylegan1(file, 128, 32),
+    "GenForce StyleGAN1, 256 pixels": lambda file: genforce_stylegan1(file, 256, 512),
+    "idinvert": lambda file: idinvert(file, 128, 32, 64),
+    "idinvert, as published": lambda file: idinvert(file, 256, 512, 1024),
+    "pSp with its encoder": lambda file: pyramid(file, "GradualStyleEncoder"),
+    "e4e with its encoder": lambda file: pyramid(file, "Encoder4Editing"),
 }
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ def e4e() -> Case:
     case = rosinality()
     decoder = {f"decoder.{key}": value for key, value in case.state.items()}
     encoder = {"encoder.input_layer.0.weight": torch.randn(4, 3, 3, 3)}
-    options = {"stylegan_size": 32, "encoder_type": "Encoder4Editing"}
+    options = {"stylegan_size": 32, "encoder_type": "BackboneEncoderUsingLastLayerIntoW"}
     content = {"state_dict": encoder | decoder, "latent_avg": torch.zeros(LAYERS, CODE), "opts": options}
     return Case(content, case.state, case.reference)
 

@@ -1,4 +1,4 @@
-"""Imported generators draw what the projects that their files come from draw: their code runs here, beside ours.
+"""Imported networks draw and encode what the projects that their files come from do: their code runs beside ours.
 
 Work trees of those projects lie in the folder that INDOMAIN_ORIGINALS names, each by its repository's name; a tree
 that is not there is left out. They need no GPU, and nothing of theirs is part of this project.
@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from export.__main__ import main
-from export.folding import FoldedMapping, FoldedSynthesis
+from export.folding import FoldedMapping, fold_encoder, fold_synthesis
 from training.generator import Generator, GeneratorConfig
+from training.inversion import load_inversion
 from training.runs import load_meta, load_network, read_config
 
 ORIGINALS = os.environ.get("INDOMAIN_ORIGINALS", "")
@@ -30,8 +31,14 @@ WORK_TREES = {
     "NVIDIA": "stylegan2-ada-pytorch",
     "GenForce": "genforce",
     "GenForce, w per layer": "genforce",
+    "GenForce StyleGAN1": "genforce",
+    "GenForce StyleGAN1, 256 pixels": "genforce",
+    "idinvert": "idinvert_pytorch",
+    "idinvert, as published": "idinvert_pytorch",
+    "pSp with its encoder": "pixel2style2pixel",
+    "e4e with its encoder": "encoder4editing",
 }
-NO_MEAN_CODE = {"rosinality, trained"}
+NO_MEAN_CODE = {"rosinality, trained", "idinvert", "idinvert, as published"}
 
 pytestmark = [
     pytest.mark.slow,
@@ -48,15 +55,28 @@ def test_pictures_are_those_of_the_original(tmp_path: Path, chosen: str) -> None
         pytest.skip(f"{tree} is missing")
     subprocess.run([sys.executable, DRAW, chosen, tree, tmp_path], check=True, cwd=tree)
     (file,) = tmp_path.glob("network.*")
-    assert main(["import", str(file), "--to", str(tmp_path / "run")]) == 0
-    meta = load_meta(tmp_path / "run", "gan")
+    for part in [file, *tmp_path.glob("encoder.pth")]:
+        with torch.enable_grad():
+            assert main(["import", str(part), "--to", str(tmp_path / "run")]) == 0
+    meta = load_meta(tmp_path / "run")
     generator = Generator(read_config(GeneratorConfig, meta["generator"])).eval()
     load_network(tmp_path / "run", "generator", generator)
     drawn = torch.load(tmp_path / "pictures.pt")
     z, wanted, scale = drawn["z"], drawn["images"], drawn["images"].abs().max()
-    for found in (generator(z), FoldedSynthesis(generator.synthesis)(FoldedMapping(generator.mapping)(z))):
+    folded = fold_synthesis(generator.synthesis)
+    for pictures in (generator, lambda z: folded(FoldedMapping(generator.mapping)(z))):
+        found = torch.cat([pictures(one[None]) for one in z])
         difference = (found - wanted).abs().max() / scale
         print(f"{chosen}: {difference:.1e} of pictures up to {scale:.2f}, deviation {wanted.std():.2f}")
         assert difference < TOLERANCE
+    if drawn["codes"] is not None:
+        encoder, codes = load_inversion(tmp_path / "run").encoder, drawn["codes"]
+        for encode in (encoder, fold_encoder(encoder)):
+            found = torch.cat([encode(one[None].clamp(-1, 1)) for one in wanted])
+            difference = (found - codes).abs().max() / codes.abs().max()
+            print(
+                f"{chosen}: {difference:.1e} of codes up to {codes.abs().max():.2f}, deviation {codes.std():.2f}"
+            )
+            assert difference < TOLERANCE
     distance = meta["imported"]["mean_code_error"]
     assert (distance is None) if chosen in NO_MEAN_CODE else (distance < MEAN_CODE_TOLERANCE)

@@ -201,3 +201,4 @@ def test_a_methods_name_says_what_was_changed(changes: dict[str, Any], name: str
         "encoder": {"activation": given["activation"]},
     }  # fmt: skip
     assert method_name(meta) == name
+    assert method_name(meta | {"imported_encoder": {"family": "idinvert encoder"}}) == "idinvert encoder"

@@ -13,7 +13,8 @@ from training.augmentation import augment
 from training.critics import CodeCritic, ProjectedCritic, StyleGAN2Critic
 from training.encoder import Encoder, EncoderConfig
 from training.features import EfficientNetLite0
-from training.generator import GeneratorConfig, Mapping, before_activation
+from training.generator import GeneratorConfig, Mapping
+from training.layers import before_activation
 from training.losses import hinge_critic_loss, non_saturating_critic_loss, r1_penalty
 from training.perceptual import LPIPSSq, VGG16Conv43
 

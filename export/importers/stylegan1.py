@@ -1,0 +1,139 @@
+"""StyleGAN1 of genforce/idinvert_pytorch and genforce/genforce (.pth): the same network under two sets of names.
+
+Up to 64 pixels they up-sample by nearest neighbours before a convolution, above by a transposed one whose kernel is
+spread; ours does the latter everywhere, with kernels of the former flipped. Their mapping scales weights by the gain
+that ours applies after activations: only its biases, divided by that gain, differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from export.importers.genforce import flipped, generator_of
+from export.importers.naming import Foreign, Rule, count, make_config, same, shape_of, tensors_of
+from training.generator import GeneratorConfig
+from training.layers import ACTIVATION_GAIN, fir_kernel
+from training.runs import CheckpointError
+
+FUSED_FROM = 128  # pixels
+
+
+@dataclass(frozen=True)
+class Names:
+    """How a project calls the parts of a layer, after "synthesis.layer3." or "mapping.dense3."."""
+
+    family: str
+    dense: tuple[str, str]
+    bias: str
+    noise: str
+    style: tuple[str, str]
+    conv: str
+    final_tanh: bool
+
+
+IDINVERT = Names(
+    family="idinvert StyleGAN generator",
+    dense=("fc.weight", "wscale.bias"),
+    bias="epilogue.bias",
+    noise="epilogue.apply_noise",
+    style=("epilogue.style_mod.dense.fc.weight", "epilogue.style_mod.dense.wscale.bias"),
+    conv="conv.weight",
+    final_tanh=True,
+)
+GENFORCE = Names(
+    family="GenForce StyleGAN generator",
+    dense=("weight", "bias"),
+    bias="bias",
+    noise="apply_noise",
+    style=("style.weight", "style.bias"),
+    conv="weight",
+    final_tanh=False,
+)
+
+
+def find(content: Any) -> Foreign[GeneratorConfig] | None:
+    """The generator in a file of either project: its moving average if there is one, or a bare state dict."""
+    if not isinstance(content, dict):
+        return None
+    content = generator_of(content)
+    if "synthesis.layer0.const" not in content:
+        return None
+    return read(tensors_of(content), IDINVERT if f"synthesis.layer0.{IDINVERT.bias}" in content else GENFORCE)
+
+
+def read(state: dict[str, Tensor], names: Names) -> Foreign[GeneratorConfig]:
+    """Rules for a generator's state dict. Raises CheckpointError."""
+    blocks, depth = count(state, r"synthesis\.output(\d+)\.") - 1, count(state, r"mapping\.dense(\d+)\.")
+    dense, styles = names.dense, names.style
+    config = make_config(
+        state,
+        constant=shape_of(state, "synthesis.layer0.const", 4),
+        widths=[f"synthesis.layer{2 * i + 3}.{names.conv}" for i in range(blocks)],
+        mapping=[f"mapping.dense{i}.{dense[0]}" for i in range(depth)],
+        style=f"synthesis.layer0.{styles[0]}",
+    )
+    config = replace(config, architecture="stylegan1", final_tanh=names.final_tanh)
+    refuse_growing(state)
+    rules = {
+        "synthesis.constant": Rule("synthesis.layer0.const"),
+        "synthesis.rgb_weight": Rule(f"synthesis.output{blocks}.{names.conv}"),
+        "synthesis.rgb_bias": Rule(f"synthesis.output{blocks}.bias"),
+    }
+    for i in range(depth):
+        rules[f"mapping.layers.{i}.weight"] = Rule(f"mapping.dense{i}.{dense[0]}")
+        rules[f"mapping.layers.{i}.bias"] = Rule(
+            f"mapping.dense{i}.{dense[1]}", lambda bias: bias / ACTIVATION_GAIN
+        )
+    filters = {}
+    for i in range(config.layers):
+        theirs, ours = f"synthesis.layer{i}", f"synthesis.styled.{i}"
+        rules |= {
+            f"{ours}.noise_strength": Rule(f"{theirs}.{names.noise}.weight"),
+            f"{ours}.noise": Rule(f"{theirs}.{names.noise}.noise"),
+            f"{ours}.bias": Rule(f"{theirs}.{names.bias}"),
+            f"{ours}.style.weight": Rule(f"{theirs}.{styles[0]}"),
+            f"{ours}.style.bias": Rule(f"{theirs}.{styles[1]}", from_one),
+        }
+        up = i > 0 and i % 2 == 0
+        if up:
+            filters[f"{theirs}.blur.kernel"] = fir_kernel(1, 2, 1)
+        if i > 0:
+            weight, change = convolution(theirs, names, fused=up and 4 << i // 2 >= FUSED_FROM, up=up)
+            rules[f"{ours}.conv.weight"] = Rule(weight, change)
+    coarser = {f"synthesis.output{i}.{part}" for i in range(blocks) for part in (names.conv, "bias")}
+    unused = frozenset(coarser | {"truncation.w_avg", "truncation.truncation", "synthesis.lod"})
+    mean, size = state.get("truncation.w_avg"), config.code_size
+    if mean is not None and mean.numel() != size * (config.layers if config.per_layer_code else 1):
+        mean = None  # of one w, where the mapping gives one for each layer
+    elif mean is not None:
+        mean = mean.reshape(-1, size)
+    return Foreign(names.family, state, config, rules, filters, unused, mean)
+
+
+def convolution(layer: str, names: Names, *, fused: bool, up: bool) -> tuple[str, Callable[[Tensor], Tensor]]:
+    """A layer's weight, and how it becomes float [C_out, C_in, 3, 3] of ours."""
+    if not up:
+        return f"{layer}.{names.conv}", same
+    if not fused:
+        return f"{layer}.{names.conv}", flipped
+    if names is IDINVERT:  # [3, 3, C_in, C_out]
+        return f"{layer}.weight", lambda weight: weight.permute(3, 2, 0, 1)
+    return f"{layer}.weight", same
+
+
+def from_one(bias: Tensor) -> Tensor:
+    """Theirs is of scales less 1, and of shifts: the first and the second half."""
+    first = torch.arange(len(bias)) < len(bias) // 2
+    return bias + first.to(bias.dtype)
+
+
+def refuse_growing(state: dict[str, Tensor]) -> None:
+    """Its pictures come from the last layer alone only when progressive growing has ended. Raises CheckpointError."""
+    lod = state.get("synthesis.lod")
+    if lod is not None and (lod.numel() != 1 or float(lod) != 0):
+        raise CheckpointError("its progressive growing has not ended (synthesis.lod is not 0)")

@@ -1,0 +1,160 @@
+"""Files of pSp and e4e: their encoder, imported with its decoder, gives what a slow reference of it gives."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from export.__main__ import main
+from export.checkpoint import load_pipeline
+from export.decompositions import trace
+from export.folding import fold_encoder
+from export.importers import ImportConfig, import_checkpoint
+from tests.export.test_import_stylegan1 import batch_norm, normed
+from tests.export.test_importers import CODE, LAYERS, State, rosinality
+from training.runs import CheckpointError, load_meta
+
+WIDTHS = (4, 4, 6, 8, 10, 10)  # four widths; the scales come from units 2, 3 and 5
+TAPS = (2, 3, 5)
+SIDE = 32
+
+
+def encoder_state() -> State:
+    """Names as in the files, for pictures of 32 px: the coarsest scale has 2 x 2 places."""
+    state: State = {
+        "input_layer.0.weight": torch.randn(WIDTHS[0], 3, 3, 3) / 5,
+        "input_layer.2.weight": torch.rand(WIDTHS[0]),
+    } | batch_norm("input_layer.1", WIDTHS[0])
+    before = WIDTHS[0]
+    for i, width in enumerate(WIDTHS):
+        name = f"body.{i}.res_layer"
+        state |= batch_norm(f"{name}.0", before) | batch_norm(f"{name}.4", width)
+        state |= {
+            f"{name}.1.weight": torch.randn(width, before, 3, 3) / math.sqrt(9 * before),
+            f"{name}.2.weight": torch.rand(width),
+            f"{name}.3.weight": torch.randn(width, width, 3, 3) / math.sqrt(9 * width),
+            f"{name}.5.fc1.weight": torch.randn(1, width, 1, 1),
+            f"{name}.5.fc2.weight": torch.randn(width, 1, 1, 1),
+        }
+        if width != before:
+            state[f"body.{i}.shortcut_layer.0.weight"] = torch.randn(width, before, 1, 1)
+            state |= batch_norm(f"body.{i}.shortcut_layer.1", width)
+        before = width
+    for name, inputs in (("latlayer1", WIDTHS[TAPS[1]]), ("latlayer2", WIDTHS[TAPS[0]])):
+        state |= {f"{name}.weight": torch.randn(before, inputs, 1, 1), f"{name}.bias": torch.randn(before)}
+    for i in range(LAYERS):
+        for k in range(1 if i < 3 else 2 if i < 7 else 3):
+            inputs = before if k == 0 else CODE
+            state[f"styles.{i}.convs.{2 * k}.weight"] = torch.randn(CODE, inputs, 3, 3) / math.sqrt(
+                9 * inputs
+            )
+            state[f"styles.{i}.convs.{2 * k}.bias"] = torch.randn(CODE)
+        state |= {
+            f"styles.{i}.linear.weight": torch.randn(CODE, CODE),
+            f"styles.{i}.linear.bias": torch.randn(CODE),
+        }
+    return state
+
+
+def prelu(x: Tensor, slope: Tensor) -> Tensor:
+    return torch.where(x > 0, x, x * slope.view(1, -1, 1, 1))
+
+
+def encode(state: State, image: Tensor, kind: str, mean: Tensor) -> Tensor:
+    """image [N, 3, 32, 32] -> code [N, L, size], operator by operator."""
+    x = normed(F.conv2d(image, state["input_layer.0.weight"], padding=1), state, "input_layer.1")
+    x = prelu(x, state["input_layer.2.weight"])
+    maps, before = [], WIDTHS[0]
+    for i, width in enumerate(WIDTHS):
+        name, stride = f"body.{i}.res_layer", 2 if i == 0 or width != before else 1
+        y = F.conv2d(normed(x, state, f"{name}.0"), state[f"{name}.1.weight"], padding=1)
+        y = F.conv2d(prelu(y, state[f"{name}.2.weight"]), state[f"{name}.3.weight"], stride=stride, padding=1)
+        y = normed(y, state, f"{name}.4")
+        excited = F.conv2d(y.mean((2, 3), keepdim=True), state[f"{name}.5.fc1.weight"]).clamp(min=0)
+        y = y / (1 + (-F.conv2d(excited, state[f"{name}.5.fc2.weight"])).exp())
+        skip = x[:, :, ::stride, ::stride]
+        if width != before:
+            shortcut = f"body.{i}.shortcut_layer"
+            skip = normed(F.conv2d(skip, state[f"{shortcut}.0.weight"]), state, f"{shortcut}.1")
+        x, before = y + skip, width
+        if i in TAPS:
+            maps.append(x)
+    fine, middle, coarse = maps
+    middle = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=True) + F.conv2d(
+        middle, state["latlayer1.weight"], state["latlayer1.bias"]
+    )
+    fine = F.interpolate(middle, scale_factor=2, mode="bilinear", align_corners=True) + F.conv2d(
+        fine, state["latlayer2.weight"], state["latlayer2.bias"]
+    )
+    vectors: list[Tensor] = []
+    for i in range(LAYERS):
+        y = coarse if i < 3 else middle if i < 7 else fine
+        for k in range(1 if i < 3 else 2 if i < 7 else 3):
+            name = f"styles.{i}.convs.{2 * k}"
+            y = F.leaky_relu(F.conv2d(y, state[f"{name}.weight"], state[f"{name}.bias"], 2, 1), 0.01)
+        y = y.flatten(1) @ state[f"styles.{i}.linear.weight"].t() / math.sqrt(CODE)
+        y = y + state[f"styles.{i}.linear.bias"]
+        vectors.append(y + vectors[0] if kind == "Encoder4Editing" and i else y)
+    return torch.stack(vectors, 1) + mean
+
+
+def content_of(kind: str, state: State, mean: Tensor) -> dict[str, Any]:
+    decoder = {f"decoder.{name}": value for name, value in rosinality().state.items()}
+    encoder = {f"encoder.{name}": value for name, value in state.items()}
+    options = {"encoder_type": kind, "start_from_latent_avg": True, "input_nc": 3, "learn_in_w": False}
+    return {"state_dict": encoder | decoder, "latent_avg": mean, "opts": options}
+
+
+@pytest.mark.parametrize("kind", ["GradualStyleEncoder", "Encoder4Editing"])
+def test_codes_are_those_of_the_format(tmp_path: Path, kind: str) -> None:
+    """Also folded for export, where its gradient is traced; the file yields a complete run."""
+    torch.manual_seed(4)
+    state, mean = encoder_state(), torch.randn(CODE)
+    torch.save(content_of(kind, state, mean), tmp_path / "ffhq.pt")
+    assert main(["import", str(tmp_path / "ffhq.pt"), "--to", str(tmp_path / "run")]) == 0
+    pipeline = load_pipeline(tmp_path / "run")
+    assert pipeline.code_critic.view == "layer"  # its mapping repeats one w
+    image = torch.rand(3, 3, SIDE, SIDE) * 2 - 1
+    wanted = encode(state, image, kind, mean)
+    folded = fold_encoder(pipeline.encoder)
+    for found in (pipeline.encoder(image), folded(image)):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+
+    def gradient(x: Tensor) -> Tensor:
+        return torch.func.grad(lambda y: folded(y).square().sum())(x)
+
+    class Gradient(torch.nn.Module):
+        forward = staticmethod(gradient)
+
+    torch.testing.assert_close(trace(Gradient(), (image,))(image), gradient(image), rtol=1e-3, atol=1e-2)
+
+
+def test_encoders_that_are_left_out_or_do_not_fit(tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    state = encoder_state()
+    other = content_of("BackboneEncoderUsingLastLayerIntoW", state, torch.zeros(CODE))
+    torch.save(other, tmp_path / "w.pt")
+    import_checkpoint(ImportConfig(tmp_path / "w.pt", tmp_path / "w"))
+    assert load_meta(tmp_path / "w", "gan")["name"] == "w"
+    content = content_of("Encoder4Editing", state, torch.zeros(CODE))
+    weights = content["state_dict"]
+    for changed, says in (
+        ({"latent_avg": torch.zeros(5)}, "no latent_avg"),
+        ({"state_dict": weights | {"encoder.surprise": torch.ones(1)}}, r"unknown \[encoder.surprise\]"),
+        ({"state_dict": weights | {"encoder.styles.99.linear.bias": torch.ones(1)}}, "more layers"),
+        ({"state_dict": weights | {"encoder.latlayer1.bias": torch.ones(1)}}, "latlayer1.bias"),
+        (
+            {"state_dict": weights | {"encoder.body.5.res_layer.1.weight": torch.ones(11, 10, 3, 3)}},
+            r"missing \[encoder.body.5.shortcut",
+        ),
+    ):
+        torch.save(content | changed, tmp_path / "a.pt")
+        with pytest.raises(CheckpointError, match=says):
+            import_checkpoint(ImportConfig(tmp_path / "a.pt", tmp_path / "a"))
+    assert not (tmp_path / "a").exists()

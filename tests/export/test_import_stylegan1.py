@@ -1,0 +1,364 @@
+"""Imported StyleGAN1 generators, and encoders, do what a slow reference of their formats does.
+
+The references are written from the formats' conventions: nearest-neighbour up-sampling, kernels spread by hand, batch
+norms spelt out, one picture after another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from export.__main__ import main
+from export.bundle import BundleConfig, write_bundle
+from export.checkpoint import load_pipeline
+from export.folding import FoldedMapping, fold_encoder, fold_synthesis
+from export.importers import ImportConfig, import_checkpoint
+from export.parity import open_session, refiner_inputs, run
+from training.generator import Generator, GeneratorConfig
+from training.inversion import InversionConfig, train_encoder
+from training.loop import Compute
+from training.refinement import RefinementConfig
+from training.runs import CheckpointError, load_meta, load_network, read_config
+
+State = dict[str, Tensor]
+CODE, Z, DEPTH = 12, 10, 3
+BLUR = torch.outer(torch.tensor([1.0, 2.0, 1.0]), torch.tensor([1.0, 2.0, 1.0])) / 16
+
+
+@dataclass
+class Case:
+    """A generator's state dict, and the reference's picture of z."""
+
+    state: State
+    reference: Callable[[Tensor], Tensor]
+
+
+# --- generators ------------------------------------------------------------------------------------------------------
+
+
+def depthwise(x: Tensor, kernel: Tensor) -> Tensor:
+    """A filter on each map for itself."""
+    return torch.cat([F.conv2d(x[:, c : c + 1], kernel[None, None], padding=1) for c in range(x.shape[1])], 1)
+
+
+def doubled(x: Tensor, weight: Tensor, *, fused: bool) -> Tensor:
+    """weight [O, I, 3, 3] at twice the side: after nearest neighbours, or spread and transposed."""
+    if not fused:
+        return F.conv2d(x.repeat_interleave(2, 2).repeat_interleave(2, 3), weight, padding=1)
+    spread = weight.new_zeros(*weight.shape[:2], 4, 4)
+    for row in (0, 1):
+        for column in (0, 1):
+            spread[:, :, row : row + 3, column : column + 3] += weight
+    return F.conv_transpose2d(x, spread.transpose(0, 1), stride=2, padding=1)
+
+
+def normalised(x: Tensor) -> Tensor:
+    x = x - x.mean((2, 3), keepdim=True)
+    return x / (x.square().mean((2, 3), keepdim=True) + 1e-8).sqrt()
+
+
+def generator(
+    channels: tuple[int, ...] = (8, 6, 4, 4), *, idinvert: bool = True, repeat: bool = False
+) -> Case:
+    """Of idinvert's names or GenForce's, random; its pictures go through tanh in idinvert only."""
+    layers, state = 2 * len(channels), State()
+    outputs = CODE if repeat else layers * CODE
+    sizes = [(CODE, Z), *[(CODE, CODE)] * (DEPTH - 2), (outputs, CODE)]
+    dense = ("fc.weight", "wscale.bias") if idinvert else ("weight", "bias")
+    for i, (rows, columns) in enumerate(sizes):
+        state[f"mapping.dense{i}.{dense[0]}"] = torch.randn(rows, columns) * 100
+        state[f"mapping.dense{i}.{dense[1]}"] = torch.randn(rows) * 10
+    weights, tails = [], []
+    for i in range(layers):
+        name, width, side = f"synthesis.layer{i}", channels[i // 2], 4 << i // 2
+        before = channels[max(i - 1, 0) // 2]
+        tail = f"{name}.epilogue" if idinvert else name
+        style = (
+            ("style_mod.dense.fc.weight", "style_mod.dense.wscale.bias")
+            if idinvert
+            else ("style.weight", "style.bias")
+        )
+        tails.append([f"{tail}.{key}" for key in ("apply_noise.weight", "apply_noise.noise", "bias", *style)])
+        shapes = ((width,), (1, 1, side, side), (width,), (2 * width, CODE), (2 * width,))
+        state |= {key: torch.randn(shape) for key, shape in zip(tails[-1], shapes, strict=True)}
+        if i == 0:
+            state[f"{name}.const"] = torch.randn(1, width, 4, 4)
+            weights.append("")
+            continue
+        up, fused = i % 2 == 0, side >= 128
+        weights.append(f"{name}.conv.weight" if idinvert and not (up and fused) else f"{name}.weight")
+        shape = (3, 3, before, width) if idinvert and up and fused else (width, before, 3, 3)
+        state[weights[-1]] = torch.randn(shape)
+        if up:
+            state[f"{name}.blur.kernel"] = BLUR.expand(width, 1, 3, 3).clone()
+    for i, width in enumerate(channels):
+        state[f"synthesis.output{i}.{'conv.weight' if idinvert else 'weight'}"] = torch.randn(3, width, 1, 1)
+        state[f"synthesis.output{i}.bias"] = torch.randn(3)
+    state |= {
+        "truncation.w_avg": torch.zeros(CODE if idinvert else outputs),
+        "synthesis.lod": torch.zeros(()),
+    }
+
+    def reference(z: Tensor) -> Tensor:
+        x = z / (z.square().mean(1, keepdim=True) + 1e-8).sqrt()
+        for i in range(DEPTH):
+            weight, bias = (state[f"mapping.dense{i}.{part}"] for part in dense)
+            x = F.leaky_relu(x @ weight.t() * (0.01 * math.sqrt(2 / weight.shape[1])) + bias * 0.01, 0.2)
+        code = x.reshape(len(z), -1, CODE).expand(-1, layers, -1)
+        x = state["synthesis.layer0.const"].expand(len(z), -1, -1, -1)
+        for i, tail in enumerate(tails):
+            strength, noise, bias, style_weight, style_bias = (state[key] for key in tail)
+            if i > 0:
+                weight, up, fused = state[weights[i]], i % 2 == 0, 4 << i // 2 >= 128
+                weight = weight.permute(3, 2, 0, 1) if idinvert and up and fused else weight
+                weight = weight * math.sqrt(2 / weight[0].numel())
+                x = doubled(x, weight, fused=fused) if up else F.conv2d(x, weight, padding=1)
+                x = depthwise(x, BLUR) if up else x
+            x = x + noise * strength.view(1, -1, 1, 1) + bias.view(1, -1, 1, 1)
+            x = normalised(torch.where(x > 0, x, 0.2 * x))
+            style = (code[:, i] @ style_weight.t() / math.sqrt(CODE) + style_bias).view(len(z), 2, -1, 1, 1)
+            x = x * (style[:, 0] + 1) + style[:, 1]
+        last = f"synthesis.output{len(channels) - 1}"
+        weight = state[f"{last}.{'conv.weight' if idinvert else 'weight'}"]
+        rgb = F.conv2d(x, weight / math.sqrt(channels[-1]), state[f"{last}.bias"])
+        return rgb.tanh() if idinvert else rgb
+
+    return Case(state, reference)
+
+
+GENERATORS: dict[str, Callable[[], Case]] = {
+    "idinvert": generator,
+    "idinvert, fused above 64 px": lambda: generator((6, 4, 4, 4, 4, 4)),
+    "GenForce": lambda: generator((6, 4, 4, 4, 4, 4), idinvert=False, repeat=True),
+    "GenForce, w per layer": lambda: generator(idinvert=False),
+}
+
+
+def load(folder: Path) -> Generator:
+    """The generator of a run folder, as training and export load it."""
+    network = Generator(read_config(GeneratorConfig, load_meta(folder)["generator"]))
+    load_network(folder, "generator", network)
+    return network.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("chosen", GENERATORS)
+def test_pictures_are_those_of_the_format(tmp_path: Path, chosen: str) -> None:
+    """Within 1e-3 over ten codes, also folded for export."""
+    torch.manual_seed(1)
+    case = GENERATORS[chosen]()
+    content = case.state if "idinvert" in chosen else {"generator": {}, "generator_smooth": case.state}
+    torch.save(content, tmp_path / "Towers.pth")
+    assert main(["import", str(tmp_path / "Towers.pth"), "--to", str(tmp_path / "run")]) == 0
+    meta = load_meta(tmp_path / "run", "gan")
+    assert meta["generator"]["architecture"] == "stylegan1"
+    assert meta["generator"]["per_layer_code"] == (chosen != "GenForce")
+    ours, z = load(tmp_path / "run"), torch.randn(10, Z)
+    wanted = case.reference(z)
+    scale = wanted.abs().max()
+    for found in (ours(z), fold_synthesis(ours.synthesis)(FoldedMapping(ours.mapping)(z))):
+        torch.testing.assert_close(found / scale, wanted / scale, rtol=0, atol=1e-3)
+
+
+def refused(tmp_path: Path, content: object) -> str:
+    """The message."""
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError) as caught:
+        import_checkpoint(ImportConfig(tmp_path / "a.pt", tmp_path / "run"))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("idinvert", [True, False])
+def test_generators_that_do_not_fit(tmp_path: Path, idinvert: bool) -> None:
+    torch.manual_seed(0)
+    state = generator(idinvert=idinvert).state
+    gone = [name for name in state if name.startswith("synthesis.layer") and name.endswith("bias")][2:4]
+    short = {name: value for name, value in state.items() if name not in gone}
+    message = refused(tmp_path, short | {"surprise.weight": torch.ones(1)})
+    assert all(name in message for name in (*gone, "surprise.weight"))
+    kernel = "synthesis.layer2.blur.kernel"
+    assert kernel in refused(tmp_path, state | {kernel: state[kernel] * 2})
+    noise = next(name for name in state if name.endswith("noise.noise"))
+    assert f"{noise} (5,)" in refused(tmp_path, state | {noise: torch.ones(5)})
+    assert "lod is not 0" in refused(tmp_path, state | {"synthesis.lod": torch.ones(())})
+    assert "more layers" in refused(tmp_path, state | {"synthesis.output999999999.bias": torch.ones(3)})
+    assert not (tmp_path / "run").exists()
+
+
+# --- encoders --------------------------------------------------------------------------------------------------------
+
+
+def batch_norm(name: str, channels: int) -> State:
+    return {
+        f"{name}.weight": torch.rand(channels) + 0.5,
+        f"{name}.bias": torch.randn(channels),
+        f"{name}.running_mean": torch.randn(channels),
+        f"{name}.running_var": torch.rand(channels) + 0.5,
+        f"{name}.num_batches_tracked": torch.tensor(7),
+    }
+
+
+def normed(x: Tensor, state: State, name: str) -> Tensor:
+    """A batch norm with its running statistics."""
+    weight, bias, mean, variance = (
+        state[f"{name}.{part}"].view(1, -1, *[1] * (x.dim() - 2))
+        for part in ("weight", "bias", "running_mean", "running_var")
+    )
+    return (x - mean) / (variance + 1e-5).sqrt() * weight + bias
+
+
+@dataclass
+class EncoderCase:
+    """A foreign encoder's content, and the reference's code of a picture."""
+
+    content: dict[str, object]
+    reference: Callable[[Tensor], Tensor]
+
+
+def idinvert_encoder(widths: tuple[int, ...] = (4, 6, 8, 8), layers: int = 8) -> EncoderCase:
+    state: State = {"block0.conv.weight": torch.randn(widths[0], 3, 3, 3)} | batch_norm(
+        "block0.bn.bn", widths[0]
+    )
+    for i, (a, b) in enumerate(pairwise(widths), 1):
+        hidden = min(a, b)
+        state |= {
+            f"block{i}.conv1.weight": torch.randn(hidden, a, 3, 3) / math.sqrt(9 * a),
+            f"block{i}.wscale1.bias": torch.randn(hidden),
+            f"block{i}.conv2.weight": torch.randn(b, hidden, 3, 3) / math.sqrt(9 * hidden),
+            f"block{i}.wscale2.bias": torch.randn(b),
+        }
+        state |= batch_norm(f"block{i}.bn1.bn", hidden) | batch_norm(f"block{i}.bn2.bn", b)
+        if a != b:
+            state |= {f"block{i}.conv.weight": torch.randn(b, a, 1, 1)} | batch_norm(f"block{i}.bn.bn", b)
+    last = len(widths)
+    state |= {f"block{last}.fc.weight": torch.randn(layers * CODE, widths[-1] * 16) / 30}
+    state |= batch_norm(f"block{last}.bn.bn", layers * CODE)
+
+    def reference(image: Tensor) -> Tensor:
+        x = F.conv2d(image, state["block0.conv.weight"], padding=1)
+        x = F.leaky_relu(normed(x, state, "block0.bn.bn"), 0.2)
+        for i in range(1, last):
+            x = (x[:, :, ::2, ::2] + x[:, :, 1::2, ::2] + x[:, :, ::2, 1::2] + x[:, :, 1::2, 1::2]) / 4
+            skip = x
+            if f"block{i}.conv.weight" in state:
+                skip = F.conv2d(x, state[f"block{i}.conv.weight"])
+                skip = F.leaky_relu(normed(skip, state, f"block{i}.bn.bn"), 0.2)
+            for k in (1, 2):
+                x = F.conv2d(x, state[f"block{i}.conv{k}.weight"], padding=1)
+                x = x + state[f"block{i}.wscale{k}.bias"].view(1, -1, 1, 1)
+                x = F.leaky_relu(normed(x, state, f"block{i}.bn{k}.bn"), 0.2)
+            x = x + skip
+        weight = state[f"block{last}.fc.weight"]
+        x = normed(x.flatten(1) @ weight.t() / math.sqrt(weight.shape[1]), state, f"block{last}.bn.bn")
+        return x.view(len(image), layers, CODE)
+
+    return EncoderCase(dict(state), reference)
+
+
+@dataclass
+class Pair:
+    """A generator and an encoder of idinvert's, imported one after the other into `run`."""
+
+    run: Path
+    generator: Case
+    encoder: EncoderCase
+    text: str
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    folder = tmp_path_factory.mktemp("idinvert")
+    torch.manual_seed(3)
+    drawn, encoder = generator(), idinvert_encoder()
+    torch.save(drawn.state, folder / "styleganinv_generator.pth")
+    torch.save(encoder.content, folder / "styleganinv_encoder.pth")
+    for part in ("generator", "encoder"):
+        file = folder / f"styleganinv_{part}.pth"
+        text = import_checkpoint(ImportConfig(file, folder / "run", name="faces"))
+    return Pair(folder / "run", drawn, encoder, text)
+
+
+def test_an_encoder_completes_its_generators_run(pair: Pair) -> None:
+    assert "python -m training encoder --gan" in pair.text
+    pipeline, image = load_pipeline(pair.run), torch.rand(3, 3, 32, 32) * 2 - 1
+    wanted = pair.encoder.reference(image)
+    for found in (pipeline.encoder(image), fold_encoder(pipeline.encoder)(image)):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+    assert pipeline.meta["imported_encoder"]["family"] == "idinvert encoder"
+    assert pipeline.meta["imported"]["file"] == "styleganinv_generator.pth"
+    assert pipeline.code_critic.view == "joint"
+    code = pipeline.generator.mapping(torch.randn(500, Z))
+    noise = torch.randn_like(code) * pipeline.code_critic.deviation
+    native, near, far = (
+        pipeline.code_critic(code + strength * noise).median() for strength in (0.0, 0.1, 1.0)
+    )
+    assert native >= near > far
+
+
+def test_encoders_that_do_not_fit(tmp_path: Path, pair: Pair) -> None:
+    case = pair.encoder
+    again = ImportConfig(pair.run.parent / "styleganinv_encoder.pth", pair.run)
+    with pytest.raises(CheckpointError, match="run folder, and a run of kind gan"):
+        import_checkpoint(again)
+    torch.save(generator().state, tmp_path / "a.pt")
+    import_checkpoint(ImportConfig(tmp_path / "a.pt", tmp_path / "run2"))
+    short = {name: value for name, value in case.content.items() if name != "block1.wscale2.bias"}
+    for content, says in (
+        (short | {"surprise": torch.ones(1)}, r"missing \[block1.wscale2.bias\], unknown \[surprise\]"),
+        (idinvert_encoder((4, 6, 8), 6).content, "16 px and gives codes 6 x 12"),
+        (case.content | {"block3.conv2.weight": torch.ones(8, 5, 3, 3)}, "block3.conv2.weight"),
+        (case.content | {"block3.conv2.weight": torch.empty(1 << 40, 0, 3, 3)}, "wider than"),
+        (case.content | {"block99.conv2.weight": torch.ones(1)}, "more layers"),
+        (case.content | {"block4.fc.weight": torch.ones(7, 2)}, "codes of 7 numbers"),
+    ):
+        torch.save(content, tmp_path / "e.pt")
+        with pytest.raises(CheckpointError, match=says):
+            import_checkpoint(ImportConfig(tmp_path / "e.pt", tmp_path / "run2"))
+    assert load_meta(tmp_path / "run2", "gan")["name"] == "a"
+    meta = tmp_path / "run2/checkpoint/checkpoint.json"
+    meta.write_text(meta.read_text().replace('"critic": "none"', '"critic": "stylegan2"'))
+    with pytest.raises(CheckpointError, match="was trained here"):  # whose critics must not be lost
+        import_checkpoint(ImportConfig(pair.run.parent / "styleganinv_encoder.pth", tmp_path / "run2"))
+
+
+def test_an_imported_encoder_trains_on(tmp_path: Path, pair: Pair) -> None:
+    """From its own weights, whatever widths are asked for."""
+    config = InversionConfig(
+        pair.run, runs=tmp_path, images=4, batch=4, rate=0.0,
+        compute=Compute(accelerator="cpu", precision="32-true"),
+    )  # fmt: skip
+    trained = load_pipeline(train_encoder(config))
+    assert trained.encoder.config.architecture == "idinvert"
+    before = load_pipeline(pair.run).encoder
+    assert torch.equal(trained.encoder.fc.weight, before.fc.weight)
+
+
+def test_an_imported_pair_becomes_a_bundle(tmp_path: Path, pair: Pair) -> None:
+    """Its graphs draw the reference's pictures, and refine towards a target."""
+    # a random encoder's codes are far from its input: their term must not drown the others
+    refine = RefinementConfig(steps=4, chunk_steps=2, learning_rate=0.1, domain_weight=0.05)
+    write_bundle(BundleConfig(pair.run, tmp_path / "repository", refine=refine, sampled_codes=500))
+
+    def graph(role: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return run(open_session(tmp_path / f"repository/faces_{role}/1/model.onnx"), inputs)
+
+    z = torch.randn(2, Z)
+    code = graph("mapping", {"z": z.numpy()})["code"]
+    image = graph("generator", {"code": code})["image"]
+    wanted = ((pair.generator.reference(z).permute(0, 2, 3, 1) + 1) * 127.5).numpy()
+    assert np.abs(image - wanted).max() < 8  # of 255; weights are rounded to float16
+    assert graph("encoder", {"image": image})["code"].shape == code.shape
+    inputs = refiner_inputs(code, image[::-1].copy(), refine)
+    first = graph("refiner", inputs)
+    carried = {name: first[f"next_{name}"] for name in ("code", "first_moment", "second_moment", "step")}
+    assert (graph("refiner", inputs | carried)["loss"][:, 0] < first["loss"][:, 0]).all()
