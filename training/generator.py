@@ -221,7 +221,7 @@ def sample_codes(generator: Generator, count: int, seed: int = 1) -> Tensor:
     return torch.cat([generator.mapping(part.to(device)) for part in z.split(1_000)])
 
 
-def code_statistics(generator: Generator, samples: int = 50_000) -> tuple[Tensor, Tensor]:
+def code_statistics(generator: Generator, samples: int = 50_000, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of sampled codes: two of float32 [L, 512]."""
-    codes = sample_codes(generator, samples, seed=0)
+    codes = sample_codes(generator, samples, seed)
     return codes.mean(0), codes.std(0) + 1e-6

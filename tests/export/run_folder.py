@@ -15,7 +15,7 @@ from training.generator import Generator, GeneratorConfig
 from training.runs import save_checkpoint
 
 SMALL_GENERATOR = GeneratorConfig(resolution=32, channels=(16, 16, 8, 8), mapping_depth=2)
-SMALL_ENCODER = EncoderConfig(resolution=32, channels=(8, 8, 16, 16), bottleneck=4, layers=8)
+SMALL_ENCODER = EncoderConfig(resolution=32, channels=(8, 8, 16, 16), bottleneck=4, layers=8, activation=True)
 
 
 @torch.no_grad()

@@ -126,7 +126,7 @@ def test_inversions_search_where_they_say(evaluated: tuple[Path, list[Path], Pat
     mapping, mean = run.generator.mapping, run.code_critic.mean
     z = torch.randn(2, 512, generator=torch.Generator().manual_seed(0))
     target = run.generator.synthesis(mapping(z.flip(0)))
-    config = RefinementConfig(steps=12, learning_rate=0.05, domain_weight=0.0)
+    config = RefinementConfig("adam", steps=12, learning_rate=0.05, domain_weight=0.0)
 
     def found(search: Search) -> torch.Tensor:
         result = refine(objective, search, target, config)
