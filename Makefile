@@ -50,12 +50,13 @@ scale: $(VENV)/.all ## StyleGAN2 of up to 1024 px through import, export and dec
 # Hours on two cores. RUNS must be a fresh folder: the runs in it are numbered from 0.
 RUNS ?= runs/faces64
 train-faces64: $(VENV)/.all ## TRAIN=, TRAIN_CSV=: generator, encoder and directions of faces64, then the bundle
-	$(BIN)/python -m training gan --data $(TRAIN) --runs $(RUNS) --images 60000 --batch 32 --augmentation 0.2 \
+	$(BIN)/python -m training gan --data $(TRAIN) --runs $(RUNS) --images 80000 --batch 32 --augmentation 0.2 \
 	  --critic-rate 6e-4 --generator-rate 1.5e-3 --coverage-weight 60 --encoder-rate 1e-3
 	$(BIN)/python -m training gan --data $(TRAIN) --resume $(RUNS)/00000-gan-faces64 --images 200000 --batch 32 \
-	  --augmentation 0.2 --critic-rate 6e-4 --generator-rate 1.5e-3 --coverage-weight 60 --encoder-rate 1e-3 --fit-mapping
-	$(BIN)/python -m training encoder --gan $(RUNS)/00000-gan-faces64 --data $(TRAIN) --runs $(RUNS) --batch 32
-	$(BIN)/python -m training directions --run $(RUNS)/00001-inversion-faces64 --data $(TRAIN) --attributes $(TRAIN_CSV)
+	  --augmentation 0.2 --critic-rate 6e-4 --generator-rate 1.5e-3 --coverage-weight 60 --encoder-rate 1e-3 --ema-images 15000 --fit-mapping
+	$(BIN)/python -m training encoder --gan $(RUNS)/00000-gan-faces64 --data $(TRAIN) --runs $(RUNS) --images 16000
+	$(BIN)/python -m training directions --run $(RUNS)/00001-inversion-faces64 --data $(TRAIN) --attributes $(TRAIN_CSV) \
+	  --keep smile age male yaw brightness saturation
 	$(BIN)/python -m export bundle $(RUNS)/00001-inversion-faces64 --to $(REPOSITORY)
 
 # For one large GPU: well over a thousand pictures a second in bfloat16, so the generator takes under an hour there.

@@ -54,8 +54,8 @@ class Tolerances:
     loss: float = 1e-3
     """Losses of a chunk, relative."""
     loss_in_batch: float = 1e-2
-    """The same of a sample in a batch against the sample alone, the worst one's: L-BFGS makes more of rounding with each
-    step. A sample that saw another would be wrong by far more."""
+    """The same of a sample in a batch against the sample alone, the worst one's: L-BFGS makes more of rounding with
+    each step. A sample that saw another would be wrong by far more."""
     displacement: float = 5e-2
     """Codes after a chunk: length of the difference relative to the way gone, the median sample's. Adam divides by the
     gradient's own size, so entries whose gradient is rounding noise may go either way."""
