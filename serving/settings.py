@@ -49,7 +49,8 @@ class Settings(BaseSettings):
     """Threads for each graph's session. 0: as many as this process may use processors (container limits count)."""
 
     refiner_engine: Literal["auto", "onnxruntime", "openvino"] = "auto"
-    """What runs refinement steps. auto: OpenVINO in bfloat16 where it is installed and the processor has that."""
+    """What runs refinement steps. auto: OpenVINO where it is installed,
+    the processor has bfloat16, and a trial at start-up is right and faster."""
 
     max_batch_size: int = Field(default=16, ge=1)
     """Samples in one run of a graph, at most; a bundle may set it lower. Memory grows to the largest batch seen."""
