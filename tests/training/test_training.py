@@ -71,7 +71,8 @@ def test_encoder_and_directions_end_to_end(data: tuple[Path, Path], gan_run: Pat
     pictures, attributes = data
     arguments = ["--gan", str(gan_run), "--data", str(pictures), "--runs", str(tmp_path),
                  "--channels", "8", "8", "16", "16", "--batch", "16", "--images", "640", "--rate", "3e-3",
-                 "--snapshot-steps", "20", "--compute.precision", "32-true"]  # fmt: skip
+                 "--snapshot-steps", "20", "--code-cycle-weight", "0.05",  # which has its say later, at this length
+                 "--compute.precision", "32-true"]  # fmt: skip
     assert main(["encoder", *arguments]) == 0
     (run,) = tmp_path.glob("*-inversion-discs")
     figures = [json.loads(line) for line in (run / "figures.jsonl").read_text().splitlines()]
