@@ -1,6 +1,6 @@
 """`make demo`: a real photograph through the whole gateway, and one picture of what came out.
 
-Starts the gateway, inverts the portrait with and without refinement, moves it to both ends of every direction,
+Starts the gateway, inverts the portrait with and without refinement, moves it both ways along every direction,
 writes demo/edits.png, prints the time of each stage and stops the gateway. Nothing is computed here.
 """
 
@@ -47,9 +47,10 @@ class DemoError(Exception):
 
 @dataclass(frozen=True)
 class DirectionPair:
-    """The portrait at both ends of a direction's range."""
+    """The portrait half the way to both ends of a direction's range: there it is still who it was."""
 
     direction: indomain.Direction
+    strengths: tuple[float, float]
     low: indomain.Edited
     high: indomain.Edited
 
@@ -138,17 +139,18 @@ def stop(gateway: subprocess.Popen[bytes]) -> None:
 
 
 def invert_and_edit(client: indomain.Client, picture: Path, steps: int | None) -> Results:
-    """One inversion, then both ends of each direction of the default bundle: the code is sent, not the picture."""
+    """One inversion, then both ways along each direction of the default bundle: the code is sent, not the picture."""
     bundle = client.bundles()[0]
     inversion = client.invert(
         picture, bundle=bundle.name, steps=steps, include_aligned=True, include_start=True
     )
     pairs = []
     for direction in bundle.directions.values():
+        strengths = direction.range[0] / 2, direction.range[1] / 2
         low, high = (
-            client.edit(inversion, indomain.Edit(direction.name, strength)) for strength in direction.range
+            client.edit(inversion, indomain.Edit(direction.name, strength)) for strength in strengths
         )
-        pairs.append(DirectionPair(direction, low, high))
+        pairs.append(DirectionPair(direction, strengths, low, high))
     return Results(bundle, inversion, pairs)
 
 
@@ -182,7 +184,7 @@ def draw_sheet(results: Results) -> Image.Image:
 
     y = MARGIN + top_height + GAP
     for column, pair in enumerate(results.pairs):
-        low, high = pair.direction.range
+        low, high = pair.strengths
         x = column_x(column)
         text(draw, x, y + LINE // 2, pair.direction.label or pair.direction.name, INK, 17)
         text(draw, x, y + LINE // 2 + LINE, f"at {low:+.1f}", PALE, 13)
