@@ -27,7 +27,7 @@ from grpc_health.v1 import health_pb2
 from torch import Tensor, nn
 
 from benchmarks.graphs import Array, Graphs, markdown_table
-from export.checkpoint import load_pipeline
+from export.checkpoint import Pipeline, load_pipeline
 from indomain.v1 import editing_pb2, editing_pb2_grpc
 from training.perceptual import LPIPSSq
 from training.refinement import Adam, Objective, Weights, to_float
@@ -67,23 +67,18 @@ def interleaved(candidates: Mapping[str, Step], rounds: int) -> dict[str, float]
 
 
 class TorchSide:
-    """The bundle's networks in PyTorch, weights as the graphs have them."""
+    """A pipeline's networks in PyTorch, weights as the graphs have them, and the loops that people write."""
 
-    def __init__(self, run: Path, graphs: Graphs) -> None:
-        pipeline = load_pipeline(run)
+    def __init__(self, pipeline: Pipeline, perceptual: nn.Module, rate: float, weights: Weights) -> None:
         for network in (pipeline.generator, pipeline.encoder):
             for tensor in [*network.parameters(), *network.buffers()]:
                 if tensor.is_floating_point():
                     tensor.data = tensor.data.half().float()
         self.synthesis = pipeline.generator.synthesis.eval()
         self.encoder = pipeline.encoder.eval()
-        self.perceptual: nn.Module = LPIPSSq()
-        self.weights = Weights(
-            *(getattr(graphs.bundle.refine, f"{n}_weight") for n in ("pixel", "perceptual", "domain"))
-        )
-        self.rate = graphs.bundle.refine.learning_rate
+        self.rate, self.weights = rate, weights
         variance = float(pipeline.code_critic.deviation.square().mean())
-        self.objective = Objective(self.synthesis, self.encoder, self.perceptual, variance)
+        self.objective = Objective(self.synthesis, self.encoder, perceptual, variance)
 
     def adam(self, code: Array) -> tuple[Tensor, torch.optim.Optimizer]:
         """A code to optimise, and its optimiser."""
@@ -258,7 +253,10 @@ def main(config: SpeedConfig) -> None:
     """Print the table."""
     torch.set_num_threads(config.threads)
     graphs = Graphs(config.repository, config.bundle, threads=config.threads)
-    rows = network_rows(graphs, TorchSide(config.run, graphs), config.rounds)
+    defaults = graphs.bundle.refine
+    weights = Weights(defaults.pixel_weight, defaults.perceptual_weight, defaults.domain_weight)
+    side = TorchSide(load_pipeline(config.run), LPIPSSq(), defaults.learning_rate, weights)
+    rows = network_rows(graphs, side, config.rounds)
     rows += gateway_rows(graphs, config)
     print(f"{graphs.bundle.name}, {config.threads} threads, medians of {config.rounds} interleaved rounds")
     print(markdown_table(["what", "ours", "against", "ratio", "bar"], rows))

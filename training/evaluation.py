@@ -24,12 +24,13 @@ from training.attributes import AttributeReader, is_binary
 from training.data import Pictures, load_pictures
 from training.directions import (
     DOMAIN_FLOOR,
+    READ,
+    CodeSpace,
     encode,
     fit_boundary,
-    meaningful_range,
     native_step,
-    unit_direction,
 )
+from training.domain_score import calibration_count, domain_scores, invert_samples
 from training.features import EfficientNetLite0
 from training.generator import sample_codes
 from training.identity import FaceDescriptor, face_chip, identity_similarity
@@ -58,9 +59,8 @@ from training.refinement import (
 from training.runs import write_json
 
 Figures = dict[str, float]
-# of runs that do not say; the rate was changed when runs began to
-OLD_CRITIC = {"r1_gamma": 10.0, "code_pool": 50, "code_critic_rate": 2e-4}
 TRUNCATION = 0.7  # as `Sample` has it
+SCORE_SAMPLES = 2_000  # that domain scores are among, up to 128 pixels
 SWD_PICTURES = 256  # its patches are sorted along hundreds of directions
 
 
@@ -102,7 +102,7 @@ def method_name(meta: dict[str, Any]) -> str:
     if "imported_encoder" in meta:
         return str(meta["imported_encoder"]["family"])
     usual = InversionConfig
-    weights, critic = meta["loss_weights"], OLD_CRITIC | meta.get("code_critic", {})
+    weights, critic = meta["loss_weights"], meta["code_critic"]
     code, cycle, view = weights["code_weight"], weights["code_cycle_weight"], meta["code_critic_view"]
     end = {"linear end": not meta["encoder"].get("activation", False)}
     if weights["pixel_weight"] == 0:
@@ -222,15 +222,17 @@ def judge_edits(judge: Judge, train: Pictures, run: TrainedInversion, codes: Ten
     start = decode(run, shown)
     before, same = judge.reader.read(start), judge.describe(start)
     spread = {name: train.attributes[name].std() for name in names}
-    sampled = sample_codes(run.generator, 4_000)
+    space = CodeSpace(run)
     success, moved, drift, kept = [], [], [], []
     for name in names:
         others = [normals[other] for other in names if other != name]
         step = native_step(standard, normals[name], others)
         moved_by = torch.from_numpy(step).reshape(critic.mean.shape) * critic.deviation
-        vector, scale = unit_direction(moved_by, range(len(critic.mean)), sampled)
-        for strength in meaningful_range(critic, sampled, train_codes[:1000], vector, scale, DOMAIN_FLOOR):
-            edited = decode(run, shown + strength * scale * vector)
+        direction = space.direction(
+            name, moved_by, list(range(len(critic.mean))), train_codes[:READ], DOMAIN_FLOOR
+        )
+        for strength in direction.range:
+            edited = decode(run, shown + strength * direction.scale * direction.vector)
             after = judge.reader.read(edited)
             success.append(((after[name] - before[name]) * np.sign(strength) > 0).mean())
             moved.append((after[name] - before[name]).mean() * np.sign(strength) / spread[name])
@@ -262,16 +264,14 @@ def judge_inversions(judge: Judge, run: TrainedInversion) -> tuple[dict[str, Fig
     images, codes = judge.images[:count], encode(run.encoder, judge.pictures.first(count))
     variance = float(run.code_critic.deviation.square().mean())
     objective = Objective(run.generator.synthesis, run.encoder, judge.perceptual, variance)
-    among = inversion_logits(run)
+    among = inversions_of_samples(run)
     found: dict[str, Figures] = {}
     made: dict[str, Tensor] = {}
 
     def note(name: str, code: Tensor, seconds: float, **more: float) -> None:
         made[name] = decode(run, code)
-        with torch.no_grad():
-            score = float(domain_scores(run.code_critic(code).mean(1), among).mean())
         found[name] = judge.reconstructions(made[name]) | {
-            "domain_score": score,
+            "domain_score": float(domain_scores(run.code_critic, code, among).mean()),
             "seconds": seconds / count,
             **more,
         }
@@ -296,25 +296,21 @@ def judge_inversions(judge: Judge, run: TrainedInversion) -> tuple[dict[str, Fig
 
 
 @torch.no_grad()
-def inversion_logits(run: TrainedInversion, count: int = 2_000, seed: int = 1) -> Tensor:
-    """The code critic's output on E(G(w)) of sampled w, what an inversion can be at best: float32 [count]."""
-    codes = sample_codes(run.generator, count, seed).split(32)
-    return torch.cat([run.code_critic(run.encoder(decode(run, part))).mean(1) for part in codes])
-
-
-def domain_scores(logits: Tensor, among: Tensor) -> np.ndarray:
-    """Percentiles of the code critic's outputs among `inversion_logits`: float32 [N], [M] -> float64 [N] in 0..1."""
-    return torch.searchsorted(among.sort().values, logits).double().numpy() / len(among)
-
-
-@torch.no_grad()
 def judge_domain_score(judge: Judge, run: TrainedInversion) -> dict[str, np.ndarray]:
     """Domain scores of new sampled pictures, of held-out faces, and of pictures that are no faces."""
-    among = inversion_logits(run)
+    among = inversions_of_samples(run)
     groups = {"held-out faces": judge.images, **no_faces(judge.images)}
-    logits = {name: run.code_critic(run.encoder(images)).mean(1) for name, images in groups.items()}
-    logits = {"sampled pictures, drawn anew": inversion_logits(run, seed=2)} | logits
-    return {name: domain_scores(found, among) for name, found in logits.items()}
+    codes = {"sampled pictures, drawn anew": inversions_of_samples(run, seed=2)}
+    codes |= {
+        name: torch.cat([run.encoder(part) for part in images.split(64)]) for name, images in groups.items()
+    }
+    return {name: domain_scores(run.code_critic, found, among) for name, found in codes.items()}
+
+
+def inversions_of_samples(run: TrainedInversion, seed: int = 1) -> Tensor:
+    """E(G(w)) of sampled w: float32 [M, L, 512]."""
+    count = calibration_count(SCORE_SAMPLES, run.generator.config.resolution)
+    return invert_samples(sample_codes(run.generator, count, seed), run.generator.synthesis, run.encoder)
 
 
 def no_faces(images: Tensor) -> dict[str, Tensor]:
