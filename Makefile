@@ -4,6 +4,7 @@ PYTHON     ?= python3
 VENV       ?= .venv
 REPOSITORY ?= model_repository
 PYTEST     ?= -q
+JOBS       ?= 2
 BENCH      ?=
 
 BIN := $(VENV)/bin
@@ -25,8 +26,9 @@ demo: $(VENV)/.serving ## invert and edit a real photograph through the gateway,
 serve: $(VENV)/.serving ## the gateway: gRPC on 8500, HTTP on 8080
 	INDOMAIN_MODEL_REPOSITORY=$(REPOSITORY) exec $(BIN)/python -m serving
 
-test: $(VENV)/.all ## the tests, without the slow ones
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST)
+# Each of the processes has one thread: two that spin for one core are slower than one.
+test: $(VENV)/.all ## the tests, without the slow ones, in JOBS processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadgroup $(PYTEST)
 
 test-slow: $(VENV)/.all ## only the slow tests
 	$(BIN)/python -m pytest -m slow $(PYTEST)
@@ -73,10 +75,11 @@ train-faces128: $(VENV)/.all ## TRAIN=, TRAIN_CSV=: the same at 128 pixels, on a
 	  --attributes $(TRAIN_CSV)
 	$(BIN)/python -m export bundle $(RUNS128)/00001-inversion-faces128 --to $(REPOSITORY)
 
-# Encoders for one generator by every method, same data and number of steps; two or three hours on two cores.
+# Encoders for one generator by every method, same data and number of steps; an hour on two cores, and half of one to
+# measure them.
 GAN         ?= training/checkpoints/faces64
 BASELINES   ?= runs/baselines
-BASE_IMAGES ?= 12800
+BASE_IMAGES ?= 6400
 ENCODER      = $(BIN)/python -m training encoder --gan $(GAN) --data $(TRAIN) --validation $(DATA) --runs $(BASELINES) \
   --fresh --images $(BASE_IMAGES) --batch 16 --rate 1e-3 --snapshot-steps 300
 baselines: $(VENV)/.all ## TRAIN=, DATA=: encoders by every method, for `evaluate`
@@ -93,7 +96,8 @@ baselines: $(VENV)/.all ## TRAIN=, DATA=: encoders by every method, for `evaluat
 
 evaluate: $(VENV)/.all ## TRAIN=, TRAIN_CSV=, DATA=, DATA_CSV=: the table of methods, from the encoders of `baselines`
 	$(BIN)/python -m training evaluate $(sort $(wildcard $(BASELINES)/*-inversion-*)) --data $(DATA) --train $(TRAIN) \
-	  --train-attributes $(TRAIN_CSV) --data-attributes $(DATA_CSV) --output $(BASELINES)/evaluation
+	  --train-attributes $(TRAIN_CSV) --data-attributes $(DATA_CSV) --shown clients/python/examples \
+	  --output $(BASELINES)/evaluation $(EVALUATE)
 
 lint: $(VENV)/.all ## ruff and mypy
 	$(BIN)/ruff check .

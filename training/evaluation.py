@@ -7,7 +7,7 @@ Encoders of one method and different seeds are averaged, with their spread. Writ
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,7 @@ from training.metrics import (
 from training.perceptual import LPIPSSq
 from training.refinement import (
     Objective,
+    Refinement,
     RefinementConfig,
     Search,
     image2stylegan,
@@ -82,6 +83,8 @@ class EvaluationConfig:
     """Attributes to edit and to judge by."""
     output: Path = Path("evaluation")
     """Folder to write."""
+    shown: Path | None = None
+    """Folder of pictures that may be shown to others: every method's reconstructions of them are drawn too."""
     optimised: int = 32
     """Held-out pictures that inversions by optimisation are measured on."""
     steps: int = 100
@@ -258,41 +261,61 @@ def searches(run: TrainedInversion, count: int) -> dict[str, tuple[Search, float
     }
 
 
+def inversions(
+    run: TrainedInversion, perceptual: LPIPSSq, images: Tensor, steps: int
+) -> Iterator[tuple[str, Tensor, Figures]]:
+    """Each inversion by optimisation of pictures float [N, 3, H, W]: its name, its codes, how it went."""
+    with torch.no_grad():
+        codes = run.encoder(images)
+    yield "encoder", codes, {"steps": 0.0}
+    variance = float(run.code_critic.deviation.square().mean())
+    objective = Objective(run.generator.synthesis, run.encoder, perceptual, variance)
+
+    def timed(start: Tensor | Search, config: RefinementConfig) -> tuple[Refinement, Figures]:
+        started = time.perf_counter()
+        result = refine(objective, start, images, config)
+        seconds = (time.perf_counter() - started) / len(images)
+        return result, {"seconds": seconds, "steps": float(config.steps)}
+
+    ours, figures_of_ours = timed(codes, RefinementConfig(steps=steps))
+    yield "domain-regularised optimisation", ours.code, figures_of_ours
+    plain = RefinementConfig(steps=0, domain_weight=0.0)
+    goal = refine(objective, ours.code, images, plain).losses  # of the pictures alone: [N, 1]
+    free = RefinementConfig(optimiser="adam", steps=4 * steps, domain_weight=0.0)
+    for name, (search, rate) in searches(run, len(images)).items():
+        result, found = timed(search, replace(free, learning_rate=rate))
+        reached = result.losses <= goal
+        first = torch.where(reached.any(1), reached.float().argmax(1), torch.inf)
+        found["steps_to_equal_loss"] = float(first.median())
+        found["reached_equal_loss"] = float(reached.any(1).float().mean())
+        yield name, result.code, found
+
+
 def judge_inversions(judge: Judge, run: TrainedInversion) -> tuple[dict[str, Figures], dict[str, Tensor]]:
     """Figures and pictures of each inversion by optimisation, on the first held-out pictures."""
-    count, steps = min(judge.config.optimised, len(judge.images)), judge.config.steps
-    images, codes = judge.images[:count], encode(run.encoder, judge.pictures.first(count))
-    variance = float(run.code_critic.deviation.square().mean())
-    objective = Objective(run.generator.synthesis, run.encoder, judge.perceptual, variance)
     among = inversions_of_samples(run)
     found: dict[str, Figures] = {}
     made: dict[str, Tensor] = {}
-
-    def note(name: str, code: Tensor, seconds: float, **more: float) -> None:
-        made[name] = decode(run, code)
-        found[name] = judge.reconstructions(made[name]) | {
-            "domain_score": float(domain_scores(run.code_critic, code, among).mean()),
-            "seconds": seconds / count,
-            **more,
-        }
-
-    note("encoder", codes, 0.0, steps=0.0)
-    started = time.perf_counter()
-    ours = refine(objective, codes, images, RefinementConfig(steps=steps)).code
-    note("domain-regularised optimisation", ours, time.perf_counter() - started, steps=float(steps))
-    plain = RefinementConfig(steps=0, domain_weight=0.0)
-    free = RefinementConfig(optimiser="adam", steps=4 * steps, domain_weight=0.0)
-    goal = refine(objective, ours, images, plain).losses  # of the pictures alone: [N, 1]
-    for name, (search, rate) in searches(run, count).items():
-        started = time.perf_counter()
-        result = refine(objective, search, images, replace(free, learning_rate=rate))
-        reached = result.losses <= goal
-        first = torch.where(reached.any(1), reached.float().argmax(1), torch.inf)
-        note(
-            name, result.code, time.perf_counter() - started, steps=float(free.steps),
-            steps_to_equal_loss=float(first.median()), reached_equal_loss=float(reached.any(1).float().mean()),
-        )  # fmt: skip
+    images = judge.images[: judge.config.optimised]
+    for name, codes, figures_of_it in inversions(run, judge.perceptual, images, judge.config.steps):
+        made[name] = decode(run, codes)
+        score = float(domain_scores(run.code_critic, codes, among).mean())
+        found[name] = judge.reconstructions(made[name]) | {"domain_score": score} | figures_of_it
     return found, made
+
+
+def draw_shown(config: EvaluationConfig, runs: dict[str, TrainedInversion], chosen: TrainedInversion) -> None:
+    """The pictures that may be shown, by each encoder and by each inversion."""
+    assert config.shown
+    shown = load_pictures(config.shown, chosen.generator.config.resolution)
+    images = shown.batch(torch.arange(len(shown)), mirror=False)
+    sets = {"photograph": images}
+    with torch.no_grad():
+        sets |= {name: decode(run, run.encoder(images)) for name, run in runs.items()}
+    figures.columns(config.output / "encoders-shown.png", sets)
+    by_optimisation = inversions(chosen, LPIPSSq().eval(), images, config.steps)
+    sets = {"photograph": images} | {name: decode(chosen, codes) for name, codes, _ in by_optimisation}
+    figures.columns(config.output / "inversions-shown.png", sets)
 
 
 @torch.no_grad()
@@ -412,6 +435,9 @@ def evaluate(config: EvaluationConfig) -> Path:
     photographs = {"photograph": judge.images}
     figures.pictures(config.output / "encoders.png", photographs | pictures)
     figures.pictures(config.output / "inversions.png", photographs | refined)
+    if config.shown:
+        first_of = {method_name(run.meta): run for run in reversed(runs)}
+        draw_shown(config, {name: first_of[name] for name in pictures}, chosen)
     figures.pictures(config.output / "samples.png", samples(chosen), rows=4)
     sampled = chosen.code_critic.standardise(sample_codes(chosen.generator, len(judge.images)))
     figures.code_map(config.output / "codes.png", sampled, codes_of)
