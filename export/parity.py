@@ -48,9 +48,10 @@ class Tolerances:
     """Pictures: share of values within one level of 255."""
     gradient: float = 1e-4
     """First gradient of a refinement: length of the difference relative to the gradient's, the median sample's."""
-    kink: float = 1e-2
+    kink: float = 5e-2
     """The same, the worst sample's. Where an activation is within rounding of zero, its leaky ReLU may have either
-    slope: one such sample in a few is far from float64 in PyTorch or in ONNX Runtime, and neither is wrong."""
+    slope: one such sample in a few is far from float64 in PyTorch or in ONNX Runtime, and neither is wrong. 1.2e-2 was
+    met in a trained bundle; a wrong rule for a derivative is wrong for the median sample too."""
     loss: float = 1e-3
     """Losses of a chunk, relative."""
     loss_in_batch: float = 1e-2
