@@ -28,7 +28,7 @@ serve: $(VENV)/.serving ## the gateway: gRPC on 8500, HTTP on 8080
 
 # Each of the processes has one thread: two that spin for one core are slower than one.
 test: $(VENV)/.all ## the tests, without the slow ones, in JOBS processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadgroup $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(PYTEST)
 
 test-slow: $(VENV)/.all ## only the slow tests
 	$(BIN)/python -m pytest -m slow $(PYTEST)

@@ -153,6 +153,11 @@ class Bundle:
     licence: str
     limits: str
 
+    @property
+    def z_size(self) -> int:
+        """Size of the mapping's Gaussian input, which need not be that of a code vector."""
+        return self.graphs["mapping"].inputs[0].shape[1]
+
     def graph_file(self, role: Role) -> Path:
         return self.folder / self.graphs[role].file
 
@@ -236,6 +241,8 @@ def _check_graph(bundle: str, role: Role, manifest: _Manifest) -> None:
         raise BundleInvalid(f"Bundle {bundle}: graph {role!r} must give {', '.join(sorted(outputs))}.")
     picture = (-1, manifest.resolution, manifest.resolution, 3)
     code = (-1, manifest.layers, manifest.code_size)
+    if role == "mapping" and len(graph.inputs[0].shape) != 2:
+        raise BundleInvalid(f"Bundle {bundle}: {role}.z has shape {list(graph.inputs[0].shape)}.")
     expected = {"image": picture, "target": picture, "code": code, "best_code": code, "next_code": code}
     for spec in (*graph.inputs, *graph.outputs):
         if spec.shape != expected.get(spec.name, spec.shape) or spec.shape[:1] != (-1,):

@@ -87,9 +87,9 @@ def check_sampling(seeds: tuple[int, ...], truncation: float, max_codes: int) ->
         raise InvalidOption(f"truncation is {truncation}; it goes from 0 to {MAX_TRUNCATION:g}.")
 
 
-def gaussian_inputs(seeds: tuple[int, ...], code_size: int) -> npt.NDArray[np.float32]:
-    """z of each seed, float32 [N, 512]: PCG64, drawn as float64, so that a seed means the same anywhere."""
-    rows = [np.random.Generator(np.random.PCG64(seed)).standard_normal(code_size) for seed in seeds]
+def gaussian_inputs(seeds: tuple[int, ...], size: int) -> npt.NDArray[np.float32]:
+    """z of each seed, float32 [N, size]: PCG64, drawn as float64, so that a seed means the same anywhere."""
+    rows = [np.random.Generator(np.random.PCG64(seed)).standard_normal(size) for seed in seeds]
     return np.stack(rows).astype(np.float32)
 
 

@@ -211,7 +211,7 @@ class Pipeline:
     ) -> npt.NDArray[np.float32]:
         """Seeds -> codes [N, L, 512]. Timed as `encode`: both make codes."""
         with call.during("encode") as lap:
-            z = gaussian_inputs(seeds, bundle.code_size)
+            z = gaussian_inputs(seeds, bundle.z_size)
             mapped = await self._infer(bundle, "mapping", {"z": z}, call)
             lap.queued_s = mapped.queued_s
             return truncate(mapped.outputs["code"], bundle.mean_code, truncation)

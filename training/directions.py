@@ -29,7 +29,7 @@ LARGEST_STRENGTH = 3.0
 DOMAIN_FLOOR = 0.02  # median domain score of edited codes below which a direction's range has ended
 READ = 200  # pictures whose edits are looked at to find a range
 SAMPLES = 4_000  # sampled codes that a direction's scale is measured on
-INVERSIONS = 1_000  # of them, inverted to say how native an edited code is; fewer above 128 pixels
+INVERSIONS = 500  # of them, inverted to say how native an edited code is; fewer above 128 pixels
 
 
 @dataclass
