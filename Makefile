@@ -15,7 +15,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow bench bench-refine quality edits scale baselines evaluate train-faces64 train-faces128 lint format proto clean
+.PHONY: help demo serve test test-slow bench bench-refine quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -58,7 +58,7 @@ train-faces64: $(VENV)/.all ## TRAIN=, TRAIN_CSV=: generator, encoder and direct
 	  --augmentation 0.2 --critic-rate 6e-4 --generator-rate 1.5e-3 --coverage-weight 60 --encoder-rate 1e-3 --ema-images 15000 --fit-mapping
 	$(BIN)/python -m training encoder --gan $(RUNS)/00000-gan-faces64 --data $(TRAIN) --runs $(RUNS) --images 16000
 	$(BIN)/python -m training directions --run $(RUNS)/00001-inversion-faces64 --data $(TRAIN) --attributes $(TRAIN_CSV) \
-	  --keep smile age male yaw brightness saturation
+	  --keep smile age male yaw brightness saturation --condition mouth_open:yaw
 	$(BIN)/python -m export bundle $(RUNS)/00001-inversion-faces64 --to $(REPOSITORY)
 
 # For one large GPU: well over a thousand pictures a second in bfloat16, so the generator takes under an hour there.
@@ -91,6 +91,8 @@ baselines: $(VENV)/.all ## TRAIN=, DATA=: encoders by every method, for `evaluat
 	$(ENCODER) --code-cycle-weight 0
 	for weight in 0.02 0.5; do $(ENCODER) --code-weight $$weight || exit 1; done
 	for view in joint layer; do $(ENCODER) --code-critic-view $$view || exit 1; done
+
+ablations: $(VENV)/.all ## TRAIN=, DATA=: more encoders into the same folder: other R1, no replay pool, linear ends
 	$(ENCODER) --r1-gamma 1 && $(ENCODER) --code-pool 0
 	$(ENCODER) --no-activation && $(ENCODER) --no-activation --code-weight 0 --code-cycle-weight 0
 
