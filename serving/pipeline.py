@@ -487,7 +487,8 @@ class Pipeline:
         codes = check_codes(self._array(source, bundle, call), bundle)
         if len(codes) != 1:
             raise InvalidCode(f"One code is taken here, not {len(codes)}; send one request for each.")
-        return codes[0]
+        code: Code = codes[0]
+        return code
 
     def _named(self, code: Code, bundle: Bundle, output: OutputOptions, call: Call) -> NamedCode:
         """A code as it is answered: with a handle, and itself unless the handle is enough."""
