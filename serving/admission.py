@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from serving.call import OWNER, Call
+from serving.call import ANONYMOUS, OWNER, Call
 from serving.errors import DeadlineExceeded, NotReady, QueueFull
+
+
+def fair_share(places: int, owner: str, owners: int) -> int:
+    """How many of some places one owner may hold while `owners` (with this one) want some. Who is alone may hold
+    nearly all: an eighth stays free, so that whoever comes next finds one; not so where callers have no names."""
+    if owners > 1:
+        return max(1, places // owners)
+    return places if owner == ANONYMOUS else places - places // 8
 
 
 class Admission:
@@ -18,6 +27,7 @@ class Admission:
         self.in_flight = 0
         self._max_in_flight = max_in_flight
         self._on_count = on_count
+        self._of_owner: Counter[str] = Counter()
         self._request_s = 0.5  # smoothed time of a request
 
     def check_open(self) -> None:
@@ -29,13 +39,8 @@ class Admission:
     async def admitted(self, call: Call) -> AsyncIterator[None]:
         """Raises NotReady, QueueFull, and DeadlineExceeded as soon as the deadline has passed."""
         self.check_open()
-        if self.in_flight >= self._max_in_flight:
-            raise QueueFull(
-                f"{self.in_flight} requests are in the pipeline already; try again a little later.",
-                # Half of what is in flight is done after half the time that requests take now.
-                retry_after_s=min(30.0, max(0.1, self._request_s / 2)),
-            )
-        self._count(+1)
+        self._check_room(call.owner)
+        self._count(call.owner, +1)
         owner = OWNER.set(call.owner)
         started_s = call.deadline.clock.now()
         try:
@@ -49,8 +54,24 @@ class Admission:
             ) from None
         finally:
             OWNER.reset(owner)
-            self._count(-1)
+            self._count(call.owner, -1)
 
-    def _count(self, change: int) -> None:
+    def _check_room(self, owner: str) -> None:
+        own, owners = self._of_owner.get(owner, 0), len(self._of_owner.keys() | {owner})
+        crowded = 2 * self.in_flight >= self._max_in_flight
+        if self.in_flight >= self._max_in_flight:
+            told = f"{self.in_flight} requests are in the pipeline already"
+        elif crowded and own >= fair_share(self._max_in_flight, owner, owners):
+            told = f"{own} of your requests are in the pipeline already, your share while others ask too"
+        else:
+            return
+        # Half of what is in flight is done after half the time that requests take now.
+        retry_after_s = min(30.0, max(0.1, self._request_s / 2))
+        raise QueueFull(f"{told}; try again a little later.", retry_after_s=retry_after_s)
+
+    def _count(self, owner: str, change: int) -> None:
         self.in_flight += change
+        self._of_owner[owner] += change
+        if not self._of_owner[owner]:
+            del self._of_owner[owner]
         self._on_count(self.in_flight)

@@ -2,7 +2,8 @@
 
 It knows neither ONNX Runtime nor pictures. What it promises:
 - the queue is bounded; samples whose caller goes away leave it at once, those whose time ran out before a run;
-- owners (call.py) take turns, a sample each: who asks for much does not keep the others waiting;
+- owners (call.py) take turns, a sample each, and none may fill the queue: who asks for much does not keep the
+  others waiting;
 - a result is set only on a future that still waits; siblings of a cancelled sample are untouched;
 - a sample that makes a batch fail fails alone: the batch is run once more, one by one;
 - which samples share a batch changes no result, as the graphs treat samples one by one;
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from serving.admission import fair_share
 from serving.call import OWNER
 from serving.deadline import Clock, Deadline, MonotonicClock
 from serving.errors import (
@@ -80,6 +82,13 @@ class _Queue:
             self._lines[owner] = self._lines.pop(owner)
         return item
 
+    def waiting_of(self, owner: str) -> int:
+        return len(self._lines.get(owner, ()))
+
+    def owners_with(self, owner: str) -> int:
+        """How many owners wait, if this one does."""
+        return len(self._lines) + (owner not in self._lines)
+
     def oldest_s(self) -> float:
         """When the one that has waited longest arrived."""
         return min(next(iter(line)).arrived_s for line in self._lines.values())
@@ -132,14 +141,14 @@ class Batcher:
         """
         if self._closing:
             raise ShuttingDown("The gateway is shutting down; ask another one, or later.")
-        if len(self._queue) + len(samples) > self._max_queue_samples:
+        owner = OWNER.get()
+        if not self._has_room(len(samples), owner):
             raise QueueFull(
                 f"The queue of {self._graph} is full ({len(self._queue)} samples wait); try again a little later.",
                 retry_after_s=self._time_to_drain_s(),
             )
         loop = asyncio.get_running_loop()
         arrived_s = self._clock.now()
-        owner = OWNER.get()
         items = [_Waiting(sample, deadline, arrived_s, owner, loop.create_future()) for sample in samples]
         for item in items:
             self._queue.add(item)
@@ -159,6 +168,13 @@ class Batcher:
                 self._queue.discard(item)
             if len(self._queue) != waiting:
                 self._on_depth(len(self._queue))
+
+    def _has_room(self, count: int, owner: str) -> bool:
+        waiting, own = len(self._queue) + count, self._queue.waiting_of(owner) + count
+        if 2 * waiting <= self._max_queue_samples:
+            return True
+        share = fair_share(self._max_queue_samples, owner, self._queue.owners_with(owner))
+        return waiting <= self._max_queue_samples and own <= share
 
     def _time_to_drain_s(self) -> float:
         runs = 1 + len(self._queue) // self._max_batch_size
