@@ -6,16 +6,17 @@ Routes are in http_api.py; what the bodies mean, in wire/as_json.py.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from serving.call import Call
-from serving.errors import InvalidOption, MalformedRequest, UnsupportedMediaType
+from serving.errors import Cancelled, InvalidOption, MalformedRequest, UnsupportedMediaType
 from serving.jobs import EncodedPicture, ImageFormat, Losses, Source
 from serving.wire import bodies
 from serving.wire.as_json import picture_from, read_body, source_from
@@ -36,7 +37,8 @@ async def read_json(request: Request, kind: type[BodyT]) -> BodyT:
     """A JSON body. Raises MalformedRequest, UnsupportedMediaType, RequestTooLarge."""
     if _media_type(request) != "application/json":
         raise UnsupportedMediaType("This route takes application/json.")
-    content = await request.body()
+    with _caller_there():
+        content = await request.body()
     if len(content) <= _SMALL_BYTES:
         return read_body(kind, content)
     return await asyncio.to_thread(read_body, kind, content)
@@ -82,7 +84,9 @@ async def _read_form(
     request: Request, *names: str, optional: str = ""
 ) -> tuple[dict[str, EncodedPicture], bytes | str]:
     """The files of these names, and the JSON part `options` (a field or a file; may be left out)."""
-    async with request.form(max_files=len(names) + 2, max_fields=4) as form:
+    with _caller_there():
+        form = await request.form(max_files=len(names) + 2, max_fields=4)
+    try:
         pictures: dict[str, EncodedPicture] = {}
         for name in (*names, *([optional] if optional else [])):
             file = form.get(name)
@@ -92,6 +96,16 @@ async def _read_form(
                 raise MalformedRequest(f"The form has no file named {name!r}; /docs has the schema.")
         options = form.get("options", "")
         return pictures, await options.read() if isinstance(options, UploadFile) else options
+    finally:
+        await form.close()
+
+
+@contextmanager
+def _caller_there() -> Iterator[None]:
+    try:
+        yield
+    except ClientDisconnect:
+        raise Cancelled("The caller hung up before the request had come in whole.") from None
 
 
 def _is_form(request: Request) -> bool:

@@ -25,6 +25,7 @@ from serving.wire import as_json as wire
 from serving.wire import bodies
 
 SendEvent = Callable[[str, BaseModel], Awaitable[None]]
+_SUBPROTOCOL = "indomain.v1"
 _TRY_AGAIN_LATER, _INTERNAL_ERROR, _POLICY_VIOLATION = 1013, 1011, 1008  # codes of RFC 6455
 
 
@@ -70,7 +71,8 @@ async def serve_session(websocket: WebSocket, pipeline: Pipeline, call: Call) ->
     Raises errors of the table, what ended the session; single requests fail in their answers.
     """
     _check_origin(websocket)
-    await websocket.accept()
+    # A page that offers subprotocols (one may carry its key) needs one of them chosen.
+    await websocket.accept(_SUBPROTOCOL if _SUBPROTOCOL in websocket.scope["subprotocols"] else None)
 
     async def receive() -> SessionRequest | None:
         message = await websocket.receive()

@@ -210,6 +210,27 @@ def test_a_body_that_never_ends_is_not_waited_for(gateway: RunningGateway) -> No
         assert b" 504 " in connection.recv(200)
 
 
+def test_hanging_up_within_a_body_is_no_fault_of_the_gateway(
+    start_gateway: Callable[..., RunningGateway],
+) -> None:
+    running = start_gateway()
+    bodies = {
+        "application/json": (b'{"seeds": [1', 1),
+        "multipart/form-data; boundary=x": (b'--x\r\ncontent-disposition: form-data; name="picture"', 2),
+    }
+    for media_type, (part, count) in bodies.items():
+        with socket.create_connection(("127.0.0.1", running.gateway.http_port), timeout=10) as connection:
+            lines = (
+                "POST /v1/invert HTTP/1.1",
+                "host: x",
+                f"content-type: {media_type}",
+                "content-length: 500",
+            )
+            connection.sendall("\r\n".join([*lines, "", ""]).encode() + part)
+        wait_for(lambda count=count: running.metric("indomain_rejected_total", reason="cancelled") == count)
+    assert running.metric("indomain_rejected_total", reason="internal") == 0
+
+
 def run_gateway(repository: Path, *flags: str) -> subprocess.Popen[str]:
     environment = os.environ | {
         "INDOMAIN_MODEL_REPOSITORY": str(repository),

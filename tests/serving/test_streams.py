@@ -433,8 +433,8 @@ def test_a_page_of_another_origin_gets_no_session(gateway: RunningGateway) -> No
         websocket(gateway, origin="https://elsewhere.example")
     assert raised.value.response.status_code == 400
     assert json.loads(raised.value.response.body)["reason"] == "invalid_option"
-    with websocket(gateway, origin=gateway.url):
-        pass
+    with websocket(gateway, origin=gateway.url, subprotocols=["bearer.secret", "indomain.v1"]) as connection:
+        assert connection.subprotocol == "indomain.v1"
 
 
 def test_an_end_is_told_over_the_websocket_too(start_gateway: Callable[..., RunningGateway]) -> None:
