@@ -57,7 +57,7 @@ class Admission:
             self._count(call.owner, -1)
 
     def _check_room(self, owner: str) -> None:
-        own, owners = self._of_owner.get(owner, 0), len(self._of_owner.keys() | {owner})
+        own, owners = self._of_owner.get(owner, 0), len(self._of_owner) + (owner not in self._of_owner)
         crowded = 2 * self.in_flight >= self._max_in_flight
         if self.in_flight >= self._max_in_flight:
             told = f"{self.in_flight} requests are in the pipeline already"

@@ -144,4 +144,4 @@ def paste(target: Image, context: Image, mask: npt.NDArray[np.float32]) -> Image
 
 
 def _listed(layers: tuple[int, ...]) -> str:
-    return ", ".join(str(layer) for layer in sorted(set(layers))[:32])
+    return ", ".join(str(layer)[:12] for layer in sorted(set(layers))[:32])

@@ -97,6 +97,8 @@ class EditSession:
         self._news.set()
 
     def _take_in(self, request: SessionRequest) -> None:
+        if self._ending:
+            return
         self._output = request.output or self._output
         if request.source is not None:
             self._source, self._bundle, self._refine = request.source, request.bundle, request.refine

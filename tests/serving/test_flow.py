@@ -182,8 +182,16 @@ async def cancel_at_random(repository: Path, count: int, at_once: int) -> None:
             request = pb.InvertRequest(picture=photo, refine=refine)
             assert (await stub.Invert(request, timeout=60)).losses.steps_done == 8
 
+        async def session() -> None:
+            first = pb.EditSessionRequest(sequence=1, code=code, edits=edit.edits, output=RAW)
+            then = [pb.EditSessionRequest(sequence=n, edits=edit.edits) for n in range(2, 8)]
+            answers = [answer async for answer in stub.EditSession(iter([first, *then]), timeout=60)]
+            assert answers[-1].sequence == 7
+            assert len(answers) + sum(answer.skipped for answer in answers) == 7
+            close(image_of(answers[-1].edited.image), expected)
+
         async def one(number: int) -> None:
-            kind = (edit_code, invert, watch, interpolate, over_http)[number % 5]
+            kind = (edit_code, invert, watch, interpolate, over_http, session)[number % 6]
             cancelled_after_s = dice.uniform(0.0, 0.08) if dice.random() < 0.5 else None
             async with places:
                 task = asyncio.create_task(kind())
@@ -245,6 +253,37 @@ def test_leaving_frees_the_place_in_the_queue_while_a_run_is_under_way(
     wait_for(lambda: running.metric("indomain_queue_depth", graph="tiny16_mapping") == 0)
     assert not calls[0].done()  # so the run that was under way still is
     assert len(calls[0].result().images) == 1
+
+
+def test_a_poison_item_fails_alone(
+    start_gateway: Callable[..., RunningGateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = start_gateway()
+    original, shared = embedded._Graph._run_session, []
+
+    def run(graph: Any, samples: Any) -> Any:
+        if graph._role == "generator":
+            time.sleep(0.2)  # so that those who come meanwhile share the next batch
+            shared.append(len(samples))
+            if any(sample["code"][0, 0, 0] == 13.0 for sample in samples):
+                raise ValueError("poison")
+        return original(graph, samples)
+
+    codes = [np.full((6, 512), value, np.float32) for value in (0.0, 0.1, 13.0, 0.2)]
+    requests = [pb.DecodeRequest(codes=[as_message(code)], output=RAW) for code in codes]
+    alone = [running.stub.Decode(request, timeout=20).images[0] for request in requests]
+    monkeypatch.setattr(embedded._Graph, "_run_session", run)
+    first = running.stub.Decode.future(requests[0], timeout=20)
+    time.sleep(0.1)
+    calls = [running.stub.Decode.future(request, timeout=20) for request in requests]
+    for number, call in enumerate(calls):
+        if number == 2:
+            assert call.code() is grpc.StatusCode.INTERNAL
+            assert detail_of(call.trailing_metadata()).reason == "backend_failed"
+        else:
+            close(image_of(call.result().images[0]), image_of(alone[number]))
+    assert first.result().images
+    assert max(shared) > 1
 
 
 # --- too much --------------------------------------------------------------------------------------------------------
