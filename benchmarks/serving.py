@@ -52,6 +52,8 @@ class ServingConfig:
     """What is inverted."""
     threads: int = 2
     """Threads of each ONNX Runtime session, in every place."""
+    engine: Literal["onnxruntime", "openvino", "auto"] = "onnxruntime"
+    """What runs the gateway's refinement steps; the bare sessions are always ONNX Runtime's."""
     steps: int = 0
     """Refinement steps of an inversion; 0: the bundle's own."""
     seconds: float = 6.0
@@ -201,16 +203,17 @@ async def open_loop(
     on_error: Callable[[float, Exception], None],
 ) -> Measured:
     """Requests come at random moments, `rate` a second on average, whether or not others are done; latency counts from
-    the moment that a request was due."""
+    the moment that a request was due (that of an error from when it was sent)."""
     moments = np.cumsum(np.random.default_rng(0).exponential(1 / rate, max(1, round(rate * seconds))))
     measured = Measured(seconds)
     begun_s = time.perf_counter()
 
     async def one(due_s: float) -> None:
+        sent_s = time.perf_counter()
         try:
             await ask()
         except grpc.aio.AioRpcError as error:
-            on_error(time.perf_counter() - due_s, error)
+            on_error(time.perf_counter() - sent_s, error)
         else:
             measured.latencies_s.append(time.perf_counter() - due_s)
 
@@ -347,13 +350,13 @@ def _code(code: pb.Code) -> Array:
 async def overload(gateway: GatewayTarget, times: float, peak: float, seconds: float) -> list[str]:
     """More edits of codes than the gateway bears: what it still does, and how it refuses the rest."""
     refused_s: list[float] = []
-    untold = hung = 0
+    untold = failed = 0
 
     def on_error(after_s: float, error: Exception) -> None:
-        nonlocal untold, hung
+        nonlocal untold, failed
         assert isinstance(error, grpc.aio.AioRpcError)
         if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
-            hung += 1
+            failed += 1
             return
         refused_s.append(after_s)
         trailing = dict(error.trailing_metadata() or ())
@@ -367,7 +370,7 @@ async def overload(gateway: GatewayTarget, times: float, peak: float, seconds: f
     refusal_ms = 1000 * float(np.percentile(refused_s, 99)) if refused_s else 0.0
     return [
         f"{times:g} x", f"{measured.a_second:.1f}", f"{peak:.1f}", f"{measured.a_second / peak:.2f}",
-        f"{measured.milliseconds(99):.0f} ms", str(len(refused_s)), f"{refusal_ms:.1f} ms", str(untold), str(hung),
+        f"{measured.milliseconds(99):.0f} ms", str(len(refused_s)), f"{refusal_ms:.1f} ms", str(untold), str(failed),
     ]  # fmt: skip
 
 
@@ -380,7 +383,7 @@ async def run(config: ServingConfig) -> None:
     code = graphs.run("mapping", z=z)["code"][0]
     work = Work(bundle, code, config.picture.read_bytes(), (EditStep(direction, 2.0),), steps)
     flags = ["--bundles", bundle.name, "--intra-op-threads", str(config.threads)]
-    flags += ["--refine-min-improvement-ratio", "0", "--refiner-engine", "onnxruntime"]
+    flags += ["--refine-min-improvement-ratio", "0", "--refiner-engine", config.engine]
     flags += ["--max-refine-steps", str(max(500, steps))]
 
     with ExitStack() as processes:
@@ -423,7 +426,7 @@ async def run(config: ServingConfig) -> None:
         "refused",
         "refusal p99",
         "without a time",
-        "hung",
+        "failed or hung",
     ]
     print("\n" + markdown_table(header, loads))
 
