@@ -125,7 +125,7 @@ def test_watching_over_http(gateway: RunningGateway, photo_png: bytes) -> None:
     assert reports[0][1]["step"] == 0
     assert reports[0][1]["preview"]["width"] == 16
     assert reports[0][1]["request_id"] == answer.headers["x-request-id"]
-    assert gateway.metric("indomain_requests_total", method="WatchInvert", code="OK") >= 1
+    wait_for(lambda: gateway.metric("indomain_requests_total", method="WatchInvert", code="OK") >= 1)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,8 @@ def test_what_fails_under_way_is_an_event(
     assert [name for name, _ in names_and_data] == ["progress", "error"]
     error = names_and_data[-1][1]
     assert (error["reason"], error["stage"], error["retryable"]) == ("backend_unavailable", "refine", True)
-    assert running.metric("indomain_requests_total", method="WatchInvert", code="UNAVAILABLE") == 1
+    name = {"method": "WatchInvert", "code": "UNAVAILABLE"}
+    wait_for(lambda: running.metric("indomain_requests_total", **name) == 1)
     assert running.metric("indomain_rejected_total", reason="backend_unavailable") == 1
     stream = running.stub.WatchInvert(pb.WatchInvertRequest(picture=pb.Picture(data=photo_png)), timeout=20)
     assert next(stream).progress.step == 0
