@@ -15,7 +15,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow bench bench-refine quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto clean
+.PHONY: help demo serve test test-slow bench bench-refine bench-serving quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ bench-refine: $(VENV)/.all ## [DATA=val.zip]: refinements by their time to one l
 
 bench: $(VENV)/.all ## side-by-side measurements, one table
 	$(BIN)/python -m benchmarks $(BENCH)
+
+bench-serving: $(VENV)/.all ## [BENCH=--triton HOST:PORT]: a gateway under load, beside what lies under it
+	$(BIN)/python -m benchmarks.serving $(BENCH)
 
 quality: $(VENV)/.all ## DATA=pictures.zip: how well they are inverted, through the graphs
 	$(BIN)/python -m benchmarks.quality --repository $(REPOSITORY) --data $(DATA) $(BENCH)

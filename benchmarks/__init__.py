@@ -1,5 +1,5 @@
 """Side-by-side measurements: each a script that prints one table.
 
-`speed` is what `make bench` runs, and `scale` (`make scale`) measures large networks and 16 bits; `quality` and `edits`
-need pictures of one's own (`make quality DATA=...`).
+`speed` is what `make bench` runs, `serving` (`make bench-serving`) loads a gateway, and `scale` (`make scale`) measures
+large networks and 16 bits; `quality` and `edits` need pictures of one's own (`make quality DATA=...`).
 """

@@ -7,14 +7,9 @@ ways, and a decode through the running gateway (gRPC, HTTP) against the bare ONN
 from __future__ import annotations
 
 import base64
-import os
-import re
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +21,7 @@ import tyro
 from grpc_health.v1 import health_pb2
 from torch import Tensor, nn
 
+from benchmarks.gateway import running_gateway
 from benchmarks.graphs import Array, Graphs, markdown_table
 from export.checkpoint import Pipeline, load_pipeline
 from indomain.v1 import editing_pb2, editing_pb2_grpc
@@ -33,7 +29,6 @@ from training.perceptual import LPIPSSq
 from training.refinement import Adam, Objective, Weights, to_float
 
 Step = Callable[[], object]
-READY = re.compile(r"gRPC on (\S+), HTTP on (\S+)")
 
 
 @dataclass
@@ -178,25 +173,6 @@ def row(what: str, ours: float, other: float, bar: str) -> list[str]:
     return [what, f"{1000 * ours:.2f} ms", f"{1000 * other:.2f} ms", f"{ours / other:.2f}", bar]
 
 
-@contextmanager
-def running_gateway(repository: Path, threads: int) -> Iterator[tuple[str, str]]:
-    """`python -m serving` on free ports: its gRPC and HTTP addresses."""
-    flags = ["--model-repository", str(repository), "--grpc-port", "0", "--http-port", "0"]
-    flags += ["--intra-op-threads", str(threads)]
-    environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1"}
-    command = [sys.executable, "-m", "serving", *flags]
-    gateway = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    try:
-        assert gateway.stderr is not None
-        ready = next((m for m in (READY.search(line) for line in gateway.stderr) if m), None)
-        if ready is None:
-            raise RuntimeError(f"the gateway ended with status {gateway.wait()}")
-        yield ready[1], f"http://{ready[2]}"
-    finally:
-        gateway.terminate()
-        gateway.communicate(timeout=30)
-
-
 def gateway_rows(graphs: Graphs, config: SpeedConfig) -> list[list[str]]:
     """p50 of one decode through each transport, less that of the bare session; no picture coding on either side.
 
@@ -214,7 +190,10 @@ def gateway_rows(graphs: Graphs, config: SpeedConfig) -> list[list[str]]:
     }
     expected = graphs.decode(code)[0].tobytes()
     with (
-        running_gateway(config.repository, config.threads) as (grpc_address, http_address),
+        running_gateway(config.repository, "--intra-op-threads", str(config.threads)) as (
+            grpc_address,
+            http_address,
+        ),
         grpc.insecure_channel(grpc_address) as channel,
         httpx.Client(base_url=http_address) as http,
     ):

@@ -9,7 +9,8 @@ import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from serving.deadline import Deadline
@@ -17,6 +18,10 @@ from serving.errors import EditingError
 
 Stage = Literal["align", "queue", "encode", "refine", "edit", "decode", "image"]
 STAGES: tuple[Stage, ...] = ("align", "queue", "encode", "refine", "edit", "decode", "image")
+
+ANONYMOUS = "anonymous"
+OWNER: ContextVar[str] = ContextVar("owner", default=ANONYMOUS)
+"""Whose work is under way, for those who share it out and see no call: the batcher. Set from `Call.owner`."""
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -35,13 +40,19 @@ class _Lap:
 
 @dataclass(slots=True)
 class Call:
-    """The state of one request. `observe(stage, seconds)` is told of each stage as it ends."""
+    """The state of one request. `observe(stage, seconds)` is told of each stage as it ends; `owner` names who asks, as
+    far as the transport's border knows: graphs are shared fairly between owners, and code handles are theirs alone."""
 
     request_id: str
     deadline: Deadline
     observe: Callable[[str, float], None] = lambda stage, seconds: None
+    owner: str = ANONYMOUS
     stage: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def aside(self) -> Call:
+        """For work beside the request's own, as previews are: same caller and deadline, times of its own."""
+        return replace(self, stage="", seconds={})
 
     @contextmanager
     def during(self, stage: Stage) -> Iterator[_Lap]:

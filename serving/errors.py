@@ -73,6 +73,10 @@ class UnknownDirection(EditingError):
     """The bundle has no direction of this name."""
 
 
+class UnknownCodeHandle(EditingError):
+    """The gateway does not know a code by this handle, or no longer, or it is another caller's."""
+
+
 class NotFound(EditingError):
     """No such route."""
 
@@ -140,6 +144,7 @@ ERROR_TABLE: Mapping[type[EditingError], ErrorRow] = MappingProxyType(
         InvalidOption: ErrorRow("INVALID_ARGUMENT", 400, "invalid_option"),
         UnknownBundle: ErrorRow("NOT_FOUND", 404, "unknown_bundle"),
         UnknownDirection: ErrorRow("NOT_FOUND", 404, "unknown_direction"),
+        UnknownCodeHandle: ErrorRow("NOT_FOUND", 404, "unknown_code_handle"),
         NotFound: ErrorRow("UNIMPLEMENTED", 404, "not_found"),
         MethodNotAllowed: ErrorRow("UNIMPLEMENTED", 405, "method_not_allowed"),
         QueueFull: ErrorRow("RESOURCE_EXHAUSTED", 429, "queue_full", retryable=True, retry_after_s=1.0),

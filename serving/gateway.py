@@ -9,7 +9,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import grpc
 import uvicorn
@@ -95,6 +95,11 @@ class Gateway:
         await self._report(serving=False)
         if self.pipeline.ready:
             await asyncio.sleep(self.settings.drain_delay_s)
+        with suppress(
+            TimeoutError
+        ):  # only a caller who does not read can keep a session open: it is cut below
+            async with asyncio.timeout(self.settings.drain_timeout_s):
+                await self.pipeline.end_sessions()
         await asyncio.gather(self._grpc.stop(self.settings.drain_timeout_s), self._stop_http())
         await self._backend.close()
         await self.pipeline.close()
@@ -132,6 +137,8 @@ class Gateway:
             access_log=False,
             lifespan="off",
             server_header=False,
+            ws_max_size=self.settings.max_request_bytes,
+            ws_per_message_deflate=False,  # pictures are compressed already
             proxy_headers=False,  # who calls is of no interest here
             timeout_graceful_shutdown=max(1, int(self.settings.drain_timeout_s)),
         )

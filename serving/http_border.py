@@ -15,6 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from serving.call import Call, request_id_or_new
 from serving.deadline import Deadline
@@ -40,7 +41,12 @@ _LINGER_BYTES = 64 * 1024 * 1024
 METHOD_OF_PATH = {  # the same names as over gRPC, so that one metric counts both
     "/v1/bundles": "ListBundles",
     "/v1/invert": "Invert",
+    "/v1/watch-invert": "WatchInvert",
     "/v1/edit": "Edit",
+    "/v1/edit-session": "EditSession",
+    "/v1/interpolate": "Interpolate",
+    "/v1/mix": "Mix",
+    "/v1/diffuse": "Diffuse",
     "/v1/decode": "Decode",
     "/v1/sample": "Sample",
 }
@@ -55,7 +61,7 @@ class Border:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
@@ -69,6 +75,11 @@ class Border:
         code = "OK"
         try:
             call.deadline = Deadline.after(self._time_limit_s(headers))
+            if (
+                scope["type"] == "websocket"
+            ):  # its messages are limited by the server, its requests by the session
+                await self._app(scope, receive, answer.send)
+                return
             limited = _limited(receive, headers, self._settings.max_request_bytes, call)
             await self._app(scope, limited, answer.send)
         except asyncio.CancelledError:
@@ -109,11 +120,16 @@ class Border:
             self._metrics.cancelled.labels(call.stage or "none").inc()
         if error.__cause__ is not None:
             _log.error("request %s: %s", call.request_id, error.message, exc_info=error.__cause__)
+        if answer.whole:
+            return  # an event stream or a session has told it
         if answer.started:
             raise error  # too late for a status: the server cuts the connection
         headers = {"retry-after": str(math.ceil(error.retry_after_s))} if error.row.retryable else {}
         content = error_answer(error, call.request_id).model_dump_json()
         response = Response(content, error.row.http_status, headers, media_type="application/json")
+        if scope["type"] == "websocket":
+            await WebSocket(scope, receive, answer.send).send_denial_response(response)
+            return
         if isinstance(error, RequestTooLarge):
             response.headers["connection"] = "close"
             await _answer_while_sent_to(response, scope, receive, answer.send)
@@ -128,11 +144,15 @@ class _Answer:
         self._send = send
         self._request_id = request_id
         self.started = False
+        self.whole = False
 
     async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
+        kind = message["type"]
+        if kind in ("http.response.start", "websocket.accept", "websocket.http.response.start"):
             self.started = True
             MutableHeaders(scope=message)[REQUEST_ID_HEADER] = self._request_id
+        elif kind == "websocket.close" or kind == "http.response.body":
+            self.whole = not message.get("more_body", False)
         await self._send(message)
 
 

@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     max_codes: int = Field(default=64, ge=1)
     """Codes or seeds in one request, at most."""
 
+    max_interpolated_pictures: int = Field(default=256, ge=2)
+    """Pictures in one interpolation, at most."""
+
     max_edits: int = Field(default=32, ge=1)
     """Edits in one request, at most."""
 
@@ -87,6 +90,24 @@ class Settings(BaseSettings):
 
     refine_min_improvement_ratio: float = Field(default=0.001, ge=0.0, lt=1.0)
     """Refinement stops when its best loss fell by less than this part of itself over the window. 0: never."""
+
+    max_refinements_at_full_steps: int = Field(default=8, ge=1)
+    """Refinements at once, of one bundle, beyond which those that allow fewer steps get fewer."""
+
+    max_sessions: int = Field(default=256, ge=1)
+    """Edit sessions at once, at most. Beyond: RESOURCE_EXHAUSTED / 429."""
+
+    session_idle_s: float = Field(default=600.0, gt=0.0)
+    """An edit session in which nothing is asked for this long is ended."""
+
+    max_code_handles: int = Field(default=2048, ge=0)
+    """Codes that are kept under a handle for later requests, at most, some 20 to 40 KB each. 0: none, no handles."""
+
+    max_code_handles_per_owner: int = Field(default=512, ge=1)
+    """The same for one caller (all who have no key count as one)."""
+
+    code_handle_expiry_s: float = Field(default=900.0, gt=0.0)
+    """A code that nobody names by its handle for this long is forgotten."""
 
     default_deadline_s: float = Field(default=60.0, gt=0.0)
     """Time for a request that names no deadline."""

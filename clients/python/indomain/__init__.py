@@ -24,32 +24,42 @@ from indomain._exceptions import (
     ServerError,
     UnavailableError,
     UnknownBundleError,
+    UnknownCodeHandleError,
     UnknownDirectionError,
 )
 from indomain._pictures import PictureFormat, PictureLike
 from indomain._results import (
+    Between,
     Bundle,
+    Diffused,
     Direction,
     Edit,
     Edited,
     GatewayInfo,
     HeldOut,
     Inversion,
+    InvertProgress,
     Limits,
     Losses,
+    Mixed,
     Refine,
     Sample,
+    SessionPicture,
 )
+from indomain._session import EditSession
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Between",
     "Bundle",
     "Client",
     "CodeArray",
     "DeadlineExceededError",
+    "Diffused",
     "Direction",
     "Edit",
+    "EditSession",
     "Edited",
     "GatewayInfo",
     "GatewayUnreachableError",
@@ -60,8 +70,10 @@ __all__ = [
     "InvalidPictureError",
     "InvalidRequestError",
     "Inversion",
+    "InvertProgress",
     "Limits",
     "Losses",
+    "Mixed",
     "NotFoundError",
     "OverloadedError",
     "PictureFormat",
@@ -71,7 +83,9 @@ __all__ = [
     "RequestTooLargeError",
     "Sample",
     "ServerError",
+    "SessionPicture",
     "UnavailableError",
     "UnknownBundleError",
+    "UnknownCodeHandleError",
     "UnknownDirectionError",
 ]
