@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import grpc
 import uvicorn
+from fastapi import FastAPI
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -22,11 +24,14 @@ from serving.backends.embedded import EmbeddedBackend
 from serving.bundle import read_bundles
 from serving.errors import BackendUnavailable
 from serving.grpc_border import Border
-from serving.grpc_service import METHODS, SERVICE_NAME, EditingService
-from serving.http_api import create_app
+from serving.grpc_service import SERVICE, EditingService
+from serving.http_api import create_app, create_operations_app
+from serving.keys import Keys
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline
-from serving.settings import Settings
+from serving.settings import Settings, is_loopback
+from serving.tls import grpc_credentials, http_context
+from serving.tracing import Tracing
 
 _log = logging.getLogger(__name__)
 
@@ -34,9 +39,42 @@ _log = logging.getLogger(__name__)
 class _HttpServer(uvicorn.Server):
     """uvicorn without its own signal handlers: the gateway drains both transports together."""
 
+    def __init__(self, app: FastAPI, drain_timeout_s: float, context: ssl.SSLContext | None = None) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                proxy_headers=False,  # who calls is of no interest here
+                timeout_graceful_shutdown=max(1, int(drain_timeout_s)),
+                ssl_context_factory=None if context is None else (lambda config, default: context),
+            )
+        )
+        self._task: asyncio.Task[None] | None = None
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def start(self, host: str, port: int) -> int:
+        """Listens; gives the port. Raises OSError."""
+        listening = _listening_socket(host, port)
+        self._task = asyncio.create_task(self.serve(sockets=[listening]), name="http-server")
+        while not self.started:
+            if self._task.done():
+                raise BackendUnavailable("The HTTP server did not start.")
+            await asyncio.sleep(0.01)
+        number = listening.getsockname()[1]
+        assert isinstance(number, int)
+        return number
+
+    async def stop(self) -> None:
+        """Finishes the requests under way."""
+        self.should_exit = True
+        if self._task is not None:
+            await self._task
 
 
 def _listening_socket(host: str, port: int) -> socket.socket:
@@ -62,16 +100,27 @@ class Gateway:
         self.metrics = Metrics()
         self.grpc_port = 0
         self.http_port = 0
+        self.operations_port = 0
+        self._tracing: Tracing | None = None
+        self._http_servers: list[_HttpServer] = []
         self._given_backend = backend
 
     async def start(self) -> None:
-        """Listens first (reported as not ready), then loads and warms up. Raises BundleInvalid, OSError."""
+        """Listens first (reported as not ready), then loads and warms up.
+
+        Raises BundleInvalid, KeysInvalid, CertificateInvalid, OSError.
+        """
         settings = self.settings
+        self._keys = None if settings.keys_file is None else Keys(settings.keys_file)
+        self._tls = http_context(settings)
+        if self._keys is not None and self._tls is None and not is_loopback(settings.host):
+            _log.warning("keys come in unencrypted: set tls_certificate, unless something in front ends TLS")
         bundles = await asyncio.to_thread(
             read_bundles, settings.model_repository, settings.bundles, verify=settings.verify_checksums
         )
         self._backend = self._given_backend or EmbeddedBackend(bundles.values(), settings, self.metrics)
         self.pipeline = Pipeline(bundles, self._backend, settings, self.metrics)
+        self._tracing = Tracing(settings) if settings.trace_endpoint else None
         try:
             await self._start_grpc()
             await self._start_http()
@@ -95,9 +144,13 @@ class Gateway:
         await self._report(serving=False)
         if self.pipeline.ready:
             await asyncio.sleep(self.settings.drain_delay_s)
-        await asyncio.gather(self._grpc.stop(self.settings.drain_timeout_s), self._stop_http())
+        await asyncio.gather(
+            self._grpc.stop(self.settings.drain_timeout_s), *(server.stop() for server in self._http_servers)
+        )
         await self._backend.close()
         await self.pipeline.close()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
 
     async def _start_grpc(self) -> None:
         self._grpc = grpc.aio.server(
@@ -107,16 +160,21 @@ class Gateway:
                 ("grpc.so_reuseport", 0),  # a second gateway on the same port must fail, not share
             ],
         )
-        border = Border(SERVICE_NAME, self.settings, self.metrics)
-        service = border.guard(EditingService(self.pipeline), METHODS)
+        border = Border(SERVICE, self.settings, self.metrics, self._keys, self._tracing)
+        service = border.guard(EditingService(self.pipeline))
         editing_pb2_grpc.add_EditingServicer_to_server(service, self._grpc)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         await self._report(serving=False)  # it would start as SERVING
-        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._grpc)
+        address = f"{self.settings.host}:{self.settings.grpc_port}"
+        credentials = grpc_credentials(self.settings)
         try:
-            self.grpc_port = self._grpc.add_insecure_port(f"{self.settings.host}:{self.settings.grpc_port}")
+            if credentials is None:
+                self.grpc_port = self._grpc.add_insecure_port(address)
+            else:
+                self.grpc_port = self._grpc.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise OSError(
                 f"port {self.settings.grpc_port} of {self.settings.host} cannot be had for gRPC"
@@ -124,31 +182,18 @@ class Gateway:
         await self._grpc.start()
 
     async def _start_http(self) -> None:
-        listening = _listening_socket(self.settings.host, self.settings.http_port)
-        self.http_port = listening.getsockname()[1]
-        config = uvicorn.Config(
-            create_app(self.pipeline, self.metrics),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            proxy_headers=False,  # who calls is of no interest here
-            timeout_graceful_shutdown=max(1, int(self.settings.drain_timeout_s)),
-        )
-        self._http = _HttpServer(config)
-        self._http_task = asyncio.create_task(self._http.serve(sockets=[listening]), name="http-server")
-        while not self._http.started:
-            if self._http_task.done():
-                raise BackendUnavailable("The HTTP server did not start.")
-            await asyncio.sleep(0.01)
-
-    async def _stop_http(self) -> None:
-        if hasattr(self, "_http_task"):
-            self._http.should_exit = True
-            await self._http_task
+        settings, drain_s = self.settings, self.settings.drain_timeout_s
+        app = create_app(self.pipeline, self.metrics, self._keys, self._tracing)
+        server = _HttpServer(app, drain_s, self._tls)
+        self._http_servers.append(server)
+        self.http_port = await server.start(settings.host, settings.http_port)
+        if settings.operations_port is not None:
+            server = _HttpServer(create_operations_app(self.pipeline, self.metrics), drain_s)
+            self._http_servers.append(server)
+            self.operations_port = await server.start(settings.host, settings.operations_port)
 
     async def _report(self, *, serving: bool) -> None:
         answer = health_pb2.HealthCheckResponse
         status = answer.SERVING if serving else answer.NOT_SERVING
-        for service in ("", SERVICE_NAME):
+        for service in ("", SERVICE.full_name):
             await self._health.set(service, status)

@@ -15,9 +15,7 @@ from serving.grpc_border import current_call
 from serving.pipeline import Pipeline
 from serving.wire import as_protobuf as wire
 
-_SERVICE = pb.DESCRIPTOR.services_by_name["Editing"]
-SERVICE_NAME = _SERVICE.full_name
-METHODS = tuple(method.name for method in _SERVICE.methods)
+SERVICE = pb.DESCRIPTOR.services_by_name["Editing"]
 Context = grpc.aio.ServicerContext[Any, Any]
 
 

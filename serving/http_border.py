@@ -1,4 +1,5 @@
-"""What every HTTP request passes on its way in and out: request id, deadline, size limit, errors as JSON, metrics.
+"""What every HTTP request passes on its way in and out: request id, deadline, key, size limit, errors as JSON, headers
+that browsers heed, metrics, trace, log line.
 
 The HTTP twin of grpc_border.py, as plain ASGI; the routes are in http_api.py.
 """
@@ -9,14 +10,16 @@ import asyncio
 import logging
 import math
 from collections.abc import Coroutine
+from contextlib import ExitStack
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.call import Call, request_id_or_new
+from serving.call import CALL, Call, request_id_or_new
 from serving.deadline import Deadline
 from serving.errors import (
     Cancelled,
@@ -24,10 +27,14 @@ from serving.errors import (
     EditingError,
     InternalError,
     InvalidOption,
+    PermissionDenied,
     RequestTooLarge,
 )
+from serving.keys import Keys
+from serving.logs import log_request
 from serving.metrics import Metrics
 from serving.settings import Settings
+from serving.tracing import Tracing
 from serving.wire.as_json import error_answer
 
 _log = logging.getLogger(__name__)
@@ -44,18 +51,40 @@ METHOD_OF_PATH = {  # the same names as over gRPC, so that one metric counts bot
     "/v1/decode": "Decode",
     "/v1/sample": "Sample",
 }
+_POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; object-src 'none'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_POLICY_WITH_SCRIPT = f"{_POLICY}; script-src 'self' 'unsafe-inline'; worker-src 'self' blob:"
+_PAGES_WITH_SCRIPT = ("/docs", "/redoc")  # FastAPI's pages start their script from within
+_SAFETY_HEADERS = {
+    "content-security-policy": _POLICY,
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
 
 
 class Border:
-    """ASGI middleware around all routes."""
+    """ASGI middleware around all routes, of HTTP and websockets."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        metrics: Metrics,
+        keys: Keys | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._app = app
         self._settings = settings
         self._metrics = metrics
+        self._keys = keys
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
@@ -64,13 +93,24 @@ class Border:
             Deadline.after(self._settings.default_deadline_s),
             self._metrics.observe_stage,
         )
+        CALL.set(call)
         scope.setdefault("state", {})["call"] = call
-        answer = _Answer(send, call.request_id)
+        answer = _Answer(send, call.request_id, scope["path"], tls=self._settings.tls_certificate is not None)
+        method = METHOD_OF_PATH.get(scope["path"], "")
+        started_s = call.deadline.clock.now()
         code = "OK"
         try:
-            call.deadline = Deadline.after(self._time_limit_s(headers))
-            limited = _limited(receive, headers, self._settings.max_request_bytes, call)
-            await self._app(scope, limited, answer.send)
+            with ExitStack() as held:
+                self._check_origin(headers)
+                if self._keys is not None and _needs_key(scope["path"]):
+                    right = method or ("Metrics" if scope["path"] == "/metrics" else "")
+                    call.owner = held.enter_context(self._keys.admit(_authorization(headers), right))
+                if self._tracing is not None and method:
+                    held.enter_context(self._tracing.request(call, method, scope["type"], headers))
+                call.deadline = Deadline.after(self._time_limit_s(headers))
+                if scope["type"] == "http":
+                    receive = _limited(receive, headers, self._settings.max_request_bytes, call)
+                await self._app(scope, receive, answer.send)
         except asyncio.CancelledError:
             code = "CANCELLED"
             self._metrics.cancelled.labels(call.stage or "none").inc()
@@ -79,7 +119,7 @@ class Border:
             code = error.row.grpc_code
             await self._refuse(error, call, scope, receive, answer)
         except Exception:
-            _log.exception("request %s failed in stage %s", call.request_id, call.stage or "none")
+            _log.exception("failed in stage %s", call.stage or "none")
             code = "INTERNAL"
             unforeseen = InternalError(
                 f"The gateway failed in a way that was not foreseen; report request {call.request_id}.",
@@ -87,9 +127,22 @@ class Border:
             )
             await self._refuse(unforeseen, call, scope, receive, answer)
         finally:
-            method = METHOD_OF_PATH.get(scope["path"])
             if method:
+                seconds = call.deadline.clock.now() - started_s
                 self._metrics.requests.labels(method, code).inc()
+                self._metrics.request_seconds.labels(method, scope["type"]).observe(seconds)
+                log_request(call, transport=scope["type"], method=method, code=code, seconds=seconds)
+
+    def _check_origin(self, headers: Headers) -> None:
+        """A page of another origin may not use its visitor's way to this gateway; which pages may is a setting. (CORS
+        alone would keep the answer from it, not the request from being served.)"""
+        origin = headers.get("origin")
+        if origin is None or origin in self._settings.cors_origins:
+            return
+        if urlsplit(origin).netloc != headers.get("host"):
+            raise PermissionDenied(
+                f"Pages of {origin[:200]!r} may not call this gateway; its setting cors_origins says which may."
+            )
 
     def _time_limit_s(self, headers: Headers) -> float:
         text = headers.get(TIMEOUT_HEADER)
@@ -108,10 +161,15 @@ class Border:
         if isinstance(error, Cancelled):
             self._metrics.cancelled.labels(call.stage or "none").inc()
         if error.__cause__ is not None:
-            _log.error("request %s: %s", call.request_id, error.message, exc_info=error.__cause__)
+            _log.error("%s", error.message, exc_info=error.__cause__)
         if answer.started:
             raise error  # too late for a status: the server cuts the connection
+        if scope["type"] == "websocket":
+            await _refuse_websocket(error, call, scope, answer)
+            return
         headers = {"retry-after": str(math.ceil(error.retry_after_s))} if error.row.retryable else {}
+        if error.row.http_status == 401:
+            headers["www-authenticate"] = "Bearer"
         content = error_answer(error, call.request_id).model_dump_json()
         response = Response(content, error.row.http_status, headers, media_type="application/json")
         if isinstance(error, RequestTooLarge):
@@ -122,18 +180,51 @@ class Border:
 
 
 class _Answer:
-    """Puts the request id on the answer and remembers whether it has begun."""
+    """Puts the request id and what browsers should heed on the answer, and remembers whether it has begun."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str, path: str, *, tls: bool) -> None:
         self._send = send
-        self._request_id = request_id
+        self._headers = {REQUEST_ID_HEADER: request_id, **_SAFETY_HEADERS}
+        if path.startswith("/v1/"):
+            self._headers["cache-control"] = "no-store"
+        if path in _PAGES_WITH_SCRIPT:
+            self._headers["content-security-policy"] = _POLICY_WITH_SCRIPT
+        if tls:
+            self._headers["strict-transport-security"] = "max-age=31536000"
         self.started = False
 
     async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.started = True
-            MutableHeaders(scope=message)[REQUEST_ID_HEADER] = self._request_id
+        if message["type"] in ("http.response.start", "websocket.http.response.start"):
+            headers = MutableHeaders(scope=message)
+            for name, value in self._headers.items():
+                headers[name] = value
+        self.started = self.started or message["type"] in ("http.response.start", "websocket.accept")
         await self._send(message)
+
+
+def _needs_key(path: str) -> bool:
+    """All that works or tells of work. Health is for probes; the page and the schema hold no secret."""
+    return path.startswith("/v1/") or path == "/metrics"
+
+
+def _authorization(headers: Headers) -> str | None:
+    """The header; a page's websocket cannot send one, and offers the subprotocol `bearer.KEY` in its place."""
+    for offered in headers.get("sec-websocket-protocol", "").split(","):
+        if offered.strip().startswith("bearer."):
+            return f"Bearer {offered.strip().removeprefix('bearer.')}"
+    return headers.get("authorization")
+
+
+async def _refuse_websocket(error: EditingError, call: Call, scope: Scope, answer: _Answer) -> None:
+    """Before it is accepted: as HTTP where the server can, otherwise by closing."""
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await answer.send({"type": "websocket.close", "code": 1008, "reason": error.row.reason})
+        return
+    content = error_answer(error, call.request_id).model_dump_json().encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+    status = error.row.http_status
+    await answer.send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    await answer.send({"type": "websocket.http.response.body", "body": content})
 
 
 def _limited(receive: Receive, headers: Headers, max_bytes: int, call: Call) -> Receive:

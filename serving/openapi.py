@@ -75,8 +75,8 @@ def _ref(model: str) -> dict[str, str]:
     return {"$ref": _REF.format(model=model)}
 
 
-def describe(app: FastAPI) -> None:
-    """Adds the schemas of the request bodies to the application's OpenAPI document."""
+def describe(app: FastAPI, *, with_keys: bool) -> None:
+    """Adds the schemas of the request bodies, and the key, to the application's OpenAPI document."""
     original = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -85,6 +85,9 @@ def describe(app: FastAPI) -> None:
         _, definitions = models_json_schema([(model, "validation") for model in _REQUESTS], ref_template=_REF)
         for name, schema in definitions["$defs"].items():
             schemas.setdefault(name, schema)
+        if with_keys:
+            document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            document["security"] = [{"key": []}]
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # the documented way to extend it
