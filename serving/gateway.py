@@ -101,7 +101,7 @@ class Gateway:
         self.grpc_port = 0
         self.http_port = 0
         self.operations_port = 0
-        self._tracing: Tracing | None = None
+        self.tracing: Tracing | None = None
         self._http_servers: list[_HttpServer] = []
         self._given_backend = backend
 
@@ -120,7 +120,7 @@ class Gateway:
         )
         self._backend = self._given_backend or EmbeddedBackend(bundles.values(), settings, self.metrics)
         self.pipeline = Pipeline(bundles, self._backend, settings, self.metrics)
-        self._tracing = Tracing(settings) if settings.trace_endpoint else None
+        self.tracing = Tracing(settings) if settings.trace_endpoint else None
         try:
             await self._start_grpc()
             await self._start_http()
@@ -149,8 +149,8 @@ class Gateway:
         )
         await self._backend.close()
         await self.pipeline.close()
-        if self._tracing is not None:
-            await asyncio.to_thread(self._tracing.close)
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
 
     async def _start_grpc(self) -> None:
         self._grpc = grpc.aio.server(
@@ -160,7 +160,7 @@ class Gateway:
                 ("grpc.so_reuseport", 0),  # a second gateway on the same port must fail, not share
             ],
         )
-        border = Border(SERVICE, self.settings, self.metrics, self._keys, self._tracing)
+        border = Border(SERVICE, self.settings, self.metrics, self._keys, self.tracing)
         service = border.guard(EditingService(self.pipeline))
         editing_pb2_grpc.add_EditingServicer_to_server(service, self._grpc)
         self._health = health.aio.HealthServicer()
@@ -183,7 +183,7 @@ class Gateway:
 
     async def _start_http(self) -> None:
         settings, drain_s = self.settings, self.settings.drain_timeout_s
-        app = create_app(self.pipeline, self.metrics, self._keys, self._tracing)
+        app = create_app(self.pipeline, self.metrics, self._keys, self.tracing)
         server = _HttpServer(app, drain_s, self._tls)
         self._http_servers.append(server)
         self.http_port = await server.start(settings.host, settings.http_port)

@@ -97,6 +97,10 @@ class Tracing:
             call.trace = Trace(self._tracer, span)
             yield
 
+    def flush(self) -> None:
+        """Sends what has ended so far. Blocks."""
+        self._provider.force_flush()
+
     def close(self) -> None:
         """Sends what has not been sent yet. Blocks, for some seconds where no collector answers."""
         self._provider.shutdown()
