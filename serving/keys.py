@@ -165,7 +165,8 @@ def make_key(
     max_concurrent: int | None = None,
     methods: tuple[str, ...] = (),
 ) -> str:
-    """A new key, whose hash is appended to the file (made if it is not there, readable for its owner alone).
+    """A new key, whose hash is appended to the file. A new file is readable for all, as a container's user has to read it
+    and the hash of 256 random bits gives nothing away.
 
     Raises KeysInvalid, OSError.
     """
@@ -190,7 +191,7 @@ def make_key(
     if key.methods:
         lines.append(f"methods = [{', '.join(chr(34) + method + chr(34) for method in key.methods)}]")
     with os.fdopen(
-        os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a", encoding="utf-8"
+        os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), "a", encoding="utf-8"
     ) as out:
         out.write("\n".join(lines) + "\n")
     return token
