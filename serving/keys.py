@@ -165,8 +165,8 @@ def make_key(
     max_concurrent: int | None = None,
     methods: tuple[str, ...] = (),
 ) -> str:
-    """A new key, whose hash is appended to the file. A new file is readable for all, as a container's user has to read it
-    and the hash of 256 random bits gives nothing away.
+    """A new key, whose hash is appended to the file. A new file may be read by all, as a container has to, and
+    the hash of 256 random bits gives nothing away.
 
     Raises KeysInvalid, OSError.
     """
