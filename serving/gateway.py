@@ -18,7 +18,6 @@ from fastapi import FastAPI
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from indomain.v1 import editing_pb2_grpc
 from serving.backends import Backend
 from serving.backends.embedded import EmbeddedBackend
 from serving.bundle import read_bundles
@@ -161,8 +160,7 @@ class Gateway:
             ],
         )
         border = Border(SERVICE, self.settings, self.metrics, self._keys, self.tracing)
-        service = border.guard(EditingService(self.pipeline))
-        editing_pb2_grpc.add_EditingServicer_to_server(service, self._grpc)
+        self._grpc.add_generic_rpc_handlers((border.handlers(EditingService(self.pipeline)),))
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         await self._report(serving=False)  # it would start as SERVING

@@ -6,18 +6,19 @@ Written by hand: it must let a cancellation through to the work.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, aclosing, asynccontextmanager
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
 
 from serving.call import CALL, Call, request_id_or_new
 from serving.deadline import Deadline
-from serving.errors import EditingError, InternalError
+from serving.errors import EditingError, InternalError, MalformedRequest
 from serving.keys import Keys
 from serving.logs import log_request
 from serving.metrics import Metrics
@@ -29,7 +30,6 @@ _log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler = Callable[[Any, Context], Any]
-Servicer = TypeVar("Servicer")
 
 
 def current_call() -> Call:
@@ -56,30 +56,43 @@ class Border:
         self._keys = keys
         self._tracing = tracing
 
-    def guard(self, servicer: Servicer) -> Servicer:
-        """The servicer, its methods behind this border. (An interceptor costs each call 0.1 ms.)"""
-        for method in self._service.methods:
-            inner = getattr(servicer, method.name)
-            around = self._around_stream if inspect.isasyncgenfunction(inner) else self._around
-            setattr(servicer, method.name, around(method, inner))
-        return servicer
+    def handlers(self, servicer: object) -> grpc.GenericRpcHandler:
+        """The servicer's methods behind this border, as a server takes them. (An interceptor costs each call 0.1 ms.)
 
-    def _around(self, method: MethodDescriptor, inner: Handler) -> Callable[[Any, Context], Awaitable[Any]]:
-        async def handle(request: Any, context: Context) -> Any:
+        Messages come in as bytes and are parsed within: what cannot be parsed is an error like all others.
+        """
+        return grpc.method_handlers_generic_handler(
+            self._service.full_name,
+            {
+                method.name: self._handler(method, getattr(servicer, method.name))
+                for method in self._service.methods
+            },
+        )
+
+    def _handler(self, method: MethodDescriptor, inner: Handler) -> grpc.RpcMethodHandler[Any, Any]:
+        message = GetMessageClass(method.input_type)
+        read = (
+            (lambda requests: _parse_each(message, requests))
+            if method.client_streaming
+            else (lambda request: _parse(message, request))
+        )
+
+        async def answer(request: Any, context: Context) -> Any:
             async with self._entered(method, context):
-                return await inner(request, context)
+                return await inner(read(request), context)
 
-        return handle
+        async def answer_many(request: Any, context: Context) -> AsyncIterator[Any]:
+            async with self._entered(method, context), aclosing(inner(read(request), context)) as answers:
+                async for one in answers:
+                    yield one
 
-    def _around_stream(
-        self, method: MethodDescriptor, inner: Handler
-    ) -> Callable[[Any, Context], AsyncIterator[Any]]:
-        async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with self._entered(method, context), aclosing(inner(request, context)) as answers:
-                async for answer in answers:
-                    yield answer
-
-        return handle
+        make, around = {
+            (False, False): (grpc.unary_unary_rpc_method_handler, answer),
+            (False, True): (grpc.unary_stream_rpc_method_handler, answer_many),
+            (True, False): (grpc.stream_unary_rpc_method_handler, answer),
+            (True, True): (grpc.stream_stream_rpc_method_handler, answer_many),
+        }[method.client_streaming, method.server_streaming]
+        return make(around, response_serializer=_serialize)
 
     @asynccontextmanager
     async def _entered(self, method: MethodDescriptor, context: Context) -> AsyncIterator[None]:
@@ -143,6 +156,24 @@ class Border:
             (("x-request-id", call.request_id), (ERROR_DETAIL_KEY, detail.SerializeToString())),
         )
         raise AssertionError("abort raises")
+
+
+def _parse(message: type[Message], data: bytes) -> Message:
+    try:
+        return message.FromString(data)
+    except DecodeError:
+        raise MalformedRequest(
+            f"The bytes are no {message.DESCRIPTOR.full_name}; generate the client from this gateway's contract."
+        ) from None
+
+
+async def _parse_each(message: type[Message], requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+    async for data in requests:
+        yield _parse(message, data)
+
+
+def _serialize(message: Message) -> bytes:
+    return message.SerializeToString()
 
 
 def _kind(method: MethodDescriptor) -> str:
