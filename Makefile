@@ -14,7 +14,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow bench bench-refine quality edits scale baselines evaluate train-faces64 train-faces128 lint format proto clean
+.PHONY: help demo serve test test-slow fuzz bench bench-refine quality edits scale baselines evaluate train-faces64 train-faces128 lint format proto clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,6 +30,10 @@ test: $(VENV)/.all ## the tests, without the slow ones
 
 test-slow: $(VENV)/.all ## only the slow tests
 	$(BIN)/python -m pytest -m slow $(PYTEST)
+
+FUZZ_INPUTS ?= 25000
+fuzz: $(VENV)/.all ## 125,000 damaged pictures, messages, bodies, forms and paths; FUZZ_INPUTS for each of the five
+	FUZZ_INPUTS=$(FUZZ_INPUTS) $(BIN)/python -m pytest tests/serving/test_fuzz.py -s $(PYTEST)
 
 bench-refine: $(VENV)/.all ## [DATA=val.zip]: refinements by their time to one loss
 	$(BIN)/python -m benchmarks.refine $(if $(DATA),--data $(DATA)) $(BENCH)
