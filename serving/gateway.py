@@ -25,11 +25,12 @@ from serving.errors import BackendUnavailable
 from serving.grpc_border import Border
 from serving.grpc_service import SERVICE, EditingService
 from serving.http_api import create_app, create_operations_app
+from serving.intake import Intake
 from serving.keys import Keys
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline
 from serving.settings import Settings, is_loopback
-from serving.tls import grpc_credentials, http_context
+from serving.tls import Certificates
 from serving.tracing import Tracing
 
 _log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ _log = logging.getLogger(__name__)
 class _HttpServer(uvicorn.Server):
     """uvicorn without its own signal handlers: the gateway drains both transports together."""
 
-    def __init__(self, app: FastAPI, drain_timeout_s: float, context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, app: FastAPI, settings: Settings, context: ssl.SSLContext | None = None) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -47,7 +48,8 @@ class _HttpServer(uvicorn.Server):
                 lifespan="off",
                 server_header=False,
                 proxy_headers=False,  # who calls is of no interest here
-                timeout_graceful_shutdown=max(1, int(drain_timeout_s)),
+                timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
+                ws_max_size=settings.max_request_bytes,
                 ssl_context_factory=None if context is None else (lambda config, default: context),
             )
         )
@@ -102,6 +104,8 @@ class Gateway:
         self.operations_port = 0
         self.tracing: Tracing | None = None
         self._http_servers: list[_HttpServer] = []
+        self._renewing: asyncio.Task[None] | None = None
+        self._intake = Intake(settings.max_bytes_in_flight)
         self._given_backend = backend
 
     async def start(self) -> None:
@@ -111,8 +115,8 @@ class Gateway:
         """
         settings = self.settings
         self._keys = None if settings.keys_file is None else Keys(settings.keys_file)
-        self._tls = http_context(settings)
-        if self._keys is not None and self._tls is None and not is_loopback(settings.host):
+        self._certificates = Certificates.of(settings)
+        if self._keys is not None and self._certificates is None and not is_loopback(settings.host):
             _log.warning("keys come in unencrypted: set tls_certificate, unless something in front ends TLS")
         bundles = await asyncio.to_thread(
             read_bundles, settings.model_repository, settings.bundles, verify=settings.verify_checksums
@@ -123,6 +127,8 @@ class Gateway:
         try:
             await self._start_grpc()
             await self._start_http()
+            if self._certificates is not None:
+                self._renewing = asyncio.create_task(self._certificates.keep_renewing(), name="certificates")
             await self._backend.load()
             await self.pipeline.warm_up()
         except BaseException:
@@ -146,6 +152,9 @@ class Gateway:
         await asyncio.gather(
             self._grpc.stop(self.settings.drain_timeout_s), *(server.stop() for server in self._http_servers)
         )
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.gather(self._renewing, return_exceptions=True)
         await self._backend.close()
         await self.pipeline.close()
         if self.tracing is not None:
@@ -159,7 +168,7 @@ class Gateway:
                 ("grpc.so_reuseport", 0),  # a second gateway on the same port must fail, not share
             ],
         )
-        border = Border(SERVICE, self.settings, self.metrics, self._keys, self.tracing)
+        border = Border(SERVICE, self.settings, self.metrics, self._intake, self._keys, self.tracing)
         self._grpc.add_generic_rpc_handlers((border.handlers(EditingService(self.pipeline)),))
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
@@ -167,12 +176,11 @@ class Gateway:
         names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._grpc)
         address = f"{self.settings.host}:{self.settings.grpc_port}"
-        credentials = grpc_credentials(self.settings)
         try:
-            if credentials is None:
+            if self._certificates is None:
                 self.grpc_port = self._grpc.add_insecure_port(address)
             else:
-                self.grpc_port = self._grpc.add_secure_port(address, credentials)
+                self.grpc_port = self._grpc.add_secure_port(address, self._certificates.grpc_credentials())
         except RuntimeError as error:
             raise OSError(
                 f"port {self.settings.grpc_port} of {self.settings.host} cannot be had for gRPC"
@@ -180,13 +188,13 @@ class Gateway:
         await self._grpc.start()
 
     async def _start_http(self) -> None:
-        settings, drain_s = self.settings, self.settings.drain_timeout_s
-        app = create_app(self.pipeline, self.metrics, self._keys, self.tracing)
-        server = _HttpServer(app, drain_s, self._tls)
+        settings = self.settings
+        app = create_app(self.pipeline, self.metrics, self._intake, self._keys, self.tracing)
+        server = _HttpServer(app, settings, self._certificates and self._certificates.http)
         self._http_servers.append(server)
         self.http_port = await server.start(settings.host, settings.http_port)
         if settings.operations_port is not None:
-            server = _HttpServer(create_operations_app(self.pipeline, self.metrics), drain_s)
+            server = _HttpServer(create_operations_app(self.pipeline, self.metrics), settings)
             self._http_servers.append(server)
             self.operations_port = await server.start(settings.host, settings.operations_port)
 

@@ -19,6 +19,7 @@ from google.protobuf.message_factory import GetMessageClass
 from serving.call import CALL, Call, request_id_or_new
 from serving.deadline import Deadline
 from serving.errors import EditingError, InternalError, MalformedRequest
+from serving.intake import Intake, Take
 from serving.keys import Keys
 from serving.logs import log_request
 from serving.metrics import Metrics
@@ -47,12 +48,14 @@ class Border:
         service: ServiceDescriptor,
         settings: Settings,
         metrics: Metrics,
+        intake: Intake,
         keys: Keys | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         self._service = service
         self._settings = settings
         self._metrics = metrics
+        self._intake = intake
         self._keys = keys
         self._tracing = tracing
 
@@ -70,19 +73,18 @@ class Border:
         )
 
     def _handler(self, method: MethodDescriptor, inner: Handler) -> grpc.RpcMethodHandler[Any, Any]:
+        read = _parse_each if method.client_streaming else _parse
         message = GetMessageClass(method.input_type)
-        read = (
-            (lambda requests: _parse_each(message, requests))
-            if method.client_streaming
-            else (lambda request: _parse(message, request))
-        )
 
         async def answer(request: Any, context: Context) -> Any:
-            async with self._entered(method, context):
-                return await inner(read(request), context)
+            async with self._entered(method, context) as take:
+                return await inner(read(message, request, take), context)
 
         async def answer_many(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with self._entered(method, context), aclosing(inner(read(request), context)) as answers:
+            async with (
+                self._entered(method, context) as take,
+                aclosing(inner(read(message, request, take), context)) as answers,
+            ):
                 async for one in answers:
                     yield one
 
@@ -95,7 +97,7 @@ class Border:
         return make(around, response_serializer=_serialize)
 
     @asynccontextmanager
-    async def _entered(self, method: MethodDescriptor, context: Context) -> AsyncIterator[None]:
+    async def _entered(self, method: MethodDescriptor, context: Context) -> AsyncIterator[Take]:
         call, metadata = self._open_call(context)
         CALL.set(call)
         context.set_trailing_metadata((("x-request-id", call.request_id),))
@@ -111,7 +113,7 @@ class Border:
                     )
                 if self._tracing is not None:
                     held.enter_context(self._tracing.request(call, method.name, "grpc", metadata))
-                yield
+                yield held.enter_context(self._intake.request())
         except (asyncio.CancelledError, GeneratorExit):
             # gRPC cancels for both: a caller that hung up, and a deadline that passed.
             code = "DEADLINE_EXCEEDED" if call.deadline.expired else "CANCELLED"
@@ -158,7 +160,8 @@ class Border:
         raise AssertionError("abort raises")
 
 
-def _parse(message: type[Message], data: bytes) -> Message:
+def _parse(message: type[Message], data: bytes, take: Take) -> Message:
+    take(len(data))
     try:
         return message.FromString(data)
     except DecodeError:
@@ -167,9 +170,12 @@ def _parse(message: type[Message], data: bytes) -> Message:
         ) from None
 
 
-async def _parse_each(message: type[Message], requests: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+async def _parse_each(
+    message: type[Message], requests: AsyncIterator[bytes], take: Take
+) -> AsyncIterator[Message]:
     async for data in requests:
-        yield _parse(message, data)
+        yield _parse(message, data, take)
+        take(-len(data))  # asked for the next one: this one is done with
 
 
 def _serialize(message: Message) -> bytes:

@@ -24,6 +24,7 @@ from serving.http_requests import (
     read_json,
     wanted_picture,
 )
+from serving.intake import Intake
 from serving.keys import Keys
 from serving.metrics import Metrics
 from serving.openapi import describe, json_only, picture_or_json
@@ -34,7 +35,11 @@ from serving.wire import bodies
 
 
 def create_app(
-    pipeline: Pipeline, metrics: Metrics, keys: Keys | None = None, tracing: Tracing | None = None
+    pipeline: Pipeline,
+    metrics: Metrics,
+    intake: Intake,
+    keys: Keys | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The ASGI application over a pipeline."""
     settings = pipeline.settings
@@ -43,7 +48,7 @@ def create_app(
         version=__version__,
         description="In-domain GAN inversion and semantic editing. The same over gRPC: `indomain.v1.Editing`.",
     )
-    app.add_middleware(Border, settings=settings, metrics=metrics, keys=keys, tracing=tracing)
+    app.add_middleware(Border, settings=settings, metrics=metrics, intake=intake, keys=keys, tracing=tracing)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

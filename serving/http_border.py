@@ -30,6 +30,7 @@ from serving.errors import (
     PermissionDenied,
     RequestTooLarge,
 )
+from serving.intake import Intake, Take
 from serving.keys import Keys
 from serving.logs import log_request
 from serving.metrics import Metrics
@@ -74,12 +75,14 @@ class Border:
         app: ASGIApp,
         settings: Settings,
         metrics: Metrics,
+        intake: Intake,
         keys: Keys | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         self._app = app
         self._settings = settings
         self._metrics = metrics
+        self._intake = intake
         self._keys = keys
         self._tracing = tracing
 
@@ -96,6 +99,7 @@ class Border:
         CALL.set(call)
         scope.setdefault("state", {})["call"] = call
         answer = _Answer(send, call.request_id, scope["path"], tls=self._settings.tls_certificate is not None)
+        body = _Body(receive, headers, self._settings.max_request_bytes, call)
         method = METHOD_OF_PATH.get(scope["path"], "")
         started_s = call.deadline.clock.now()
         code = "OK"
@@ -109,7 +113,8 @@ class Border:
                     held.enter_context(self._tracing.request(call, method, scope["type"], headers))
                 call.deadline = Deadline.after(self._time_limit_s(headers))
                 if scope["type"] == "http":
-                    receive = _limited(receive, headers, self._settings.max_request_bytes, call)
+                    body.check_announced()
+                    receive = body.limited(held.enter_context(self._intake.request()))
                 await self._app(scope, receive, answer.send)
         except asyncio.CancelledError:
             code = "CANCELLED"
@@ -117,7 +122,7 @@ class Border:
             raise
         except EditingError as error:
             code = error.row.grpc_code
-            await self._refuse(error, call, scope, receive, answer)
+            await self._refuse(error, call, scope, body, answer)
         except Exception:
             _log.exception("failed in stage %s", call.stage or "none")
             code = "INTERNAL"
@@ -125,7 +130,7 @@ class Border:
                 f"The gateway failed in a way that was not foreseen; report request {call.request_id}.",
                 stage=call.stage,
             )
-            await self._refuse(unforeseen, call, scope, receive, answer)
+            await self._refuse(unforeseen, call, scope, body, answer)
         finally:
             if method:
                 seconds = call.deadline.clock.now() - started_s
@@ -155,7 +160,7 @@ class Border:
         return min(wanted_s, self._settings.max_deadline_s)
 
     async def _refuse(
-        self, error: EditingError, call: Call, scope: Scope, receive: Receive, answer: _Answer
+        self, error: EditingError, call: Call, scope: Scope, body: _Body, answer: _Answer
     ) -> None:
         self._metrics.rejected.labels(error.row.reason).inc()
         if isinstance(error, Cancelled):
@@ -172,11 +177,11 @@ class Border:
             headers["www-authenticate"] = "Bearer"
         content = error_answer(error, call.request_id).model_dump_json()
         response = Response(content, error.row.http_status, headers, media_type="application/json")
-        if isinstance(error, RequestTooLarge):
+        if body.is_still_coming:
             response.headers["connection"] = "close"
-            await _answer_while_sent_to(response, scope, receive, answer.send)
+            await _answer_while_sent_to(response, scope, body.receive, answer.send)
         else:
-            await response(scope, receive, answer.send)
+            await response(scope, body.receive, answer.send)
 
 
 class _Answer:
@@ -227,35 +232,56 @@ async def _refuse_websocket(error: EditingError, call: Call, scope: Scope, answe
     await answer.send({"type": "websocket.http.response.body", "body": content})
 
 
-def _limited(receive: Receive, headers: Headers, max_bytes: int, call: Call) -> Receive:
-    """`receive`, but a body over the limit is refused by its announced length or, at the latest, as it grows; and one
-    that is still not whole at the call's deadline is no longer waited for."""
-    too_large = RequestTooLarge(
-        f"The request has more than {max_bytes} bytes; send a smaller picture, or fewer codes."
-    )
-    announced = headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > max_bytes:
-        raise too_large
-    seen, whole = 0, False
+class _Body:
+    """The body of a request, as it comes in."""
 
-    async def limited() -> Message:
-        nonlocal seen, whole
-        if whole:  # from here on it waits for nothing but the caller hanging up
-            return await receive()
-        try:
-            async with asyncio.timeout(call.deadline.remaining_s):
-                message = await receive()
-        except TimeoutError:
-            raise DeadlineExceeded(
-                "Time ran out before the request had come in whole; allow more time."
-            ) from None
-        seen += len(message.get("body", b""))
-        if seen > max_bytes:
-            raise too_large
-        whole = not message.get("more_body", False)
-        return message
+    def __init__(self, receive: Receive, headers: Headers, max_bytes: int, call: Call) -> None:
+        self.receive = receive
+        self._announced = headers.get("content-length", "")
+        self._chunked = "transfer-encoding" in headers
+        self._max_bytes = max_bytes
+        self._call = call
+        self._whole = False
 
-    return limited
+    @property
+    def is_still_coming(self) -> bool:
+        return not self._whole and (self._chunked or self._announced not in ("", "0"))
+
+    def check_announced(self) -> None:
+        """Raises RequestTooLarge by the announced length, before any of it is read."""
+        if self._announced.isdecimal() and int(self._announced) > self._max_bytes:
+            raise self._too_large()
+
+    def limited(self, take: Take) -> Receive:
+        """`receive`, but a body over the limit is refused at the latest as it grows; `take` is told of each piece; and
+        one that is still not whole at the call's deadline is no longer waited for."""
+        seen = 0
+
+        async def limited() -> Message:
+            nonlocal seen
+            if self._whole:  # from here on it waits for nothing but the caller hanging up
+                return await self.receive()
+            try:
+                async with asyncio.timeout(self._call.deadline.remaining_s):
+                    message = await self.receive()
+            except TimeoutError:
+                raise DeadlineExceeded(
+                    "Time ran out before the request had come in whole; allow more time."
+                ) from None
+            self._whole = not message.get("more_body", False)
+            count = len(message.get("body", b""))
+            seen += count
+            if seen > self._max_bytes:
+                raise self._too_large()
+            take(count)
+            return message
+
+        return limited
+
+    def _too_large(self) -> RequestTooLarge:
+        return RequestTooLarge(
+            f"The request has more than {self._max_bytes} bytes; send a smaller picture, or fewer codes."
+        )
 
 
 async def _answer_while_sent_to(response: Response, scope: Scope, receive: Receive, send: Send) -> None:

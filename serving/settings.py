@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     max_request_bytes: int = Field(default=32 * _MIB, ge=1024)
     """Size of a request, at most."""
 
+    max_bytes_in_flight: int = Field(default=512 * _MIB, ge=1024)
+    """Size of all requests that are held at once, at most. Beyond: RESOURCE_EXHAUSTED / 429."""
+
     max_picture_bytes: int = Field(default=20 * _MIB, ge=64)
     """Size of an encoded picture, at most."""
 

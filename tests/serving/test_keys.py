@@ -19,6 +19,7 @@ import indomain
 from indomain.v1 import editing_pb2 as pb
 from serving.errors import EditingError, KeyLimitReached, KeysInvalid, Unauthenticated
 from serving.http_border import Border
+from serving.intake import Intake
 from serving.keys import Keys, make_key
 from serving.metrics import Metrics
 from serving.settings import Settings
@@ -311,7 +312,7 @@ async def open_websocket(file: Path, *headers: tuple[str, str]) -> list[dict[str
         "headers": [(name.encode(), value.encode()) for name, value in (("host", "here"), *headers)],
         "extensions": {"websocket.http.response": {}},
     }
-    await Border(accept, Settings(), Metrics(), Keys(file))(scope, receive, send)  # type: ignore[arg-type]
+    await Border(accept, Settings(), Metrics(), Intake(1), Keys(file))(scope, receive, send)  # type: ignore[arg-type]
     return sent
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +133,47 @@ def test_the_command_line_speaks_tls(mutual: Ports, files: Files, capsys: pytest
     assert main(["bundles", "--server", mutual.grpc, "--json", *certificates]) == 0
     assert "tiny16" in capsys.readouterr().out
     assert main(["bundles", "--server", mutual.grpc, "--root-certificates", "nowhere.pem"]) == 2
+
+
+def shown_by(port: int, authority: Path) -> str:
+    """Serial number of the certificate that a port shows."""
+    context = ssl.create_default_context(cafile=authority)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=10) as connection,
+        context.wrap_socket(connection, server_hostname="localhost") as encrypted,
+    ):
+        certificate = encrypted.getpeercert()
+        assert certificate is not None
+        return str(certificate["serialNumber"])
+
+
+def test_renewed_certificates_are_taken_up_by_both_ports(tiny_repository: Path, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    certificate, key = tmp_path / "server.pem", tmp_path / "server.key"
+
+    def renew() -> None:
+        leaf = authority.issue_cert("localhost", "127.0.0.1")
+        leaf.private_key_pem.write_to_path(key)
+        leaf.cert_chain_pems[0].write_to_path(certificate)
+
+    renew()
+    running = RunningGateway(settings_for(tiny_repository, tls_certificate=certificate, tls_key=key))
+    ports = (running.gateway.grpc_port, running.gateway.http_port)
+    try:
+        before = {shown_by(port, tmp_path / "authority.pem") for port in ports}
+        assert len(before) == 1
+        certificate.write_text("half of a certificate")  # as an operator's editor leaves it for a moment
+        time.sleep(1.5)
+        assert {shown_by(port, tmp_path / "authority.pem") for port in ports} == before
+        renew()
+        end_s = time.monotonic() + 20.0
+        while {shown_by(port, tmp_path / "authority.pem") for port in ports} & before:
+            assert time.monotonic() < end_s, "the old certificate is still shown"
+            time.sleep(0.1)
+    finally:
+        running.close()
 
 
 @pytest.mark.parametrize("wrong", ["certificate", "key", "authorities"])

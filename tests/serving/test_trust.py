@@ -130,6 +130,28 @@ def test_a_message_over_the_limit_is_a_typed_error_of_the_sdk(
         assert client.sample(1)
 
 
+def test_all_requests_together_are_bounded_too(start_gateway: Callable[..., RunningGateway]) -> None:
+    running = start_gateway(max_bytes_in_flight=30_000)
+    large = {"picture": b"\0" * 40_000}
+    answer = running.http.post("/v1/invert", files=large)
+    assert (answer.status_code, answer.json()["reason"]) == (429, "queue_full")
+    with pytest.raises(grpc.RpcError) as raised:
+        running.stub.Invert(pb.InvertRequest(picture=pb.Picture(data=large["picture"])), timeout=10)
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    for _ in range(20):  # what has ended counts no more
+        assert running.http.post("/v1/invert", files={"picture": b"\0" * 10_000}).status_code == 400
+
+
+def test_a_refusal_reaches_a_caller_who_is_still_sending(
+    start_gateway: Callable[..., RunningGateway], tmp_path: Path
+) -> None:
+    make_key(tmp_path / "keys.toml", "alice")
+    running = start_gateway(keys_file=tmp_path / "keys.toml")
+    answer = running.http.post("/v1/invert", files={"picture": b"\0" * 8_000_000})
+    assert (answer.status_code, answer.json()["reason"]) == (401, "unauthenticated")
+    assert running.http.get("/v1/bundles").status_code == 401
+
+
 def test_metadata_over_the_limit_is_refused(gateway: RunningGateway) -> None:
     with pytest.raises(grpc.RpcError) as raised:
         gateway.stub.Sample(pb.SampleRequest(seeds=[1]), metadata=[("x-much", "a" * 100_000)], timeout=10)
