@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, aclosing, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any, NoReturn
 
 import grpc
@@ -41,7 +41,7 @@ def current_call() -> Call:
 
 
 class Border:
-    """Stands around the methods of one service."""
+    """Stands around the methods of one service; those that stream write to their context."""
 
     def __init__(
         self,
@@ -73,28 +73,20 @@ class Border:
         )
 
     def _handler(self, method: MethodDescriptor, inner: Handler) -> grpc.RpcMethodHandler[Any, Any]:
-        read = _parse_each if method.client_streaming else _parse
+        read = _Messages if method.client_streaming else _parse
         message = GetMessageClass(method.input_type)
 
-        async def answer(request: Any, context: Context) -> Any:
+        async def handle(request: Any, context: Context) -> Any:
             async with self._entered(method, context) as take:
                 return await inner(read(message, request, take), context)
 
-        async def answer_many(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with (
-                self._entered(method, context) as take,
-                aclosing(inner(read(message, request, take), context)) as answers,
-            ):
-                async for one in answers:
-                    yield one
-
-        make, around = {
-            (False, False): (grpc.unary_unary_rpc_method_handler, answer),
-            (False, True): (grpc.unary_stream_rpc_method_handler, answer_many),
-            (True, False): (grpc.stream_unary_rpc_method_handler, answer),
-            (True, True): (grpc.stream_stream_rpc_method_handler, answer_many),
+        make = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
         }[method.client_streaming, method.server_streaming]
-        return make(around, response_serializer=_serialize)
+        return make(handle, response_serializer=_serialize)
 
     @asynccontextmanager
     async def _entered(self, method: MethodDescriptor, context: Context) -> AsyncIterator[Take]:
@@ -170,12 +162,25 @@ def _parse(message: type[Message], data: bytes, take: Take) -> Message:
         ) from None
 
 
-async def _parse_each(
-    message: type[Message], requests: AsyncIterator[bytes], take: Take
-) -> AsyncIterator[Message]:
-    async for data in requests:
-        yield _parse(message, data, take)
-        take(-len(data))  # asked for the next one: this one is done with
+class _Messages:
+    """The messages of a stream. No generator: giving up waiting for one must not end the stream."""
+
+    def __init__(self, message: type[Message], requests: AsyncIterator[bytes], take: Take) -> None:
+        self._message = message
+        self._requests = requests
+        self._take = take
+        self._held_bytes = 0
+
+    def __aiter__(self) -> AsyncIterator[Message]:
+        return self
+
+    async def __anext__(self) -> Message:
+        data = await anext(self._requests)
+        self._take(-self._held_bytes)  # the newest one counts
+        self._held_bytes = 0
+        message = _parse(self._message, data, self._take)
+        self._held_bytes = len(data)
+        return message
 
 
 def _serialize(message: Message) -> bytes:

@@ -18,6 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from serving.call import CALL, Call, request_id_or_new
 from serving.deadline import Deadline
@@ -167,16 +168,18 @@ class Border:
             self._metrics.cancelled.labels(call.stage or "none").inc()
         if error.__cause__ is not None:
             _log.error("%s", error.message, exc_info=error.__cause__)
+        if answer.whole:
+            return  # an event stream or a session has told it
         if answer.started:
             raise error  # too late for a status: the server cuts the connection
-        if scope["type"] == "websocket":
-            await _refuse_websocket(error, call, scope, answer)
-            return
         headers = {"retry-after": str(math.ceil(error.retry_after_s))} if error.row.retryable else {}
         if error.row.http_status == 401:
             headers["www-authenticate"] = "Bearer"
         content = error_answer(error, call.request_id).model_dump_json()
         response = Response(content, error.row.http_status, headers, media_type="application/json")
+        if scope["type"] == "websocket":
+            await WebSocket(scope, body.receive, answer.send).send_denial_response(response)
+            return
         if body.is_still_coming:
             response.headers["connection"] = "close"
             await _answer_while_sent_to(response, scope, body.receive, answer.send)
@@ -197,13 +200,17 @@ class _Answer:
         if tls:
             self._headers["strict-transport-security"] = "max-age=31536000"
         self.started = False
+        self.whole = False
 
     async def send(self, message: Message) -> None:
-        if message["type"] in ("http.response.start", "websocket.http.response.start"):
-            headers = MutableHeaders(scope=message)
+        kind = message["type"]
+        if kind in ("http.response.start", "websocket.accept", "websocket.http.response.start"):
+            self.started = True
+            headers = MutableHeaders(raw=message.setdefault("headers", []))
             for name, value in self._headers.items():
                 headers[name] = value
-        self.started = self.started or message["type"] in ("http.response.start", "websocket.accept")
+        elif kind == "websocket.close" or kind == "http.response.body":
+            self.whole = not message.get("more_body", False)
         await self._send(message)
 
 
@@ -218,18 +225,6 @@ def _authorization(headers: Headers) -> str | None:
         if offered.strip().startswith("bearer."):
             return f"Bearer {offered.strip().removeprefix('bearer.')}"
     return headers.get("authorization")
-
-
-async def _refuse_websocket(error: EditingError, call: Call, scope: Scope, answer: _Answer) -> None:
-    """Before it is accepted: as HTTP where the server can, otherwise by closing."""
-    if "websocket.http.response" not in scope.get("extensions", {}):
-        await answer.send({"type": "websocket.close", "code": 1008, "reason": error.row.reason})
-        return
-    content = error_answer(error, call.request_id).model_dump_json().encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
-    status = error.row.http_status
-    await answer.send({"type": "websocket.http.response.start", "status": status, "headers": headers})
-    await answer.send({"type": "websocket.http.response.body", "body": content})
 
 
 class _Body:

@@ -1,4 +1,4 @@
-"""How many bytes of requests are held at once, over both transports: their number times the largest would be too much."""
+"""How many bytes of requests are held at once, over both transports: the largest times their number is too much."""
 
 from __future__ import annotations
 
