@@ -44,6 +44,7 @@ T = TypeVar("T")
 
 REQUEST_ID_HEADER = "x-request-id"
 TIMEOUT_HEADER = "x-timeout-s"
+_SUBPROTOCOL = "indomain"
 _LINGER_S = 5.0
 _LINGER_BYTES = 64 * 1024 * 1024
 METHOD_OF_PATH = {  # the same names as over gRPC, so that one metric counts both
@@ -99,7 +100,7 @@ class Border:
         )
         CALL.set(call)
         scope.setdefault("state", {})["call"] = call
-        answer = _Answer(send, call.request_id, scope["path"], tls=self._settings.tls_certificate is not None)
+        answer = _Answer(send, call.request_id, scope, tls=self._settings.tls_certificate is not None)
         body = _Body(receive, headers, self._settings.max_request_bytes, call)
         method = METHOD_OF_PATH.get(scope["path"], "")
         started_s = call.deadline.clock.now()
@@ -109,7 +110,7 @@ class Border:
                 self._check_origin(headers)
                 if self._keys is not None and _needs_key(scope["path"]):
                     right = method or ("Metrics" if scope["path"] == "/metrics" else "")
-                    call.owner = held.enter_context(self._keys.admit(_authorization(headers), right))
+                    call.owner = held.enter_context(self._keys.admit(_authorization(headers, scope), right))
                 if self._tracing is not None and method:
                     held.enter_context(self._tracing.request(call, method, scope["type"], headers))
                 call.deadline = Deadline.after(self._time_limit_s(headers))
@@ -190,8 +191,10 @@ class Border:
 class _Answer:
     """Puts the request id and what browsers should heed on the answer, and remembers whether it has begun."""
 
-    def __init__(self, send: Send, request_id: str, path: str, *, tls: bool) -> None:
+    def __init__(self, send: Send, request_id: str, scope: Scope, *, tls: bool) -> None:
+        path = scope["path"]
         self._send = send
+        self._subprotocol = _SUBPROTOCOL if _SUBPROTOCOL in scope.get("subprotocols", ()) else None
         self._headers = {REQUEST_ID_HEADER: request_id, **_SAFETY_HEADERS}
         if path.startswith("/v1/"):
             self._headers["cache-control"] = "no-store"
@@ -209,6 +212,10 @@ class _Answer:
             headers = MutableHeaders(raw=message.setdefault("headers", []))
             for name, value in self._headers.items():
                 headers[name] = value
+            if kind == "websocket.accept" and self._subprotocol:
+                message["subprotocol"] = (
+                    self._subprotocol
+                )  # a browser hangs up where none of its offers is taken
         elif kind == "websocket.close" or kind == "http.response.body":
             self.whole = not message.get("more_body", False)
         await self._send(message)
@@ -219,11 +226,11 @@ def _needs_key(path: str) -> bool:
     return path.startswith("/v1/") or path == "/metrics"
 
 
-def _authorization(headers: Headers) -> str | None:
+def _authorization(headers: Headers, scope: Scope) -> str | None:
     """The header; a page's websocket cannot send one, and offers the subprotocol `bearer.KEY` in its place."""
-    for offered in headers.get("sec-websocket-protocol", "").split(","):
-        if offered.strip().startswith("bearer."):
-            return f"Bearer {offered.strip().removeprefix('bearer.')}"
+    for offered in scope.get("subprotocols", ()):
+        if offered.startswith("bearer."):
+            return f"Bearer {offered.removeprefix('bearer.')}"
     return headers.get("authorization")
 
 

@@ -37,7 +37,8 @@ def test_the_readme_begins_with_a_picture_then_the_two_commands() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "clients/python/README.md"]
+    "document",
+    ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/security.md", "clients/python/README.md"],
 )
 def test_links_of_documents_lead_somewhere(document: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", text(document)):
@@ -62,6 +63,16 @@ def test_the_map_names_files_that_are_there() -> None:
             found = next((path for path in candidates if path.exists()), None)
             assert found is not None, name
             folder = found if found.is_dir() else found.parent
+
+
+def test_each_promise_names_tests_that_are_there() -> None:
+    """docs/security.md: `file::test`, or `...::test` for another of the same file."""
+    file = ROOT
+    for name, test in re.findall(r"`([\w./]+)(?:::(\w+))?`", text("docs/security.md")):
+        if name.endswith(".py"):
+            (file,) = [path for path in (ROOT / "tests").rglob("*.py") if str(path).endswith(f"/{name}")]
+        if test:
+            assert f"def {test}(" in file.read_text(encoding="utf-8"), test
 
 
 def test_both_distributions_have_one_version() -> None:

@@ -293,8 +293,10 @@ def test_a_key_that_is_taken_away_stops_working_without_a_restart(
 # --- websockets: at the border itself, whatever routes there are --------------------------------------
 
 
-async def open_websocket(file: Path, *headers: tuple[str, str]) -> list[dict[str, Any]]:
-    """What the server is told when somebody opens a websocket with these headers."""
+async def open_websocket(
+    file: Path, *headers: tuple[str, str], subprotocols: tuple[str, ...] = ()
+) -> list[dict[str, Any]]:
+    """What the server is told when somebody opens a websocket like this."""
     sent: list[dict[str, Any]] = []
 
     async def accept(scope: Any, receive: Any, send: Any) -> None:
@@ -310,6 +312,7 @@ async def open_websocket(file: Path, *headers: tuple[str, str]) -> list[dict[str
         "type": "websocket",
         "path": "/v1/session",
         "headers": [(name.encode(), value.encode()) for name, value in (("host", "here"), *headers)],
+        "subprotocols": list(subprotocols),
         "extensions": {"websocket.http.response": {}},
     }
     await Border(accept, Settings(), Metrics(), Intake(1), Keys(file))(scope, receive, send)  # type: ignore[arg-type]
@@ -321,7 +324,9 @@ async def test_websockets_need_a_key_too(file: Path) -> None:
     refused = await open_websocket(file)
     assert refused[0]["status"] == 401
     assert b"unauthenticated" in refused[1]["body"]
-    for header in (("authorization", bearer(key)), ("sec-websocket-protocol", f"indomain, bearer.{key}")):
-        assert (await open_websocket(file, header))[0]["type"] == "websocket.accept"
+    by_header = await open_websocket(file, ("authorization", bearer(key)))
+    assert by_header[0]["type"] == "websocket.accept"
+    by_subprotocol = await open_websocket(file, subprotocols=("indomain", f"bearer.{key}"))
+    assert (by_subprotocol[0]["type"], by_subprotocol[0]["subprotocol"]) == ("websocket.accept", "indomain")
     foreign = await open_websocket(file, ("authorization", bearer(key)), ("origin", "https://evil.example"))
     assert foreign[0]["status"] == 403
