@@ -44,7 +44,6 @@ T = TypeVar("T")
 
 REQUEST_ID_HEADER = "x-request-id"
 TIMEOUT_HEADER = "x-timeout-s"
-_SUBPROTOCOL = "indomain"
 _LINGER_S = 5.0
 _LINGER_BYTES = 64 * 1024 * 1024
 METHOD_OF_PATH = {  # the same names as over gRPC, so that one metric counts both
@@ -100,7 +99,7 @@ class Border:
         )
         CALL.set(call)
         scope.setdefault("state", {})["call"] = call
-        answer = _Answer(send, call.request_id, scope, tls=self._settings.tls_certificate is not None)
+        answer = _Answer(send, call.request_id, scope["path"], tls=self._settings.tls_certificate is not None)
         body = _Body(receive, headers, self._settings.max_request_bytes, call)
         method = METHOD_OF_PATH.get(scope["path"], "")
         started_s = call.deadline.clock.now()
@@ -191,10 +190,8 @@ class Border:
 class _Answer:
     """Puts the request id and what browsers should heed on the answer, and remembers whether it has begun."""
 
-    def __init__(self, send: Send, request_id: str, scope: Scope, *, tls: bool) -> None:
-        path = scope["path"]
+    def __init__(self, send: Send, request_id: str, path: str, *, tls: bool) -> None:
         self._send = send
-        self._subprotocol = _SUBPROTOCOL if _SUBPROTOCOL in scope.get("subprotocols", ()) else None
         self._headers = {REQUEST_ID_HEADER: request_id, **_SAFETY_HEADERS}
         if path.startswith("/v1/"):
             self._headers["cache-control"] = "no-store"
@@ -212,10 +209,6 @@ class _Answer:
             headers = MutableHeaders(raw=message.setdefault("headers", []))
             for name, value in self._headers.items():
                 headers[name] = value
-            if kind == "websocket.accept" and self._subprotocol:
-                message["subprotocol"] = (
-                    self._subprotocol
-                )  # a browser hangs up where none of its offers is taken
         elif kind == "websocket.close" or kind == "http.response.body":
             self.whole = not message.get("more_body", False)
         await self._send(message)
