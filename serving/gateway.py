@@ -190,7 +190,8 @@ class Gateway:
     async def _start_http(self) -> None:
         settings = self.settings
         app = create_app(self.pipeline, self.metrics, self._intake, self._keys, self.tracing)
-        server = _HttpServer(app, settings, self._certificates and self._certificates.http)
+        context = None if self._certificates is None else self._certificates.http
+        server = _HttpServer(app, settings, context)
         self._http_servers.append(server)
         self.http_port = await server.start(settings.host, settings.http_port)
         if settings.operations_port is not None:
