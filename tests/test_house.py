@@ -38,7 +38,14 @@ def test_the_readme_begins_with_a_picture_then_the_two_commands() -> None:
 
 @pytest.mark.parametrize(
     "document",
-    ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/security.md", "clients/python/README.md"],
+    [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "docs/security.md",
+        "docs/deployment.md",
+        "clients/python/README.md",
+    ],
 )
 def test_links_of_documents_lead_somewhere(document: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", text(document)):

@@ -17,9 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from indomain.v1 import editing_pb2 as pb
 from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
-from tests.serving.tiny_bundle import write_tiny_bundle
 
-DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 OF_THE_SCRAPE = {"job", "instance"}  # Prometheus adds these labels
 DASHBOARD = json.loads((DEPLOY / "grafana/dashboards/indomain.json").read_text(encoding="utf-8"))
 ALERTS = [
@@ -41,9 +40,9 @@ Labels = dict[str, set[str]]  # name of a label -> the values that were seen
 
 
 @pytest.fixture(scope="module")
-def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, str]]]:
+def exposed(tiny_repository: Path) -> dict[str, list[dict[str, str]]]:
     """Name of each series -> the labels it has, once a live gateway has had a bit of everything."""
-    running = RunningGateway(settings_for(write_tiny_bundle(tmp_path_factory.mktemp("repository"))))
+    running = RunningGateway(settings_for(tiny_repository))
     photo = {"picture": encoded(photograph())}
     options = json.dumps({"edits": [{"direction": "smile", "strength": 1.0}], "refine": {"steps": 2}})
     assert running.http.post("/v1/invert", files=photo).status_code == 200
