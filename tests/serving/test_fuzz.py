@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import base64
 import copy
+import gc
 import json
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,16 @@ from tests.serving.conftest import RunningGateway, encoded, photograph, settings
 from tests.serving.test_pictures import png_header, webp_header
 
 INPUTS = int(os.environ.get("FUZZ_INPUTS", "0"))  # for each door; 0: the short run
-MAX_GROWTH_BYTES = 64 * 1024 * 1024
+TURN = 1000  # inputs between two looks at the memory; what the generator remembers of them ends with a turn
+TURNS = max(1, INPUTS // TURN)
+MAX_GROWTH_BYTES = 32 * 1024 * 1024
 AT_FAULT = {row.reason for row in ERROR_TABLE.values() if row.http_status < 500}
 
 
 def fuzz(inputs: int) -> Any:
     """Settings of one door: `inputs` of them in the short run."""
     return settings(
-        max_examples=INPUTS or inputs,
+        max_examples=TURN if INPUTS else inputs,
         deadline=None,
         database=None,
         derandomize=not INPUTS,  # the suite gives the same result every time
@@ -71,26 +73,24 @@ def target(tiny_repository: Path) -> Iterator[RunningGateway]:
 
 
 @pytest.fixture
-def flat_memory() -> Iterator[None]:
+def flat_memory(request: pytest.FixtureRequest, memory_by_door: dict[str, list[int]]) -> Iterator[None]:
     """In the long run: once caches have filled, in its first quarter, the process does not grow."""
-    ended = threading.Event()
-    seen: list[int] = []
-
-    def watch() -> None:
-        while not ended.wait(0.2):
-            seen.append(resident_bytes())
-
-    watching = threading.Thread(target=watch)
-    watching.start()
     yield
-    ended.set()
-    watching.join()
-    if INPUTS:
-        first, last = seen[len(seen) // 4], seen[-1]
+    gc.collect()
+    seen = memory_by_door.setdefault(request.function.__name__, [])
+    seen.append(resident_bytes())
+    if INPUTS and len(seen) == TURNS:
+        after_a_quarter, at_the_end = seen[TURNS // 4], seen[-1]
         print(
-            f"\n{INPUTS} inputs; memory {first / 2**20:.0f} MiB after a quarter, {last / 2**20:.0f} MiB at the end"
+            f"\n{request.function.__name__}: {TURNS * TURN} inputs, memory {after_a_quarter / 2**20:.0f} MiB after a "
+            f"quarter, {at_the_end / 2**20:.0f} MiB at the end"
         )
-        assert last - first < MAX_GROWTH_BYTES
+        assert at_the_end - after_a_quarter < MAX_GROWTH_BYTES
+
+
+@pytest.fixture(scope="module")
+def memory_by_door() -> dict[str, list[int]]:
+    return {}
 
 
 def resident_bytes() -> int:
@@ -265,9 +265,10 @@ def forms(draw: st.DrawFn) -> tuple[str, bytes]:
 
 
 @pytest.mark.usefixtures("flat_memory")
+@pytest.mark.parametrize("turn", range(TURNS))
 @fuzz(150)
 @given(data=damaged(PICTURES) | st.binary(max_size=200), kind=st.sampled_from([None, ImageFormat.RAW]))
-def test_pictures(data: bytes, kind: ImageFormat | None) -> None:
+def test_pictures(turn: int, data: bytes, kind: ImageFormat | None) -> None:
     picture = EncodedPicture(data, kind, width=len(data) % 40, height=len(data) // 40)
     try:
         aligned = align_picture(picture, 16, max_bytes=50_000, max_pixels=200_000)
@@ -277,9 +278,10 @@ def test_pictures(data: bytes, kind: ImageFormat | None) -> None:
 
 
 @pytest.mark.usefixtures("flat_memory")
+@pytest.mark.parametrize("turn", range(TURNS))
 @fuzz(150)
 @given(data=st.data())
-def test_protobuf(target: RunningGateway, data: st.DataObject) -> None:
+def test_protobuf(turn: int, target: RunningGateway, data: st.DataObject) -> None:
     method = data.draw(st.sampled_from(sorted(MESSAGES)))
     body = data.draw(
         damaged([message.SerializeToString() for message in MESSAGES[method]]) | st.binary(max_size=100)
@@ -288,22 +290,25 @@ def test_protobuf(target: RunningGateway, data: st.DataObject) -> None:
 
 
 @pytest.mark.usefixtures("flat_memory")
+@pytest.mark.parametrize("turn", range(TURNS))
 @fuzz(100)
 @given(data=st.data())
-def test_json(target: RunningGateway, data: st.DataObject) -> None:
+def test_json(turn: int, target: RunningGateway, data: st.DataObject) -> None:
     route = data.draw(st.sampled_from(sorted(BODIES)))
     check_over_http(target, route, "application/json", data.draw(bent(BODIES[route])))
 
 
 @pytest.mark.usefixtures("flat_memory")
+@pytest.mark.parametrize("turn", range(TURNS))
 @fuzz(100)
 @given(form=forms(), route=st.sampled_from(["invert", "edit"]))
 @example(form=("multipart/form-data; boundary=x", b"--x\r\n\r\n\r\n--x--\r\n"), route="invert")
-def test_multipart(target: RunningGateway, form: tuple[str, bytes], route: str) -> None:
+def test_multipart(turn: int, target: RunningGateway, form: tuple[str, bytes], route: str) -> None:
     check_over_http(target, route, *form)
 
 
 @pytest.mark.usefixtures("flat_memory")
+@pytest.mark.parametrize("turn", range(TURNS))
 @fuzz(60)
 @given(
     path=st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="#"), max_size=40),
@@ -316,7 +321,9 @@ def test_multipart(target: RunningGateway, form: tuple[str, bytes], route: str) 
         max_size=4,
     ),
 )
-def test_paths_and_headers(target: RunningGateway, path: str, method: str, headers: dict[str, str]) -> None:
+def test_paths_and_headers(
+    turn: int, target: RunningGateway, path: str, method: str, headers: dict[str, str]
+) -> None:
     prefix = "/v1/" if len(path) % 2 else "/"
     answer = target.http.request(method, f"{target.url}{prefix}{path}", headers=headers)
     if method != "HEAD" and answer.status_code >= 400:
