@@ -15,7 +15,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow bench bench-refine bench-serving quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto clean
+.PHONY: help demo serve test test-slow fuzz bench bench-refine bench-serving quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -32,6 +32,10 @@ test: $(VENV)/.all ## the tests, without the slow ones, in JOBS processes
 
 test-slow: $(VENV)/.all ## only the slow tests
 	$(BIN)/python -m pytest -m slow $(PYTEST)
+
+FUZZ_INPUTS ?= 25000
+fuzz: $(VENV)/.all ## 125,000 damaged pictures, messages, bodies, forms and paths; FUZZ_INPUTS for each of the five
+	FUZZ_INPUTS=$(FUZZ_INPUTS) $(BIN)/python -m pytest tests/serving/test_fuzz.py -s $(PYTEST)
 
 bench-refine: $(VENV)/.all ## [DATA=val.zip]: refinements by their time to one loss
 	$(BIN)/python -m benchmarks.refine $(if $(DATA),--data $(DATA)) $(BENCH)
@@ -93,9 +97,9 @@ baselines: $(VENV)/.all ## TRAIN=, DATA=: encoders by every method, for `evaluat
 	$(ENCODER) --pixel-weight 0 --perceptual-weight 0 --image-weight 0 --code-weight 0 --code-cycle-weight 1
 	$(ENCODER) --code-cycle-weight 0
 	for weight in 0.02 0.5; do $(ENCODER) --code-weight $$weight || exit 1; done
-	for view in joint layer; do $(ENCODER) --code-critic-view $$view || exit 1; done
 
-ablations: $(VENV)/.all ## TRAIN=, DATA=: more encoders into the same folder: other R1, no replay pool, linear ends
+ablations: $(VENV)/.all ## TRAIN=, DATA=: more encoders into the same folder: other critics of codes, linear ends
+	for view in joint layer; do $(ENCODER) --code-critic-view $$view || exit 1; done
 	$(ENCODER) --r1-gamma 1 && $(ENCODER) --code-pool 0
 	$(ENCODER) --no-activation && $(ENCODER) --no-activation --code-weight 0 --code-cycle-weight 0
 

@@ -1,17 +1,25 @@
-"""`python -m serving`: settings from INDOMAIN_* and flags, then the gateway until SIGTERM or SIGINT."""
+"""`python -m serving`: settings from INDOMAIN_* and flags, then the gateway until SIGTERM or SIGINT.
+
+`python -m serving key NAME`: makes an API key, adds its hash to the file of keys, and prints it this once.
+"""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
+from pathlib import Path
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from serving.errors import EditingError
 from serving.gateway import Gateway
+from serving.keys import make_key
+from serving.logs import configure
 from serving.settings import Settings
 
 
@@ -34,20 +42,45 @@ async def _serve(settings: Settings) -> None:
     await gateway.stop()
 
 
+def _make_key(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m serving key", description="Makes an API key and adds its hash to the file of keys."
+    )
+    parser.add_argument("owner", metavar="NAME", help="whose key it is; stands in logs")
+    default = os.environ.get("INDOMAIN_KEYS_FILE")
+    parser.add_argument("--keys-file", type=Path, default=default, required=not default, metavar="FILE")
+    parser.add_argument("--requests-per-s", type=float, metavar="N", help="default: no limit")
+    parser.add_argument("--max-concurrent", type=int, metavar="N", help="requests at once; default: no limit")
+    parser.add_argument("--methods", nargs="+", default=[], metavar="METHOD", help="e.g. Edit; default: all")
+    given = parser.parse_args(arguments)
+    try:
+        key = make_key(
+            given.keys_file,
+            given.owner,
+            requests_per_s=given.requests_per_s,
+            max_concurrent=given.max_concurrent,
+            methods=tuple(given.methods),
+        )
+    except (EditingError, OSError) as error:
+        print(f"serving: {error}", file=sys.stderr)
+        return 1
+    print(key)
+    print(f"Its hash is in {given.keys_file}; the key itself is kept nowhere.", file=sys.stderr)
+    return 0
+
+
 def main() -> int:
+    if sys.argv[1:2] == ["key"]:
+        return _make_key(sys.argv[2:])
     try:
         settings = CliApp.run(Settings)
     except ValidationError as error:
         for problem in error.errors(include_url=False):
             name = ".".join(str(part) for part in problem["loc"])
-            print(f"serving: {name}: {problem['msg']} (flag or INDOMAIN_{name.upper()})", file=sys.stderr)
+            where = f"{name}: {problem['msg']} (flag or INDOMAIN_{name.upper()})" if name else problem["msg"]
+            print(f"serving: {where}", file=sys.stderr)
         return 2
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # the gateway says itself when it starts and stops
+    configure(settings)
     try:
         asyncio.run(_serve(settings))
     except (EditingError, OSError) as error:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from serving.call import ANONYMOUS, OWNER, Call
+from serving.call import ANONYMOUS, CALL, Call
 from serving.errors import DeadlineExceeded, NotReady, QueueFull
 
 
@@ -41,7 +41,7 @@ class Admission:
         self.check_open()
         self._check_room(call.owner)
         self._count(call.owner, +1)
-        owner = OWNER.set(call.owner)
+        outer = CALL.set(call)
         started_s = call.deadline.clock.now()
         try:
             async with asyncio.timeout(call.deadline.remaining_s):
@@ -53,7 +53,7 @@ class Admission:
                 stage=call.stage,
             ) from None
         finally:
-            OWNER.reset(owner)
+            CALL.reset(outer)
             self._count(call.owner, -1)
 
     def _check_room(self, owner: str) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy.typing as npt
 
 from serving.admission import fair_share
-from serving.call import OWNER
+from serving.call import current_owner
 from serving.deadline import Clock, Deadline, MonotonicClock
 from serving.errors import (
     BackendFailed,
@@ -141,7 +141,7 @@ class Batcher:
         """
         if self._closing:
             raise ShuttingDown("The gateway is shutting down; ask another one, or later.")
-        owner = OWNER.get()
+        owner = current_owner()
         if not self._has_room(len(samples), owner):
             raise QueueFull(
                 f"The queue of {self._graph} is full ({len(self._queue)} samples wait); try again a little later.",

@@ -11,17 +11,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from serving.deadline import Deadline
 from serving.errors import EditingError
+
+if TYPE_CHECKING:
+    from serving.tracing import Trace
 
 Stage = Literal["align", "queue", "encode", "refine", "edit", "decode", "image"]
 STAGES: tuple[Stage, ...] = ("align", "queue", "encode", "refine", "edit", "decode", "image")
 
 ANONYMOUS = "anonymous"
-OWNER: ContextVar[str] = ContextVar("owner", default=ANONYMOUS)
-"""Whose work is under way, for those who share it out and see no call: the batcher. Set from `Call.owner`."""
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -31,7 +32,7 @@ def request_id_or_new(wanted: str | None) -> str:
     return wanted if wanted and _REQUEST_ID.fullmatch(wanted) else uuid.uuid4().hex
 
 
-class _Lap:
+class Lap:
     """One passage through a stage; time spent waiting in queues is told apart from work."""
 
     def __init__(self) -> None:
@@ -49,20 +50,25 @@ class Call:
     owner: str = ANONYMOUS
     stage: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
+    trace: Trace | None = None
 
     def aside(self) -> Call:
         """For work beside the request's own, as previews are: same caller and deadline, times of its own."""
         return replace(self, stage="", seconds={})
 
     @contextmanager
-    def during(self, stage: Stage) -> Iterator[_Lap]:
+    def during(self, stage: Stage) -> Iterator[Lap]:
         """Times a stage and puts its name on an error that leaves it. Queueing counts as the stage `queue`."""
         clock = self.deadline.clock
         self.stage = stage
-        lap = _Lap()
+        lap = Lap()
         started_s = clock.now()
         try:
-            yield lap
+            if self.trace is None:
+                yield lap
+            else:
+                with self.trace.during(stage, lap):
+                    yield lap
         except EditingError as error:
             error.stage = error.stage or stage
             raise
@@ -79,3 +85,13 @@ class Call:
     def timings(self) -> list[tuple[str, float]]:
         """(stage, seconds) in the pipeline's order, only the stages that were passed."""
         return [(stage, self.seconds[stage]) for stage in STAGES if stage in self.seconds]
+
+
+CALL: ContextVar[Call | None] = ContextVar("call", default=None)
+"""The request that is being worked on, for what is told no call: log lines, and what goes along to a back end."""
+
+
+def current_owner() -> str:
+    """Whose work is under way."""
+    call = CALL.get()
+    return ANONYMOUS if call is None else call.owner

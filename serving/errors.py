@@ -77,6 +77,18 @@ class UnknownCodeHandle(EditingError):
     """The gateway does not know a code by this handle, or no longer, or it is another caller's."""
 
 
+class Unauthenticated(EditingError):
+    """No key came with the request, or none that is known."""
+
+
+class PermissionDenied(EditingError):
+    """The key, or the page that the request comes from, is not for this."""
+
+
+class KeyLimitReached(EditingError):
+    """The key's own limit of requests a second, or of requests at once."""
+
+
 class NotFound(EditingError):
     """No such route."""
 
@@ -117,6 +129,14 @@ class BundleInvalid(EditingError):
     """A bundle in the model repository that cannot be served; found at start-up."""
 
 
+class KeysInvalid(EditingError):
+    """The file of keys cannot be used; found at start-up."""
+
+
+class CertificateInvalid(EditingError):
+    """The files of TLS cannot be used; found at start-up."""
+
+
 class InternalError(EditingError):
     """Anything that was not foreseen. The log has the trace under the request id."""
 
@@ -145,6 +165,9 @@ ERROR_TABLE: Mapping[type[EditingError], ErrorRow] = MappingProxyType(
         UnknownBundle: ErrorRow("NOT_FOUND", 404, "unknown_bundle"),
         UnknownDirection: ErrorRow("NOT_FOUND", 404, "unknown_direction"),
         UnknownCodeHandle: ErrorRow("NOT_FOUND", 404, "unknown_code_handle"),
+        Unauthenticated: ErrorRow("UNAUTHENTICATED", 401, "unauthenticated"),
+        PermissionDenied: ErrorRow("PERMISSION_DENIED", 403, "permission_denied"),
+        KeyLimitReached: ErrorRow("RESOURCE_EXHAUSTED", 429, "key_limit", retryable=True, retry_after_s=1.0),
         NotFound: ErrorRow("UNIMPLEMENTED", 404, "not_found"),
         MethodNotAllowed: ErrorRow("UNIMPLEMENTED", 405, "method_not_allowed"),
         QueueFull: ErrorRow("RESOURCE_EXHAUSTED", 429, "queue_full", retryable=True, retry_after_s=1.0),
@@ -157,6 +180,8 @@ ERROR_TABLE: Mapping[type[EditingError], ErrorRow] = MappingProxyType(
         ),
         BackendFailed: ErrorRow("INTERNAL", 500, "backend_failed"),
         BundleInvalid: ErrorRow("FAILED_PRECONDITION", 500, "bundle_invalid"),
+        KeysInvalid: ErrorRow("FAILED_PRECONDITION", 500, "keys_invalid"),
+        CertificateInvalid: ErrorRow("FAILED_PRECONDITION", 500, "certificate_invalid"),
         InternalError: ErrorRow("INTERNAL", 500, "internal"),
     }
 )

@@ -8,25 +8,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import grpc
 import uvicorn
+from fastapi import FastAPI
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from indomain.v1 import editing_pb2_grpc
 from serving.backends import Backend
 from serving.backends.embedded import EmbeddedBackend
 from serving.bundle import read_bundles
 from serving.errors import BackendUnavailable
 from serving.grpc_border import Border
-from serving.grpc_service import METHODS, SERVICE_NAME, EditingService
-from serving.http_api import create_app
+from serving.grpc_service import SERVICE, EditingService
+from serving.http_api import create_app, create_operations_app
+from serving.intake import Intake
+from serving.keys import Keys
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline
-from serving.settings import Settings
+from serving.settings import Settings, is_loopback
+from serving.tls import Certificates
+from serving.tracing import Tracing
 
 _log = logging.getLogger(__name__)
 
@@ -34,9 +39,44 @@ _log = logging.getLogger(__name__)
 class _HttpServer(uvicorn.Server):
     """uvicorn without its own signal handlers: the gateway drains both transports together."""
 
+    def __init__(self, app: FastAPI, settings: Settings, context: ssl.SSLContext | None = None) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                proxy_headers=False,  # who calls is of no interest here
+                timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
+                ws_max_size=settings.max_request_bytes,
+                ws_per_message_deflate=False,  # pictures are compressed already
+                ssl_context_factory=None if context is None else (lambda config, default: context),
+            )
+        )
+        self._task: asyncio.Task[None] | None = None
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def start(self, host: str, port: int) -> int:
+        """Listens; gives the port. Raises OSError."""
+        listening = _listening_socket(host, port)
+        self._task = asyncio.create_task(self.serve(sockets=[listening]), name="http-server")
+        while not self.started:
+            if self._task.done():
+                raise BackendUnavailable("The HTTP server did not start.")
+            await asyncio.sleep(0.01)
+        number = listening.getsockname()[1]
+        assert isinstance(number, int)
+        return number
+
+    async def stop(self) -> None:
+        """Finishes the requests under way."""
+        self.should_exit = True
+        if self._task is not None:
+            await self._task
 
 
 def _listening_socket(host: str, port: int) -> socket.socket:
@@ -62,19 +102,34 @@ class Gateway:
         self.metrics = Metrics()
         self.grpc_port = 0
         self.http_port = 0
+        self.operations_port = 0
+        self.tracing: Tracing | None = None
+        self._http_servers: list[_HttpServer] = []
+        self._renewing: asyncio.Task[None] | None = None
+        self._intake = Intake(settings.max_bytes_in_flight)
         self._given_backend = backend
 
     async def start(self) -> None:
-        """Listens first (reported as not ready), then loads and warms up. Raises BundleInvalid, OSError."""
+        """Listens first (reported as not ready), then loads and warms up.
+
+        Raises BundleInvalid, KeysInvalid, CertificateInvalid, OSError.
+        """
         settings = self.settings
+        self._keys = None if settings.keys_file is None else Keys(settings.keys_file)
+        self._certificates = Certificates.of(settings)
+        if self._keys is not None and self._certificates is None and not is_loopback(settings.host):
+            _log.warning("keys come in unencrypted: set tls_certificate, unless something in front ends TLS")
         bundles = await asyncio.to_thread(
             read_bundles, settings.model_repository, settings.bundles, verify=settings.verify_checksums
         )
         self._backend = self._given_backend or EmbeddedBackend(bundles.values(), settings, self.metrics)
         self.pipeline = Pipeline(bundles, self._backend, settings, self.metrics)
+        self.tracing = Tracing(settings) if settings.trace_endpoint else None
         try:
             await self._start_grpc()
             await self._start_http()
+            if self._certificates is not None:
+                self._renewing = asyncio.create_task(self._certificates.keep_renewing(), name="certificates")
             await self._backend.load()
             await self.pipeline.warm_up()
         except BaseException:
@@ -95,14 +150,20 @@ class Gateway:
         await self._report(serving=False)
         if self.pipeline.ready:
             await asyncio.sleep(self.settings.drain_delay_s)
-        with suppress(
-            TimeoutError
-        ):  # only a caller who does not read can keep a session open: it is cut below
+        # only a caller who does not read can keep a session open: it is cut below
+        with suppress(TimeoutError):
             async with asyncio.timeout(self.settings.drain_timeout_s):
                 await self.pipeline.end_sessions()
-        await asyncio.gather(self._grpc.stop(self.settings.drain_timeout_s), self._stop_http())
+        await asyncio.gather(
+            self._grpc.stop(self.settings.drain_timeout_s), *(server.stop() for server in self._http_servers)
+        )
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.gather(self._renewing, return_exceptions=True)
         await self._backend.close()
         await self.pipeline.close()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
 
     async def _start_grpc(self) -> None:
         self._grpc = grpc.aio.server(
@@ -112,16 +173,19 @@ class Gateway:
                 ("grpc.so_reuseport", 0),  # a second gateway on the same port must fail, not share
             ],
         )
-        border = Border(SERVICE_NAME, self.settings, self.metrics)
-        service = border.guard(EditingService(self.pipeline), METHODS)
-        editing_pb2_grpc.add_EditingServicer_to_server(service, self._grpc)
+        border = Border(SERVICE, self.settings, self.metrics, self._intake, self._keys, self.tracing)
+        self._grpc.add_generic_rpc_handlers((border.handlers(EditingService(self.pipeline)),))
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         await self._report(serving=False)  # it would start as SERVING
-        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._grpc)
+        address = f"{self.settings.host}:{self.settings.grpc_port}"
         try:
-            self.grpc_port = self._grpc.add_insecure_port(f"{self.settings.host}:{self.settings.grpc_port}")
+            if self._certificates is None:
+                self.grpc_port = self._grpc.add_insecure_port(address)
+            else:
+                self.grpc_port = self._grpc.add_secure_port(address, self._certificates.grpc_credentials())
         except RuntimeError as error:
             raise OSError(
                 f"port {self.settings.grpc_port} of {self.settings.host} cannot be had for gRPC"
@@ -129,33 +193,19 @@ class Gateway:
         await self._grpc.start()
 
     async def _start_http(self) -> None:
-        listening = _listening_socket(self.settings.host, self.settings.http_port)
-        self.http_port = listening.getsockname()[1]
-        config = uvicorn.Config(
-            create_app(self.pipeline, self.metrics),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            ws_max_size=self.settings.max_request_bytes,
-            ws_per_message_deflate=False,  # pictures are compressed already
-            proxy_headers=False,  # who calls is of no interest here
-            timeout_graceful_shutdown=max(1, int(self.settings.drain_timeout_s)),
-        )
-        self._http = _HttpServer(config)
-        self._http_task = asyncio.create_task(self._http.serve(sockets=[listening]), name="http-server")
-        while not self._http.started:
-            if self._http_task.done():
-                raise BackendUnavailable("The HTTP server did not start.")
-            await asyncio.sleep(0.01)
-
-    async def _stop_http(self) -> None:
-        if hasattr(self, "_http_task"):
-            self._http.should_exit = True
-            await self._http_task
+        settings = self.settings
+        app = create_app(self.pipeline, self.metrics, self._intake, self._keys, self.tracing)
+        context = None if self._certificates is None else self._certificates.http
+        server = _HttpServer(app, settings, context)
+        self._http_servers.append(server)
+        self.http_port = await server.start(settings.host, settings.http_port)
+        if settings.operations_port is not None:
+            server = _HttpServer(create_operations_app(self.pipeline, self.metrics), settings)
+            self._http_servers.append(server)
+            self.operations_port = await server.start(settings.host, settings.operations_port)
 
     async def _report(self, *, serving: bool) -> None:
         answer = health_pb2.HealthCheckResponse
         status = answer.SERVING if serving else answer.NOT_SERVING
-        for service in ("", SERVICE_NAME):
+        for service in ("", SERVICE.full_name):
             await self._health.set(service, status)

@@ -17,17 +17,7 @@ from serving.pipeline import Pipeline
 from serving.session import SessionAnswer
 from serving.wire import as_protobuf as wire
 
-_SERVICE = pb.DESCRIPTOR.services_by_name["Editing"]
-SERVICE_NAME = _SERVICE.full_name
-_TYPES = {
-    (False, False): "unary",
-    (False, True): "server_stream",
-    (True, False): "client_stream",
-    (True, True): "bidi_stream",
-}
-METHODS = {
-    method.name: _TYPES[method.client_streaming, method.server_streaming] for method in _SERVICE.methods
-}
+SERVICE = pb.DESCRIPTOR.services_by_name["Editing"]
 Context = grpc.aio.ServicerContext[Any, Any]
 
 

@@ -10,11 +10,12 @@ from fastapi.responses import PlainTextResponse, RedirectResponse
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from serving import __version__
 from serving.call import Call
 from serving.errors import MalformedRequest, MethodNotAllowed, NotFound
-from serving.http_border import Border, unless_gone
+from serving.http_border import REQUEST_ID_HEADER, TIMEOUT_HEADER, Border, unless_gone
 from serving.http_requests import (
     answer_json,
     answer_picture,
@@ -26,27 +27,53 @@ from serving.http_requests import (
     wanted_picture,
 )
 from serving.http_streams import EventStream, SendEvent, serve_session
+from serving.intake import Intake
 from serving.jobs import Between, InvertProgress
+from serving.keys import Keys
 from serving.metrics import Metrics
 from serving.openapi import describe, events, json_only, picture_or_json
 from serving.pipeline import Pipeline
+from serving.tracing import Tracing
 from serving.wire import as_json as wire
 from serving.wire import bodies
 
 
-def create_app(pipeline: Pipeline, metrics: Metrics) -> FastAPI:
+def create_app(
+    pipeline: Pipeline,
+    metrics: Metrics,
+    intake: Intake,
+    keys: Keys | None = None,
+    tracing: Tracing | None = None,
+) -> FastAPI:
     """The ASGI application over a pipeline."""
+    settings = pipeline.settings
     app = FastAPIOffline(  # /docs brings its own script: no request to another host
         title="Indomain",
         version=__version__,
         description="In-domain GAN inversion and semantic editing. The same over gRPC: `indomain.v1.Editing`.",
     )
-    app.add_middleware(Border, settings=pipeline.settings, metrics=metrics)
+    app.add_middleware(Border, settings=settings, metrics=metrics, intake=intake, keys=keys, tracing=tracing)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", REQUEST_ID_HEADER, TIMEOUT_HEADER, "traceparent"],
+            expose_headers=["*"],
+        )
     app.add_exception_handler(HTTPException, _as_domain_error)
     _add_editing_routes(app, pipeline)
     _add_stream_routes(app, pipeline)
     _add_operation_routes(app, pipeline, metrics)
-    describe(app)
+    app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
+    describe(app, with_keys=keys is not None)
+    return app
+
+
+def create_operations_app(pipeline: Pipeline, metrics: Metrics) -> FastAPI:
+    """The ASGI application of the operations port: probes and metrics, for whoever can reach it."""
+    app = FastAPI(title="Indomain operations", version=__version__, openapi_url=None)
+    _add_operation_routes(app, pipeline, metrics)
     return app
 
 
@@ -174,10 +201,6 @@ def _add_stream_routes(app: FastAPI, pipeline: Pipeline) -> None:
 
 
 def _add_operation_routes(app: FastAPI, pipeline: Pipeline, metrics: Metrics) -> None:
-    @app.get("/", include_in_schema=False)
-    async def root() -> Response:
-        return RedirectResponse("/docs")
-
     @app.get("/healthz", response_class=PlainTextResponse, tags=["operation"])
     async def healthz() -> str:
         """200 as long as the process answers."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -16,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from serving.call import Call
-from serving.errors import EditingError, InvalidOption, MalformedRequest
+from serving.errors import EditingError, MalformedRequest
 from serving.http_border import unless_gone
 from serving.jobs import EncodedPicture, SessionRequest
 from serving.pipeline import Pipeline
@@ -70,7 +69,6 @@ async def serve_session(websocket: WebSocket, pipeline: Pipeline, call: Call) ->
 
     Raises errors of the table, what ended the session; single requests fail in their answers.
     """
-    _check_origin(websocket)
     # A page that offers subprotocols (one may carry its key) needs one of them chosen.
     await websocket.accept(_SUBPROTOCOL if _SUBPROTOCOL in websocket.scope["subprotocols"] else None)
 
@@ -114,10 +112,3 @@ async def _end_with(error: EditingError, websocket: WebSocket, call: Call) -> No
             await websocket.close(code, error.row.reason)
     except (TimeoutError, RuntimeError, WebSocketDisconnect):
         pass
-
-
-def _check_origin(websocket: WebSocket) -> None:
-    """A page of another site could open a websocket unasked, as no browser keeps it from reading what comes back."""
-    origin = websocket.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != websocket.headers.get("host"):
-        raise InvalidOption("A page of another origin may not open a session; open it from this host.")

@@ -48,6 +48,13 @@ class Metrics:
             ["method", "code"],
             registry=registry,
         )
+        self.request_seconds = Histogram(
+            "indomain_request_seconds",
+            "Time from the start of a request to its answer, by method and transport",
+            ["method", "transport"],
+            buckets=STAGE_BUCKETS_S,
+            registry=registry,
+        )
         self.in_flight = Gauge("indomain_requests_in_flight", "Requests in the pipeline", registry=registry)
         self.batch_size = Histogram(
             "indomain_batch_size",

@@ -112,8 +112,8 @@ def _ref(model: str) -> dict[str, str]:
     return {"$ref": _REF.format(model=model)}
 
 
-def describe(app: FastAPI) -> None:
-    """Adds the schemas of the request bodies to the application's OpenAPI document."""
+def describe(app: FastAPI, *, with_keys: bool) -> None:
+    """Adds the schemas of the request bodies, and the key, to the application's OpenAPI document."""
     original = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -123,6 +123,9 @@ def describe(app: FastAPI) -> None:
         _, answers = models_json_schema([(model, "serialization") for model in _EVENTS], ref_template=_REF)
         for name, schema in (definitions["$defs"] | answers["$defs"]).items():
             schemas.setdefault(name, schema)
+        if with_keys:
+            document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            document["security"] = [{"key": []}]
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # the documented way to extend it

@@ -5,10 +5,12 @@ Each field's docstring is its reference (`python -m serving --help` prints it). 
 
 from __future__ import annotations
 
+import ipaddress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _MIB = 1024 * 1024
@@ -24,6 +26,7 @@ class Settings(BaseSettings):
         cli_kebab_case=True,
         cli_prog_name="python -m serving",
         cli_implicit_flags=True,
+        env_ignore_empty=True,  # compose hands on what is not set as an empty value
         extra="ignore",
     )
 
@@ -37,13 +40,37 @@ class Settings(BaseSettings):
     """Compare each file of a bundle with the sha256 in its manifest before loading it."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. 0.0.0.0 to be reached from outside this machine."""
+    """Address to listen on. 0.0.0.0 to be reached from outside this machine: that takes keys or client certificates."""
 
     grpc_port: int = Field(default=8500, ge=0, le=65535)
     """Port of gRPC. 0 takes a free one."""
 
     http_port: int = Field(default=8080, ge=0, le=65535)
     """Port of HTTP. 0 takes a free one."""
+
+    operations_port: int | None = Field(default=None, ge=0, le=65535)
+    """Port of a second HTTP listener that has /healthz, /readyz and /metrics only, without keys and TLS: for probes and
+    Prometheus, not for the world. Left out: none. 0 takes a free one."""
+
+    keys_file: Path | None = None
+    """File with the hashes of API keys (`python -m serving key NAME` adds one). Once set, every call needs a key.
+    Read again when it changes."""
+
+    insecure: bool = False
+    """Let `host` be any address although nobody has to say who they are: something in front decides who gets here."""
+
+    tls_certificate: Path | None = None
+    """PEM file with the certificate of both ports, and those between it and its authority. Left out: no TLS."""
+
+    tls_key: Path | None = None
+    """PEM file with the certificate's private key."""
+
+    tls_client_authorities: Path | None = None
+    """PEM file with the authorities that sign clients' certificates: callers without one are refused (mTLS)."""
+
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins (e.g. https://app.example.com), separated by commas, whose pages may call over HTTP. Empty: none but the
+    gateway's own."""
 
     intra_op_threads: int = Field(default=0, ge=0)
     """Threads for each graph's session. 0: as many as this process may use processors (container limits count)."""
@@ -66,6 +93,9 @@ class Settings(BaseSettings):
 
     max_request_bytes: int = Field(default=32 * _MIB, ge=1024)
     """Size of a request, at most."""
+
+    max_bytes_in_flight: int = Field(default=512 * _MIB, ge=1024)
+    """Size of all requests that are held at once, at most. Beyond: RESOURCE_EXHAUSTED / 429."""
 
     max_picture_bytes: int = Field(default=20 * _MIB, ge=64)
     """Size of an encoded picture, at most."""
@@ -130,9 +160,50 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """What is written to standard error."""
 
-    @field_validator("bundles", mode="before")
+    log_format: Literal["auto", "json", "text"] = "auto"
+    """json: one object a line, for machines. auto: text on a terminal, otherwise json."""
+
+    trace_endpoint: str = ""
+    """An OpenTelemetry collector (OTLP over gRPC), e.g. http://localhost:4317. Empty: no traces. Needs the extra
+    `tracing`."""
+
+    trace_sample_ratio: float = Field(default=1.0, ge=0.0, le=1.0)
+    """The part of the requests that are traced, of those whose callers have not decided it already."""
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> Settings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together; name both files, or neither")
+        if self.tls_client_authorities and not self.tls_certificate:
+            raise ValueError("tls_client_authorities needs tls_certificate and tls_key")
+        if self.trace_endpoint and not _tracing_is_installed():
+            raise ValueError("trace_endpoint needs the extra: pip install 'indomain-gateway[tracing]'")
+        guarded = self.keys_file or self.tls_client_authorities or self.insecure
+        if not guarded and not is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host} can be reached from outside this machine, and nothing says who may call: name a "
+                "keys_file or tls_client_authorities, or set insecure if something in front decides that"
+            )
+        return self
+
+    @field_validator("bundles", "cors_origins", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on is reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _tracing_is_installed() -> bool:
+    try:
+        return find_spec("opentelemetry.exporter.otlp.proto.grpc") is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False

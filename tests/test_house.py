@@ -1,4 +1,4 @@
-"""The house: that the Makefile, the documents and the container files say what is there."""
+"""The house: that the Makefile and the documents say what is there."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import shutil
 import subprocess
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGETS = ("demo", "test", "serve", "bench", "lint", "proto")
@@ -18,14 +16,6 @@ TARGETS = ("demo", "test", "serve", "bench", "lint", "proto")
 
 def text(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
-
-
-def docker_has_compose() -> bool:
-    docker = shutil.which("docker")
-    return (
-        docker is not None
-        and subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode == 0
-    )
 
 
 # --- Makefile and documents --------------------------------------------------------------------------
@@ -47,7 +37,15 @@ def test_the_readme_begins_with_a_picture_then_the_two_commands() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "clients/python/README.md"]
+    "document",
+    [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "docs/security.md",
+        "docs/deployment.md",
+        "clients/python/README.md",
+    ],
 )
 def test_links_of_documents_lead_somewhere(document: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", text(document)):
@@ -74,6 +72,16 @@ def test_the_map_names_files_that_are_there() -> None:
             folder = found if found.is_dir() else found.parent
 
 
+def test_each_promise_names_tests_that_are_there() -> None:
+    """docs/security.md: `file::test`, or `...::test` for another of the same file."""
+    file = ROOT
+    for name, test in re.findall(r"`([\w./]+)(?:::(\w+))?`", text("docs/security.md")):
+        if name.endswith(".py"):
+            (file,) = [path for path in (ROOT / "tests").rglob("*.py") if str(path).endswith(f"/{name}")]
+        if test:
+            assert f"def {test}(" in file.read_text(encoding="utf-8"), test
+
+
 def test_both_distributions_have_one_version() -> None:
     versions = {
         tomllib.loads(text(name))["project"]["version"]
@@ -88,53 +96,6 @@ def test_the_gateways_dependencies_hold_no_training() -> None:
     names = {re.split(r"[\[<>=~ ]", dependency)[0] for dependency in project["dependencies"]}
     assert not names & {"torch", "lightning", "onnx", "onnxscript", "scikit-learn"}
     assert {"onnxruntime", "grpcio", "fastapi"} <= names
-
-
-# --- container ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(not docker_has_compose(), reason="no docker compose here")
-def test_docker_compose_accepts_the_file() -> None:
-    done = subprocess.run(
-        ["docker", "compose", "config", "--quiet"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture
-def gateway_service() -> dict[str, Any]:
-    service = yaml.safe_load(text("docker-compose.yml"))["services"]["gateway"]
-    assert isinstance(service, dict)
-    return service
-
-
-def test_compose_publishes_on_loopback_only(gateway_service: dict[str, Any]) -> None:
-    assert len(gateway_service["ports"]) == 2
-    assert all(port.startswith("127.0.0.1:") for port in gateway_service["ports"])
-
-
-def test_compose_mounts_the_model_repository_read_only(gateway_service: dict[str, Any]) -> None:
-    (volume,) = gateway_service["volumes"]
-    assert volume["read_only"] is True
-    assert volume["target"] == gateway_service["environment"]["INDOMAIN_MODEL_REPOSITORY"]
-    assert gateway_service["read_only"] is True
-    assert gateway_service["cap_drop"] == ["ALL"]
-
-
-def test_the_image_runs_as_nobody_in_particular_and_sends_nothing_home() -> None:
-    stages = re.split(r"^FROM ", text("Dockerfile"), flags=re.MULTILINE)
-    final = stages[-1]
-    assert re.search(r"^USER (?!0|root)", final, flags=re.MULTILINE)
-    assert "ORT_DISABLE_TELEMETRY=1" in final
-    assert "HEALTHCHECK" in final
-    assert "training" not in final
-
-
-def test_the_image_gets_no_data_and_no_environments() -> None:
-    lines = text(".dockerignore").splitlines()
-    kept = {line.removeprefix("!") for line in lines if line.startswith("!")}
-    assert "*" in lines
-    assert kept == {"pyproject.toml", "README.md", "LICENSE", "clients", "serving"}
 
 
 # --- demo --------------------------------------------------------------------------------------------

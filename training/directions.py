@@ -230,8 +230,8 @@ class Edits:
         return float(((after[name] - self.before[name]) * np.sign(strength) > 0).mean())
 
     def honest_end(self, name: str, step: torch.Tensor, end: float, wanted: float) -> float:
-        """The strength nearest to `end`, in steps of a quarter down to a half, at which `wanted` of the pictures move the right
-        way; where it is reached nowhere, the one at which most do."""
+        """The strength nearest to `end`, in steps of a quarter down to a half, at which `wanted` of the pictures move
+        the right way; where it is reached nowhere, the one at which most do."""
         shares: dict[float, float] = {}
         for size in np.arange(abs(end), 0.49, -0.25):
             strength = float(np.copysign(size, end))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.batcher import BatchedResult, Batcher, Tensors
-from serving.call import OWNER
+from serving.call import CALL, Call
 from serving.deadline import Deadline
 from serving.errors import BackendFailed, DeadlineExceeded, InvalidCode, QueueFull, ShuttingDown
 
@@ -221,7 +221,7 @@ async def test_owners_take_turns() -> None:
     batcher, deadline = batcher_of(run, clock, max_queue_samples=64), Deadline.after(9.0, clock)
 
     async def ask(owner: str, *values: float) -> list[float]:
-        OWNER.set(owner)
+        CALL.set(Call("x", deadline, owner=owner))
         return [value_of(result) for result in await batcher.submit([sample(v) for v in values], deadline)]
 
     run.gate.clear()
@@ -243,7 +243,7 @@ async def test_no_owner_fills_the_queue() -> None:
     batcher, deadline = batcher_of(run, clock, max_queue_samples=16), Deadline.after(9.0, clock)
 
     async def ask(owner: str, count: int) -> int:
-        OWNER.set(owner)
+        CALL.set(Call("x", deadline, owner=owner))
         return len(await batcher.submit([sample(1.0)] * count, deadline))
 
     run.gate.clear()

@@ -21,7 +21,7 @@ from indomain.v1 import editing_pb2 as pb
 from indomain.v1 import editing_pb2_grpc
 from serving.admission import Admission, fair_share
 from serving.backends import embedded
-from serving.call import ANONYMOUS, OWNER, Call
+from serving.call import ANONYMOUS, Call, current_owner
 from serving.deadline import Deadline
 from serving.errors import QueueFull
 from serving.gateway import Gateway
@@ -110,7 +110,7 @@ async def test_a_busy_owner_leaves_room_for_the_others() -> None:
 
     async def enter(owner: str) -> str:
         async with admission.admitted(Call("x", Deadline.after(9.0), owner=owner)):
-            seen = OWNER.get()
+            seen = current_owner()
             await leave.wait()
             return seen
 
@@ -130,7 +130,7 @@ async def test_a_busy_owner_leaves_room_for_the_others() -> None:
     assert len(refused) == 6
     assert all(error.retry_after_s > 0.0 for error in refused)
     assert admission.in_flight == 0
-    assert OWNER.get() == ANONYMOUS
+    assert current_owner() == ANONYMOUS
 
 
 @pytest.mark.parametrize(("owners", "expected"), [(1, 224), (2, 128), (1000, 1)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -21,6 +22,7 @@ from indomain._constants import (
     DEFAULT_MAX_RETRIES,
     DEFAULT_TIMEOUT_S,
 )
+from indomain._credentials import Credentials
 from indomain._pictures import PictureFormat, PictureLike
 from indomain._results import (
     Between,
@@ -51,6 +53,12 @@ class Client:
         max_retries: further tries of a call that the gateway refuses for now.
         picture_format: how pictures travel back. `"raw"` costs no coding and is best on one host; `"jpeg"` and
             `"webp"` are smaller and lossy.
+        api_key: where the gateway wants one; None: `INDOMAIN_API_KEY` of the environment, if set.
+        tls: encrypt, and check the gateway's certificate. Without it a key can be read on the way.
+        root_certificates: PEM file of the authorities to check it against; None: the usual ones. Implies `tls`.
+        client_certificate: PEM files of a certificate and its key, for a gateway that wants one. Implies `tls`.
+
+    Raises OSError where a certificate's file cannot be read, ValueError where the key is none.
 
     Every call raises an `IndomainError`: `GatewayUnreachableError` where nothing answers, `DeadlineExceededError`
     when its time ran out, `OverloadedError` when the gateway is full, and what its own docstring names.
@@ -63,12 +71,24 @@ class Client:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         max_retries: int = DEFAULT_MAX_RETRIES,
         picture_format: PictureFormat = "png",
+        api_key: str | None = None,
+        tls: bool = False,
+        root_certificates: str | os.PathLike[str] | None = None,
+        client_certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
     ) -> None:
+        credentials = Credentials.of(
+            api_key, tls=tls, root_certificates=root_certificates, client_certificate=client_certificate
+        )
+        self._metadata = credentials.metadata
         self._address = address
         self._timeout_s = timeout_s
         self._max_retries = max_retries
         self._picture_format: PictureFormat = picture_format
-        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._channel = (
+            grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+            if credentials.channel is None
+            else grpc.secure_channel(address, credentials.channel, options=CHANNEL_OPTIONS)
+        )
         self._stub = editing_pb2_grpc.EditingStub(self._channel)
 
     def info(self, *, timeout_s: float | None = None) -> GatewayInfo:
@@ -222,7 +242,7 @@ class Client:
         opening = _calls.session_opening(
             source, bundle=bundle, refine=_calls.refine_options(steps, quality, refine), output=output
         )
-        return EditSession(self._stub.EditSession, opening, self._address, timeout_s)
+        return EditSession(self._stub.EditSession, opening, self._address, timeout_s, self._metadata)
 
     def interpolate(
         self,
@@ -425,4 +445,4 @@ class Client:
 
     def _tries(self, timeout_s: float | None, *, by_handle: bool) -> Tries:
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        return Tries(self._address, timeout_s, self._max_retries, by_handle=by_handle)
+        return Tries(self._address, timeout_s, self._max_retries, self._metadata, by_handle=by_handle)

@@ -24,6 +24,7 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
 )
 
+API_KEY_VARIABLE: Final = "INDOMAIN_API_KEY"
 REQUEST_ID_KEY: Final = "x-request-id"
 ERROR_DETAIL_KEY: Final = "indomain-error-bin"
 

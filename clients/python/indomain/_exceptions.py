@@ -75,6 +75,14 @@ class RequestTooLargeError(InvalidRequestError):
     """The whole request is over the gateway's limit in bytes."""
 
 
+class UnauthenticatedError(IndomainError):
+    """The gateway wants an API key, and none was sent or it does not know it."""
+
+
+class PermissionDeniedError(IndomainError):
+    """The API key is not for this."""
+
+
 class NotFoundError(IndomainError):
     """Something that was named does not exist."""
 
@@ -93,6 +101,10 @@ class UnknownCodeHandleError(NotFoundError):
 
 class OverloadedError(IndomainError):
     """More work is waiting than the gateway will hold."""
+
+
+class KeyLimitError(OverloadedError):
+    """More at once, or more often, than the API key is for."""
 
 
 class DeadlineExceededError(IndomainError):
@@ -128,6 +140,7 @@ _CLASS_OF_REASON: Mapping[str, type[IndomainError]] = MappingProxyType(
         "queue_full": OverloadedError,
         "deadline_exceeded": DeadlineExceededError,
         "malformed_request": InvalidRequestError,
+        "key_limit": KeyLimitError,
     }
 )
 
@@ -136,6 +149,8 @@ _CLASS_OF_CODE: Mapping[grpc.StatusCode, type[IndomainError]] = MappingProxyType
     {
         grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
         grpc.StatusCode.OUT_OF_RANGE: InvalidRequestError,
+        grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
+        grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
         grpc.StatusCode.UNIMPLEMENTED: NotFoundError,
         grpc.StatusCode.NOT_FOUND: NotFoundError,
         grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,

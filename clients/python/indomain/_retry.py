@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 import uuid
+from collections.abc import Sequence
 
 import grpc
 
@@ -20,17 +21,22 @@ from indomain._exceptions import (
 class Tries:
     """The tries of one call, under one deadline and one request id."""
 
-    def __init__(self, address: str, timeout_s: float, max_retries: int, *, by_handle: bool = False) -> None:
+    def __init__(
+        self,
+        address: str,
+        timeout_s: float,
+        max_retries: int,
+        credentials: Sequence[tuple[str, str]] = (),
+        *,
+        by_handle: bool = False,
+    ) -> None:
         self.by_handle = by_handle  # whether codes that have a handle go by it
         self._address = address
         self._max_retries = max_retries
         self._deadline_s = time.monotonic() + timeout_s
         self._request_id = uuid.uuid4().hex
+        self.metadata = ((REQUEST_ID_KEY, self._request_id), *credentials)
         self._retries_done = 0
-
-    @property
-    def metadata(self) -> tuple[tuple[str, str], ...]:
-        return ((REQUEST_ID_KEY, self._request_id),)
 
     def remaining_s(self) -> float:
         """Seconds for the next try. Raises DeadlineExceededError."""

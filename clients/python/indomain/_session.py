@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import queue
+import uuid
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 
 from indomain import _calls
+from indomain._constants import REQUEST_ID_KEY
 from indomain._exceptions import error_from_detail, error_from_rpc
 from indomain._results import Edit, Refine, SessionPicture
-from indomain._retry import Tries
 from indomain.v1 import editing_pb2
 
 
@@ -23,15 +25,20 @@ class EditSession:
     """
 
     def __init__(
-        self, method: Any, opening: editing_pb2.EditSessionRequest, address: str, timeout_s: float | None
+        self,
+        method: Any,
+        opening: editing_pb2.EditSessionRequest,
+        address: str,
+        timeout_s: float | None,
+        credentials: Sequence[tuple[str, str]] = (),
     ) -> None:
         self._address = address
         self._output = opening.output
         self._opening: editing_pb2.EditSessionRequest | None = opening
         self._sequence = 0
         self._requests: queue.SimpleQueue[editing_pb2.EditSessionRequest | None] = queue.SimpleQueue()
-        metadata = Tries(address, 0.0, 0).metadata
-        self._request_id = metadata[0][1]
+        self._request_id = uuid.uuid4().hex
+        metadata = ((REQUEST_ID_KEY, self._request_id), *credentials)
         self._answers = method(iter(self._requests.get, None), timeout=timeout_s, metadata=metadata)
 
     def send(self, *edits: Edit, **strengths: float) -> int:

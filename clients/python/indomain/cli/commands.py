@@ -46,7 +46,13 @@ def run(arguments: argparse.Namespace) -> bool:
         "diffuse": _diffuse,
         "sample": _sample,
     }[arguments.command]
-    with Client(arguments.server, timeout_s=arguments.timeout) as client:
+    with Client(
+        arguments.server,
+        timeout_s=arguments.timeout,
+        tls=arguments.tls,
+        root_certificates=arguments.root_certificates,
+        client_certificate=arguments.client_certificate,
+    ) as client:
         return command(client, arguments)
 
 

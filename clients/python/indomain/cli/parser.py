@@ -111,7 +111,8 @@ def _count(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="indomain",
-        description="Invert, edit and sample pictures through an Indomain gateway.",
+        description="Invert, edit and sample pictures through an Indomain gateway. "
+        "An API key is taken from $INDOMAIN_API_KEY.",
         epilog=_EDIT_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -131,6 +132,19 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=DEFAULT_TIMEOUT_S,
         help="for each picture (default: %(default)s)",
+    )
+    common.add_argument("--tls", action="store_true", help="encrypt; any certificate implies it")
+    common.add_argument(
+        "--root-certificates",
+        metavar="FILE",
+        default=os.environ.get("INDOMAIN_ROOT_CERTIFICATES"),
+        help="PEM, to check the gateway's against (default: $INDOMAIN_ROOT_CERTIFICATES, or the usual ones)",
+    )
+    common.add_argument(
+        "--client-certificate",
+        nargs=2,
+        metavar=("FILE", "KEY"),
+        help="PEM, for a gateway that wants one",
     )
     common.add_argument("--json", action="store_true", help="print JSON on standard output, for programs")
 

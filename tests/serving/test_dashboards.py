@@ -1,0 +1,209 @@
+"""Dashboard and alerts: each query is PromQL and names metrics and labels that a gateway, after some traffic, has."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from indomain.v1 import editing_pb2 as pb
+from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+OF_THE_SCRAPE = {"job", "instance"}  # Prometheus adds these labels
+DASHBOARD = json.loads((DEPLOY / "grafana/dashboards/indomain.json").read_text(encoding="utf-8"))
+ALERTS = [
+    rule
+    for group in yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text(encoding="utf-8"))["groups"]
+    for rule in group["rules"]
+]
+PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
+QUERIES = {
+    **{
+        f"panel {panel['title']}, {target['refId']}": target["expr"]
+        for panel in PANELS
+        for target in panel["targets"]
+    },
+    **{f"alert {rule['alert']}": rule["expr"] for rule in ALERTS},
+}
+
+OF_TRITON: dict[str, set[str]] = {  # its metrics and their labels, as a server of release 24.10 has them
+    "nv_inference_request_success": {"model", "version"},
+    "nv_inference_request_failure": {"model", "version", "reason"},
+    "nv_inference_count": {"model", "version"},
+    "nv_inference_exec_count": {"model", "version"},
+    "nv_inference_queue_duration_us": {"model", "version"},
+    "nv_inference_compute_infer_duration_us": {"model", "version"},
+    "nv_inference_pending_request_count": {"model", "version"},
+}
+
+
+@pytest.fixture(scope="module")
+def exposed(tiny_repository: Path) -> dict[str, list[dict[str, str]]]:
+    """Name of each series -> the labels it has, once a live gateway has had a bit of everything."""
+    running = RunningGateway(settings_for(tiny_repository))
+    photo = {"picture": encoded(photograph())}
+    options = json.dumps({"edits": [{"direction": "smile", "strength": 1.0}], "refine": {"steps": 2}})
+    assert running.http.post("/v1/invert", files=photo).status_code == 200
+    assert running.http.post("/v1/edit", files=photo, data={"options": options}).status_code == 200
+    code = running.http.post("/v1/sample", json={"seeds": [1]}).json()["codes"][0]
+    assert running.http.post("/v1/decode", json={"codes": [code]}).status_code == 200
+    assert running.http.post("/v1/decode", json={"codes": []}).status_code == 400
+    _hang_up(running)
+    text = running.http.get("/metrics").text
+    running.close()
+    series: dict[str, list[dict[str, str]]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            series.setdefault(sample.name, []).append(sample.labels)
+    return series
+
+
+def _hang_up(running: RunningGateway) -> None:
+    """A caller goes away in the middle of a long refinement."""
+    picture = pb.Picture(data=encoded(photograph()))
+    request = pb.InvertRequest(picture=picture, refine=pb.RefineOptions(steps=500))
+    end_s = time.monotonic() + 20.0
+    while "indomain_cancelled_total{" not in running.http.get("/metrics").text:
+        assert time.monotonic() < end_s, "no cancellation was counted"
+        calling = running.stub.Invert.future(request, timeout=20)
+        time.sleep(0.02)
+        calling.cancel()
+
+
+def selectors(query: str) -> list[Any]:
+    """All vector selectors of a query, which must be PromQL."""
+    plain = query.replace("$__rate_interval", "1m").replace("$instance", ".*")
+    found: list[Any] = []
+
+    def walk(node: Any) -> None:
+        if isinstance(node, promql_parser.VectorSelector):
+            found.append(node)
+        for name in ("expr", "lhs", "rhs", "param", "vector_selector", "args"):
+            child = getattr(node, name, None)
+            for part in child if isinstance(child, list | tuple) else [child]:
+                if part is not None:
+                    walk(part)
+
+    walk(promql_parser.parse(plain))
+    assert found, query
+    return found
+
+
+def grouping(query: str) -> set[str]:
+    """Labels that the query groups by."""
+    return {
+        label.strip() for listed in re.findall(r"\bby\s*\(([^)]*)\)", query) for label in listed.split(",")
+    }
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_every_query_names_what_is_there(name: str, exposed: dict[str, list[dict[str, str]]]) -> None:
+    query = QUERIES[name]
+    known: set[str] = set(OF_THE_SCRAPE)
+    for selector in selectors(query):
+        if selector.name == "up":  # Prometheus' own
+            continue
+        if selector.name.startswith("nv_"):
+            known |= OF_TRITON[selector.name]
+            continue
+        assert selector.name in exposed, f"{selector.name} is not exposed"
+        labels = exposed[selector.name]
+        known |= {label for each in labels for label in each}
+        for matcher in selector.matchers.matchers:
+            if matcher.name in OF_THE_SCRAPE:
+                continue
+            assert any(matcher.name in each for each in labels), (
+                f"{selector.name} has no label {matcher.name}"
+            )
+    assert grouping(query) <= known
+
+
+def test_values_that_queries_ask_for_exist(exposed: dict[str, list[dict[str, str]]]) -> None:
+    """A stage, a bucket, a method or a code with a wrong name would give an empty panel and a mute alert."""
+    import grpc
+
+    from serving.call import STAGES
+    from serving.errors import ERROR_TABLE
+    from serving.http_border import METHOD_OF_PATH
+
+    possible = {
+        "stage": set(STAGES),
+        "code": set(grpc.StatusCode.__members__),
+        "reason": {row.reason for row in ERROR_TABLE.values()},
+        "method": set(METHOD_OF_PATH.values()),
+        "le": {each["le"] for labels in exposed.values() for each in labels if "le" in each},
+    }
+    for name, query in QUERIES.items():
+        for selector in selectors(query):
+            for matcher in selector.matchers.matchers:
+                if matcher.name not in OF_THE_SCRAPE:
+                    assert set(matcher.value.split("|")) <= possible[matcher.name], name
+
+
+def test_every_metric_of_the_design_is_on_the_dashboard() -> None:
+    shown = " ".join(target["expr"] for panel in PANELS for target in panel["targets"])
+    for metric in (
+        "stage_seconds",
+        "requests_total",
+        "batch_size",
+        "queue_depth",
+        "rejected_total",
+        "cancelled_total",
+        "backend_up",
+        "domain_score",
+        "build_info",
+    ):
+        assert f"indomain_{metric}" in shown, metric
+
+
+def test_panels_have_ids_of_their_own_and_do_not_overlap() -> None:
+    panels = DASHBOARD["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert place["x"] + place["w"] <= 24
+        taken |= cells
+
+
+def test_dashboard_and_datasource_fit_together() -> None:
+    provisioning = DEPLOY / "grafana/provisioning"
+    (source,) = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())["datasources"]
+    used = {target["datasource"]["uid"] for panel in PANELS for target in panel["targets"]}
+    assert used == {source["uid"]}
+
+
+def test_alerts_say_what_is_wrong_and_what_to_do() -> None:
+    assert len({rule["alert"] for rule in ALERTS}) == len(ALERTS)
+    for rule in ALERTS:
+        assert rule["labels"]["severity"] in {"critical", "warning", "info"}
+        assert {"summary", "description"} <= set(rule["annotations"])
+        named = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
+        kept = grouping(rule["expr"]) or OF_THE_SCRAPE
+        assert named <= kept, rule["alert"]
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool here")
+def test_promtool_accepts_them(tmp_path: Path) -> None:
+    configuration = (DEPLOY / "prometheus/prometheus.yml").read_text(encoding="utf-8")
+    file = tmp_path / "prometheus.yml"
+    file.write_text(configuration.replace("/etc/prometheus/", f"{DEPLOY}/prometheus/"))
+    done = subprocess.run(["promtool", "check", "config", file], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"{len(ALERTS)} rules found" in done.stdout

@@ -1,0 +1,141 @@
+"""Traces: from the caller's W3C context, through each stage, to a collector; and on to a back end."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_stubs
+from pydantic import ValidationError
+
+from indomain.v1 import editing_pb2 as pb
+from serving import settings as settings_module
+from serving.settings import Settings
+from serving.tracing import outgoing_metadata
+from tests.serving.conftest import RunningGateway
+
+ROOT = Path(__file__).resolve().parents[2]
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
+
+
+class Collector(otlp_stubs.TraceServiceServicer):
+    """Takes spans over OTLP, as a real one does."""
+
+    def __init__(self) -> None:
+        self.spans: list[Any] = []
+        self.server = grpc.server(ThreadPoolExecutor(2))
+        otlp_stubs.add_TraceServiceServicer_to_server(self, self.server)
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+        self.server.start()
+
+    def Export(self, request: Any, context: Any) -> Any:
+        for resource in request.resource_spans:
+            for scope in resource.scope_spans:
+                self.spans += scope.spans
+        return otlp.ExportTraceServiceResponse()
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    collector = Collector()
+    yield collector
+    collector.server.stop(None)
+
+
+@pytest.fixture
+def traced(collector: Collector, start_gateway: Callable[..., RunningGateway]) -> RunningGateway:
+    return start_gateway(interpose=True, trace_endpoint=f"http://127.0.0.1:{collector.port}")
+
+
+def spans_of(collector: Collector, traced: RunningGateway) -> dict[str, Any]:
+    """All spans by name, once they have arrived."""
+    assert traced.gateway.tracing is not None
+    traced.run(asyncio.to_thread(traced.gateway.tracing.flush))
+    return {span.name: span for span in collector.spans}
+
+
+def attributes(span: Any) -> dict[str, Any]:
+    return {item.key: getattr(item.value, item.value.WhichOneof("value")) for item in span.attributes}
+
+
+def test_an_rpc_is_one_span_with_one_for_each_stage(
+    collector: Collector, traced: RunningGateway, photo_png: bytes
+) -> None:
+    request = pb.EditRequest(
+        picture=pb.Picture(data=photo_png), edits=[pb.EditStep(direction="smile", strength=1.0)]
+    )
+    metadata = [("traceparent", SAMPLED), ("x-request-id", "traced-1")]
+    traced.stub.Edit(request, metadata=metadata, timeout=20)
+    spans = spans_of(collector, traced)
+    assert set(spans) == {"Edit", "align", "encode", "refine", "edit", "decode", "image"}
+    whole = spans.pop("Edit")
+    assert (whole.trace_id.hex(), whole.parent_span_id.hex()) == (TRACE, PARENT)
+    assert attributes(whole)["indomain.request_id"] == "traced-1"
+    for span in spans.values():
+        assert (span.trace_id, span.parent_span_id) == (whole.trace_id, whole.span_id)
+        assert whole.start_time_unix_nano <= span.start_time_unix_nano
+        assert span.end_time_unix_nano <= whole.end_time_unix_nano
+    assert attributes(spans["encode"])["indomain.queued_s"] >= 0.0
+
+
+def test_http_is_traced_too_and_a_failure_is_marked(collector: Collector, traced: RunningGateway) -> None:
+    answer = traced.http.post("/v1/sample", json={"seeds": [1]}, headers={"traceparent": SAMPLED})
+    assert answer.status_code == 200
+    assert traced.http.post("/v1/invert", files={"picture": b"no picture"}).status_code == 400
+    spans = spans_of(collector, traced)
+    assert spans["Sample"].trace_id.hex() == TRACE
+    assert spans["Invert"].trace_id.hex() != TRACE  # nobody's context: one of its own
+    assert spans["Invert"].status.code == 2  # error
+    assert not any(name.startswith(("GET", "/")) for name in spans)  # probes and metrics are not
+
+
+def test_the_context_goes_on_to_a_back_end(collector: Collector, traced: RunningGateway) -> None:
+    seen: list[dict[str, str]] = []
+
+    async def before(model: str) -> None:
+        seen.append(dict(outgoing_metadata()))
+
+    traced.backend.before = before
+    traced.stub.Sample(pb.SampleRequest(seeds=[1]), metadata=[("traceparent", SAMPLED)], timeout=20)
+    spans = spans_of(collector, traced)
+    wanted = [f"00-{TRACE}-{spans[stage].span_id.hex()}-01" for stage in ("encode", "decode")]
+    assert [metadata["traceparent"] for metadata in seen] == wanted
+
+
+def test_a_caller_who_does_not_sample_leaves_no_spans(collector: Collector, traced: RunningGateway) -> None:
+    traced.stub.Sample(pb.SampleRequest(seeds=[1]), metadata=[("traceparent", NOT_SAMPLED)], timeout=20)
+    assert spans_of(collector, traced) == {}
+
+
+def test_nonsense_for_a_context_is_no_harm(collector: Collector, traced: RunningGateway) -> None:
+    for nonsense in ("", "00-0-0-0", "x" * 4000):
+        answer = traced.http.post("/v1/sample", json={"seeds": [1]}, headers={"traceparent": nonsense})
+        assert answer.status_code == 200
+    assert "Sample" in spans_of(collector, traced)
+
+
+def test_a_collector_that_is_down_harms_no_request(collector: Collector, traced: RunningGateway) -> None:
+    collector.server.stop(None).wait()
+    assert traced.stub.Sample(pb.SampleRequest(seeds=[1]), timeout=20).images
+
+
+def test_without_an_endpoint_nothing_of_it_is_imported(gateway: RunningGateway) -> None:
+    assert outgoing_metadata() == ()
+    # The bare API may come in with another library; it does nothing.
+    program = "import sys, serving.gateway; sys.exit('opentelemetry.sdk' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
+
+
+def test_an_endpoint_without_the_extra_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings_module, "find_spec", lambda name: None)
+    with pytest.raises(ValidationError, match=r"indomain-gateway\[tracing\]"):
+        Settings(trace_endpoint="http://localhost:4317")
