@@ -8,6 +8,7 @@ from typing import Literal
 
 MAX_BATCH = {"encoder": 16, "generator": 16, "mapping": 64, "critic": 64, "refiner": 8}
 QUEUE_BATCHES = 16  # full batches that may wait; the next request is rejected, not kept waiting for ever
+LONGEST_WAIT_US = 600_000_000  # a request's own time-out counts only where it is shorter than one that is set here
 QUEUE_DELAY_US = 500  # a lone request waits this long for company
 DType = Literal["uint8", "float32"]
 TYPES: dict[DType, str] = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
@@ -75,6 +76,7 @@ dynamic_batching {{
   default_queue_policy {{
     max_queue_size: {QUEUE_BATCHES * max_batch_size}
     timeout_action: REJECT
+    default_timeout_microseconds: {LONGEST_WAIT_US}
     allow_timeout_override: true
   }}
 }}

@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 from indomain.v1 import editing_pb2_grpc
 from serving.backends import Backend
 from serving.backends.embedded import EmbeddedBackend
+from serving.backends.triton import TritonBackend
 from serving.bundle import read_bundles
 from serving.errors import BackendUnavailable
 from serving.grpc_border import Border
@@ -70,7 +71,11 @@ class Gateway:
         bundles = await asyncio.to_thread(
             read_bundles, settings.model_repository, settings.bundles, verify=settings.verify_checksums
         )
-        self._backend = self._given_backend or EmbeddedBackend(bundles.values(), settings, self.metrics)
+        backends: dict[str, type[EmbeddedBackend | TritonBackend]]
+        backends = {"embedded": EmbeddedBackend, "triton": TritonBackend}
+        self._backend = self._given_backend or backends[settings.backend](
+            bundles.values(), settings, self.metrics
+        )
         self.pipeline = Pipeline(bundles, self._backend, settings, self.metrics)
         try:
             await self._start_grpc()

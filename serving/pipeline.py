@@ -260,7 +260,7 @@ class Pipeline:
     async def _infer(
         self, bundle: Bundle, role: Role, inputs: Mapping[str, npt.NDArray[Any]], call: Call
     ) -> Inference:
-        return await self._backend.infer(bundle.graphs[role].model, inputs, call.deadline)
+        return await self._backend.infer(bundle.graphs[role], inputs, call.deadline)
 
     async def _in_picture_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pictures, work)

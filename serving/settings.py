@@ -45,6 +45,27 @@ class Settings(BaseSettings):
     http_port: int = Field(default=8080, ge=0, le=65535)
     """Port of HTTP. 0 takes a free one."""
 
+    backend: Literal["embedded", "triton"] = "embedded"
+    """What runs the graphs: this process, or Triton servers."""
+
+    triton_addresses: Annotated[tuple[str, ...], NoDecode] = ("127.0.0.1:8001",)
+    """gRPC addresses of Triton servers, separated by commas; requests go to the one with the least outstanding."""
+
+    triton_model_control: bool = False
+    """Load and unload models on the servers, which must run with --model-control-mode=explicit."""
+
+    triton_probe_interval_s: float = Field(default=1.0, gt=0.0)
+    """How often a server is asked whether it is live and has its graphs; one that is left out is asked more often."""
+
+    triton_unload_delay_s: float = Field(default=30.0, ge=0.0)
+    """With triton_model_control: how long an old version stays after a switch, for other gateways to switch too."""
+
+    repository_poll_s: float = Field(default=0.0, ge=0.0)
+    """How often to look for new versions of bundles in the model repository. 0: only at SIGHUP."""
+
+    reload_timeout_s: float = Field(default=300.0, gt=0.0)
+    """How long a new version may take to be loaded and checked."""
+
     intra_op_threads: int = Field(default=0, ge=0)
     """Threads for each graph's session. 0: as many as this process may use processors (container limits count)."""
 
@@ -109,7 +130,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """What is written to standard error."""
 
-    @field_validator("bundles", mode="before")
+    @field_validator("bundles", "triton_addresses", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         if isinstance(value, str):
