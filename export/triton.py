@@ -10,6 +10,8 @@ MAX_BATCH = {"encoder": 16, "generator": 16, "mapping": 64, "critic": 64, "refin
 QUEUE_BATCHES = 16  # full batches that may wait; the next request is rejected, not kept waiting for ever
 LONGEST_WAIT_US = 600_000_000  # a request's own time-out counts only where it is shorter than one that is set here
 QUEUE_DELAY_US = 500  # a lone request waits this long for company
+# With one, Triton's scheduler now and then misses that it is free and looks again only after half a second (24.10).
+INSTANCES = 2
 DType = Literal["uint8", "float32"]
 TYPES: dict[DType, str] = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 
@@ -81,7 +83,7 @@ dynamic_batching {{
   }}
 }}
 instance_group [
-  {{ count: 1{" kind: KIND_GPU" if tensorrt else ""} }}
+  {{ count: {INSTANCES}{" kind: KIND_GPU" if tensorrt else ""} }}
 ]
 {"" if plan else THREADS}{accelerator(tensorrt, max_batch_size, inputs) if tensorrt else ""}"""
 

@@ -122,7 +122,7 @@ def triton(
     repository = triton_server.derive_repository(tiny_repository, folder / "repository", **changes)
     server = triton_server.TritonServer(repository, folder / "log").start()
     yield server
-    server.stop()
+    server.kill()
 
 
 def photograph(seed: int = 0, width: int = 40, height: int = 30) -> np.ndarray:

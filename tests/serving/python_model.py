@@ -39,8 +39,11 @@ class TritonPythonModel:
             for request in requests
         ]
         if any(self.poison in parts[0][:, 0] for parts in tensors):
-            error = pb_utils.TritonError("a sample of this batch cannot be run")
-            return [pb_utils.InferenceResponse(error=error) for _ in requests]
+            # an error for each: one that is shared crashes the server
+            return [
+                pb_utils.InferenceResponse(error=pb_utils.TritonError("a sample of this batch cannot be run"))
+                for _ in requests
+            ]
         stacked = [np.concatenate(parts) for parts in zip(*tensors, strict=True)]
         results = self.session.run(self.outputs, dict(zip(self.inputs, stacked, strict=True)))
         ends = np.cumsum([len(parts[0]) for parts in tensors])[:-1]

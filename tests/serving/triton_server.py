@@ -168,20 +168,14 @@ class TritonServer:
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """SIGKILL to the server alone; the orphans that it leaves go afterwards."""
-        self.send(signal.SIGKILL)
-        self.stop()
-
-    def stop(self) -> None:
+        """SIGKILL: to the server, and then to the processes of its models, which it leaves behind."""
         if self._process is None:
             return
         process, self._process = self._process, None
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=10)
+        process.kill()
+        process.wait()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
         for region in Path("/dev/shm").glob(f"{self._shared_memory}*"):
             region.unlink(missing_ok=True)
 
