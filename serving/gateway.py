@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 import uvicorn
@@ -20,13 +21,13 @@ from indomain.v1 import editing_pb2_grpc
 from serving.backends import Backend
 from serving.backends.embedded import EmbeddedBackend
 from serving.backends.triton import TritonBackend
-from serving.bundle import read_bundles
 from serving.errors import BackendUnavailable
 from serving.grpc_border import Border
 from serving.grpc_service import METHODS, SERVICE_NAME, EditingService
 from serving.http_api import create_app
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline
+from serving.repository import Repository
 from serving.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -64,13 +65,13 @@ class Gateway:
         self.grpc_port = 0
         self.http_port = 0
         self._given_backend = backend
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Listens first (reported as not ready), then loads and warms up. Raises BundleInvalid, OSError."""
         settings = self.settings
-        bundles = await asyncio.to_thread(
-            read_bundles, settings.model_repository, settings.bundles, verify=settings.verify_checksums
-        )
+        self._repository = Repository(settings, self.metrics)
+        bundles = await self._repository.read()
         backends: dict[str, type[EmbeddedBackend | TritonBackend]]
         backends = {"embedded": EmbeddedBackend, "triton": TritonBackend}
         self._backend = self._given_backend or backends[settings.backend](
@@ -86,6 +87,8 @@ class Gateway:
             await self.stop()
             raise
         await self._report(serving=True)
+        self._own(self._follow_health(), "health")
+        self._own(self._repository.watch(self._backend, self.pipeline), "repository")
         _log.info(
             "ready: gRPC on %s:%d, HTTP on %s:%d",
             settings.host,
@@ -94,9 +97,33 @@ class Gateway:
             self.http_port,
         )
 
+    def reload(self) -> None:
+        """Looks for new versions of bundles now; the log and a metric say what became of it."""
+        if not hasattr(self, "pipeline") or not self.pipeline.ready:
+            return  # what lies there is being loaded
+        self._own(self._repository.reload(self._backend, self.pipeline), "reload")
+
+    def _own(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Runs it until it ends or the gateway stops."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _follow_health(self) -> None:
+        """Tells those who watch gRPC's health service when the back end goes and comes back."""
+        serving = True
+        while True:
+            await asyncio.sleep(0.5)
+            if serving != (serving := await self.pipeline.healthy()):
+                await self._report(serving=serving)
+
     async def stop(self) -> None:
         """Not ready -> no new requests -> finish what was accepted -> let go of everything."""
         self.pipeline.draining = True
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._report(serving=False)
         if self.pipeline.ready:
             await asyncio.sleep(self.settings.drain_delay_s)

@@ -11,12 +11,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
 
 from serving.backends import Backend, Inference
-from serving.bundle import Bundle, Role
+from serving.bundle import Bundle, GraphKey, Role
 from serving.call import Call
 from serving.deadline import Deadline
 from serving.edits import apply_edits, check_codes, check_edits, check_sampling, gaussian_inputs, truncate
@@ -65,8 +66,26 @@ class Pipeline:
         self._metrics = metrics
         self._answer_s = 0.0  # smoothed time to decode and encode an answer
         self._pictures = ThreadPoolExecutor(settings.picture_threads, thread_name_prefix="pictures")
-        rule = StopRule(settings.refine_window_steps, settings.refine_min_improvement_ratio)
-        self._refiners = {name: Refiner(bundle, backend, rule) for name, bundle in self.bundles.items()}
+        self._refiners: dict[GraphKey, Refiner] = {}
+        self._requests: WeakSet[asyncio.Task[Any]] = WeakSet()  # those that have found a bundle
+        self._requests_before: WeakSet[asyncio.Task[Any]] = WeakSet()
+        self.exchange(bundles)
+
+    def exchange(self, bundles: Mapping[str, Bundle]) -> None:
+        """From now on requests find these bundles; those under way go on with what they have found."""
+        rule = StopRule(self.settings.refine_window_steps, self.settings.refine_min_improvement_ratio)
+        self.bundles = dict(bundles)
+        self._refiners |= {
+            bundle.graphs["refiner"].key: Refiner(bundle, self._backend, rule) for bundle in bundles.values()
+        }
+        self._requests_before, self._requests = self._requests, WeakSet()
+
+    async def until_exchanged(self) -> None:
+        """Returns when no request is under way with bundles of before the exchange, or its time is up."""
+        if under_way := [task for task in self._requests_before if not task.done()]:
+            await asyncio.wait(under_way, timeout=self.settings.max_deadline_s)
+        current = {bundle.graphs["refiner"].key for bundle in self.bundles.values()}
+        self._refiners = {key: refiner for key, refiner in self._refiners.items() if key in current}
 
     async def invert(self, job: InvertJob, call: Call) -> Inversion:
         """Picture -> code. Raises errors of the table only."""
@@ -200,7 +219,7 @@ class Pipeline:
         if settings.steps == 0:
             return aligned, start, Refinement(start, 0.0, 0.0, 0, StopReason.NOT_REFINED)
         with call.during("refine") as lap:
-            refined = await self._refiners[bundle.name].refine(
+            refined = await self._refiners[bundle.graphs["refiner"].key].refine(
                 start, aligned, settings, call.deadline, self._answer_reserve_s
             )
             lap.queued_s = refined.queued_s
@@ -289,6 +308,10 @@ class Pipeline:
             self._metrics.in_flight.set(self.in_flight)
 
     def _bundle(self, name: str) -> Bundle:
+        """By its name, the first by none. Raises UnknownBundle. Keeps its version until the request is answered."""
+        request = asyncio.current_task()
+        if request is not None:
+            self._requests.add(request)
         if not name:
             return next(iter(self.bundles.values()))
         if name not in self.bundles:

@@ -237,10 +237,7 @@ class Server:
             absent = await self._absent({key: graphs[key] for key in graphs.keys() - self._ready})
             try:
                 if absent and self._settings.triton_model_control:
-                    for model in sorted({key[0] for key in absent}):
-                        await self._load(
-                            model, {key[1] for key in {*graphs, *self._wanted} if key[0] == model}
-                        )
+                    await self._load_all({key[0] for key in absent}, {*graphs, *self._wanted})
                     absent = await self._absent({key: graphs[key] for key in absent})
                 for key in graphs.keys() - self._ready - absent:
                     await self._check(*graphs[key])
@@ -258,6 +255,15 @@ class Server:
             return await self.infer(bundle.graphs[role], inputs, 1, _SAMPLE_TIMEOUT_S)
 
         await check_sample(bundle, role, run)
+
+    async def _load_all(self, models: Iterable[str], wanted: Iterable[GraphKey]) -> None:
+        versions = {model: {key[1] for key in wanted if key[0] == model} for model in models}
+        results = await asyncio.gather(
+            *(self._load(model, versions[model]) for model in versions), return_exceptions=True
+        )
+        for result in results:
+            if result is not None:
+                raise result
 
     async def _load(self, model: str, versions: set[int]) -> None:
         if not await self._client.is_model_ready(model, client_timeout=_PROBE_TIMEOUT_S):

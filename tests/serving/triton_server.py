@@ -75,16 +75,18 @@ def _lay_out_backend() -> None:
         (backend / Path(file).name).symlink_to(server / file)
 
 
-def derive_repository(production: Path, derived: Path, **changes: dict[str, str]) -> Path:
+def derive_repository(production: Path, derived: Path, instances: int = 0, **changes: dict[str, str]) -> Path:
     """A model repository like the production one, each graph run by the python back end. Returns it.
 
-    `changes`: for a graph's role, what python_model.py is told, and `max_queue_size`. Called again, it brings over what
-    has changed.
+    `instances` of each graph, where not as many as the configuration says; `changes`: for a graph's role, what
+    python_model.py is told, and `max_queue_size`. Called again, it brings over what has changed.
     """
     shutil.copytree(production, derived, dirs_exist_ok=True)
     for file in derived.glob("*/config.pbtxt"):
         config = text_format.Parse(file.read_text(), ModelConfig())
         config.backend = "python"
+        if instances:
+            config.instance_group[0].count = instances
         for key, value in changes.get(file.parent.name.rpartition("_")[2], {}).items():
             if key == "max_queue_size":
                 config.dynamic_batching.default_queue_policy.max_queue_size = int(value)
