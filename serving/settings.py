@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     triton_model_control: bool = False
     """Load and unload models on the servers, which must run with --model-control-mode=explicit."""
 
+    triton_shared_memory: bool = False
+    """Pass tensors through shared memory, to servers on this machine that allow it; over the connection to others."""
+
     triton_probe_interval_s: float = Field(default=1.0, gt=0.0)
     """How often a server is asked whether it is live and has its graphs; one that is left out is asked more often."""
 

@@ -16,6 +16,7 @@ import numpy as np
 from tritonclient.utils import InferenceServerException
 
 from serving.backends import Inference, Tensors, count_samples
+from serving.backends.shared_memory import Segment
 from serving.backends.triton_server import Lost, RunFailed, Server
 from serving.bundle import Bundle, GraphKey, GraphSpec, Role
 from serving.deadline import Clock, Deadline, MonotonicClock
@@ -44,8 +45,12 @@ class TritonBackend:
         self._metrics = metrics
         self._clock = clock or MonotonicClock()
         self._wanted = _graphs_of(bundles)
+        self._segment: Segment | None = None
+        if settings.triton_shared_memory:
+            graphs = [bundle.graphs[role] for bundle, role in self._wanted.values()]
+            self._segment = Segment(graphs, self._clock)
         self._servers = [
-            Server(address, self._wanted, settings, metrics)
+            Server(address, self._wanted, settings, metrics, self._segment)
             for address in dict.fromkeys(settings.triton_addresses)
         ]
         self._alone: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -128,6 +133,9 @@ class TritonBackend:
     async def close(self) -> None:
         self._closed = True
         await asyncio.gather(*(server.close() for server in self._servers))
+        if self._segment is not None:
+            self._segment.close()
+            self._segment = None
 
     # --- one request -------------------------------------------------------------------------------------------
 

@@ -13,12 +13,13 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
-from tritonclient.grpc import InferInput, InferRequestedOutput
+from tritonclient.grpc import InferInput, InferRequestedOutput, InferResult
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from serving.backends import Tensors
 from serving.backends.samples import check_sample
+from serving.backends.shared_memory import DATATYPES, Segment
 from serving.bundle import Bundle, GraphKey, GraphSpec, Role
 from serving.errors import BackendFailed, DeadlineExceeded, EditingError, QueueFull
 from serving.metrics import Metrics
@@ -28,7 +29,6 @@ _log = logging.getLogger(__name__)
 
 Graphs = Mapping[GraphKey, tuple[Bundle, Role]]
 
-_DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
 _CHANNEL = [
     # By default a channel may look for a server that was away only two minutes later.
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -56,7 +56,9 @@ class Server:
     """A server at an address. `start()` it in a running loop; `wanted` are the graphs that it is to have, which the
     owner may change."""
 
-    def __init__(self, address: str, wanted: Graphs, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, address: str, wanted: Graphs, settings: Settings, metrics: Metrics, segment: Segment | None
+    ) -> None:
         self.address = address
         self.up = False
         self.complaint = ""  # why it is not up, or what it lacks; for the log
@@ -67,9 +69,12 @@ class Server:
         self._gauge = metrics.backend_up.labels(address)
         self._ejections = metrics.ejections.labels(address)
         self._ready: set[GraphKey] = set()
+        self._segment = segment
+        self._shares = False  # whether the server has been told of the segment
         self._calls: set[asyncio.Future[Any]] = set()
         self._changing = asyncio.Lock()  # one at a time loads, unloads or checks graphs
         self._look_again = asyncio.Event()
+        self._probe: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         self._gauge.set(0)
@@ -77,11 +82,18 @@ class Server:
         self._probe = asyncio.create_task(self._keep_looking(), name=f"probe-{self.address}")
 
     async def close(self) -> None:
-        if hasattr(self, "_probe"):
-            self._probe.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._probe
-            await self._client.close()
+        probe, self._probe = self._probe, None
+        if probe is None:
+            return
+        probe.cancel()
+        with suppress(asyncio.CancelledError):
+            await probe
+        if self._segment is not None and self._shares:
+            with suppress(InferenceServerException):
+                await self._client.unregister_system_shared_memory(
+                    self._segment.name, client_timeout=_PROBE_TIMEOUT_S
+                )
+        await self._client.close()
         self.up = False
         self._gauge.set(0)
 
@@ -93,12 +105,40 @@ class Server:
 
     async def infer(self, graph: GraphSpec, inputs: Tensors, count: int, timeout_s: float) -> Tensors:
         """Raises Lost, RunFailed, QueueFull, DeadlineExceeded, BackendFailed. Cancelling it reaches the server."""
+        slot = self._segment.take(graph, count) if self._segment and self._shares else None
+        if slot is None:
+            asked = [_input(spec.name, inputs[spec.name]) for spec in graph.inputs]
+            wanted = [InferRequestedOutput(spec.name) for spec in graph.outputs]
+            result = await self._call(graph, asked, wanted, count, timeout_s)
+            outputs = {spec.name: result.as_numpy(spec.name) for spec in graph.outputs}
+            if any(value is None or len(value) != count for value in outputs.values()):
+                raise BackendFailed(f"{graph.model} on Triton did not give all that its manifest says.")
+            return outputs
+        answered = False
+        try:
+            await self._call(graph, slot.inputs(inputs), slot.outputs(), count, timeout_s)
+            answered = True
+            return slot.results()
+        except (RunFailed, QueueFull, BackendFailed):
+            answered = True
+            raise
+        finally:
+            slot.leave(at_rest=answered)
+
+    async def _call(
+        self,
+        graph: GraphSpec,
+        inputs: list[InferInput],
+        outputs: list[InferRequestedOutput],
+        count: int,
+        timeout_s: float,
+    ) -> InferResult:
         call = asyncio.ensure_future(
             self._client.infer(
                 graph.model,
-                [_input(spec.name, inputs[spec.name]) for spec in graph.inputs],
+                inputs,
                 model_version=str(graph.version),
-                outputs=[InferRequestedOutput(spec.name) for spec in graph.outputs],
+                outputs=outputs,
                 timeout=max(1, int(timeout_s * 1e6)),  # in its queue, microseconds
                 client_timeout=timeout_s,
             )
@@ -106,7 +146,7 @@ class Server:
         self._calls.add(call)
         self.outstanding += count
         try:
-            result = await call
+            return await call
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -117,10 +157,6 @@ class Server:
         finally:
             self._calls.discard(call)
             self.outstanding -= count
-        outputs = {spec.name: result.as_numpy(spec.name) for spec in graph.outputs}
-        if any(value is None or len(value) != count for value in outputs.values()):
-            raise BackendFailed(f"{graph.model} on Triton did not give all that its manifest says.")
-        return outputs
 
     def _meaning(self, error: InferenceServerException, graph: GraphSpec) -> Exception:
         """Queue full, time-out, shutdown and no server at all come as one status: the text tells them apart."""
@@ -150,6 +186,7 @@ class Server:
             return
         self.up = False
         self._ready.clear()
+        self._shares = False
         self._ejections.inc()
         self._tell()
         _log.warning("Triton at %s is left out: %s", self.address, why)
@@ -184,6 +221,8 @@ class Server:
             raise InferenceServerException("it is not live", "StatusCode.UNAVAILABLE")
         if not self.up:
             _log.info("Triton at %s answers", self.address)
+            if self._segment is not None:
+                await self._share(self._segment)
             self.up = True
         async with self._changing:
             self._ready -= await self._absent(self._wanted)
@@ -191,6 +230,18 @@ class Server:
         if complaint and complaint != self.complaint:
             _log.warning("Triton at %s: %s", self.address, complaint)
         self.complaint = complaint
+
+    async def _share(self, segment: Segment) -> None:
+        with suppress(InferenceServerException):  # it may know it from before it was left out
+            await self._client.unregister_system_shared_memory(segment.name, client_timeout=_PROBE_TIMEOUT_S)
+        try:
+            await self._client.register_system_shared_memory(
+                segment.name, f"/{segment.name}", segment.size_bytes, client_timeout=_PROBE_TIMEOUT_S
+            )
+        except InferenceServerException as error:
+            _log.warning("Triton at %s takes no shared memory: %s", self.address, error.message())
+        else:
+            self._shares = True
 
     def _lacking(self) -> set[GraphKey]:
         return self._wanted.keys() - self._ready
@@ -286,6 +337,6 @@ class Server:
 
 
 def _input(name: str, value: np.ndarray[Any, Any]) -> InferInput:
-    tensor = InferInput(name, list(value.shape), _DATATYPES[value.dtype.name])
+    tensor = InferInput(name, list(value.shape), DATATYPES[value.dtype.name])
     tensor.set_data_from_numpy(np.ascontiguousarray(value))
     return tensor

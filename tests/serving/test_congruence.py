@@ -25,7 +25,7 @@ from tests.serving.conftest import photograph, settings_for
 from tests.serving.fake_backend import FakeBackend
 from tests.serving.triton_server import TritonServer
 
-BACKENDS = ("fake", "onnxruntime", "openvino", "triton")
+BACKENDS = ("fake", "onnxruntime", "openvino", "triton", "triton, shared memory")
 QUEUE = 24  # samples; every graph of the tiny bundle runs up to 16 at once
 SOON = 30.0
 
@@ -41,9 +41,10 @@ async def backend(
 ) -> AsyncIterator[Backend]:
     overrides: dict[str, Any] = {"max_queue_samples": QUEUE, "refiner_engine": "onnxruntime"}
     made: Backend
-    if request.param == "triton":
+    if request.param.startswith("triton"):
         server: TritonServer = request.getfixturevalue("triton")
-        settings = settings_for(tiny_repository, triton_addresses=(server.address,))
+        overrides = {"triton_addresses": (server.address,), "triton_shared_memory": "shared" in request.param}
+        settings = settings_for(tiny_repository, **overrides)
         made = TritonBackend([bundle], settings, Metrics())
     elif request.param == "fake":
         made = FakeBackend([bundle], QUEUE)

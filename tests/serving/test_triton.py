@@ -257,3 +257,39 @@ async def test_a_changed_graph_needs_a_version_of_its_own(backend: TritonBackend
     with pytest.raises(BundleInvalid, match="export it with the next one"):
         await backend.add([read_bundle(write_tiny_bundle(tmp_path, seed=8), "tiny16")])
     assert await backend.healthy()
+
+
+def looked_at(segment: Path) -> tuple[int, bytes]:
+    return segment.stat().st_mode, segment.read_bytes()
+
+
+async def test_shared_memory_is_really_used_and_left_clean(
+    triton: TritonServer, bundle: Bundle, tiny_repository: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settings_for(tiny_repository, triton_addresses=(triton.address,), triton_shared_memory=True)
+    backend, graph = TritonBackend([bundle], settings, Metrics()), bundle.graphs["mapping"]
+    await backend.load()
+    assert backend._segment is not None
+    segment = Path("/dev/shm", backend._segment.name)
+    mode, _ = looked_at(segment)
+    assert mode & 0o077 == 0  # pictures of people lie there
+    inputs = some_inputs(bundle, "mapping", 1)
+    found = await backend.infer(graph, inputs, Deadline.after(30.0))
+    assert found.outputs["code"].tobytes() in looked_at(segment)[1]
+    # More callers than slots, some of whom hang up: no answer is another's.
+    asked = [some_inputs(bundle, "mapping", 1, seed=n) for n in range(60)]
+    running = [asyncio.create_task(backend.infer(graph, one, Deadline.after(30.0))) for one in asked]
+    await asyncio.sleep(0.01)
+    for task in running[::7]:
+        task.cancel()
+    answers = await asyncio.gather(*running, return_exceptions=True)
+    alone = [await backend.infer(graph, one, Deadline.after(30.0)) for one in asked]
+    for answer, wanted in zip(answers, alone, strict=True):
+        if not isinstance(answer, asyncio.CancelledError):
+            assert not isinstance(answer, BaseException)
+            np.testing.assert_allclose(answer.outputs["code"], wanted.outputs["code"], rtol=1e-4, atol=1e-4)
+    assert len([answer for answer in answers if not isinstance(answer, BaseException)]) >= 51
+    await backend.close()
+    with pytest.raises(FileNotFoundError):
+        looked_at(segment)
+    assert "shared memory" not in caplog.text  # not refused
