@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     backend: Literal["embedded", "triton"] = "embedded"
     """What runs the graphs: this process, or Triton servers."""
 
-    triton_addresses: Annotated[tuple[str, ...], NoDecode] = ("127.0.0.1:8001",)
+    triton_addresses: Annotated[tuple[str, ...], NoDecode] = Field(default=("127.0.0.1:8001",), min_length=1)
     """gRPC addresses of Triton servers, separated by commas; requests go to the one with the least outstanding."""
 
     triton_model_control: bool = False

@@ -143,36 +143,43 @@ class TritonBackend:
         self._count(graph.model, count)
         started_s = self._clock.now()
         try:
-            try:
-                outputs = await self._on_some_server(graph, inputs, count, deadline)
-            except RunFailed:
-                # One after another, so that two which failed never share a batch again: who fails alone is at fault.
-                async with self._alone[graph.model]:
-                    outputs = await self._on_some_server(graph, inputs, count, deadline)
-        except RunFailed as error:
-            raise BackendFailed(
-                f"{graph.model} failed on this request; the log has the cause."
-            ) from error.__cause__
+            outputs = await self._run(graph, inputs, count, deadline)
         finally:
             self._count(graph.model, -count)
         taken_s = self._clock.now() - started_s
         self._seconds[graph.model] = 0.8 * self._seconds.get(graph.model, taken_s) + 0.2 * taken_s
         return outputs
 
+    async def _run(self, graph: GraphSpec, inputs: Tensors, count: int, deadline: Deadline) -> Tensors:
+        try:
+            return await self._on_some_server(graph, inputs, count, deadline)
+        except RunFailed as error:
+            failed_on = error.server
+        # One after another, so that two which failed never share a batch again: who fails alone is at fault.
+        async with self._alone[graph.model]:
+            return await self._on_some_server(graph, inputs, count, deadline, alone_on=failed_on)
+
     def _count(self, model: str, samples: int) -> None:
         self._outstanding[model] += samples
         self._metrics.queue_depth.labels(model).set(self._outstanding[model])
 
     async def _on_some_server(
-        self, graph: GraphSpec, inputs: Tensors, count: int, deadline: Deadline
+        self,
+        graph: GraphSpec,
+        inputs: Tensors,
+        count: int,
+        deadline: Deadline,
+        alone_on: Server | None = None,
     ) -> Tensors:
-        """On one server after another, the least loaded first, until one gives an answer or says it is the request's
-        fault."""
+        """On one server after another, the least loaded first, until one answers or says it is the request's fault.
+
+        `alone_on`: the run failed there, and is tried again, there first. Raises RunFailed without it only.
+        """
         tried: set[Server] = set()
         refusal: EditingError = BackendUnavailable(
             "No Triton server is ready for this; try again in a moment."
         )
-        while (server := self._choose(graph, tried)) is not None:
+        while (server := self._choose(graph, tried, alone_on)) is not None:
             tried.add(server)
             if deadline.expired:
                 raise DeadlineExceeded(
@@ -187,16 +194,22 @@ class TritonBackend:
                 refusal.__cause__ = error.__cause__
             except QueueFull as error:  # the others may have room: they have other callers too
                 refusal = QueueFull(error.message, retry_after_s=self._time_to_drain_s(graph.model))
+            except RunFailed as error:
+                if alone_on is None:
+                    raise
+                server.count_failure()
+                refusal = BackendFailed(f"{graph.model} failed on this request; the log has the cause.")
+                refusal.__cause__ = error.__cause__
         if self._closed:
             raise ShuttingDown("The gateway is shutting down; ask another one, or later.")
         raise refusal
 
-    def _choose(self, graph: GraphSpec, tried: Collection[Server]) -> Server | None:
+    def _choose(self, graph: GraphSpec, tried: Collection[Server], first: Server | None) -> Server | None:
         able = [server for server in self._servers if server.has((graph.key,)) and server not in tried]
         if not able:
             return None
         self._turn += 1
-        server = min(able, key=lambda server: (server.outstanding, server.turn))
+        server = min(able, key=lambda server: (server is not first, server.outstanding, server.turn))
         server.turn = self._turn
         return server
 

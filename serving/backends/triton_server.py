@@ -34,12 +34,14 @@ _CHANNEL = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),  # one that moved has its name, but another address
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
 ]
 _PROBE_INTERVAL_AWAY_S = 0.25
 _PROBE_TIMEOUT_S = 3.0
 _PROBES_IN_VAIN = 2  # who does not answer so many in turn hangs
+_FAILURES_IN_TURN = 3  # of requests that failed even alone, none having succeeded: its own fault, not theirs
 _SAMPLE_TIMEOUT_S = 120.0  # the first run of a graph may build an engine
 _LOAD_TIMEOUT_S = 600.0
 
@@ -49,7 +51,11 @@ class Lost(Exception):
 
 
 class RunFailed(Exception):
-    """The run failed; a sample that shared the batch may be at fault."""
+    """The run failed on a server; a sample that shared the batch may be at fault."""
+
+    def __init__(self, server: Server, text: str) -> None:
+        super().__init__(text)
+        self.server = server
 
 
 class Server:
@@ -70,6 +76,7 @@ class Server:
         self._ejections = metrics.ejections.labels(address)
         self._ready: set[GraphKey] = set()
         self._segment = segment
+        self._failures = 0
         self._shares = False  # whether the server has been told of the segment
         self._calls: set[asyncio.Future[Any]] = set()
         self._changing = asyncio.Lock()  # one at a time loads, unloads or checks graphs
@@ -146,7 +153,9 @@ class Server:
         self._calls.add(call)
         self.outstanding += count
         try:
-            return await call
+            result = await call
+            self._failures = 0
+            return result
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -170,14 +179,23 @@ class Server:
             self._tell()
             self._look_again.set()
             return Lost(text)
-        if status in ("UNAVAILABLE", "CANCELLED"):
+        if (
+            status in ("UNAVAILABLE", "CANCELLED") or "shared memory region" in text
+        ):  # it has forgotten it: restarted
             self.eject(text)
             return Lost(text)
         if status in ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"):
             return BackendFailed(
                 f"Triton does not take this for {graph.model}; is it the bundle served here?"
             )
-        return RunFailed(text)
+        return RunFailed(self, text)
+
+    def count_failure(self) -> None:
+        """Of a request that failed though it ran alone. One who fails all would else draw them all: it is fast."""
+        self._failures += 1
+        if self._failures >= _FAILURES_IN_TURN:
+            self._failures = 0
+            self.eject("its graphs fail")
 
     def eject(self, why: str) -> None:
         """Leaves it out until the probe finds it well; what it has under way is given up, to be run elsewhere."""
@@ -292,7 +310,8 @@ class Server:
                     absent = await self._absent({key: graphs[key] for key in absent})
                 for key in graphs.keys() - self._ready - absent:
                     await self._check(*graphs[key])
-                    self._ready.add(key)
+                    if self.up:  # still: if it was left out meanwhile, another may come back in its place
+                        self._ready.add(key)
             except (EditingError, InferenceServerException, Lost, RunFailed) as error:
                 if strict:
                     raise

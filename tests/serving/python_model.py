@@ -2,7 +2,7 @@
 
 The server of the tests has no ONNX Runtime back end. Copied beside each model.onnx, run by the server's own Python.
 For tests of faults, parameters of the model's configuration: `delay_ms` of each run; `poison`, a first value that
-spoils the batch that it is in.
+spoils the batch that it is in; `sound_runs`, after which all fail.
 """
 
 import json
@@ -23,6 +23,7 @@ class TritonPythonModel:
         parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
         self.delay_s = float(parameters.get("delay_ms", "0")) / 1000
         self.poison = float(parameters.get("poison", "nan"))
+        self.sound_runs = float(parameters.get("sound_runs", "inf"))
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         folder = Path(args["model_repository"]) / args["model_version"]
@@ -38,7 +39,8 @@ class TritonPythonModel:
             [pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs]
             for request in requests
         ]
-        if any(self.poison in parts[0][:, 0] for parts in tensors):
+        self.sound_runs -= 1
+        if self.sound_runs < 0 or any(self.poison in parts[0][:, 0] for parts in tensors):
             # an error for each: one that is shared crashes the server
             return [
                 pb_utils.InferenceResponse(error=pb_utils.TritonError("a sample of this batch cannot be run"))

@@ -27,6 +27,7 @@ from tests.serving.test_overload import run_gateway, wait_for
 from tests.serving.tiny_bundle import write_tiny_bundle
 from tests.serving.triton_server import TritonServer, derive_repository
 
+eventually = partial(wait_for, timeout_s=60.0)
 OUTPUT = pb.OutputOptions(format=pb.IMAGE_FORMAT_RAW)
 SAMPLE = pb.SampleRequest(seeds=[1], output=OUTPUT)
 POLL_S = 0.1
@@ -91,16 +92,16 @@ def test_a_new_version_takes_over_under_load(
     running = start()
     old = picture(running)
     with under_load(running, photo_png) as seen:
-        wait_for(lambda: len(seen) > 5)
+        eventually(lambda: len(seen) > 5)
         write_tiny_bundle(repository, version=2, seed=8)
-        wait_for(lambda: reloads(running, "done") == 1)
+        eventually(lambda: reloads(running, "done") == 1)
         after = len(seen)
-        wait_for(lambda: len(seen) > after + 5)
+        eventually(lambda: len(seen) > after + 5)
     new = picture(running)
     assert new != old
     assert set(seen) == {old, new}
     backend = running.gateway._backend
-    wait_for(lambda: {key[1] for key in backend._graphs} == {2})  # the old version is let go of
+    eventually(lambda: {key[1] for key in backend._graphs} == {2})  # the old version is let go of
     assert reloads(running, "failed") == 0
 
 
@@ -162,13 +163,13 @@ def test_versions_that_cannot_be_served(
             spoil(version)
             caplog.clear()
             bring(version, repository)
-            wait_for(partial(_is_told, caplog, complaint))
+            eventually(partial(_is_told, caplog, complaint))
             assert reloads(running, "failed") > number
             assert picture(running) == old
             assert running.http.get("/readyz").status_code == 200
     assert reloads(running, "done") == 0
     bring(good, repository)
-    wait_for(lambda: reloads(running, "done") == 1)
+    eventually(lambda: reloads(running, "done") == 1)
     assert picture(running) != old
 
 
@@ -217,14 +218,14 @@ def test_versions_on_triton_under_load(
         old = picture(running)
         assert control.is_model_ready("tiny16_generator", "1")
         with under_load(running, photo_png) as seen:
-            wait_for(lambda: len(seen) > 5)
+            eventually(lambda: len(seen) > 5)
             write_tiny_bundle(tmp_path / "new", version=2, seed=8)
             derive_repository(tmp_path / "new", derived, instances=1)
             shutil.copytree(tmp_path / "new", repository, dirs_exist_ok=True)
-            wait_for(lambda: reloads(running, "done") == 1)
-            wait_for(lambda: not control.is_model_ready("tiny16_generator", "1"))
+            eventually(lambda: reloads(running, "done") == 1)
+            eventually(lambda: not control.is_model_ready("tiny16_generator", "1"))
             after = len(seen)
-            wait_for(lambda: len(seen) > after + 5)
+            eventually(lambda: len(seen) > after + 5)
         new = picture(running)
         assert set(seen) == {old, new}
         assert len({old, new}) == 2
@@ -235,21 +236,21 @@ def test_versions_on_triton_under_load(
         cut(derived / "tiny16_generator/3/model.onnx")
         with caplog.at_level(logging.ERROR, "serving.repository"):
             shutil.copytree(tmp_path / "newer", repository, dirs_exist_ok=True)
-            wait_for(lambda: "cannot load the new version" in caplog.text)
+            eventually(lambda: "cannot load the new version" in caplog.text)
         assert picture(running) == new
         assert reloads(running, "failed") == 1
-        wait_for(
+        eventually(
             lambda: not control.is_model_ready("tiny16_mapping", "3")
         )  # what had been loaded of it is not kept
 
         # A server that comes back knows nothing of what it had: it is told again.
         shutil.copy(tmp_path / "newer/tiny16_generator/3/model.onnx", derived / "tiny16_generator/3")
-        wait_for(lambda: reloads(running, "done") == 2)
+        eventually(lambda: reloads(running, "done") == 2)
         newest = picture(running)
         server.kill()
-        wait_for(lambda: running.http.get("/readyz").status_code == 503)
+        eventually(lambda: running.http.get("/readyz").status_code == 503)
         server.start()
-        wait_for(lambda: running.http.get("/readyz").status_code == 200)
+        eventually(lambda: running.http.get("/readyz").status_code == 200)
         assert picture(running) == newest
         assert newest not in (old, new)
     finally:

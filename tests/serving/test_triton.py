@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from tests.serving.test_overload import wait_for
 from tests.serving.tiny_bundle import write_tiny_bundle
 from tests.serving.triton_server import TritonServer, derive_repository
 
+eventually = partial(wait_for, timeout_s=60.0)
 RAW = pb.OutputOptions(format=pb.IMAGE_FORMAT_RAW)
 LONG = 4000  # steps: some seconds on any machine
 
@@ -101,7 +103,7 @@ def test_killed_in_mid_refinement(
     running = on_triton(server)
     before = server.metric("nv_inference_request_success", model="tiny16_refiner")
     call = running.stub.Invert.future(inverting(photo_png, LONG), timeout=60)
-    wait_for(lambda: server.metric("nv_inference_request_success", model="tiny16_refiner") > before + 3)
+    eventually(lambda: server.metric("nv_inference_request_success", model="tiny16_refiner") > before + 3)
     server.kill()
     killed_s = time.monotonic()
     error = call.exception(timeout=30)
@@ -110,12 +112,12 @@ def test_killed_in_mid_refinement(
     assert error.code() is grpc.StatusCode.UNAVAILABLE
     assert (detail_of(error).reason, detail_of(error).retryable) == ("backend_unavailable", True)
     assert detail_of(error).stage == "refine"
-    wait_for(lambda: running.http.get("/readyz").status_code == 503)
+    eventually(lambda: running.http.get("/readyz").status_code == 503)
     assert running.metric("indomain_backend_up", address=server.address) == 0
     assert running.http.post("/v1/sample", json={"seeds": [1]}).status_code == 503
     server.start()
     ready_s = time.monotonic()
-    wait_for(lambda: running.http.get("/readyz").status_code == 200)
+    eventually(lambda: running.http.get("/readyz").status_code == 200)
     recovered_s = time.monotonic() - ready_s
     assert running.stub.Invert(inverting(photo_png, 6), timeout=20).losses.steps_done == 6
     assert running.metric("indomain_backend_up", address=server.address) == 1
@@ -144,15 +146,15 @@ def test_one_of_two_is_killed_under_load(
         def outcomes(server: TritonServer) -> float:
             return server.metric("nv_inference_request_success", model="tiny16_generator")
 
-        wait_for(lambda: all(outcomes(server) > 10 for server in pair))  # both take their share
+        eventually(lambda: all(outcomes(server) > 10 for server in pair))  # both take their share
         pair[0].kill()
         left_out = {"address": pair[0].address}
-        wait_for(lambda: running.metric("indomain_backend_ejections_total", **left_out) == 1)
+        eventually(lambda: running.metric("indomain_backend_ejections_total", **left_out) == 1)
         at_ejection = outcomes(pair[1])
-        wait_for(lambda: outcomes(pair[1]) > at_ejection + 10)
+        eventually(lambda: outcomes(pair[1]) > at_ejection + 10)
         assert running.http.get("/readyz").status_code == 200
         pair[0].start()
-        wait_for(lambda: outcomes(pair[0]) > 5)  # taken back, by itself
+        eventually(lambda: outcomes(pair[0]) > 5)  # taken back, by itself
         stop.set()
         finished = [call.result() for call in callers]  # none failed
     assert all(finished)
@@ -173,7 +175,7 @@ def test_one_of_two_hangs(
         assert running.metric("indomain_backend_up", address=pair[0].address) == 0
     finally:
         pair[0].send(signal.SIGCONT)
-    wait_for(lambda: running.metric("indomain_backend_up", address=pair[0].address) == 1)
+    eventually(lambda: running.metric("indomain_backend_up", address=pair[0].address) == 1)
 
 
 def test_servers_that_are_not_there_yet(
@@ -187,7 +189,7 @@ def test_servers_that_are_not_there_yet(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20.0):
+    async with asyncio.timeout(60.0):
         while not condition():  # noqa: ASYNC110  (what is waited for is in another process)
             await asyncio.sleep(0.02)
 
@@ -211,6 +213,35 @@ async def test_a_sample_that_spoils_its_batch_fails_alone(backend: TritonBackend
     assert isinstance(answers[3], BackendFailed)
     assert "666" not in answers[3].message
     assert not [answer for n, answer in enumerate(answers) if n != 3 and isinstance(answer, BaseException)]
+
+
+async def test_a_server_whose_graphs_fail_is_left_out_until_they_do_not(
+    triton: TritonServer, bundle: Bundle, tiny_repository: Path, tmp_path: Path
+) -> None:
+    """It fails fast, so that it would have the least outstanding and draw all requests."""
+    sick = {"mapping": {"sound_runs": "2"}}
+    repository = derive_repository(tiny_repository, tmp_path / "repository", instances=1, **sick)
+    server, metrics = TritonServer(repository, tmp_path / "log"), Metrics()
+    addresses = (server.address, triton.address)
+    settings = settings_for(tiny_repository, triton_addresses=addresses, triton_probe_interval_s=0.1)
+    backend = TritonBackend([bundle], settings, metrics)
+    try:
+        await asyncio.to_thread(server.start)
+        await backend.load()
+
+        def metric(name: str) -> float:
+            return metrics.registry.get_sample_value(name, {"address": server.address}) or 0.0
+
+        await until(lambda: metric("indomain_backend_up") == 1)
+        graph, inputs = bundle.graphs["mapping"], some_inputs(bundle, "mapping", 1)
+        for _ in range(20):
+            await backend.infer(graph, inputs, Deadline.after(30.0))  # none fails: the other takes it
+        assert metric("indomain_backend_ejections_total") == 1
+        assert metric("indomain_backend_up") == 0
+        assert await backend.healthy()
+    finally:
+        await backend.close()
+        server.kill()
 
 
 async def test_cancelling_reaches_the_queue_of_the_server(
