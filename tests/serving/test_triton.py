@@ -22,12 +22,13 @@ from serving.bundle import Bundle, read_bundle
 from serving.deadline import Deadline
 from serving.errors import BackendFailed, BundleInvalid, DeadlineExceeded
 from serving.metrics import Metrics
-from tests.serving.conftest import RunningGateway, settings_for
+from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
 from tests.serving.test_congruence import some_inputs
 from tests.serving.test_overload import wait_for
 from tests.serving.tiny_bundle import write_tiny_bundle
 from tests.serving.triton_server import TritonServer, derive_repository
 
+SHIPPED = Path(__file__).parents[2] / "model_repository"
 eventually = partial(wait_for, timeout_s=60.0)
 RAW = pb.OutputOptions(format=pb.IMAGE_FORMAT_RAW)
 LONG = 4000  # steps: some seconds on any machine
@@ -94,6 +95,32 @@ def test_the_gateway_answers_the_same_on_triton(
     assert running.http.post("/v1/sample", json={"seeds": [1, 2]}).status_code == 200
     assert running.http.get("/readyz").status_code == 200
     assert running.metric("indomain_backend_up", address=triton.address) == 1
+
+
+@pytest.mark.slow
+def test_the_shipped_bundle_on_triton(triton_installed: None, tmp_path: Path) -> None:
+    """Its own graphs, configurations and L-BFGS state, on the real server and in process."""
+    repository = derive_repository(SHIPPED, tmp_path / "repository", instances=1)
+    server = TritonServer(repository, tmp_path / "log").start()
+    photo = encoded(photograph(3, 96, 96))
+    answers = []
+    try:
+        for overrides in ({}, {"backend": "triton", "triton_addresses": (server.address,)}):
+            running = RunningGateway(
+                settings_for(SHIPPED, refiner_engine="onnxruntime", intra_op_threads=0, **overrides)
+            )
+            try:
+                answers.append(running.stub.Invert(inverting(photo, 10), timeout=120))
+            finally:
+                running.close()
+    finally:
+        server.kill()
+    embedded, served = answers
+    assert served.losses.steps_done == embedded.losses.steps_done == 10
+    assert served.losses.refine_loss_before == pytest.approx(embedded.losses.refine_loss_before, rel=0.01)
+    assert served.losses.refine_loss_after == pytest.approx(embedded.losses.refine_loss_after, rel=0.05)
+    apart = np.frombuffer(embedded.image.data, np.uint8).astype(int)
+    assert np.abs(apart - np.frombuffer(served.image.data, np.uint8)).mean() < 2.0
 
 
 def test_killed_in_mid_refinement(
