@@ -27,6 +27,7 @@ class Repository:
         self._settings = settings
         self._metrics = metrics
         self._served = ""
+        self._refused = ""
         self._complaint = ""
         self._turn = asyncio.Lock()
 
@@ -36,25 +37,35 @@ class Repository:
         return bundles
 
     async def watch(self, backend: Backend, pipeline: Pipeline) -> None:
-        """Reloads by itself, every `settings.repository_poll_s`."""
+        """Reloads by itself, every `settings.repository_poll_s`. What a back end has loaded and found wrong is not
+        tried again as long as its manifest is the same; what could not be read yet may be on its way."""
         while self._settings.repository_poll_s:
             await asyncio.sleep(self._settings.repository_poll_s)
-            await self.reload(backend, pipeline)
+            await self._reload(backend, pipeline, but=self._refused)
 
     async def reload(self, backend: Backend, pipeline: Pipeline) -> None:
         """Serves what lies there now, if it is anything new and right; says in the log and in a metric what became
         of it. Raises nothing."""
+        self._complaint = ""
+        await self._reload(backend, pipeline, but="")
+
+    async def _reload(self, backend: Backend, pipeline: Pipeline, but: str) -> None:
         async with self._turn:
             try:
-                if await asyncio.to_thread(self._fingerprint) == self._served:
+                if await asyncio.to_thread(self._fingerprint) in (self._served, but):
                     return
                 fingerprint, bundles = await asyncio.to_thread(self._read)
-                await backend.add(bundles.values())
             except Exception as error:  # whatever it is, the old bundles go on
                 self._complain(error)
                 return
+            try:
+                await backend.add(bundles.values())
+            except Exception as error:
+                self._refused = fingerprint if isinstance(error, BundleInvalid) else ""
+                self._complain(error)
+                return
             pipeline.exchange(bundles)
-            self._served, self._complaint = fingerprint, ""
+            self._served, self._complaint, self._refused = fingerprint, "", ""
             self._metrics.reloads.labels("done").inc()
             _log.info("new versions are served: %s", ", ".join(bundles))
             await pipeline.until_exchanged()

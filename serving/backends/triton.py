@@ -88,7 +88,7 @@ class TritonBackend:
             if not any(server.has(added) for server in self._servers):
                 raise BackendUnavailable("No Triton server is up that could load the new version.")
         except BaseException as error:
-            await self._unload(added)
+            await self._unload(added, only_own=True)
             if isinstance(error, TimeoutError):
                 raise BackendUnavailable("Triton did not have the new version ready in time.") from None
             raise
@@ -233,9 +233,9 @@ class TritonBackend:
                 f"Triton at {server.address} cannot load the new version; its log says why."
             ) from error
 
-    async def _unload(self, graphs: _Graphs) -> None:
+    async def _unload(self, graphs: _Graphs, *, only_own: bool = False) -> None:
         results = await asyncio.gather(
-            *(server.unload(graphs) for server in self._servers), return_exceptions=True
+            *(server.unload(graphs, only_own=only_own) for server in self._servers), return_exceptions=True
         )
         for server, result in zip(self._servers, results, strict=True):
             if isinstance(result, Exception):

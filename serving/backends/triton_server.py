@@ -76,6 +76,7 @@ class Server:
         self._ejections = metrics.ejections.labels(address)
         self._ready: set[GraphKey] = set()
         self._segment = segment
+        self._loaded_here: set[GraphKey] = set()
         self._failures = 0
         self._shares = False  # whether the server has been told of the segment
         self._calls: set[asyncio.Future[Any]] = set()
@@ -285,18 +286,23 @@ class Server:
             if not self.has(graphs):
                 await asyncio.sleep(_PROBE_INTERVAL_AWAY_S)
 
-    async def unload(self, graphs: Graphs) -> None:
-        """Gives up these versions, where it is told what to load; whatever else is wanted stays."""
+    async def unload(self, graphs: Graphs, *, only_own: bool = False) -> None:
+        """Gives up these versions, where it is told what to load. `only_own`: those that were loaded from here, as
+        other gateways may want the rest."""
         self._ready -= graphs.keys()
+        leaving = self._loaded_here & graphs.keys() if only_own else graphs.keys()
+        self._loaded_here -= graphs.keys()
         if not self._settings.triton_model_control or not self.up:
             return
         async with self._changing:
-            for model in {key[0] for key in graphs}:
-                rest = {key[1] for key in self._wanted if key[0] == model}
-                if rest:
-                    await self._load_versions(model, rest)
-                else:
+            for model in sorted({key[0] for key in leaving}):
+                loaded, gone = await self._loaded(model), _versions(leaving, model)
+                if not loaded & gone:
+                    continue  # another gateway was first
+                if loaded <= gone:
                     await self._client.unload_model(model, client_timeout=_LOAD_TIMEOUT_S)
+                else:
+                    await self._load_versions(model, loaded - gone)
 
     async def _bring(self, graphs: Graphs, *, strict: bool = False) -> str:
         """Loads what is not loaded, if that is ours to do, and checks what was not checked: what is left to say.
@@ -306,7 +312,8 @@ class Server:
             absent = await self._absent({key: graphs[key] for key in graphs.keys() - self._ready})
             try:
                 if absent and self._settings.triton_model_control:
-                    await self._load_all({key[0] for key in absent}, {*graphs, *self._wanted})
+                    self._loaded_here |= absent
+                    await self._load_all(absent, self._wanted.keys() - absent)
                     absent = await self._absent({key: graphs[key] for key in absent})
                 for key in graphs.keys() - self._ready - absent:
                     await self._check(*graphs[key])
@@ -326,33 +333,40 @@ class Server:
 
         await check_sample(bundle, role, run)
 
-    async def _load_all(self, models: Iterable[str], wanted: Iterable[GraphKey]) -> None:
-        versions = {model: {key[1] for key in wanted if key[0] == model} for model in models}
+    async def _load_all(self, absent: Iterable[GraphKey], present: Iterable[GraphKey]) -> None:
+        models = sorted({key[0] for key in absent})
         results = await asyncio.gather(
-            *(self._load(model, versions[model]) for model in versions), return_exceptions=True
+            *(self._load(model, _versions(absent, model), _versions(present, model)) for model in models),
+            return_exceptions=True,
         )
         for result in results:
             if result is not None:
                 raise result
 
-    async def _load(self, model: str, versions: set[int]) -> None:
-        if not await self._client.is_model_ready(model, client_timeout=_PROBE_TIMEOUT_S):
+    async def _load(self, model: str, absent: set[int], present: set[int]) -> None:
+        """Loads what is absent beside what is loaded, for whomever."""
+        loaded = await self._loaded(model)
+        if not loaded | present:
             await self._client.load_model(model, client_timeout=_LOAD_TIMEOUT_S)  # its newest version
-        if await self._lacks_version(model, versions):
-            await self._load_versions(model, versions)
+            loaded = await self._loaded(model)
+        if not absent <= loaded:
+            await self._load_versions(model, loaded | absent | present)
 
-    async def _lacks_version(self, model: str, versions: set[int]) -> bool:
-        ready = [
-            await self._client.is_model_ready(model, str(version), client_timeout=_PROBE_TIMEOUT_S)
-            for version in versions
-        ]
-        return not all(ready)
+    async def _loaded(self, model: str) -> set[int]:
+        """Versions that run, or will in a moment."""
+        index = await self._client.get_model_repository_index(client_timeout=_PROBE_TIMEOUT_S)
+        states = ("READY", "LOADING")
+        return {int(entry.version) for entry in index.models if entry.name == model and entry.state in states}
 
     async def _load_versions(self, model: str, versions: set[int]) -> None:
         """These versions of a model, each that runs already without a break; by its configuration otherwise."""
         answer = await self._client.get_model_config(model, as_json=True, client_timeout=_PROBE_TIMEOUT_S)
         config = answer["config"] | {"version_policy": {"specific": {"versions": sorted(versions)}}}
         await self._client.load_model(model, config=json.dumps(config), client_timeout=_LOAD_TIMEOUT_S)
+
+
+def _versions(graphs: Iterable[GraphKey], model: str) -> set[int]:
+    return {key[1] for key in graphs if key[0] == model}
 
 
 def _input(name: str, value: np.ndarray[Any, Any]) -> InferInput:

@@ -45,7 +45,7 @@ def pair(
 ) -> Iterator[list[TritonServer]]:
     """Two servers for tests that kill them; each test leaves them running again."""
     folder = tmp_path_factory.mktemp("pair")
-    repository = derive_repository(tiny_repository, folder / "repository")
+    repository = derive_repository(tiny_repository, folder / "repository", instances=1)
     servers = [TritonServer(repository, folder / f"log{n}").start(wait=False) for n in range(2)]
     for server in servers:
         server.wait_until_ready()
