@@ -96,9 +96,10 @@ baselines: $(VENV)/.all ## TRAIN=, DATA=: encoders by every method, for `evaluat
 	done
 	$(ENCODER) --pixel-weight 0 --perceptual-weight 0 --image-weight 0 --code-weight 0 --code-cycle-weight 1
 	$(ENCODER) --code-cycle-weight 0
-	for weight in 0.02 0.5; do $(ENCODER) --code-weight $$weight || exit 1; done
+	$(ENCODER) --code-weight 0.02
 
-ablations: $(VENV)/.all ## TRAIN=, DATA=: more encoders into the same folder: other critics of codes, linear ends
+ablations: $(VENV)/.all ## TRAIN=, DATA=: more encoders into the same folder: another weight and other critics of codes, linear ends
+	$(ENCODER) --code-weight 0.5
 	for view in joint layer; do $(ENCODER) --code-critic-view $$view || exit 1; done
 	$(ENCODER) --r1-gamma 1 && $(ENCODER) --code-pool 0
 	$(ENCODER) --no-activation && $(ENCODER) --no-activation --code-weight 0 --code-cycle-weight 0

@@ -69,6 +69,8 @@ class BundleConfig:
     """Model repository; made if it is missing. A bundle of the same name is replaced."""
     name: str | None = None
     """Name of the bundle; the run's own if left out."""
+    version: int | None = None
+    """Puts this version beside those that the repository has, for a gateway to change over to while it serves."""
     weights: WeightFormat = "float16"
     """Numbers that weights are rounded to before they are stored, whatever is computed in."""
     precision: Precision = "float32"
@@ -105,7 +107,7 @@ def write_bundle(config: BundleConfig) -> str:
     try:
         with progress_bar(STEPS + (config.precision != "float32")) as announce:
             sizes, figures = write_checked(pipeline, name, config, work, announce)
-        move_into_place(work, config.to, name, tuple(sizes))
+        move_into_place(work, config.to, name, tuple(sizes), config.version)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return summary(name, config.to, sizes, figures)
@@ -127,8 +129,8 @@ def write_checked(
     for role, graph in built.graphs.items():
         announce(f"exporting the {role}")
         folder = work / f"{name}_{role}"
-        (folder / "1").mkdir(parents=True)
-        files[role] = widened[role] = folder / "1" / "model.onnx"
+        files[role] = widened[role] = work / graph_file(f"{name}_{role}", config.version or 1)
+        files[role].parent.mkdir(parents=True)
         save(to_onnx(graph, f"{name}_{role}"), files[role])
         if graph.precision != "float32":
             widened[role] = work / "widened" / f"{role}.onnx"
@@ -272,7 +274,8 @@ def describe(
         "code_size": generator.code_size,
         "opset": max(graph.opset for graph in built.graphs.values()),
         "graphs": {
-            role: describe_graph(graph, f"{name}_{role}", work) for role, graph in built.graphs.items()
+            role: describe_graph(graph, f"{name}_{role}", config.version or 1, work)
+            for role, graph in built.graphs.items()
         },
         "parity": {
             **figures,
@@ -294,9 +297,14 @@ def describe(
     }
 
 
-def describe_graph(graph: Graph, model: str, work: Path) -> dict[str, Any]:
+def graph_file(model: str, version: int) -> str:
+    """Where a graph lies in the repository."""
+    return f"{model}/{version}/model.onnx"
+
+
+def describe_graph(graph: Graph, model: str, version: int, work: Path) -> dict[str, Any]:
     """A graph's entry in the manifest."""
-    file = f"{model}/1/model.onnx"
+    file = graph_file(model, version)
     data = data_file(work / file)
 
     def borders(entries: tuple[Border, ...]) -> list[dict[str, Any]]:
@@ -304,7 +312,7 @@ def describe_graph(graph: Graph, model: str, work: Path) -> dict[str, Any]:
 
     return {
         "model": model,
-        "version": 1,
+        "version": version,
         "file": file,
         "sha256": sha256(work / file),
         **({"external_data": {"file": f"{file}.data", "sha256": sha256(data)}} if data.is_file() else {}),
@@ -315,16 +323,28 @@ def describe_graph(graph: Graph, model: str, work: Path) -> dict[str, Any]:
     }
 
 
-def move_into_place(work: Path, repository: Path, name: str, roles: tuple[str, ...]) -> None:
-    """Replace the bundle in the repository; the manifest goes last, since it vouches for the rest."""
+def move_into_place(
+    work: Path, repository: Path, name: str, roles: tuple[str, ...], version: int | None = None
+) -> None:
+    """Replace the bundle in the repository, or only one version of it; the manifest goes last, since it vouches for
+    the rest."""
     repository.mkdir(exist_ok=True)
     for role in roles:
-        place = repository / f"{name}_{role}"
-        if place.exists():
-            place.rename(work / f"{name}_{role}.old")
-        (work / f"{name}_{role}").rename(place)
+        made, place = work / f"{name}_{role}", repository / f"{name}_{role}"
+        if version is not None and place.exists():
+            put(made / str(version), place / str(version), work / f"{name}_{role}.old")
+            (made / "config.pbtxt").replace(place / "config.pbtxt")
+        else:
+            put(made, place, work / f"{name}_{role}.old")
     for file in (f"{name}.safetensors", f"{name}.json"):
         (work / file).replace(repository / file)
+
+
+def put(made: Path, place: Path, old: Path) -> None:
+    """A folder in another one's place, if there is one."""
+    if place.exists():
+        place.rename(old)
+    made.rename(place)
 
 
 def summary(name: str, repository: Path, sizes: Mapping[str, int], figures: Mapping[str, Figures]) -> str:

@@ -15,7 +15,10 @@ import tyro
 
 MAX_BATCH = {"encoder": 16, "generator": 16, "mapping": 64, "critic": 64, "refiner": 8}
 QUEUE_BATCHES = 16  # full batches that may wait; the next request is rejected, not kept waiting for ever
+LONGEST_WAIT_US = 600_000_000  # for a request's own time-out to count, one must be set here that is longer
 QUEUE_DELAY_US = 500  # a lone request waits this long for company
+# With one, Triton's scheduler now and then misses that it is free and looks again only after half a second (24.10).
+INSTANCES = 2
 DType = Literal["uint8", "float32"]
 TYPES: dict[DType, str] = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 
@@ -144,11 +147,12 @@ dynamic_batching {{
   default_queue_policy {{
     max_queue_size: {QUEUE_BATCHES * max_batch_size}
     timeout_action: REJECT
+    default_timeout_microseconds: {LONGEST_WAIT_US}
     allow_timeout_override: true
   }}
 }}
 instance_group [
-  {{ count: 1{" kind: KIND_GPU" if tensorrt else ""} }}
+  {{ count: {INSTANCES}{" kind: KIND_GPU" if tensorrt else ""} }}
 ]
 {PARAMETERS[runtime]}{accelerator(tensorrt, max_batch_size, inputs) if tensorrt else ""}"""
 

@@ -10,13 +10,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
 
 from serving.admission import Admission
 from serving.backends import Backend, Inference
-from serving.bundle import Bundle, Role
+from serving.bundle import Bundle, GraphKey, Role
 from serving.call import Call
 from serving.deadline import Deadline
 from serving.edits import (
@@ -100,11 +101,10 @@ class Pipeline:
         self._metrics = metrics
         self._answer_s = 0.0  # smoothed time to decode and encode an answer
         self._pictures = ThreadPoolExecutor(settings.picture_threads, thread_name_prefix="pictures")
-        rule = StopRule(settings.refine_window_steps, settings.refine_min_improvement_ratio)
-        comfortable = settings.max_refinements_at_full_steps
-        self._refiners = {
-            name: Refiner(bundle, backend, rule, comfortable) for name, bundle in self.bundles.items()
-        }
+        self._refiners: dict[GraphKey, Refiner] = {}
+        self._requests: WeakSet[asyncio.Task[Any]] = WeakSet()  # those that have found a bundle
+        self._requests_before: WeakSet[asyncio.Task[Any]] = WeakSet()
+        self.exchange(bundles)
 
     @property
     def ready(self) -> bool:
@@ -113,6 +113,24 @@ class Pipeline:
     @property
     def in_flight(self) -> int:
         return self._admission.in_flight
+
+    def exchange(self, bundles: Mapping[str, Bundle]) -> None:
+        """From now on requests find these bundles; those under way go on with what they have found."""
+        rule = StopRule(self.settings.refine_window_steps, self.settings.refine_min_improvement_ratio)
+        comfortable = self.settings.max_refinements_at_full_steps
+        self.bundles = dict(bundles)
+        self._refiners |= {
+            bundle.graphs["refiner"].key: Refiner(bundle, self._backend, rule, comfortable)
+            for bundle in bundles.values()
+        }
+        self._requests_before, self._requests = self._requests, WeakSet()
+
+    async def until_exchanged(self) -> None:
+        """Returns when no request is under way with bundles of before the exchange, or its time is up."""
+        if under_way := [task for task in self._requests_before if not task.done()]:
+            await asyncio.wait(under_way, timeout=self.settings.max_deadline_s)
+        current = {bundle.graphs["refiner"].key for bundle in self.bundles.values()}
+        self._refiners = {key: refiner for key, refiner in self._refiners.items() if key in current}
 
     async def invert(self, job: InvertJob, call: Call) -> Inversion:
         """Picture -> code. Raises errors of the table only."""
@@ -388,7 +406,7 @@ class Pipeline:
         if settings.steps == 0:
             return start, Refinement(start, 0.0, 0.0, 0, StopReason.NOT_REFINED)
         with call.during("refine") as lap:
-            refined = await self._refiners[bundle.name].refine(
+            refined = await self._refiners[bundle.graphs["refiner"].key].refine(
                 start, aligned, settings, call.deadline, self._answer_reserve_s, mask=mask, report=report
             )
             lap.queued_s = refined.queued_s
@@ -466,7 +484,7 @@ class Pipeline:
     async def _infer(
         self, bundle: Bundle, role: Role, inputs: Mapping[str, npt.NDArray[Any]], call: Call
     ) -> Inference:
-        return await self._backend.infer(bundle.graphs[role].model, inputs, call.deadline)
+        return await self._backend.infer(bundle.graphs[role], inputs, call.deadline)
 
     async def _in_picture_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pictures, work)
@@ -496,6 +514,10 @@ class Pipeline:
         return named if output.codes else named.by_handle()
 
     def _bundle(self, name: str) -> Bundle:
+        """By its name, the first by none. Raises UnknownBundle. Keeps its version until the request is answered."""
+        request = asyncio.current_task()
+        if request is not None:
+            self._requests.add(request)
         if not name:
             return next(iter(self.bundles.values()))
         if name not in self.bundles:

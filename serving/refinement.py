@@ -226,7 +226,7 @@ class Refiner:
         started_s = deadline.clock.now()
         try:
             async with asyncio.timeout(spare_s):
-                chunk = await self._backend.infer(self._bundle.graphs["refiner"].model, state, deadline)
+                chunk = await self._backend.infer(self._bundle.graphs["refiner"], state, deadline)
         except TimeoutError:
             return None
         finally:

@@ -48,6 +48,30 @@ class Settings(BaseSettings):
     http_port: int = Field(default=8080, ge=0, le=65535)
     """Port of HTTP. 0 takes a free one."""
 
+    backend: Literal["embedded", "triton"] = "embedded"
+    """What runs the graphs: this process, or Triton servers."""
+
+    triton_addresses: Annotated[tuple[str, ...], NoDecode] = Field(default=("127.0.0.1:8001",), min_length=1)
+    """gRPC addresses of Triton servers, separated by commas; requests go to the one with the least outstanding."""
+
+    triton_model_control: bool = False
+    """Load and unload models on the servers, which must run with --model-control-mode=explicit."""
+
+    triton_shared_memory: bool = False
+    """Pass tensors through shared memory, to servers on this machine that allow it; over the connection to others."""
+
+    triton_probe_interval_s: float = Field(default=1.0, gt=0.0)
+    """How often a server is asked whether it is live and has its graphs; one that is left out is asked more often."""
+
+    triton_unload_delay_s: float = Field(default=30.0, ge=0.0)
+    """With triton_model_control: how long an old version stays after a switch, for other gateways to switch too."""
+
+    repository_poll_s: float = Field(default=0.0, ge=0.0)
+    """How often to look for new versions of bundles in the model repository. 0: only at SIGHUP."""
+
+    reload_timeout_s: float = Field(default=300.0, gt=0.0)
+    """How long a new version may take to be loaded and checked."""
+
     operations_port: int | None = Field(default=None, ge=0, le=65535)
     """Port of a second HTTP listener that has /healthz, /readyz and /metrics only, without keys and TLS: for probes and
     Prometheus, not for the world. Left out: none. 0 takes a free one."""
@@ -186,7 +210,7 @@ class Settings(BaseSettings):
             )
         return self
 
-    @field_validator("bundles", "cors_origins", mode="before")
+    @field_validator("bundles", "cors_origins", "triton_addresses", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         if isinstance(value, str):

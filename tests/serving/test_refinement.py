@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.backends import Inference, Tensors
-from serving.bundle import Bundle, read_bundle
+from serving.bundle import Bundle, GraphSpec, read_bundle
 from serving.deadline import Deadline
 from serving.errors import InvalidOption, QueueFull
 from serving.jobs import RefineOptions, StopReason
@@ -31,7 +32,11 @@ class ScriptedRefiner:
 
     async def load(self) -> None: ...
 
-    async def infer(self, model: str, inputs: Tensors, deadline: Deadline) -> Inference:
+    async def add(self, bundles: Iterable[Bundle]) -> None: ...
+
+    async def keep(self, bundles: Iterable[Bundle]) -> None: ...
+
+    async def infer(self, graph: GraphSpec, inputs: Tensors, deadline: Deadline) -> Inference:
         self.calls += 1
         await asyncio.sleep(self._seconds)
         step = int(inputs["step"][0, 0])
