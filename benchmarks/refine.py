@@ -213,7 +213,7 @@ def graph_ways(
         file = folder / f"{optimiser}_refiner" / "1" / "model.onnx"
         file.parent.mkdir(parents=True)
         save(to_onnx(graph, f"{optimiser}_refiner"), file)
-        spec = GraphSpec.model_validate(describe_graph(graph, f"{optimiser}_refiner", folder, 1))
+        spec = GraphSpec.model_validate(describe_graph(graph, f"{optimiser}_refiner", 1, folder))
         sessions: dict[str, Session] = {"ONNX Runtime": OnnxRuntimeSession(file, threads)}
         if has_bfloat16():
             sessions["OpenVINO bf16"] = OpenVinoSession(file, spec, threads)

@@ -432,8 +432,8 @@ def test_a_session_over_a_websocket(gateway: RunningGateway, photo_png: bytes) -
 def test_a_page_of_another_origin_gets_no_session(gateway: RunningGateway) -> None:
     with pytest.raises(InvalidStatus) as raised:
         websocket(gateway, origin="https://elsewhere.example")
-    assert raised.value.response.status_code == 400
-    assert json.loads(raised.value.response.body)["reason"] == "invalid_option"
+    assert raised.value.response.status_code == 403
+    assert json.loads(raised.value.response.body)["reason"] == "permission_denied"
     with websocket(gateway, origin=gateway.url, subprotocols=["bearer.secret", "indomain.v1"]) as connection:
         assert connection.subprotocol == "indomain.v1"
 
