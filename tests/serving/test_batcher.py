@@ -262,6 +262,31 @@ async def test_no_owner_fills_the_queue() -> None:
     await batcher.close()
 
 
+@pytest.mark.parametrize(("waiting", "run_s"), [(8, 0.5), (16, 0.5), (16, 2.0)])
+async def test_the_time_to_come_back_is_that_of_what_waits(waiting: int, run_s: float) -> None:
+    run, clock = Doubler(), FakeClock()
+
+    async def slow(samples: Sequence[Tensors]) -> Sequence[Tensors]:
+        await clock.advance(run_s)
+        return await run(samples)
+
+    batcher = Batcher("doubler", slow, max_batch_size=4, max_queue_samples=waiting, clock=clock)
+    deadline = Deadline.after(1e6, clock)
+    for _ in range(30):  # learns how long a run takes
+        await submit_one(batcher, 1.0, deadline)
+    run.gate.clear()
+    first = asyncio.create_task(submit_one(batcher, 0.0, deadline))
+    await settle()
+    others = asyncio.create_task(batcher.submit([sample(1.0)] * waiting, deadline))
+    await settle()
+    with pytest.raises(QueueFull) as refused:
+        await submit_one(batcher, 1.0, deadline)
+    assert refused.value.retry_after_s == pytest.approx(run_s * (1 + waiting / 4), rel=0.05)
+    run.gate.set()
+    await asyncio.gather(first, others)
+    await batcher.close()
+
+
 async def test_close_finishes_what_is_queued_and_refuses_the_rest() -> None:
     run, clock = Doubler(), FakeClock()
     batcher, deadline = batcher_of(run, clock), Deadline.after(9.0, clock)

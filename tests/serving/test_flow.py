@@ -26,6 +26,7 @@ from serving.deadline import Deadline
 from serving.errors import QueueFull
 from serving.gateway import Gateway
 from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
+from tests.serving.test_batcher import FakeClock
 from tests.serving.test_overload import wait_for
 from tests.serving.test_transports import as_message, close, code_of, image_of
 
@@ -131,6 +132,21 @@ async def test_a_busy_owner_leaves_room_for_the_others() -> None:
     assert all(error.retry_after_s > 0.0 for error in refused)
     assert admission.in_flight == 0
     assert current_owner() == ANONYMOUS
+
+
+@pytest.mark.parametrize("request_s", [0.4, 8.0])
+async def test_the_time_to_come_back_follows_from_how_long_requests_take(request_s: float) -> None:
+    clock = FakeClock()
+    admission = Admission(1, lambda count: None)
+    admission.open = True
+    for _ in range(60):
+        async with admission.admitted(Call("x", Deadline.after(60.0, clock))):
+            await clock.advance(request_s)
+    async with admission.admitted(Call("x", Deadline.after(60.0, clock))):
+        with pytest.raises(QueueFull) as refused:
+            async with admission.admitted(Call("y", Deadline.after(60.0, clock))):
+                pass
+    assert refused.value.retry_after_s == pytest.approx(request_s / 2, rel=0.05)
 
 
 @pytest.mark.parametrize(("owners", "expected"), [(1, 224), (2, 128), (1000, 1)])

@@ -450,6 +450,22 @@ def test_an_end_is_told_over_the_websocket_too(start_gateway: Callable[..., Runn
     wait_for(lambda: running.metric("indomain_requests_total", **name) == 1)
 
 
+def test_stopping_ends_a_websocket_with_a_reason_to_come_back(
+    start_gateway: Callable[..., RunningGateway],
+) -> None:
+    running = start_gateway()
+    with websocket(running) as connection:
+        connection.send(encoded(photograph(3)))
+        assert answered(connection)["edited"]["losses"]["steps_done"] == 20
+        connection.recv(timeout=20)
+        running.run(running.gateway.stop())
+        assert answered(connection)["reason"] == "shutting_down"
+        with pytest.raises(ConnectionClosedError) as raised:
+            connection.recv(timeout=10)
+    assert raised.value.rcvd is not None
+    assert raised.value.rcvd.code == 1013  # try again later
+
+
 def test_hanging_up_a_websocket_stops_its_work(
     start_gateway: Callable[..., RunningGateway],
 ) -> None:
