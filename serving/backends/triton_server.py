@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -296,18 +297,13 @@ class Server:
             return
         async with self._changing:
             for model in sorted({key[0] for key in leaving}):
-                loaded, gone = await self._loaded(model), _versions(leaving, model)
-                if not loaded & gone:
-                    continue  # another gateway was first
-                if loaded <= gone:
-                    await self._client.unload_model(model, client_timeout=_LOAD_TIMEOUT_S)
-                else:
-                    await self._load_versions(model, loaded - gone)
+                await self._when_free(partial(self._unload, model, _versions(leaving, model)))
 
     async def _bring(self, graphs: Graphs, *, strict: bool = False) -> str:
         """Loads what is not loaded, if that is ours to do, and checks what was not checked: what is left to say.
 
         `strict` raises what it would say of a graph that was found wrong or cannot be loaded."""
+        graphs = dict(graphs)  # the owner may change what is wanted meanwhile
         async with self._changing:
             absent = await self._absent({key: graphs[key] for key in graphs.keys() - self._ready})
             try:
@@ -336,12 +332,36 @@ class Server:
     async def _load_all(self, absent: Iterable[GraphKey], present: Iterable[GraphKey]) -> None:
         models = sorted({key[0] for key in absent})
         results = await asyncio.gather(
-            *(self._load(model, _versions(absent, model), _versions(present, model)) for model in models),
+            *(
+                self._when_free(
+                    partial(self._load, model, _versions(absent, model), _versions(present, model))
+                )
+                for model in models
+            ),
             return_exceptions=True,
         )
         for result in results:
             if result is not None:
                 raise result
+
+    async def _when_free(self, change: Callable[[], Awaitable[None]]) -> None:
+        """Triton refuses to change a model while somebody else, such as another gateway, is at it."""
+        while True:
+            try:
+                return await change()
+            except InferenceServerException as error:
+                if "currently loading or unloading" not in (error.message() or ""):
+                    raise
+            await asyncio.sleep(_PROBE_INTERVAL_AWAY_S)
+
+    async def _unload(self, model: str, versions: set[int]) -> None:
+        loaded = await self._loaded(model)
+        if not loaded & versions:
+            return  # another gateway was first
+        if loaded <= versions:
+            await self._client.unload_model(model, client_timeout=_LOAD_TIMEOUT_S)
+        else:
+            await self._load_versions(model, loaded - versions)
 
     async def _load(self, model: str, absent: set[int], present: set[int]) -> None:
         """Loads what is absent beside what is loaded, for whomever."""

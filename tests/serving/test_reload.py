@@ -210,57 +210,65 @@ def test_versions_on_triton_under_load(
     derived = derive_repository(repository, tmp_path / "derived", instances=1)
     server = TritonServer(derived, tmp_path / "log", "--model-control-mode=explicit").start()
     control = tritonclient.grpc.InferenceServerClient(server.address)
-    try:
-        running, other = (
-            start(
-                backend="triton",
-                triton_addresses=(server.address,),
-                triton_model_control=True,
-                triton_unload_delay_s=3.0,  # far longer than the second takes to follow the first
-                triton_probe_interval_s=0.1,
-            )
-            for _ in range(2)
+
+    def controlling(unload_delay_s: float) -> RunningGateway:
+        return start(
+            backend="triton",
+            triton_addresses=(server.address,),
+            triton_model_control=True,
+            triton_unload_delay_s=unload_delay_s,
+            triton_probe_interval_s=0.1,
         )
+
+    def bring_to_both(number: int, spoil: Callable[[Path], object] = lambda derived: None) -> None:
+        version = tmp_path / f"version{number}"
+        write_tiny_bundle(version, version=number, seed=7 + number)
+        derive_repository(version, derived, instances=1)
+        spoil(derived)
+        bring(version, repository)
+
+    try:
+        running = controlling(unload_delay_s=0.0)
         old = picture(running)
-        assert control.is_model_ready("tiny16_generator", "1")
-        with under_load(running, photo_png) as seen, under_load(other, photo_png) as seen_by_other:
-            eventually(lambda: min(len(seen), len(seen_by_other)) > 5)
-            write_tiny_bundle(tmp_path / "new", version=2, seed=8)
-            derive_repository(tmp_path / "new", derived, instances=1)
-            bring(tmp_path / "new", repository)
-            eventually(lambda: reloads(running, "done") == reloads(other, "done") == 1)
+        with under_load(running, photo_png) as seen:
+            eventually(lambda: len(seen) > 5)
+            bring_to_both(2)
+            eventually(lambda: reloads(running, "done") == 1)
             eventually(lambda: not control.is_model_ready("tiny16_generator", "1"))
             after = len(seen)
             eventually(lambda: len(seen) > after + 5)
-        other.close()
         new = picture(running)
         assert set(seen) == {old, new}
         assert len({old, new}) == 2
 
         # One that Triton cannot load: a graph that was cut short on its way to the server.
-        write_tiny_bundle(tmp_path / "newer", version=3, seed=9)
-        derive_repository(tmp_path / "newer", derived, instances=1)
-        cut(derived / "tiny16_generator/3/model.onnx")
         with caplog.at_level(logging.ERROR, "serving.repository"):
-            bring(tmp_path / "newer", repository)
+            bring_to_both(3, lambda derived: cut(derived / "tiny16_generator/3/model.onnx"))
             eventually(lambda: "cannot load the new version" in caplog.text)
         assert picture(running) == new
         assert reloads(running, "failed") > 0
-        eventually(
-            lambda: not control.is_model_ready("tiny16_mapping", "3")
-        )  # what had been loaded of it is not kept
+        # what had been loaded of it is not kept
+        eventually(lambda: not control.is_model_ready("tiny16_mapping", "3"))
 
         # A server that comes back knows nothing of what it had: it is told again.
-        shutil.copy(tmp_path / "newer/tiny16_generator/3/model.onnx", derived / "tiny16_generator/3")
-        running._loop.call_soon_threadsafe(running.gateway.reload)
-        eventually(lambda: reloads(running, "done") == 2)
-        newest = picture(running)
         server.kill()
         eventually(lambda: running.http.get("/readyz").status_code == 503)
+        shutil.copy(tmp_path / "version3/tiny16_generator/3/model.onnx", derived / "tiny16_generator/3")
         server.start()
         eventually(lambda: running.http.get("/readyz").status_code == 200)
-        assert picture(running) == newest
-        assert newest not in (old, new)
+        assert picture(running) == new
+        running._loop.call_soon_threadsafe(running.gateway.reload)
+        eventually(lambda: reloads(running, "done") == 2)
+        assert picture(running) not in (old, new)
+        running.close()
+
+        # Two gateways, neither of which may take away what the other one still serves.
+        both = [controlling(unload_delay_s=3600.0) for _ in range(2)]
+        with under_load(both[0], photo_png), under_load(both[1], photo_png):
+            bring_to_both(4)
+            eventually(lambda: all(reloads(one, "done") == 1 for one in both))
+        assert picture(both[0]) == picture(both[1])
+        assert control.is_model_ready("tiny16_generator", "3")
     finally:
         control.close()
         server.kill()
