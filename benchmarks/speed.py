@@ -188,7 +188,9 @@ def running_gateway(repository: Path, threads: int) -> Iterator[tuple[str, str]]
     """`python -m serving` on free ports: its gRPC and HTTP addresses."""
     flags = ["--model-repository", str(repository), "--grpc-port", "0", "--http-port", "0"]
     flags += ["--intra-op-threads", str(threads)]
-    environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1"}
+    # Its log is not read on: a pipe full of lines would hold it up.
+    quiet = {"INDOMAIN_LOG_FORMAT": "text", "INDOMAIN_LOG_REQUESTS": "false"}
+    environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1"} | quiet
     command = [sys.executable, "-m", "serving", *flags]
     gateway = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
