@@ -15,7 +15,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow fuzz bench bench-refine bench-serving quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto clean
+.PHONY: help demo serve test test-slow fuzz bench bench-refine bench-serving bench-observing quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ fuzz: $(VENV)/.all ## 125,000 damaged pictures, messages, bodies, forms and path
 
 bench-refine: $(VENV)/.all ## [DATA=val.zip]: refinements by their time to one loss
 	$(BIN)/python -m benchmarks.refine $(if $(DATA),--data $(DATA)) $(BENCH)
+
+bench-observing: $(VENV)/.all ## what metrics, log lines and traces cost
+	$(BIN)/python -m benchmarks.observing $(BENCH)
 
 bench: $(VENV)/.all ## side-by-side measurements, one table
 	$(BIN)/python -m benchmarks $(BENCH)

@@ -22,7 +22,8 @@ def running_gateway(repository: Path, *flags: str) -> Iterator[tuple[str, str]]:
     command = [sys.executable, "-m", "serving", "--model-repository", str(repository), *ports, *flags]
     # Its log goes to a file: a pipe that nobody reads would fill, and hold it up.
     with tempfile.NamedTemporaryFile("w+") as log:
-        gateway = subprocess.Popen(command, env=os.environ | {"ORT_DISABLE_TELEMETRY": "1"}, stderr=log)
+        environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1", "INDOMAIN_LOG_REQUESTS": "false"}
+        gateway = subprocess.Popen(command, env=environment, stderr=log)
         try:
             yield _ready_addresses(gateway, Path(log.name))
         finally:

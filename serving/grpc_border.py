@@ -124,7 +124,8 @@ class Border:
             self._metrics.request_seconds.labels(method.name, "grpc").observe(seconds)
             self._metrics.grpc_handled.labels(*labels, code).inc()
             self._metrics.grpc_handling_seconds.labels(*labels).observe(seconds)
-            log_request(call, transport="grpc", method=method.name, code=code, seconds=seconds)
+            if self._settings.log_requests:
+                log_request(call, transport="grpc", method=method.name, code=code, seconds=seconds)
 
     def _open_call(self, context: Context) -> tuple[Call, dict[str, str]]:
         """The call, and those of its metadata that are text."""

@@ -142,7 +142,8 @@ class Border:
                 seconds = call.deadline.clock.now() - started_s
                 self._metrics.requests.labels(method, code).inc()
                 self._metrics.request_seconds.labels(method, scope["type"]).observe(seconds)
-                log_request(call, transport=scope["type"], method=method, code=code, seconds=seconds)
+                if self._settings.log_requests:
+                    log_request(call, transport=scope["type"], method=method, code=code, seconds=seconds)
 
     def _check_origin(self, headers: Headers) -> None:
         """A page of another origin may not use its visitor's way to this gateway; which pages may is a setting. (CORS

@@ -187,6 +187,9 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "json", "text"] = "auto"
     """json: one object a line, for machines. auto: text on a terminal, otherwise json."""
 
+    log_requests: bool = True
+    """One line for each request, at the level info."""
+
     trace_endpoint: str = ""
     """An OpenTelemetry collector (OTLP over gRPC), e.g. http://localhost:4317. Empty: no traces. Needs the extra
     `tracing`."""

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.speed import running_gateway
+from benchmarks.gateway import running_gateway
 from export.__main__ import main
 from export.bundle import BundleConfig, write_bundle
 from export.checkpoint import load_pipeline
@@ -397,7 +397,7 @@ def complete_bundle(folder: Path, pair: Pair, refine: RefinementConfig) -> Path:
 def edit_through_the_gateway(repository: Path, side: int) -> None:
     """As people do: a photograph, on the command line."""
     out = repository / "out.png"
-    with running_gateway(repository, threads=2) as (address, _):
+    with running_gateway(repository) as (address, _):
         arguments = ["edit", str(PORTRAIT), "smile=1", "-o", str(out), "--server", address]
         assert indomain_cli([*arguments, "--timeout", "600"]) == 0
     with Image.open(out) as edited:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.speed import running_gateway
+from benchmarks.gateway import running_gateway
 from export.__main__ import main as export
 from indomain.cli import main as indomain
 from tests.export.test_import_pyramid import CODE, content_of, encoder_state
@@ -56,7 +56,7 @@ def test_a_format_is_served(tmp_path: Path, name: str) -> None:
     assert export(["bundle", str(run), "--to", str(repository), *options]) == 0
     assert export(["verify", str(repository)]) == 0
     out = tmp_path / "out.png"
-    with running_gateway(repository, threads=1) as (address, _):
+    with running_gateway(repository) as (address, _):
         arguments = ["edit", str(PORTRAIT), "sefa-0-3-1=1", "-o", str(out), "--server", address]
         assert indomain([*arguments, "--timeout", "600"]) == 0
     with Image.open(out) as edited:
