@@ -14,7 +14,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow bench bench-refine quality edits scale baselines evaluate train-faces64 train-faces128 lint format proto clean
+.PHONY: help demo serve test test-slow bench bench-refine bench-triton quality edits scale baselines evaluate train-faces64 train-faces128 lint format proto clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ test-slow: $(VENV)/.all ## only the slow tests
 
 bench-refine: $(VENV)/.all ## [DATA=val.zip]: refinements by their time to one loss
 	$(BIN)/python -m benchmarks.refine $(if $(DATA),--data $(DATA)) $(BENCH)
+
+bench-triton: $(VENV)/.all ## ways to a Triton server: the bare client, the back end, shared memory
+	$(BIN)/python -m benchmarks.triton --repository $(REPOSITORY) $(BENCH)
 
 bench: $(VENV)/.all ## side-by-side measurements, one table
 	$(BIN)/python -m benchmarks $(BENCH)

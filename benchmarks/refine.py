@@ -125,7 +125,7 @@ def with_refiner(bundle: Bundle, run: Path, optimiser: OptimiserName, folder: Pa
     file = folder / model / "1" / "model.onnx"
     file.parent.mkdir(parents=True)
     save(to_onnx(graph, model), file)
-    spec = GraphSpec.model_validate(describe_graph(graph, model, folder))
+    spec = GraphSpec.model_validate(describe_graph(graph, model, 1, folder))
     return replace(bundle, folder=folder, graphs={**bundle.graphs, "refiner": spec})
 
 

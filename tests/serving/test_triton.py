@@ -97,6 +97,25 @@ def test_the_gateway_answers_the_same_on_triton(
     assert running.metric("indomain_backend_up", address=triton.address) == 1
 
 
+def test_a_full_queue_on_the_server_is_too_many_requests(
+    triton: TritonServer, on_triton: Callable[..., RunningGateway]
+) -> None:
+    """Its critic takes 40 ms a batch and lets four requests wait; the gateway itself would hold far more."""
+    running = on_triton(triton)
+    code = running.stub.Sample(pb.SampleRequest(seeds=[1], output=RAW)).codes[0]
+    edit = pb.EditRequest(code=code, edits=[pb.EditStep(direction="smile", strength=1.0)], output=RAW)
+    calls = [running.stub.Edit.future(edit, timeout=60) for _ in range(100)]
+    errors = [error for call in calls if (error := call.exception()) is not None]
+    assert 0 < len(errors) < len(calls)
+    for error in errors:
+        assert isinstance(error, grpc.RpcError)
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert (detail_of(error).reason, detail_of(error).retryable) == ("queue_full", True)
+        assert detail_of(error).retry_after_s > 0.0
+    assert running.metric("indomain_backend_ejections_total", address=triton.address) == 0
+    assert running.stub.Edit(edit, timeout=60).image.data
+
+
 @pytest.mark.slow
 def test_the_shipped_bundle_on_triton(triton_installed: None, tmp_path: Path) -> None:
     """Its own graphs, configurations and L-BFGS state, on the real server and in process."""
