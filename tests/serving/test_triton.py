@@ -192,7 +192,9 @@ def test_one_of_two_is_killed_under_load(
         def outcomes(server: TritonServer) -> float:
             return server.metric("nv_inference_request_success", model="tiny16_generator")
 
-        eventually(lambda: all(outcomes(server) > 10 for server in pair))  # both take their share
+        for server in pair:  # a server takes a share of a graph before it has all of them
+            eventually(partial(running.metric, "indomain_backend_up", address=server.address))
+        eventually(lambda: all(outcomes(server) > 10 for server in pair))
         pair[0].kill()
         left_out = {"address": pair[0].address}
         eventually(lambda: running.metric("indomain_backend_ejections_total", **left_out) == 1)
@@ -214,6 +216,8 @@ def test_one_of_two_hangs(
 ) -> None:
     monkeypatch.setattr("serving.backends.triton_server._PROBE_TIMEOUT_S", 2.0)
     running = on_triton(*pair)
+    for server in pair:
+        eventually(partial(running.metric, "indomain_backend_up", address=server.address))
     pair[0].send(signal.SIGSTOP)
     try:
         calls = [running.stub.Invert.future(inverting(photo_png, 6), timeout=60) for _ in range(4)]
