@@ -296,8 +296,7 @@ class Server:
         if not self._settings.triton_model_control or not self.up:
             return
         async with self._changing:
-            for model in sorted({key[0] for key in leaving}):
-                await self._when_free(partial(self._unload, model, _versions(leaving, model)))
+            await self._for_each_model(leaving, lambda model: self._unload(model, _versions(leaving, model)))
 
     async def _bring(self, graphs: Graphs, *, strict: bool = False) -> str:
         """Loads what is not loaded, if that is ours to do, and checks what was not checked: what is left to say.
@@ -309,7 +308,7 @@ class Server:
             try:
                 if absent and self._settings.triton_model_control:
                     self._loaded_here |= absent
-                    await self._load_all(absent, self._wanted.keys() - absent)
+                    await self._load_absent(absent, self._wanted.keys() - absent)
                     absent = await self._absent({key: graphs[key] for key in absent})
                 for key in graphs.keys() - self._ready - absent:
                     await self._check(*graphs[key])
@@ -329,16 +328,18 @@ class Server:
 
         await check_sample(bundle, role, run)
 
-    async def _load_all(self, absent: Iterable[GraphKey], present: Iterable[GraphKey]) -> None:
-        models = sorted({key[0] for key in absent})
+    async def _load_absent(self, absent: Iterable[GraphKey], present: Iterable[GraphKey]) -> None:
+        await self._for_each_model(
+            absent, lambda model: self._load(model, _versions(absent, model), _versions(present, model))
+        )
+
+    async def _for_each_model(
+        self, graphs: Iterable[GraphKey], change: Callable[[str], Awaitable[None]]
+    ) -> None:
+        """All of them, together, whatever becomes of one. Raises what the first that failed did."""
+        models = sorted({key[0] for key in graphs})
         results = await asyncio.gather(
-            *(
-                self._when_free(
-                    partial(self._load, model, _versions(absent, model), _versions(present, model))
-                )
-                for model in models
-            ),
-            return_exceptions=True,
+            *(self._when_free(partial(change, model)) for model in models), return_exceptions=True
         )
         for result in results:
             if result is not None:

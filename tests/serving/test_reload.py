@@ -199,76 +199,101 @@ def test_a_hangup_signal_is_the_trigger_where_nobody_polls(repository: Path) -> 
         process.communicate()
 
 
-@pytest.mark.usefixtures("triton_installed")
+class ControlledTriton:
+    """A server that loads what gateways tell it to, and ways to bring versions to it and to them."""
+
+    def __init__(self, repository: Path, folder: Path) -> None:
+        self._repository, self._folder = repository, folder
+        self.derived = derive_repository(repository, folder / "derived", instances=1)
+        self.server = TritonServer(self.derived, folder / "log", "--model-control-mode=explicit").start()
+        self._client = tritonclient.grpc.InferenceServerClient(self.server.address)
+
+    def settings(self, unload_delay_s: float) -> dict[str, Any]:
+        return {
+            "backend": "triton",
+            "triton_addresses": (self.server.address,),
+            "triton_model_control": True,
+            "triton_unload_delay_s": unload_delay_s,
+            "triton_probe_interval_s": 0.1,
+        }
+
+    def has(self, role: str, version: int) -> bool:
+        return bool(self._client.is_model_ready(f"tiny16_{role}", str(version)))
+
+    def bring(self, number: int, spoil: Callable[[Path], object] = lambda derived: None) -> Path:
+        """To the server first, then to the gateways, whose manifest sets them going. Gives the version's folder."""
+        version = self._folder / f"version{number}"
+        write_tiny_bundle(version, version=number, seed=7 + number)
+        derive_repository(version, self.derived, instances=1)
+        spoil(self.derived)
+        bring(version, self._repository)
+        return version
+
+    def close(self) -> None:
+        self._client.close()
+        self.server.kill()
+
+
+@pytest.fixture
+def controlled(triton_installed: None, repository: Path, tmp_path: Path) -> Iterator[ControlledTriton]:
+    made = ControlledTriton(repository, tmp_path)
+    yield made
+    made.close()
+
+
 def test_versions_on_triton_under_load(
+    controlled: ControlledTriton,
     start: Callable[..., RunningGateway],
-    repository: Path,
-    tmp_path: Path,
     photo_png: bytes,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    derived = derive_repository(repository, tmp_path / "derived", instances=1)
-    server = TritonServer(derived, tmp_path / "log", "--model-control-mode=explicit").start()
-    control = tritonclient.grpc.InferenceServerClient(server.address)
+    running = start(**controlled.settings(unload_delay_s=0.0))
+    old = picture(running)
+    with under_load(running, photo_png) as seen:
+        eventually(lambda: len(seen) > 5)
+        controlled.bring(2)
+        eventually(lambda: reloads(running, "done") == 1)
+        eventually(lambda: not controlled.has("generator", 1))
+        after = len(seen)
+        eventually(lambda: len(seen) > after + 5)
+    new = picture(running)
+    assert set(seen) == {old, new}
+    assert len({old, new}) == 2
 
-    def controlling(unload_delay_s: float) -> RunningGateway:
-        return start(
-            backend="triton",
-            triton_addresses=(server.address,),
-            triton_model_control=True,
-            triton_unload_delay_s=unload_delay_s,
-            triton_probe_interval_s=0.1,
-        )
+    # One that Triton cannot load: a graph that was cut short on its way to the server.
+    with caplog.at_level(logging.ERROR, "serving.repository"):
+        controlled.bring(3, lambda derived: cut(derived / "tiny16_generator/3/model.onnx"))
+        eventually(lambda: "cannot load the new version" in caplog.text)
+    assert picture(running) == new
+    assert reloads(running, "failed") > 0
+    eventually(lambda: not controlled.has("mapping", 3))  # what had been loaded of it is not kept
 
-    def bring_to_both(number: int, spoil: Callable[[Path], object] = lambda derived: None) -> None:
-        version = tmp_path / f"version{number}"
-        write_tiny_bundle(version, version=number, seed=7 + number)
-        derive_repository(version, derived, instances=1)
-        spoil(derived)
-        bring(version, repository)
 
-    try:
-        running = controlling(unload_delay_s=0.0)
-        old = picture(running)
-        with under_load(running, photo_png) as seen:
-            eventually(lambda: len(seen) > 5)
-            bring_to_both(2)
-            eventually(lambda: reloads(running, "done") == 1)
-            eventually(lambda: not control.is_model_ready("tiny16_generator", "1"))
-            after = len(seen)
-            eventually(lambda: len(seen) > after + 5)
-        new = picture(running)
-        assert set(seen) == {old, new}
-        assert len({old, new}) == 2
+@pytest.mark.slow
+def test_a_server_that_was_restarted_is_told_again_what_to_load(
+    controlled: ControlledTriton, start: Callable[..., RunningGateway]
+) -> None:
+    running = start(**controlled.settings(unload_delay_s=0.0))
+    old = picture(running)
+    write_tiny_bundle(controlled.derived.parent / "unheard", version=2, seed=9)
+    derive_repository(controlled.derived.parent / "unheard", controlled.derived, instances=1)
+    controlled.server.kill()
+    eventually(lambda: running.http.get("/readyz").status_code == 503)
+    controlled.server.start()
+    eventually(lambda: running.http.get("/readyz").status_code == 200)
+    assert controlled.has("generator", 1)  # not only the newest that lies there
+    assert picture(running) == old
 
-        # One that Triton cannot load: a graph that was cut short on its way to the server.
-        with caplog.at_level(logging.ERROR, "serving.repository"):
-            bring_to_both(3, lambda derived: cut(derived / "tiny16_generator/3/model.onnx"))
-            eventually(lambda: "cannot load the new version" in caplog.text)
-        assert picture(running) == new
-        assert reloads(running, "failed") > 0
-        # what had been loaded of it is not kept
-        eventually(lambda: not control.is_model_ready("tiny16_mapping", "3"))
 
-        # A server that comes back knows nothing of what it had: it is told again.
-        server.kill()
-        eventually(lambda: running.http.get("/readyz").status_code == 503)
-        shutil.copy(tmp_path / "version3/tiny16_generator/3/model.onnx", derived / "tiny16_generator/3")
-        server.start()
-        eventually(lambda: running.http.get("/readyz").status_code == 200)
-        assert picture(running) == new
-        running._loop.call_soon_threadsafe(running.gateway.reload)
-        eventually(lambda: reloads(running, "done") == 2)
-        assert picture(running) not in (old, new)
-        running.close()
-
-        # Two gateways, neither of which may take away what the other one still serves.
-        both = [controlling(unload_delay_s=3600.0) for _ in range(2)]
-        with under_load(both[0], photo_png), under_load(both[1], photo_png):
-            bring_to_both(4)
-            eventually(lambda: all(reloads(one, "done") == 1 for one in both))
-        assert picture(both[0]) == picture(both[1])
-        assert control.is_model_ready("tiny16_generator", "3")
-    finally:
-        control.close()
-        server.kill()
+@pytest.mark.slow
+def test_two_gateways_exchange_a_version_on_one_server(
+    controlled: ControlledTriton, start: Callable[..., RunningGateway], photo_png: bytes
+) -> None:
+    """Neither takes away what the other one still serves."""
+    both = [start(**controlled.settings(unload_delay_s=3600.0)) for _ in range(2)]
+    old = picture(both[0])
+    with under_load(both[0], photo_png), under_load(both[1], photo_png):
+        controlled.bring(2)
+        eventually(lambda: all(reloads(one, "done") == 1 for one in both))
+    assert picture(both[0]) == picture(both[1]) != old
+    assert controlled.has("generator", 1)
