@@ -9,10 +9,12 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from pydantic import ValidationError
 
@@ -158,7 +160,8 @@ def test_metadata_over_the_limit_is_refused(gateway: RunningGateway) -> None:
     with pytest.raises(grpc.RpcError) as raised:
         gateway.stub.Sample(pb.SampleRequest(seeds=[1]), metadata=[("x-much", "a" * 100_000)], timeout=10)
     assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert gateway.http.get("/healthz", headers={"x-much": "a" * 200_000}).status_code in (400, 431)
+    with suppress(httpx.TransportError):  # it may be cut off before it has sent them all
+        assert gateway.http.get("/healthz", headers={"x-much": "a" * 200_000}).status_code in (400, 431)
     assert gateway.http.get("/healthz").status_code == 200
 
 
