@@ -4,6 +4,7 @@ PYTHON     ?= python3
 VENV       ?= .venv
 REPOSITORY ?= model_repository
 PYTEST     ?= -q
+JOBS       ?= 2
 BENCH      ?=
 
 BIN := $(VENV)/bin
@@ -14,7 +15,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow fuzz bench bench-refine bench-observing quality edits scale baselines evaluate train-faces64 train-faces128 lint format proto clean
+.PHONY: help demo serve test test-slow fuzz bench bench-refine bench-serving bench-observing quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -25,8 +26,9 @@ demo: $(VENV)/.serving ## invert and edit a real photograph through the gateway,
 serve: $(VENV)/.serving ## the gateway: gRPC on 8500, HTTP on 8080
 	INDOMAIN_MODEL_REPOSITORY=$(REPOSITORY) exec $(BIN)/python -m serving
 
-test: $(VENV)/.all ## the tests, without the slow ones
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST)
+# Each of the processes has one thread: two that spin for one core are slower than one.
+test: $(VENV)/.all ## the tests, without the slow ones, in JOBS processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile $(PYTEST)
 
 test-slow: $(VENV)/.all ## only the slow tests
 	$(BIN)/python -m pytest -m slow $(PYTEST)
@@ -43,6 +45,9 @@ bench-observing: $(VENV)/.all ## what metrics, log lines and traces cost
 
 bench: $(VENV)/.all ## side-by-side measurements, one table
 	$(BIN)/python -m benchmarks $(BENCH)
+
+bench-serving: $(VENV)/.all ## [BENCH=--triton HOST:PORT]: a gateway under load, beside what lies under it
+	$(BIN)/python -m benchmarks.serving $(BENCH)
 
 quality: $(VENV)/.all ## DATA=pictures.zip: how well they are inverted, through the graphs
 	$(BIN)/python -m benchmarks.quality --repository $(REPOSITORY) --data $(DATA) $(BENCH)
@@ -63,7 +68,7 @@ train-faces64: $(VENV)/.all ## TRAIN=, TRAIN_CSV=: generator, encoder and direct
 	  --augmentation 0.2 --critic-rate 6e-4 --generator-rate 1.5e-3 --coverage-weight 60 --encoder-rate 1e-3 --ema-images 15000 --fit-mapping
 	$(BIN)/python -m training encoder --gan $(RUNS)/00000-gan-faces64 --data $(TRAIN) --runs $(RUNS) --images 16000
 	$(BIN)/python -m training directions --run $(RUNS)/00001-inversion-faces64 --data $(TRAIN) --attributes $(TRAIN_CSV) \
-	  --keep smile age male yaw brightness saturation
+	  --keep smile age male yaw brightness saturation --condition mouth_open:yaw
 	$(BIN)/python -m export bundle $(RUNS)/00001-inversion-faces64 --to $(REPOSITORY)
 
 # For one large GPU: well over a thousand pictures a second in bfloat16, so the generator takes under an hour there.
@@ -80,10 +85,11 @@ train-faces128: $(VENV)/.all ## TRAIN=, TRAIN_CSV=: the same at 128 pixels, on a
 	  --attributes $(TRAIN_CSV)
 	$(BIN)/python -m export bundle $(RUNS128)/00001-inversion-faces128 --to $(REPOSITORY)
 
-# Encoders for one generator by every method, same data and number of steps; two or three hours on two cores.
+# Encoders for one generator by every method, same data and number of steps; an hour on two cores, and half of one to
+# measure them.
 GAN         ?= training/checkpoints/faces64
 BASELINES   ?= runs/baselines
-BASE_IMAGES ?= 12800
+BASE_IMAGES ?= 6400
 ENCODER      = $(BIN)/python -m training encoder --gan $(GAN) --data $(TRAIN) --validation $(DATA) --runs $(BASELINES) \
   --fresh --images $(BASE_IMAGES) --batch 16 --rate 1e-3 --snapshot-steps 300
 baselines: $(VENV)/.all ## TRAIN=, DATA=: encoders by every method, for `evaluate`
@@ -93,14 +99,18 @@ baselines: $(VENV)/.all ## TRAIN=, DATA=: encoders by every method, for `evaluat
 	done
 	$(ENCODER) --pixel-weight 0 --perceptual-weight 0 --image-weight 0 --code-weight 0 --code-cycle-weight 1
 	$(ENCODER) --code-cycle-weight 0
-	for weight in 0.02 0.5; do $(ENCODER) --code-weight $$weight || exit 1; done
+	$(ENCODER) --code-weight 0.02
+
+ablations: $(VENV)/.all ## TRAIN=, DATA=: more encoders into the same folder: another weight and other critics of codes, linear ends
+	$(ENCODER) --code-weight 0.5
 	for view in joint layer; do $(ENCODER) --code-critic-view $$view || exit 1; done
 	$(ENCODER) --r1-gamma 1 && $(ENCODER) --code-pool 0
 	$(ENCODER) --no-activation && $(ENCODER) --no-activation --code-weight 0 --code-cycle-weight 0
 
 evaluate: $(VENV)/.all ## TRAIN=, TRAIN_CSV=, DATA=, DATA_CSV=: the table of methods, from the encoders of `baselines`
 	$(BIN)/python -m training evaluate $(sort $(wildcard $(BASELINES)/*-inversion-*)) --data $(DATA) --train $(TRAIN) \
-	  --train-attributes $(TRAIN_CSV) --data-attributes $(DATA_CSV) --output $(BASELINES)/evaluation
+	  --train-attributes $(TRAIN_CSV) --data-attributes $(DATA_CSV) --shown clients/python/examples \
+	  --output $(BASELINES)/evaluation $(EVALUATE)
 
 lint: $(VENV)/.all ## ruff and mypy
 	$(BIN)/ruff check .

@@ -13,7 +13,9 @@ import numpy.typing as npt
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
-from serving.bundle import REFINE_SETTINGS, ROLES, Bundle, Role, read_bundles
+from serving.bundle import ROLES, Bundle, Role, read_bundles
+from serving.jobs import RefineOptions
+from serving.refinement import RefineSettings, first_inputs
 
 Array = npt.NDArray[Any]
 
@@ -51,13 +53,9 @@ class Graphs:
 
     def refiner_inputs(self, code: Array, target: Array) -> dict[str, Array]:
         """Inputs of the first chunk, with the bundle's own rate and weights."""
-        n, defaults = len(code), self.bundle.refine
-        state = self.bundle.graphs["refiner"].state
-        return {
-            **{part.name: np.zeros((n, *part.shape[1:]), np.float32) for part in state},
-            "code": code, "target": target, "mask": np.ones((*target.shape[:3], 1), np.float32),
-            **{name: np.full((n, 1), getattr(defaults, name), np.float32) for name in REFINE_SETTINGS},
-        }  # fmt: skip
+        defaults = self.bundle.refine
+        settings = RefineSettings.resolve(RefineOptions(), defaults, defaults.steps)
+        return first_inputs(self.bundle, code, target, settings)
 
     def refine(self, code: Array, target: Array, steps: int) -> tuple[Array, Array, Array]:
         """Best codes after `steps` steps (and the code after the last is judged too), loss before, best loss [N]."""

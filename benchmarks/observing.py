@@ -110,7 +110,7 @@ def main(config: ObservingConfig) -> None:
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
-    base = {
+    base: dict[str, Any] = {
         "model_repository": config.repository,
         "intra_op_threads": config.threads,
         "refiner_engine": "onnxruntime",  # not asked here, so not to be tried out either

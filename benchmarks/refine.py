@@ -2,33 +2,39 @@
 
 The paper's code runs 100 Adam steps at a rate of 0.01, with gradients for all weights (Zhu et al., ECCV 2020). Against
 it stand a tuned PyTorch loop, and our graphs of Adam and L-BFGS on ONNX Runtime and OpenVINO. Steps are counted on the
-mean of the best loss so far, judged in float32 whatever the engine; a step's time is interleaved with the others'.
+mean of the best loss so far, judged in float32 whatever the engine; a step's time is interleaved with the others'. A
+second table has the time of a step with networks of the paper's size, whose weights are random.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import torch
 import tyro
+from torch import nn
 
 from benchmarks.graphs import Array, Graphs, markdown_table
+from benchmarks.scale import IDINVERT_ENCODER
 from benchmarks.speed import Step, TorchSide, interleaved
-from export.bundle import BundleConfig, build, describe_graph
-from export.checkpoint import load_pipeline
-from export.graphs import to_onnx
+from export.bundle import describe_graph, fold
+from export.checkpoint import Pipeline, load_pipeline
+from export.graphs import refiner_graph, to_onnx
+from export.parity import carried_on, refiner_inputs
 from export.storage import save
 from serving.backends.engines import OnnxRuntimeSession, OpenVinoSession, Session, has_bfloat16
-from serving.bundle import Bundle, GraphSpec
-from serving.jobs import RefineOptions
-from serving.refinement import RefineSettings, first_inputs
+from serving.bundle import GraphSpec
+from training.critics import CodeCritic
 from training.data import load_pictures
-from training.refinement import OPTIMISERS, OptimiserName, RefinementConfig
+from training.encoder import Encoder
+from training.generator import Generator, GeneratorConfig
+from training.perceptual import LPIPSSq, VGG16Conv43
+from training.refinement import OPTIMISERS, Objective, OptimiserName, RefinementConfig, Refiner, Weights
 from training.runs import to_uint8
 
 matplotlib.use("Agg")
@@ -36,7 +42,16 @@ from matplotlib import pyplot
 
 PAPER_RATE, PAPER_STEPS = 0.01, 100
 MOST_STEPS = 150
+CHUNK = RefinementConfig().chunk_steps
 IN_DOMAIN = "in-domain code's loop (PyTorch)"
+TUNED = "the same loop, tuned (PyTorch)"
+IDINVERT_GENERATOR = GeneratorConfig(
+    256,
+    (512, 512, 512, 512, 256, 128, 64),
+    per_layer_code=False,
+    architecture="stylegan1",
+    final_tanh=True,
+)
 
 
 @dataclass
@@ -44,7 +59,7 @@ class RefineSpeedConfig:
     """Compare refinements by the time that they take to the same loss."""
 
     repository: Path = Path("model_repository")
-    """Model repository, for the encoder."""
+    """Model repository, for the bundle's defaults and its encoder."""
     bundle: str = ""
     """Bundle; the first one by default."""
     run: Path = Path("training/checkpoints/faces64")
@@ -57,55 +72,55 @@ class RefineSpeedConfig:
     """Threads of every runtime."""
     rounds: int = 5
     """Times that each step is timed, in turn with the others; the median counts."""
+    paper_size: bool = True
+    """Also time a step with networks of the paper's size: 256 pixels, StyleGAN1, an encoder of 165 million weights."""
     figure: Path | None = None
     """Where to draw loss against time."""
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A way to refine: its best mean loss after 0, 1, ... steps, and what runs `chunk` steps for a batch."""
+class Refinement:
+    """A way to refine: what runs `chunk` steps for n pictures, and its best mean loss after 0, 1, ... steps."""
 
-    curve: Array
     timed: Callable[[int], Step]
     chunk: int
+    curve: Callable[[], Array]
 
 
 def main(config: RefineSpeedConfig) -> None:
-    """Print the table."""
+    """Print the tables."""
     torch.set_num_threads(config.threads)
+    trained_table(config)
+    if config.paper_size:
+        paper_size_table(config)
+
+
+def trained_table(config: RefineSpeedConfig) -> None:
+    """Time to one loss, with the bundle's networks."""
     graphs = Graphs(config.repository, config.bundle, threads=config.threads)
     images = pictures(config, graphs)
     codes = graphs.encode(images)
-    side = TorchSide(config.run, graphs)
-    candidates = {
-        IN_DOMAIN: torch_candidate(side, side.in_domain_step, codes, images),
-        "the same loop, tuned (PyTorch)": torch_candidate(side, side.tuned_step, codes, images),
-    }
+    defaults = graphs.bundle.refine
+    weights = Weights(defaults.pixel_weight, defaults.perceptual_weight, defaults.domain_weight)
+    pipeline = load_pipeline(config.run)
     with tempfile.TemporaryDirectory() as folder:
-        for optimiser in OPTIMISERS:
-            bundle = with_refiner(graphs.bundle, config.run, optimiser, Path(folder))
-            file, graph = bundle.graph_file("refiner"), bundle.graphs["refiner"]
-            judge = OnnxRuntimeSession(file, config.threads)
-            sessions: dict[str, Session] = {"ONNX Runtime": judge}
-            if has_bfloat16():
-                sessions["OpenVINO bf16"] = OpenVinoSession(file, graph, config.threads)
-            for engine, session in sessions.items():
-                candidates[f"{optimiser}, {engine}"] = graph_candidate(session, judge, bundle, codes, images)
-    goal = candidates[IN_DOMAIN].curve[PAPER_STEPS]
-    batches = [n for n in (1, 4, 8) if n <= len(codes)]
-    seconds = {n: step_seconds(candidates, n, config.rounds) for n in batches}  # a step of a picture
+        objective = fold(pipeline).objective
+        side = TorchSide(pipeline, LPIPSSq(), PAPER_RATE, weights)
+        ways = torch_ways(side, codes, images) | graph_ways(
+            objective, codes, images, Path(folder), config.threads
+        )
+        curves = {name: way.curve() for name, way in ways.items() if name != IN_DOMAIN}
+        curves = {IN_DOMAIN: curves[TUNED]} | curves  # they differ in their time only
+        batches = [n for n in (1, 4, 8) if n <= len(codes)]
+        seconds = {n: step_seconds(ways, n, config.rounds) for n in batches}
+    goal = curves[IN_DOMAIN][PAPER_STEPS]
     print(f"{graphs.bundle.name}: {len(codes)} pictures, {config.threads} threads; loss to reach {goal:.4f}")
-    rows = list(table_rows(candidates, goal, seconds))
-    head = [
-        "refinement",
-        "steps",
-        "loss at the end",
-        *(f"s a picture, batch {n} (times faster)" for n in batches),
-    ]
-    print(markdown_table(head, rows))
-    print(feedback_line(graphs, side, codes, images))
+    times = [f"s a picture, batch {n} (times faster)" for n in batches]
+    head = ["refinement", "steps", f"loss after {PAPER_STEPS} steps", *times]
+    print(markdown_table(head, list(time_rows(curves, goal, seconds))))
+    print(feedback_line(graphs, side, codes, images), flush=True)
     if config.figure:
-        draw(candidates, seconds[1], config.figure)
+        draw(curves, seconds[1], config.figure)
 
 
 def pictures(config: RefineSpeedConfig, graphs: Graphs) -> Array:
@@ -118,64 +133,140 @@ def pictures(config: RefineSpeedConfig, graphs: Graphs) -> Array:
     return graphs.decode(graphs.run("mapping", z=z)["code"])
 
 
-def with_refiner(bundle: Bundle, run: Path, optimiser: OptimiserName, folder: Path) -> Bundle:
-    """The bundle with a refiner of that optimiser, exported into `folder`."""
-    config = BundleConfig(run, folder, refine=RefinementConfig(optimiser))
-    graph, model = build(load_pipeline(run), config).graphs["refiner"], f"{optimiser}_refiner"
-    file = folder / model / "1" / "model.onnx"
-    file.parent.mkdir(parents=True)
-    save(to_onnx(graph, model), file)
-    spec = GraphSpec.model_validate(describe_graph(graph, model, folder))
-    return replace(bundle, folder=folder, graphs={**bundle.graphs, "refiner": spec})
+def paper_size_table(config: RefineSpeedConfig) -> None:
+    """Time of a step with networks as large as the paper's."""
+    torch.manual_seed(0)
+    pipeline, perceptual = paper_size_pipeline()
+    with torch.no_grad():
+        codes = pipeline.generator.mapping(torch.randn(4, 512)).numpy()
+        images = to_uint8(pipeline.generator.synthesis(torch.from_numpy(codes)).clamp(-1, 1)).numpy()
+    refine = RefinementConfig()
+    weights = Weights(refine.pixel_weight, refine.perceptual_weight, refine.domain_weight)
+    with tempfile.TemporaryDirectory() as folder:
+        objective = fold(pipeline, perceptual=perceptual).objective
+        side = TorchSide(pipeline, perceptual, PAPER_RATE, weights)
+        ways = torch_ways(side, codes, images) | graph_ways(
+            objective, codes, images, Path(folder), config.threads
+        )
+        seconds = {n: step_seconds(ways, n, 3) for n in (1, 4)}
+    print(
+        "\nStyleGAN1 at 256 pixels, encoder of 165 M weights, VGG16, all random; time of a step of a picture"
+    )
+    rows = [
+        [name, *(f"{found[name]:.3f} s ({found[IN_DOMAIN] / found[name]:.1f})" for found in seconds.values())]
+        for name in ways
+    ]
+    print(markdown_table(["refinement", *(f"batch {n} (times faster)" for n in seconds)], rows))
 
 
-def torch_candidate(
-    side: TorchSide, make: Callable[[Array, Array], Step], codes: Array, images: Array
-) -> Candidate:
-    """Adam at the paper's rate; the two loops differ in their time only, so the faster one draws the curve."""
-    side.rate = PAPER_RATE
-    losses: list[Array] = []
-    step = side.tuned_step(codes, images, losses.append)
-    for _ in range(PAPER_STEPS + 1):
-        step()
-    return Candidate(np.minimum.accumulate(losses).mean(1), lambda n: make(codes[:n], images[:n]), 1)
+def paper_size_pipeline() -> tuple[Pipeline, nn.Module]:
+    """The in-domain paper's networks and its perceptual network, weights random."""
+    generator, encoder = Generator(IDINVERT_GENERATOR).eval(), Encoder(IDINVERT_ENCODER)
+    with torch.no_grad():
+        codes = generator.mapping(torch.randn(64, IDINVERT_GENERATOR.z_size))
+        encoder.start_from(codes)
+    critic = CodeCritic(codes.mean(0), codes.std(0) + 1e-6, "layer", inputs=generator.mapping.last_inputs)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "vgg16.pth"
+        torch.save(random_vgg16(), file)
+        perceptual = VGG16Conv43(file)
+    return Pipeline(generator, encoder.eval(), critic.eval(), {}, {}, [], {}), perceptual
 
 
-def graph_candidate(
-    session: Session, judge: Session, bundle: Bundle, codes: Array, images: Array
-) -> Candidate:
-    """Runs chunks until MOST_STEPS; `judge` says the losses in float32 of the codes that `session` finds best."""
-    settings = RefineSettings.resolve(RefineOptions(), bundle.refine, MOST_STEPS)
-
-    def start(n: int) -> dict[str, Array]:
-        return first_inputs(bundle, codes[:n], images[:n], settings)
-
-    inputs = start(len(codes))
-    best, curve = judge.run(inputs)["loss"][:, 0], []
-    chunk = bundle.refine.chunk_steps
-    for _ in range(0, MOST_STEPS, chunk):
-        outputs = session.run(inputs)
-        curve += [np.minimum(best, outputs["loss"][:, k]).mean() for k in range(chunk)]
-        found = {**start(len(codes)), "code": np.array(outputs["best_code"])}
-        best = np.minimum(best, judge.run(found)["loss"][:, 0])
-        curve[-chunk:] = np.maximum(curve[-chunk:], best.mean())
-        inputs = {name: outputs.get(f"next_{name}", value) for name, value in inputs.items()}
-    return Candidate(np.minimum.accumulate(curve), lambda n: lambda: session.run(start(n)), chunk)
+def random_vgg16() -> dict[str, torch.Tensor]:
+    """VGG16's first ten convolutions under torchvision's names, so scaled that activations keep their size."""
+    state, inputs, index = {}, 3, 0
+    for width in (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512):
+        if width:
+            state[f"features.{index}.weight"] = torch.randn(width, inputs, 3, 3) * (2 / (9 * inputs)) ** 0.5
+            state[f"features.{index}.bias"] = torch.zeros(width)
+            inputs = width
+        index += 2 if width else 1
+    return state
 
 
-def step_seconds(candidates: dict[str, Candidate], batch: int, rounds: int) -> dict[str, float]:
+def torch_ways(side: TorchSide, codes: Array, images: Array) -> dict[str, Refinement]:
+    """Adam at the paper's rate."""
+
+    def curve() -> Array:
+        losses: list[Array] = []
+        step = side.tuned_step(codes, images, losses.append)
+        for _ in range(PAPER_STEPS + 1):
+            step()
+        return np.minimum.accumulate(losses).mean(1)
+
+    return {
+        IN_DOMAIN: Refinement(lambda n: side.in_domain_step(codes[:n], images[:n]), 1, curve),
+        TUNED: Refinement(lambda n: side.tuned_step(codes[:n], images[:n]), 1, curve),
+    }
+
+
+def graph_ways(
+    objective: Objective, codes: Array, images: Array, folder: Path, threads: int
+) -> dict[str, Refinement]:
+    """Refiner graphs of each optimiser on each engine; `objective` judges in float32 what an engine finds best."""
+    ways = {}
+    for optimiser in OPTIMISERS:
+        graph = refiner_graph(
+            Refiner(objective, OPTIMISERS[optimiser], codes.shape[1:], CHUNK), images.shape[1]
+        )
+        file = folder / f"{optimiser}_refiner" / "1" / "model.onnx"
+        file.parent.mkdir(parents=True)
+        save(to_onnx(graph, f"{optimiser}_refiner"), file)
+        spec = GraphSpec.model_validate(describe_graph(graph, f"{optimiser}_refiner", 1, folder))
+        sessions: dict[str, Session] = {"ONNX Runtime": OnnxRuntimeSession(file, threads)}
+        if has_bfloat16():
+            sessions["OpenVINO bf16"] = OpenVinoSession(file, spec, threads)
+        for engine, session in sessions.items():
+            ways[f"{optimiser}, {engine}"] = graph_way(session, optimiser, objective, codes, images)
+    return ways
+
+
+def graph_way(
+    session: Session, optimiser: OptimiserName, objective: Objective, codes: Array, images: Array
+) -> Refinement:
+    """A refiner graph on one engine."""
+    config = RefinementConfig(optimiser)
+    weights = Weights(config.pixel_weight, config.perceptual_weight, config.domain_weight)
+
+    def timed(n: int) -> Step:
+        inputs = refiner_inputs(codes[:n], images[:n], config)
+        return lambda: session.run(inputs)
+
+    def curve() -> Array:
+        inputs: Mapping[str, Array] = refiner_inputs(codes, images, config)
+        best, means = float_losses(objective, codes, images, weights), []
+        for _ in range(0, MOST_STEPS, CHUNK):
+            outputs = session.run(inputs)
+            within = [np.minimum(best, outputs["loss"][:, k]).mean() for k in range(CHUNK)]
+            best = np.minimum(best, float_losses(objective, outputs["best_code"], images, weights))
+            means += np.maximum(within, best.mean()).tolist()  # never better than float32 says
+            inputs = carried_on(inputs, outputs)
+        return np.minimum.accumulate(means)
+
+    return Refinement(timed, CHUNK, curve)
+
+
+@torch.no_grad()
+def float_losses(objective: Objective, code: Array, image: Array, weights: Weights) -> Array:
+    """float32 [N]."""
+    picture = torch.from_numpy(image).permute(0, 3, 1, 2) / 127.5 - 1
+    return objective(torch.from_numpy(np.array(code)), objective.target(picture), weights).numpy()
+
+
+def step_seconds(ways: Mapping[str, Refinement], batch: int, rounds: int) -> dict[str, float]:
     """Seconds of one step of one picture in a batch."""
-    found = interleaved({name: candidate.timed(batch) for name, candidate in candidates.items()}, rounds)
-    return {name: found[name] / candidate.chunk / batch for name, candidate in candidates.items()}
+    found = interleaved({name: way.timed(batch) for name, way in ways.items()}, rounds)
+    return {name: found[name] / way.chunk / batch for name, way in ways.items()}
 
 
-def table_rows(
-    candidates: dict[str, Candidate], goal: float, seconds: dict[int, dict[str, float]]
+def time_rows(
+    curves: Mapping[str, Array], goal: float, seconds: Mapping[int, Mapping[str, float]]
 ) -> Iterator[list[str]]:
     """Steps to the goal, and the time of these."""
-    for name, candidate in candidates.items():
-        reached = np.flatnonzero(candidate.curve <= goal)
-        row = [name, str(reached[0]) if len(reached) else "never", f"{candidate.curve[-1]:.4f}"]
+    for name, curve in curves.items():
+        reached = np.flatnonzero(curve <= goal)
+        row = [name, str(reached[0]) if len(reached) else "never", f"{curve[PAPER_STEPS]:.4f}"]
         for times in seconds.values():
             ours = reached[0] * times[name] if len(reached) else np.nan
             row.append(f"{ours:.3f} ({PAPER_STEPS * times[IN_DOMAIN] / ours:.1f})")
@@ -191,11 +282,11 @@ def feedback_line(graphs: Graphs, side: TorchSide, codes: Array, images: Array, 
     return "Encoder feedback, loss after 0, 1, ... rounds: " + ", ".join(f"{loss:.4f}" for loss in losses)
 
 
-def draw(candidates: dict[str, Candidate], seconds: dict[str, float], file: Path) -> None:
+def draw(curves: Mapping[str, Array], seconds: Mapping[str, float], file: Path) -> None:
     """Best loss against seconds, one picture at a time."""
     figure, axes = pyplot.subplots(figsize=(7, 4.5))
-    for name, candidate in candidates.items():
-        axes.plot(np.arange(len(candidate.curve)) * seconds[name], candidate.curve, label=name)
+    for name, curve in curves.items():
+        axes.plot(np.arange(len(curve)) * seconds[name], curve, label=name)
     axes.set(xlabel="seconds a picture, batch 1", ylabel="best loss so far, mean", xscale="symlog")
     axes.legend()
     figure.tight_layout()

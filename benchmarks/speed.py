@@ -7,14 +7,9 @@ ways, and a decode through the running gateway (gRPC, HTTP) against the bare ONN
 from __future__ import annotations
 
 import base64
-import os
-import re
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,14 +21,14 @@ import tyro
 from grpc_health.v1 import health_pb2
 from torch import Tensor, nn
 
+from benchmarks.gateway import running_gateway
 from benchmarks.graphs import Array, Graphs, markdown_table
-from export.checkpoint import load_pipeline
+from export.checkpoint import Pipeline, load_pipeline
 from indomain.v1 import editing_pb2, editing_pb2_grpc
 from training.perceptual import LPIPSSq
 from training.refinement import Adam, Objective, Weights, to_float
 
 Step = Callable[[], object]
-READY = re.compile(r"gRPC on (\S+), HTTP on (\S+)")
 
 
 @dataclass
@@ -67,23 +62,18 @@ def interleaved(candidates: Mapping[str, Step], rounds: int) -> dict[str, float]
 
 
 class TorchSide:
-    """The bundle's networks in PyTorch, weights as the graphs have them."""
+    """A pipeline's networks in PyTorch, weights as the graphs have them, and the loops that people write."""
 
-    def __init__(self, run: Path, graphs: Graphs) -> None:
-        pipeline = load_pipeline(run)
+    def __init__(self, pipeline: Pipeline, perceptual: nn.Module, rate: float, weights: Weights) -> None:
         for network in (pipeline.generator, pipeline.encoder):
             for tensor in [*network.parameters(), *network.buffers()]:
                 if tensor.is_floating_point():
                     tensor.data = tensor.data.half().float()
         self.synthesis = pipeline.generator.synthesis.eval()
         self.encoder = pipeline.encoder.eval()
-        self.perceptual: nn.Module = LPIPSSq()
-        self.weights = Weights(
-            *(getattr(graphs.bundle.refine, f"{n}_weight") for n in ("pixel", "perceptual", "domain"))
-        )
-        self.rate = graphs.bundle.refine.learning_rate
+        self.rate, self.weights = rate, weights
         variance = float(pipeline.code_critic.deviation.square().mean())
-        self.objective = Objective(self.synthesis, self.encoder, self.perceptual, variance)
+        self.objective = Objective(self.synthesis, self.encoder, perceptual, variance)
 
     def adam(self, code: Array) -> tuple[Tensor, torch.optim.Optimizer]:
         """A code to optimise, and its optimiser."""
@@ -183,27 +173,6 @@ def row(what: str, ours: float, other: float, bar: str) -> list[str]:
     return [what, f"{1000 * ours:.2f} ms", f"{1000 * other:.2f} ms", f"{ours / other:.2f}", bar]
 
 
-@contextmanager
-def running_gateway(repository: Path, threads: int) -> Iterator[tuple[str, str]]:
-    """`python -m serving` on free ports: its gRPC and HTTP addresses."""
-    flags = ["--model-repository", str(repository), "--grpc-port", "0", "--http-port", "0"]
-    flags += ["--intra-op-threads", str(threads)]
-    # Its log is not read on: a pipe full of lines would hold it up.
-    quiet = {"INDOMAIN_LOG_FORMAT": "text", "INDOMAIN_LOG_REQUESTS": "false"}
-    environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1"} | quiet
-    command = [sys.executable, "-m", "serving", *flags]
-    gateway = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    try:
-        assert gateway.stderr is not None
-        ready = next((m for m in (READY.search(line) for line in gateway.stderr) if m), None)
-        if ready is None:
-            raise RuntimeError(f"the gateway ended with status {gateway.wait()}")
-        yield ready[1], f"http://{ready[2]}"
-    finally:
-        gateway.terminate()
-        gateway.communicate(timeout=30)
-
-
 def gateway_rows(graphs: Graphs, config: SpeedConfig) -> list[list[str]]:
     """p50 of one decode through each transport, less that of the bare session; no picture coding on either side.
 
@@ -221,7 +190,10 @@ def gateway_rows(graphs: Graphs, config: SpeedConfig) -> list[list[str]]:
     }
     expected = graphs.decode(code)[0].tobytes()
     with (
-        running_gateway(config.repository, config.threads) as (grpc_address, http_address),
+        running_gateway(config.repository, "--intra-op-threads", str(config.threads)) as (
+            grpc_address,
+            http_address,
+        ),
         grpc.insecure_channel(grpc_address) as channel,
         httpx.Client(base_url=http_address) as http,
     ):
@@ -260,7 +232,10 @@ def main(config: SpeedConfig) -> None:
     """Print the table."""
     torch.set_num_threads(config.threads)
     graphs = Graphs(config.repository, config.bundle, threads=config.threads)
-    rows = network_rows(graphs, TorchSide(config.run, graphs), config.rounds)
+    defaults = graphs.bundle.refine
+    weights = Weights(defaults.pixel_weight, defaults.perceptual_weight, defaults.domain_weight)
+    side = TorchSide(load_pipeline(config.run), LPIPSSq(), defaults.learning_rate, weights)
+    rows = network_rows(graphs, side, config.rounds)
     rows += gateway_rows(graphs, config)
     print(f"{graphs.bundle.name}, {config.threads} threads, medians of {config.rounds} interleaved rounds")
     print(markdown_table(["what", "ours", "against", "ratio", "bar"], rows))

@@ -1,4 +1,4 @@
-"""Command line of the export: `python -m export import | bundle | verify | diff | tensorrt`."""
+"""Command line of the export: `python -m export import | bundle | verify | diff | tensorrt | openvino`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 import tyro
 
-from export.tensorrt import TensorRTConfig, TensorRTError, accelerate
+from export.tensorrt import TensorRTConfig, accelerate
+from export.triton import OpenVinoConfig, TritonError, run_by_openvino
 from export.verification import DiffConfig, VerificationError, VerifyConfig, diff, verify
 
 Command = tuple[type, Callable[[Any], str]]
@@ -22,8 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "verify": (VerifyConfig, verify),
         "diff": (DiffConfig, diff),
         "tensorrt": (TensorRTConfig, accelerate),
+        "openvino": (OpenVinoConfig, run_by_openvino),
     }
-    bad_input: tuple[type[Exception], ...] = (FileNotFoundError, TensorRTError)
+    bad_input: tuple[type[Exception], ...] = (FileNotFoundError, TritonError)
     not_as_promised: tuple[type[Exception], ...] = (VerificationError,)
     if not arguments or arguments[0] not in commands:  # these run where there is no PyTorch
         from export.bundle import BundleConfig, write_bundle

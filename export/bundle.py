@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -47,12 +47,14 @@ from export.progress import progress_bar
 from export.storage import data_file, save, widen
 from export.triton import MAX_BATCH, Border, config_pbtxt
 from export.verification import sample_tensors, sha256, verify_bundle
+from training.domain_score import calibration_count, invert_samples
 from training.perceptual import LPIPSSq
 from training.refinement import OPTIMISERS, Objective, RefinementConfig, Refiner
 
 FORMAT = 1
 QUANTILES = 257
 STEPS = 13  # of the progress bar: five graphs exported, five checked, and three more; one more for 16 bits
+WeightFormat = Literal["float16", "float32"]
 DOMAIN_TERM = "mean((code - E(G(code)))^2) / code_variance"
 SCORE = "percentile of the code critic's mean logit among the inversions of sampled pictures, E(G(w)), 0..1"
 
@@ -67,7 +69,9 @@ class BundleConfig:
     """Model repository; made if it is missing. A bundle of the same name is replaced."""
     name: str | None = None
     """Name of the bundle; the run's own if left out."""
-    weights: Literal["float16", "float32"] = "float16"
+    version: int | None = None
+    """Puts this version beside those that the repository has, for a gateway to change over to while it serves."""
+    weights: WeightFormat = "float16"
     """Numbers that weights are rounded to before they are stored, whatever is computed in."""
     precision: Precision = "float32"
     """What encoder and generator compute in: 16 bits, for GPUs, where PSNR against float32 reaches 40 dB. Norms,
@@ -103,7 +107,7 @@ def write_bundle(config: BundleConfig) -> str:
     try:
         with progress_bar(STEPS + (config.precision != "float32")) as announce:
             sizes, figures = write_checked(pipeline, name, config, work, announce)
-        move_into_place(work, config.to, name, tuple(sizes))
+        move_into_place(work, config.to, name, tuple(sizes), config.version)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return summary(name, config.to, sizes, figures)
@@ -125,8 +129,8 @@ def write_checked(
     for role, graph in built.graphs.items():
         announce(f"exporting the {role}")
         folder = work / f"{name}_{role}"
-        (folder / "1").mkdir(parents=True)
-        files[role] = widened[role] = folder / "1" / "model.onnx"
+        files[role] = widened[role] = work / graph_file(f"{name}_{role}", config.version or 1)
+        files[role].parent.mkdir(parents=True)
         save(to_onnx(graph, f"{name}_{role}"), files[role])
         if graph.precision != "float32":
             widened[role] = work / "widened" / f"{role}.onnx"
@@ -185,33 +189,51 @@ def inputs_of(z: Tensor, files: Mapping[str, Path], refine: RefinementConfig) ->
     }
 
 
+@dataclass(frozen=True)
+class Folded:
+    """A pipeline's networks as the graphs have them: nothing left to compute that is the same for every input."""
+
+    synthesis: nn.Module
+    mapping: nn.Module
+    encoder: nn.Module
+    code_critic: nn.Module
+    objective: Objective
+
+
+def fold(
+    pipeline: Pipeline, weights: WeightFormat = "float16", perceptual: nn.Module | None = None
+) -> Folded:
+    """Fold the networks and round their weights. `perceptual`: LPIPS-sq, or another distance for the refiner."""
+    rounded = round_weights if weights == "float16" else nn.Module.eval
+    synthesis = rounded(fold_synthesis(pipeline.generator.synthesis))
+    mapping = rounded(FoldedMapping(pipeline.generator.mapping))
+    encoder = rounded(fold_encoder(pipeline.encoder))
+    code_critic = rounded(fold_code_critic(pipeline.code_critic))
+    code_variance = float(pipeline.code_critic.deviation.square().mean())
+    objective = Objective(synthesis, encoder, rounded(perceptual or LPIPSSq()), code_variance)
+    return Folded(synthesis, mapping, encoder, code_critic, objective)
+
+
 def build(pipeline: Pipeline, config: BundleConfig) -> Built:
     """Fold and round the networks, calibrate the score, put borders around them."""
     generator = pipeline.generator
-    rounded = round_weights if config.weights == "float16" else nn.Module.eval
-    synthesis = rounded(fold_synthesis(generator.synthesis))
-    mapping = rounded(FoldedMapping(generator.mapping))
-    encoder = rounded(fold_encoder(pipeline.encoder))
-    code_critic = rounded(fold_code_critic(pipeline.code_critic))
-    perceptual = rounded(LPIPSSq())
-    code_variance = float(pipeline.code_critic.deviation.square().mean())
-    objective = Objective(synthesis, encoder, perceptual, code_variance)
+    folded = fold(pipeline, config.weights)
     code_shape = (generator.config.layers, generator.config.code_size)
     side = generator.config.resolution
-    count = calibration_codes(config.sampled_codes, side)
-    inverted = invert_samples(mapping, generator.config.z_size, synthesis, encoder, count)
     with torch.no_grad():
-        logits = torch.cat([code_critic(codes).mean(1) for codes in inverted])
+        z = torch.randn(calibration_count(config.sampled_codes, side), generator.config.z_size)
+        inversions = invert_samples(folded.mapping(z), folded.synthesis, folded.encoder)
+        logits = folded.code_critic(inversions).mean(1)
     quantiles = torch.quantile(logits, torch.linspace(0, 1, QUANTILES))
     graphs = bundle_graphs(
-        encoder=lower(encoder, config.precision),
-        synthesis=lower(synthesis, config.precision),
-        mapping=mapping,
-        critic=CriticGraph(code_critic, quantiles),
+        encoder=lower(folded.encoder, config.precision),
+        synthesis=lower(folded.synthesis, config.precision),
+        mapping=folded.mapping,
+        critic=CriticGraph(folded.code_critic, quantiles),
         refiner=Refiner(
-            objective, OPTIMISERS[config.refine.optimiser], code_shape, config.refine.chunk_steps
+            folded.objective, OPTIMISERS[config.refine.optimiser], code_shape, config.refine.chunk_steps
         ),
-        resolution=generator.config.resolution,
+        resolution=side,
         code_shape=code_shape,
         z_size=generator.config.z_size,
         precision=config.precision,
@@ -224,27 +246,12 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
     }
     statistics = {
         "sampled_codes": len(logits),
-        "code_variance": code_variance,
+        "code_variance": folded.objective.code_variance,
         "domain_term": DOMAIN_TERM,
         "score": SCORE,
         "critic_logit_median": float(quantiles[QUANTILES // 2]),
     }
-    return Built(graphs, originals, objective, statistics)
-
-
-def calibration_codes(wanted: int, side: int) -> int:
-    """How many codes the domain score is calibrated on: as much work at any size, and never a handful."""
-    return min(wanted, max(64, wanted * 128**2 // side**2))
-
-
-@torch.no_grad()
-def invert_samples(
-    mapping: nn.Module, z_size: int, synthesis: nn.Module, encoder: nn.Module, count: int
-) -> Iterator[Tensor]:
-    """E(G(w)) of sampled w, float32 [N, L, 512] a batch: what an inversion can be at best."""
-    for part in torch.arange(count).split(16):
-        codes = mapping(torch.randn(len(part), z_size))
-        yield encoder(synthesis(codes).clamp(-1, 1))
+    return Built(graphs, originals, folded.objective, statistics)
 
 
 def describe(
@@ -267,7 +274,8 @@ def describe(
         "code_size": generator.code_size,
         "opset": max(graph.opset for graph in built.graphs.values()),
         "graphs": {
-            role: describe_graph(graph, f"{name}_{role}", work) for role, graph in built.graphs.items()
+            role: describe_graph(graph, f"{name}_{role}", config.version or 1, work)
+            for role, graph in built.graphs.items()
         },
         "parity": {
             **figures,
@@ -289,9 +297,14 @@ def describe(
     }
 
 
-def describe_graph(graph: Graph, model: str, work: Path) -> dict[str, Any]:
+def graph_file(model: str, version: int) -> str:
+    """Where a graph lies in the repository."""
+    return f"{model}/{version}/model.onnx"
+
+
+def describe_graph(graph: Graph, model: str, version: int, work: Path) -> dict[str, Any]:
     """A graph's entry in the manifest."""
-    file = f"{model}/1/model.onnx"
+    file = graph_file(model, version)
     data = data_file(work / file)
 
     def borders(entries: tuple[Border, ...]) -> list[dict[str, Any]]:
@@ -299,7 +312,7 @@ def describe_graph(graph: Graph, model: str, work: Path) -> dict[str, Any]:
 
     return {
         "model": model,
-        "version": 1,
+        "version": version,
         "file": file,
         "sha256": sha256(work / file),
         **({"external_data": {"file": f"{file}.data", "sha256": sha256(data)}} if data.is_file() else {}),
@@ -310,16 +323,28 @@ def describe_graph(graph: Graph, model: str, work: Path) -> dict[str, Any]:
     }
 
 
-def move_into_place(work: Path, repository: Path, name: str, roles: tuple[str, ...]) -> None:
-    """Replace the bundle in the repository; the manifest goes last, since it vouches for the rest."""
+def move_into_place(
+    work: Path, repository: Path, name: str, roles: tuple[str, ...], version: int | None = None
+) -> None:
+    """Replace the bundle in the repository, or only one version of it; the manifest goes last, since it vouches for
+    the rest."""
     repository.mkdir(exist_ok=True)
     for role in roles:
-        place = repository / f"{name}_{role}"
-        if place.exists():
-            place.rename(work / f"{name}_{role}.old")
-        (work / f"{name}_{role}").rename(place)
+        made, place = work / f"{name}_{role}", repository / f"{name}_{role}"
+        if version is not None and place.exists():
+            put(made / str(version), place / str(version), work / f"{name}_{role}.old")
+            (made / "config.pbtxt").replace(place / "config.pbtxt")
+        else:
+            put(made, place, work / f"{name}_{role}.old")
     for file in (f"{name}.safetensors", f"{name}.json"):
         (work / file).replace(repository / file)
+
+
+def put(made: Path, place: Path, old: Path) -> None:
+    """A folder in another one's place, if there is one."""
+    if place.exists():
+        place.rename(old)
+    made.rename(place)
 
 
 def summary(name: str, repository: Path, sizes: Mapping[str, int], figures: Mapping[str, Figures]) -> str:

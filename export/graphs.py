@@ -112,31 +112,33 @@ def bundle_graphs(
     """The five graphs by role, from folded networks. `precision`: that of `encoder` and `synthesis`."""
     picture = (resolution, resolution, 3)
     code, image = Border("code", "float32", code_shape), Border("image", "uint8", picture)
-    state = [Border(name, "float32", shape) for name, shape in refiner.one_step.shapes.items()]
-    settings = [
-        Border(name, "float32", (1,))
-        for name in ("learning_rate", "pixel_weight", "perceptual_weight", "domain_weight")
-    ]
-    target = Border("target", "uint8", picture)
-    mask = Border("mask", "float32", (resolution, resolution, 1))
     graphs = (
         Graph("encoder", EncoderGraph(encoder), (image,), (code,), precision),
         Graph("generator", GeneratorGraph(synthesis), (code,), (image,), precision),
         Graph("mapping", mapping, (Border("z", "float32", (z_size,)),), (code,)),
         Graph("critic", critic, (code,), (Border("score", "float32", (1,)),)),
-        Graph(
-            "refiner",
-            refiner,
-            (*state, target, mask, *settings),
-            (
-                *(Border(f"next_{border.name}", "float32", border.shape) for border in state),
-                Border("loss", "float32", (refiner.chunk_steps,)),
-                Border("best_code", "float32", code_shape),
-                Border("best_loss", "float32", (1,)),
-            ),
-        ),
+        refiner_graph(refiner, resolution),
     )
     return {graph.role: graph for graph in graphs}
+
+
+def refiner_graph(refiner: Refiner, resolution: int) -> Graph:
+    """The refiner with its borders."""
+    shapes = refiner.one_step.shapes
+    state = [Border(name, "float32", shape) for name, shape in shapes.items()]
+    settings = [
+        Border(name, "float32", (1,))
+        for name in ("learning_rate", "pixel_weight", "perceptual_weight", "domain_weight")
+    ]
+    target = Border("target", "uint8", (resolution, resolution, 3))
+    mask = Border("mask", "float32", (resolution, resolution, 1))
+    outputs = (
+        *(Border(f"next_{border.name}", "float32", border.shape) for border in state),
+        Border("loss", "float32", (refiner.chunk_steps,)),
+        Border("best_code", "float32", shapes["code"]),
+        Border("best_loss", "float32", (1,)),
+    )
+    return Graph("refiner", refiner, (*state, target, mask, *settings), outputs)
 
 
 def to_onnx(graph: Graph, name: str) -> ir.Model:

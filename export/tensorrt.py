@@ -7,7 +7,6 @@ written as a script of `trtexec` lines for the machine that has them. For Tensor
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -19,16 +18,22 @@ from typing import Any
 
 import tyro
 
-from export.triton import Border, Precision, TensorRT, batches, config_pbtxt, shapes
+from export.triton import (
+    Border,
+    Precision,
+    TensorRT,
+    TritonError,
+    batches,
+    borders,
+    config_pbtxt,
+    read_graphs,
+    shapes,
+)
 
 PRECISE = ("refiner",)  # its gradients and Adam's moments do not fit into 16 bits
 OWN: dict[str, Precision] = {"float16": "fp16", "bfloat16": "bf16"}  # of a graph with 16-bit numbers in it
 SCRIPT = "build-plans.sh"
 WORKSPACE = 1 << 30
-
-
-class TensorRTError(ValueError):
-    """A bundle cannot be put onto TensorRT as asked; the message says why."""
 
 
 @dataclass
@@ -53,15 +58,15 @@ class TensorRTConfig:
 
 
 def accelerate(config: TensorRTConfig) -> str:
-    """Write the configurations, or plans; gives a summary. Raises FileNotFoundError, TensorRTError."""
-    graphs = read_graphs(config)
+    """Write the configurations, or plans; gives a summary. Raises FileNotFoundError, TritonError."""
+    graphs = read_graphs(config.repository, config.bundle)
     if config.plans:
         return build_plans(config, graphs, config.plans)
     if not config.release:
-        raise TensorRTError("name the Triton release that will serve (--release 26.04): engines depend on it")
+        raise TritonError("name the Triton release that will serve (--release 26.04): engines depend on it")
     gpu = config.gpu or this_gpu()
     if not gpu:
-        raise TensorRTError("this machine shows no GPU; name the one that will serve, as --gpu h200")
+        raise TritonError("this machine shows no GPU; name the one that will serve, as --gpu h200")
     for role, graph in graphs.items():
         # one level: the provider makes the last folder of the path, and no other
         cache = f"{config.cache}/{config.release}-{gpu}-{graph['model']}-{graph['sha256'][:16]}"
@@ -69,33 +74,6 @@ def accelerate(config: TensorRTConfig) -> str:
         text = config_pbtxt(graph["model"], graph["max_batch_size"], *borders(graph), settings)
         (config.repository / graph["model"] / "config.pbtxt").write_text(text)
     return f"{len(graphs)} graphs set to TensorRT, {config.precision}, engines in {config.cache}"
-
-
-def read_graphs(config: TensorRTConfig) -> dict[str, dict[str, Any]]:
-    """Graphs of the bundle's manifest by role."""
-    manifests = [path for path in config.repository.glob("*.json") if config.bundle in ("", path.stem)]
-    if len(manifests) != 1:
-        found = ", ".join(sorted(path.stem for path in manifests)) or "none"
-        raise FileNotFoundError(
-            f"{config.repository} must hold one bundle, or name it: --bundle; it holds {found}"
-        )
-    try:
-        graphs: dict[str, dict[str, Any]] = json.loads(manifests[0].read_text())["graphs"]
-        for graph in graphs.values():
-            borders(graph)
-            _ = [graph[key] for key in ("model", "version", "file", "sha256", "max_batch_size")]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TensorRTError(f"{manifests[0]} is no manifest: {error!r}") from None
-    return graphs
-
-
-def borders(graph: dict[str, Any]) -> tuple[list[Border], list[Border]]:
-    """Inputs and outputs of a manifest's graph."""
-    inputs, outputs = (
-        [Border(border["name"], border["dtype"], tuple(border["shape"][1:])) for border in graph[side]]
-        for side in ("inputs", "outputs")
-    )
-    return inputs, outputs
 
 
 def precision_of(role: str, graph: dict[str, Any], config: TensorRTConfig) -> Precision:
@@ -116,7 +94,7 @@ def this_gpu() -> str:
 def build_plans(config: TensorRTConfig, graphs: dict[str, dict[str, Any]], to: Path) -> str:
     """Plans and their config.pbtxt, or a script that builds them."""
     if to.resolve() == config.repository.resolve():
-        raise TensorRTError(f"{to} is the repository itself; name another folder for the plans")
+        raise TritonError(f"{to} is the repository itself; name another folder for the plans")
     to.mkdir(parents=True, exist_ok=True)
     commands = []
     can_build = this_gpu() != "" and find_spec("tensorrt") is not None
@@ -124,7 +102,7 @@ def build_plans(config: TensorRTConfig, graphs: dict[str, dict[str, Any]], to: P
         inputs, outputs = borders(graph)
         folder = to / graph["model"] / str(graph["version"])
         folder.mkdir(parents=True, exist_ok=True)
-        text = config_pbtxt(graph["model"], graph["max_batch_size"], inputs, outputs, plan=True)
+        text = config_pbtxt(graph["model"], graph["max_batch_size"], inputs, outputs, runtime="plan")
         (folder.parent / "config.pbtxt").write_text(text)
         model, plan, precision = (
             config.repository / graph["file"],
@@ -163,7 +141,7 @@ def trtexec(
 def build_plan(
     model: Path, plan: Path, inputs: list[Border], max_batch_size: int, precision: Precision, *, typed: bool
 ) -> None:
-    """The same through the `tensorrt` package, release 10. Raises TensorRTError with its complaints."""
+    """The same through the `tensorrt` package, release 10. Raises TritonError with its complaints."""
     import tensorrt as trt  # type: ignore[import-not-found]
 
     builder = trt.Builder(trt.Logger(trt.Logger.WARNING))
@@ -172,7 +150,7 @@ def build_plan(
     parser = trt.OnnxParser(network, builder.logger)
     if not parser.parse_from_file(str(model)):
         complaints = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
-        raise TensorRTError(f"TensorRT cannot read {model}: {complaints}")
+        raise TritonError(f"TensorRT cannot read {model}: {complaints}")
     settings = builder.create_builder_config()
     settings.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
     if typed:
@@ -182,7 +160,7 @@ def build_plan(
     elif hasattr(trt.BuilderFlag, precision.upper()):
         settings.set_flag(getattr(trt.BuilderFlag, precision.upper()))
     else:
-        raise TensorRTError(
+        raise TritonError(
             f"TensorRT {trt.__version__} has no {precision} flag; use release 10, or --precision fp32"
         )
     profile = builder.create_optimization_profile()
@@ -191,5 +169,5 @@ def build_plan(
     settings.add_optimization_profile(profile)
     engine = builder.build_serialized_network(network, settings)
     if engine is None:
-        raise TensorRTError(f"TensorRT could not build {model}; its log says why")
+        raise TritonError(f"TensorRT could not build {model}; its log says why")
     plan.write_bytes(engine)

@@ -1,14 +1,24 @@
-"""config.pbtxt of a graph, for NVIDIA Triton with `--disable-auto-complete-config`: everything is written out."""
+"""config.pbtxt of a graph, for NVIDIA Triton with `--disable-auto-complete-config`: everything is written out.
+
+`python -m export openvino`: a bundle's refiner onto Triton's OpenVINO back end. Needs no PyTorch.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
 
 MAX_BATCH = {"encoder": 16, "generator": 16, "mapping": 64, "critic": 64, "refiner": 8}
 QUEUE_BATCHES = 16  # full batches that may wait; the next request is rejected, not kept waiting for ever
+LONGEST_WAIT_US = 600_000_000  # for a request's own time-out to count, one must be set here that is longer
 QUEUE_DELAY_US = 500  # a lone request waits this long for company
+# With one, Triton's scheduler now and then misses that it is free and looks again only after half a second (24.10).
+INSTANCES = 2
 DType = Literal["uint8", "float32"]
 TYPES: dict[DType, str] = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 
@@ -19,7 +29,61 @@ parameters [
 ]
 """
 
+# a request at a time has all cores; HINT_BF16 counts where the processor has it
+OPENVINO = """\
+parameters [
+  { key: "PERFORMANCE_HINT" value: { string_value: "LATENCY" } },
+  { key: "NUM_STREAMS" value: { string_value: "1" } },
+  { key: "HINT_BF16" value: { string_value: "YES" } }
+]
+"""
+RUNS_BY = {
+    "onnxruntime": 'backend: "onnxruntime"',
+    "openvino": 'backend: "openvino"\ndefault_model_filename: "model.onnx"',
+    "plan": 'platform: "tensorrt_plan"',
+}
+PARAMETERS = {"onnxruntime": THREADS, "openvino": OPENVINO, "plan": ""}
+
 Precision = Literal["fp32", "fp16", "bf16"]
+Runtime = Literal["onnxruntime", "openvino", "plan"]
+
+
+class TritonError(ValueError):
+    """A bundle cannot be set up for Triton as asked; the message says why."""
+
+
+@dataclass
+class OpenVinoConfig:
+    """Set a bundle's refiner to Triton's OpenVINO back end: bfloat16, on CPUs that have it."""
+
+    repository: tyro.conf.Positional[Path]
+    """Model repository."""
+    bundle: str = ""
+    """Its bundle; the only one by default."""
+
+
+def run_by_openvino(config: OpenVinoConfig) -> str:
+    """Write the refiner's configuration; gives a summary. Raises FileNotFoundError, TritonError."""
+    graph = read_graphs(config.repository, config.bundle)["refiner"]
+    text = config_pbtxt(graph["model"], graph["max_batch_size"], *borders(graph), runtime="openvino")
+    (config.repository / graph["model"] / "config.pbtxt").write_text(text)
+    return f"{graph['model']} set to Triton's OpenVINO back end; the other graphs stay as they are"
+
+
+def read_graphs(repository: Path, bundle: str = "") -> dict[str, dict[str, Any]]:
+    """Graphs of a bundle's manifest by role. Raises FileNotFoundError, TritonError."""
+    manifests = [path for path in repository.glob("*.json") if bundle in ("", path.stem)]
+    if len(manifests) != 1:
+        found = ", ".join(sorted(path.stem for path in manifests)) or "none"
+        raise FileNotFoundError(f"{repository} must hold one bundle, or name it: --bundle; it holds {found}")
+    try:
+        graphs: dict[str, dict[str, Any]] = json.loads(manifests[0].read_text())["graphs"]
+        for graph in graphs.values():
+            borders(graph)
+            _ = [graph[key] for key in ("model", "version", "file", "sha256", "max_batch_size")]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TritonError(f"{manifests[0]} is no manifest: {error!r}") from None
+    return graphs
 
 
 @dataclass(frozen=True)
@@ -40,6 +104,15 @@ class TensorRT:
     """Folder for engines. One engine fits one GPU, TensorRT, ONNX Runtime and model: all of them are in the path."""
 
 
+def borders(graph: dict[str, Any]) -> tuple[list[Border], list[Border]]:
+    """Inputs and outputs of a manifest's graph."""
+    inputs, outputs = (
+        [Border(border["name"], border["dtype"], tuple(border["shape"][1:])) for border in graph[side]]
+        for side in ("inputs", "outputs")
+    )
+    return inputs, outputs
+
+
 def batches(largest: int) -> tuple[int, int, int]:
     """Least, usual and largest batch of a TensorRT profile; engines are tuned for the second."""
     return 1, max(1, largest // 4), largest
@@ -57,15 +130,14 @@ def config_pbtxt(
     outputs: Sequence[Border],
     tensorrt: TensorRT | None = None,
     *,
-    plan: bool = False,
+    runtime: Runtime = "onnxruntime",
 ) -> str:
     """Text of config.pbtxt. Dims leave the batch out. It has no `kind`, so that it loads with and without a GPU; only
-    TensorRT, where it is asked for, needs one. `plan`: for a TensorRT plan in the graph's place."""
-    runs_by = 'platform: "tensorrt_plan"' if plan else 'backend: "onnxruntime"'
+    TensorRT, where it is asked for, needs one. `runtime` plan: for a TensorRT plan in the graph's place."""
     preferred = ", ".join(str(max_batch_size // divisor) for divisor in (4, 2, 1))
     return f"""\
 name: "{model}"
-{runs_by}
+{RUNS_BY[runtime]}
 max_batch_size: {max_batch_size}
 input [{entries(inputs)}]
 output [{entries(outputs)}]
@@ -75,13 +147,14 @@ dynamic_batching {{
   default_queue_policy {{
     max_queue_size: {QUEUE_BATCHES * max_batch_size}
     timeout_action: REJECT
+    default_timeout_microseconds: {LONGEST_WAIT_US}
     allow_timeout_override: true
   }}
 }}
 instance_group [
-  {{ count: 1{" kind: KIND_GPU" if tensorrt else ""} }}
+  {{ count: {INSTANCES}{" kind: KIND_GPU" if tensorrt else ""} }}
 ]
-{"" if plan else THREADS}{accelerator(tensorrt, max_batch_size, inputs) if tensorrt else ""}"""
+{PARAMETERS[runtime]}{accelerator(tensorrt, max_batch_size, inputs) if tensorrt else ""}"""
 
 
 def entries(borders: Sequence[Border]) -> str:

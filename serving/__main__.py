@@ -1,5 +1,7 @@
 """`python -m serving`: settings from INDOMAIN_* and flags, then the gateway until SIGTERM or SIGINT.
 
+SIGHUP makes it look for new versions of bundles.
+
 `python -m serving key NAME`: makes an API key, adds its hash to the file of keys, and prints it this once.
 """
 
@@ -29,6 +31,7 @@ async def _serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     gateway = Gateway(settings)
+    loop.add_signal_handler(signal.SIGHUP, gateway.reload)
     starting = asyncio.create_task(gateway.start(), name="start")
     stopping = asyncio.create_task(stop.wait(), name="signal")
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)

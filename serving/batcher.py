@@ -1,7 +1,9 @@
 """Dynamic batches for one graph: samples of many requests in, one run, each its own result back.
 
 It knows neither ONNX Runtime nor pictures. What it promises:
-- the queue is bounded; samples whose caller went away or whose time ran out leave it before a run;
+- the queue is bounded; samples whose caller goes away leave it at once, those whose time ran out before a run;
+- owners (call.py) take turns, a sample each, and none may fill the queue: who asks for much does not keep the
+  others waiting;
 - a result is set only on a future that still waits; siblings of a cancelled sample are untouched;
 - a sample that makes a batch fail fails alone: the batch is run once more, one by one;
 - which samples share a batch changes no result, as the graphs treat samples one by one;
@@ -11,13 +13,14 @@ It knows neither ONNX Runtime nor pictures. What it promises:
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy.typing as npt
 
+from serving.admission import fair_share
+from serving.call import current_owner
 from serving.deadline import Clock, Deadline, MonotonicClock
 from serving.errors import (
     BackendFailed,
@@ -44,7 +47,51 @@ class _Waiting:
     sample: Tensors
     deadline: Deadline
     arrived_s: float
+    owner: str
     future: asyncio.Future[BatchedResult] = field(repr=False)
+
+
+class _Queue:
+    """Waiting samples: each owner's in their order, the owners in turn."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, dict[_Waiting, None]] = {}  # dicts keep order, and let go of any item at once
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def add(self, item: _Waiting) -> None:
+        self._lines.setdefault(item.owner, {})[item] = None
+        self._length += 1
+
+    def discard(self, item: _Waiting) -> None:
+        line = self._lines.get(item.owner, {})
+        if item in line:
+            del line[item]
+            self._length -= 1
+            if not line:
+                del self._lines[item.owner]
+
+    def pop(self) -> _Waiting:
+        """The next of the owner whose turn it is, who then goes to the end of the row."""
+        owner, line = next(iter(self._lines.items()))
+        item = next(iter(line))
+        self.discard(item)
+        if line:
+            self._lines[owner] = self._lines.pop(owner)
+        return item
+
+    def waiting_of(self, owner: str) -> int:
+        return len(self._lines.get(owner, ()))
+
+    def owners_with(self, owner: str) -> int:
+        """How many owners wait, if this one does."""
+        return len(self._lines) + (owner not in self._lines)
+
+    def oldest_s(self) -> float:
+        """When the one that has waited longest arrived."""
+        return min(next(iter(line)).arrived_s for line in self._lines.values())
 
 
 def _ignore(_: int) -> None:
@@ -74,7 +121,7 @@ class Batcher:
         self._clock: Clock = clock or MonotonicClock()
         self._on_batch = on_batch
         self._on_depth = on_depth
-        self._queue: deque[_Waiting] = deque()
+        self._queue = _Queue()
         self._arrival = asyncio.Event()
         self._closing = False
         self._run_s = 0.05  # smoothed time of one run, for the retry-after of a full queue
@@ -94,16 +141,17 @@ class Batcher:
         """
         if self._closing:
             raise ShuttingDown("The gateway is shutting down; ask another one, or later.")
-        self._make_room()
-        if len(self._queue) + len(samples) > self._max_queue_samples:
+        owner = current_owner()
+        if not self._has_room(len(samples), owner):
             raise QueueFull(
                 f"The queue of {self._graph} is full ({len(self._queue)} samples wait); try again a little later.",
                 retry_after_s=self._time_to_drain_s(),
             )
         loop = asyncio.get_running_loop()
         arrived_s = self._clock.now()
-        items = [_Waiting(sample, deadline, arrived_s, loop.create_future()) for sample in samples]
-        self._queue.extend(items)
+        items = [_Waiting(sample, deadline, arrived_s, owner, loop.create_future()) for sample in samples]
+        for item in items:
+            self._queue.add(item)
         self._on_depth(len(self._queue))
         self._arrival.set()
         if self._task is None or self._task.done():
@@ -114,14 +162,19 @@ class Batcher:
             return await asyncio.gather(*(item.future for item in items))
         finally:
             # One failed or was cancelled: nobody waits for this request's other samples any more.
+            waiting = len(self._queue)
             for item in items:
                 item.future.cancel()
+                self._queue.discard(item)
+            if len(self._queue) != waiting:
+                self._on_depth(len(self._queue))
 
-    def _make_room(self) -> None:
-        """Drops what nobody waits for, so that the bound counts only live samples."""
-        if len(self._queue) >= self._max_queue_samples // 2:
-            self._queue = deque(item for item in self._queue if not item.future.done())
-            self._on_depth(len(self._queue))
+    def _has_room(self, count: int, owner: str) -> bool:
+        waiting, own = len(self._queue) + count, self._queue.waiting_of(owner) + count
+        if 2 * waiting <= self._max_queue_samples:
+            return True
+        share = fair_share(self._max_queue_samples, owner, self._queue.owners_with(owner))
+        return waiting <= self._max_queue_samples and own <= share
 
     def _time_to_drain_s(self) -> float:
         runs = 1 + len(self._queue) // self._max_batch_size
@@ -139,7 +192,7 @@ class Batcher:
                 await asyncio.sleep(0)
 
     async def _let_company_arrive(self) -> None:
-        until_s = self._queue[0].arrived_s + self._max_delay_s if self._queue else 0.0
+        until_s = self._queue.oldest_s() + self._max_delay_s if self._queue else 0.0
         while (
             0 < len(self._queue) < self._max_batch_size and self._clock.now() < until_s and not self._closing
         ):
@@ -155,7 +208,7 @@ class Batcher:
     def _take_batch(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
         while self._queue and len(batch) < self._max_batch_size:
-            item = self._queue.popleft()
+            item = self._queue.pop()
             if self._still_wanted(item):
                 batch.append(item)
         self._on_depth(len(self._queue))

@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from serving.errors import BundleInvalid
 Role = Literal["encoder", "generator", "mapping", "critic", "refiner"]
 ROLES: tuple[Role, ...] = ("encoder", "generator", "mapping", "critic", "refiner")
 MANIFEST_FORMAT = 1
+GraphKey = tuple[str, int, str]  # model, version, sha256
 
 # What the pipeline feeds and reads, beside what a later exporter may add.
 REFINE_SETTINGS = ("learning_rate", "pixel_weight", "perceptual_weight", "domain_weight")
@@ -69,6 +70,11 @@ class GraphSpec(_Part):
     max_batch_size: int = Field(ge=1)
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+    @property
+    def key(self) -> GraphKey:
+        """What tells it from every other graph, and from other versions of itself."""
+        return self.model, self.version, self.sha256
 
     @property
     def state(self) -> tuple[TensorSpec, ...]:
@@ -135,6 +141,14 @@ class Direction:
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """One sample's inputs and outputs of a graph, each [1, ...], as its export found them."""
+
+    inputs: dict[str, npt.NDArray[Any]]
+    outputs: dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class Bundle:
     """Everything of a trained pipeline but its running graphs."""
 
@@ -143,6 +157,7 @@ class Bundle:
     layers: int
     code_size: int
     graphs: dict[Role, GraphSpec]
+    samples: dict[Role, Sample]  # empty in bundles of older exports
     folder: Path
     mean_code: npt.NDArray[np.float32]  # [L, 512]
     code_std: npt.NDArray[np.float32]  # [L, 512]
@@ -152,6 +167,11 @@ class Bundle:
     data: str
     licence: str
     limits: str
+
+    @property
+    def z_size(self) -> int:
+        """Size of the mapping's Gaussian input, which need not be that of a code vector."""
+        return self.graphs["mapping"].inputs[0].shape[1]
 
     def graph_file(self, role: Role) -> Path:
         return self.folder / self.graphs[role].file
@@ -188,6 +208,7 @@ def read_bundle(repository: Path, name: str, *, verify: bool = True) -> Bundle:
         layers=manifest.layers,
         code_size=manifest.code_size,
         graphs=dict(manifest.graphs),
+        samples=_samples(name, manifest.graphs, tensors),
         folder=repository,
         mean_code=_tensor(name, tensors, "mean_code", code_shape),
         code_std=_tensor(name, tensors, "code_std", code_shape),
@@ -236,6 +257,8 @@ def _check_graph(bundle: str, role: Role, manifest: _Manifest) -> None:
         raise BundleInvalid(f"Bundle {bundle}: graph {role!r} must give {', '.join(sorted(outputs))}.")
     picture = (-1, manifest.resolution, manifest.resolution, 3)
     code = (-1, manifest.layers, manifest.code_size)
+    if role == "mapping" and len(graph.inputs[0].shape) != 2:
+        raise BundleInvalid(f"Bundle {bundle}: {role}.z has shape {list(graph.inputs[0].shape)}.")
     expected = {"image": picture, "target": picture, "code": code, "best_code": code, "next_code": code}
     for spec in (*graph.inputs, *graph.outputs):
         if spec.shape != expected.get(spec.name, spec.shape) or spec.shape[:1] != (-1,):
@@ -277,6 +300,25 @@ def _tensor(
     if value.shape != shape or value.dtype != np.float32 or not np.isfinite(value).all():
         raise BundleInvalid(f"Bundle {bundle}: tensor {key!r} must be finite float32 {list(shape)}.")
     return value
+
+
+def _samples(
+    bundle: str, graphs: dict[Role, GraphSpec], tensors: dict[str, npt.NDArray[Any]]
+) -> dict[Role, Sample]:
+    found = {}
+    for role, graph in graphs.items():
+        sides: list[dict[str, npt.NDArray[Any]]] = []
+        for side, specs in (("inputs", graph.inputs), ("outputs", graph.outputs)):
+            named = {spec: tensors.get(f"sample/{role}/{side}/{spec.name}") for spec in specs}
+            stored = {spec: value for spec, value in named.items() if value is not None}
+            if any((1, *s.shape[1:]) != v.shape or s.dtype != v.dtype.name for s, v in stored.items()):
+                raise BundleInvalid(
+                    f"Bundle {bundle}: its sample of {role!r} does not fit the graph; export it again."
+                )
+            sides.append({spec.name: value for spec, value in stored.items()})
+        if len(sides[0]) == len(graph.inputs):
+            found[role] = Sample(*sides)
+    return found
 
 
 def _direction(

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from serving.deadline import Deadline
@@ -41,7 +41,8 @@ class Lap:
 
 @dataclass(slots=True)
 class Call:
-    """The state of one request. `observe(stage, seconds)` is told of each stage as it ends."""
+    """The state of one request. `observe(stage, seconds)` is told of each stage as it ends; `owner` names who asks, as
+    far as the transport's border knows: graphs are shared fairly between owners, and code handles are theirs alone."""
 
     request_id: str
     deadline: Deadline
@@ -50,6 +51,10 @@ class Call:
     stage: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     trace: Trace | None = None
+
+    def aside(self) -> Call:
+        """For work beside the request's own, as previews are: same caller and deadline, times of its own."""
+        return replace(self, stage="", seconds={})
 
     @contextmanager
     def during(self, stage: Stage) -> Iterator[Lap]:
@@ -84,3 +89,9 @@ class Call:
 
 CALL: ContextVar[Call | None] = ContextVar("call", default=None)
 """The request that is being worked on, for what is told no call: log lines, and what goes along to a back end."""
+
+
+def current_owner() -> str:
+    """Whose work is under way."""
+    call = CALL.get()
+    return ANONYMOUS if call is None else call.owner

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from serving.bundle import Bundle, Direction
 from serving.errors import InvalidCode, InvalidOption, UnknownDirection
-from serving.jobs import Code, EditStep
+from serving.jobs import Code, EditStep, Image, Region
 
 MAX_STRENGTH = 100.0
 MAX_TRUNCATION = 2.0
@@ -87,9 +87,9 @@ def check_sampling(seeds: tuple[int, ...], truncation: float, max_codes: int) ->
         raise InvalidOption(f"truncation is {truncation}; it goes from 0 to {MAX_TRUNCATION:g}.")
 
 
-def gaussian_inputs(seeds: tuple[int, ...], code_size: int) -> npt.NDArray[np.float32]:
-    """z of each seed, float32 [N, 512]: PCG64, drawn as float64, so that a seed means the same anywhere."""
-    rows = [np.random.Generator(np.random.PCG64(seed)).standard_normal(code_size) for seed in seeds]
+def gaussian_inputs(seeds: tuple[int, ...], size: int) -> npt.NDArray[np.float32]:
+    """z of each seed, float32 [N, size]: PCG64, drawn as float64, so that a seed means the same anywhere."""
+    rows = [np.random.Generator(np.random.PCG64(seed)).standard_normal(size) for seed in seeds]
     return np.stack(rows).astype(np.float32)
 
 
@@ -98,5 +98,50 @@ def truncate(codes: npt.NDArray[np.float32], mean_code: Code, truncation: float)
     return (mean_code + np.float32(truncation) * (codes - mean_code)).astype(np.float32)
 
 
+def check_mixing(layers: tuple[int, ...], strength: float, bundle: Bundle) -> None:
+    """Raises InvalidOption."""
+    if not layers or not all(0 <= layer < bundle.layers for layer in layers):
+        raise InvalidOption(
+            f"Mixing takes layers 0 to {bundle.layers - 1} of the style, not {_listed(layers) or 'none'}."
+        )
+    if not 0.0 <= strength <= 1.0:
+        raise InvalidOption(f"The strength of mixing is {strength}; it goes from 0 to 1.")
+
+
+def mix_codes(base: Code, style: Code, layers: tuple[int, ...], strength: float) -> Code:
+    """`base` with `layers` moved towards those of `style`, all the way at strength 1; float32 [L, 512]."""
+    mixed, chosen = base.copy(), list(layers)
+    if strength == 1.0:
+        mixed[chosen] = style[chosen]
+    else:
+        mixed[chosen] += np.float32(strength) * (style[chosen] - base[chosen])
+    return mixed
+
+
+def codes_between(start: Code, end: Code, count: int) -> npt.NDArray[np.float32]:
+    """`count` codes on the straight way in W+, evenly spaced, both ends exact; float32 [count, L, 512]."""
+    positions = np.linspace(0.0, 1.0, count, dtype=np.float32)[:, None, None]
+    return (1 - positions) * start + positions * end
+
+
+def region_mask(region: Region, resolution: int) -> npt.NDArray[np.float32]:
+    """1 inside, 0 outside, float32 [resolution, resolution, 1]. Raises InvalidOption."""
+    sides = (region.left, region.top, region.right, region.bottom)
+    left, top, right, bottom = (round(side * resolution) if 0.0 <= side <= 1.0 else -1 for side in sides)
+    if min(left, top, right, bottom) < 0 or left >= right or top >= bottom:
+        raise InvalidOption(
+            f"The region {', '.join(f'{side:g}' for side in sides)} holds nothing; give left < right and top < bottom, "
+            "each from 0 to 1, parts of the picture's sides."
+        )
+    mask = np.zeros((resolution, resolution, 1), dtype=np.float32)
+    mask[top:bottom, left:right] = 1.0
+    return mask
+
+
+def paste(target: Image, context: Image, mask: npt.NDArray[np.float32]) -> Image:
+    """The target where the mask is 1, the context where it is 0; uint8 [H, W, 3]."""
+    return np.round(mask * target + (1.0 - mask) * context).astype(np.uint8)
+
+
 def _listed(layers: tuple[int, ...]) -> str:
-    return ", ".join(str(layer) for layer in sorted(set(layers))[:32])
+    return ", ".join(str(layer)[:12] for layer in sorted(set(layers))[:32])

@@ -73,6 +73,10 @@ class UnknownDirection(EditingError):
     """The bundle has no direction of this name."""
 
 
+class UnknownCodeHandle(EditingError):
+    """The gateway does not know a code by this handle, or no longer, or it is another caller's."""
+
+
 class Unauthenticated(EditingError):
     """No key came with the request, or none that is known."""
 
@@ -160,6 +164,7 @@ ERROR_TABLE: Mapping[type[EditingError], ErrorRow] = MappingProxyType(
         InvalidOption: ErrorRow("INVALID_ARGUMENT", 400, "invalid_option"),
         UnknownBundle: ErrorRow("NOT_FOUND", 404, "unknown_bundle"),
         UnknownDirection: ErrorRow("NOT_FOUND", 404, "unknown_direction"),
+        UnknownCodeHandle: ErrorRow("NOT_FOUND", 404, "unknown_code_handle"),
         Unauthenticated: ErrorRow("UNAUTHENTICATED", 401, "unauthenticated"),
         PermissionDenied: ErrorRow("PERMISSION_DENIED", 403, "permission_denied"),
         KeyLimitReached: ErrorRow("RESOURCE_EXHAUSTED", 429, "key_limit", retryable=True, retry_after_s=1.0),

@@ -9,8 +9,9 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import grpc
 import uvicorn
@@ -20,7 +21,7 @@ from grpc_reflection.v1alpha import reflection
 
 from serving.backends import Backend
 from serving.backends.embedded import EmbeddedBackend
-from serving.bundle import read_bundles
+from serving.backends.triton import TritonBackend
 from serving.errors import BackendUnavailable
 from serving.grpc_border import Border
 from serving.grpc_service import SERVICE, EditingService
@@ -29,6 +30,7 @@ from serving.intake import Intake
 from serving.keys import Keys
 from serving.metrics import Metrics
 from serving.pipeline import Pipeline
+from serving.repository import Repository
 from serving.settings import Settings, is_loopback
 from serving.tls import Certificates
 from serving.tracing import Tracing
@@ -50,6 +52,7 @@ class _HttpServer(uvicorn.Server):
                 proxy_headers=False,  # who calls is of no interest here
                 timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
                 ws_max_size=settings.max_request_bytes,
+                ws_per_message_deflate=False,  # pictures are compressed already
                 ssl_context_factory=None if context is None else (lambda config, default: context),
             )
         )
@@ -104,9 +107,9 @@ class Gateway:
         self.operations_port = 0
         self.tracing: Tracing | None = None
         self._http_servers: list[_HttpServer] = []
-        self._renewing: asyncio.Task[None] | None = None
         self._intake = Intake(settings.max_bytes_in_flight)
         self._given_backend = backend
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Listens first (reported as not ready), then loads and warms up.
@@ -118,23 +121,28 @@ class Gateway:
         self._certificates = Certificates.of(settings)
         if self._keys is not None and self._certificates is None and not is_loopback(settings.host):
             _log.warning("keys come in unencrypted: set tls_certificate, unless something in front ends TLS")
-        bundles = await asyncio.to_thread(
-            read_bundles, settings.model_repository, settings.bundles, verify=settings.verify_checksums
+        self._repository = Repository(settings, self.metrics)
+        bundles = await self._repository.read()
+        backends: dict[str, type[EmbeddedBackend | TritonBackend]]
+        backends = {"embedded": EmbeddedBackend, "triton": TritonBackend}
+        self._backend = self._given_backend or backends[settings.backend](
+            bundles.values(), settings, self.metrics
         )
-        self._backend = self._given_backend or EmbeddedBackend(bundles.values(), settings, self.metrics)
         self.pipeline = Pipeline(bundles, self._backend, settings, self.metrics)
         self.tracing = Tracing(settings) if settings.trace_endpoint else None
         try:
             await self._start_grpc()
             await self._start_http()
             if self._certificates is not None:
-                self._renewing = asyncio.create_task(self._certificates.keep_renewing(), name="certificates")
+                self._own(self._certificates.keep_renewing(), "certificates")
             await self._backend.load()
             await self.pipeline.warm_up()
         except BaseException:
             await self.stop()
             raise
         await self._report(serving=True)
+        self._own(self._follow_health(), "health")
+        self._own(self._repository.watch(self._backend, self.pipeline), "repository")
         _log.info(
             "ready: gRPC on %s:%d, HTTP on %s:%d",
             settings.host,
@@ -143,18 +151,43 @@ class Gateway:
             self.http_port,
         )
 
+    def reload(self) -> None:
+        """Looks for new versions of bundles now; the log and a metric say what became of it."""
+        if not hasattr(self, "pipeline") or not self.pipeline.ready:
+            return  # what lies there is being loaded
+        self._own(self._repository.reload(self._backend, self.pipeline), "reload")
+
+    def _own(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Runs it until it ends or the gateway stops."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _follow_health(self) -> None:
+        """Tells those who watch gRPC's health service when the back end goes and comes back."""
+        serving = True
+        while True:
+            await asyncio.sleep(0.5)
+            if serving != (serving := await self.pipeline.healthy()):
+                await self._report(serving=serving)
+
     async def stop(self) -> None:
         """Not ready -> no new requests -> finish what was accepted -> let go of everything."""
         self.pipeline.draining = True
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._report(serving=False)
         if self.pipeline.ready:
             await asyncio.sleep(self.settings.drain_delay_s)
+        # only a caller who does not read can keep a session open: it is cut below
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.drain_timeout_s):
+                await self.pipeline.end_sessions()
         await asyncio.gather(
             self._grpc.stop(self.settings.drain_timeout_s), *(server.stop() for server in self._http_servers)
         )
-        if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.gather(self._renewing, return_exceptions=True)
         await self._backend.close()
         await self.pipeline.close()
         if self.tracing is not None:

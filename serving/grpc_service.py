@@ -12,7 +12,9 @@ import grpc
 from indomain.v1 import editing_pb2 as pb
 from indomain.v1 import editing_pb2_grpc as stubs
 from serving.grpc_border import current_call
+from serving.jobs import Between, InvertProgress, SessionRequest
 from serving.pipeline import Pipeline
+from serving.session import SessionAnswer
 from serving.wire import as_protobuf as wire
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Editing"]
@@ -31,6 +33,44 @@ class EditingService(stubs.EditingServicer):
     async def Invert(self, request: pb.InvertRequest, context: Context) -> pb.InvertResponse:  # noqa: N802
         call = current_call()
         return wire.invert_response(await self._pipeline.invert(wire.invert_job(request), call), call)
+
+    # Streams are written through the context, so that a cancelled call is cancelled wherever its work is. The stub's
+    # types know only generators.
+
+    async def WatchInvert(self, request: pb.WatchInvertRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
+        call = current_call()
+
+        async def tell(progress: InvertProgress) -> None:
+            await context.write(wire.invert_progress(progress, call))
+
+        result = await self._pipeline.watch_invert(wire.watch_invert_job(request), call, tell)
+        await context.write(wire.watched_inversion(result, call))
+
+    async def EditSession(self, requests: Any, context: Context) -> None:  # type: ignore[override]  # noqa: N802
+        async def receive() -> SessionRequest | None:
+            request = await anext(requests, None)
+            return None if request is None else wire.session_request(request)
+
+        async def tell(answer: SessionAnswer) -> None:
+            await context.write(wire.session_response(answer))
+
+        await self._pipeline.edit_session(receive, tell, current_call())
+
+    async def Interpolate(self, request: pb.InterpolateRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
+        call = current_call()
+
+        async def tell(result: Between) -> None:
+            await context.write(wire.interpolate_response(result, call))
+
+        await self._pipeline.interpolate(wire.interpolate_job(request), call, tell)
+
+    async def Mix(self, request: pb.MixRequest, context: Context) -> pb.MixResponse:  # noqa: N802
+        call = current_call()
+        return wire.mix_response(await self._pipeline.mix(wire.mix_job(request), call), call)
+
+    async def Diffuse(self, request: pb.DiffuseRequest, context: Context) -> pb.DiffuseResponse:  # noqa: N802
+        call = current_call()
+        return wire.diffuse_response(await self._pipeline.diffuse(wire.diffuse_job(request), call), call)
 
     async def Edit(self, request: pb.EditRequest, context: Context) -> pb.EditResponse:  # noqa: N802
         call = current_call()

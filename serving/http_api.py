@@ -5,7 +5,7 @@ Request ids, deadlines, limits, errors and metrics are the border's: http_border
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.responses import PlainTextResponse, RedirectResponse
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -19,15 +19,19 @@ from serving.http_border import REQUEST_ID_HEADER, TIMEOUT_HEADER, Border, unles
 from serving.http_requests import (
     answer_json,
     answer_picture,
+    read_diffuse,
     read_edit,
     read_invert,
     read_json,
+    read_watch,
     wanted_picture,
 )
+from serving.http_streams import EventStream, SendEvent, serve_session
 from serving.intake import Intake
+from serving.jobs import Between, InvertProgress
 from serving.keys import Keys
 from serving.metrics import Metrics
-from serving.openapi import describe, json_only, picture_or_json
+from serving.openapi import describe, events, json_only, picture_or_json
 from serving.pipeline import Pipeline
 from serving.tracing import Tracing
 from serving.wire import as_json as wire
@@ -59,6 +63,7 @@ def create_app(
         )
     app.add_exception_handler(HTTPException, _as_domain_error)
     _add_editing_routes(app, pipeline)
+    _add_stream_routes(app, pipeline)
     _add_operation_routes(app, pipeline, metrics)
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     describe(app, with_keys=keys is not None)
@@ -102,6 +107,33 @@ def _add_editing_routes(app: FastAPI, pipeline: Pipeline) -> None:
             return answer_picture(result.image, call, result.domain_score, result.losses)
         return answer_json(wire.edit_answer(result, call))
 
+    @app.post("/v1/mix", tags=["editing"], **json_only("MixBody", bodies.MixAnswer))
+    async def mix(request: Request) -> Response:
+        """Layers of one code put into another."""
+        call, accept = _call(request), wanted_picture(request)
+        job = wire.mix_job_from(await read_json(request, bodies.MixBody), accept)
+        result = await unless_gone(request, pipeline.mix(job, call))
+        if accept:
+            return answer_picture(result.image, call, result.domain_score)
+        return answer_json(wire.mix_answer(result, call))
+
+    @app.post(
+        "/v1/diffuse",
+        tags=["editing"],
+        **picture_or_json(
+            "DiffuseBody", "DiffuseOptions", bodies.DiffuseAnswer, ("target", "context"), ("mask",)
+        ),
+    )
+    async def diffuse(request: Request) -> Response:
+        """Semantic diffusion: a region of a target pasted into a context, and refined where the target is."""
+        call, accept = _call(request), wanted_picture(request)
+        body, pictures = await read_diffuse(request)
+        job = wire.diffuse_job_from(body, pictures, accept)
+        result = await unless_gone(request, pipeline.diffuse(job, call))
+        if accept:
+            return answer_picture(result.image, call, result.domain_score, result.losses)
+        return answer_json(wire.diffuse_answer(result, call))
+
     @app.post("/v1/decode", tags=["editing"], **json_only("DecodeBody", bodies.DecodeAnswer))
     async def decode(request: Request) -> Response:
         """Codes -> pictures. A picture alone is answered for a single code only."""
@@ -123,6 +155,51 @@ def _add_editing_routes(app: FastAPI, pipeline: Pipeline) -> None:
         return answer_json(wire.sample_answer(result, call))
 
 
+def _add_stream_routes(app: FastAPI, pipeline: Pipeline) -> None:
+    @app.post(
+        "/v1/watch-invert",
+        tags=["streams"],
+        **events(
+            {"progress": bodies.ProgressAnswer, "result": bodies.InvertAnswer},
+            "WatchInvertBody",
+            form_options="WatchOptions",
+        ),
+    )
+    async def watch_invert(request: Request) -> Response:
+        """Picture -> code with progress: events `progress`, then one `result` (or `error`)."""
+        call = _call(request)
+        job = wire.watch_invert_job_from(*await read_watch(request))
+
+        async def work(send: SendEvent) -> None:
+            async def tell(progress: InvertProgress) -> None:
+                await send("progress", wire.progress_answer(progress, call))
+
+            result = await pipeline.watch_invert(job, call, tell)
+            await send("result", wire.invert_answer(result, call))
+
+        return EventStream(work, call)
+
+    @app.post(
+        "/v1/interpolate", tags=["streams"], **events({"picture": bodies.BetweenAnswer}, "InterpolateBody")
+    )
+    async def interpolate(request: Request) -> Response:
+        """The pictures on the straight way from one code to another: events `picture`, in order (or `error`)."""
+        call = _call(request)
+        job = wire.interpolate_job_from(await read_json(request, bodies.InterpolateBody))
+
+        async def work(send: SendEvent) -> None:
+            async def tell(result: Between) -> None:
+                await send("picture", wire.between_answer(result, call))
+
+            await pipeline.interpolate(job, call, tell)
+
+        return EventStream(work, call)
+
+    @app.websocket("/v1/edit-session")
+    async def edit_session(websocket: WebSocket) -> None:
+        await serve_session(websocket, pipeline, _call(websocket))
+
+
 def _add_operation_routes(app: FastAPI, pipeline: Pipeline, metrics: Metrics) -> None:
     @app.get("/healthz", response_class=PlainTextResponse, tags=["operation"])
     async def healthz() -> str:
@@ -141,7 +218,7 @@ def _add_operation_routes(app: FastAPI, pipeline: Pipeline, metrics: Metrics) ->
         return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _call(request: Request) -> Call:
+def _call(request: Request | WebSocket) -> Call:
     call = request.state.call
     assert isinstance(call, Call), "the border sets it"
     return call

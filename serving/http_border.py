@@ -49,7 +49,12 @@ _LINGER_BYTES = 64 * 1024 * 1024
 METHOD_OF_PATH = {  # the same names as over gRPC, so that one metric counts both
     "/v1/bundles": "ListBundles",
     "/v1/invert": "Invert",
+    "/v1/watch-invert": "WatchInvert",
     "/v1/edit": "Edit",
+    "/v1/edit-session": "EditSession",
+    "/v1/interpolate": "Interpolate",
+    "/v1/mix": "Mix",
+    "/v1/diffuse": "Diffuse",
     "/v1/decode": "Decode",
     "/v1/sample": "Sample",
 }

@@ -6,24 +6,22 @@ Routes are in http_api.py; what the bodies mean, in wire/as_json.py.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from serving.call import Call
-from serving.errors import InvalidOption, MalformedRequest, UnsupportedMediaType
-from serving.jobs import EncodedPicture, ImageFormat, Losses
+from serving.errors import Cancelled, InvalidOption, MalformedRequest, UnsupportedMediaType
+from serving.jobs import EncodedPicture, ImageFormat, Losses, Source
 from serving.wire import bodies
-from serving.wire.as_json import edit_source_from, picture_from, read_body
+from serving.wire.as_json import picture_from, read_body, source_from
 
 BodyT = TypeVar("BodyT", bound=bodies.Body)
-Source = EncodedPicture | npt.NDArray[np.float32]
 
 MEDIA_TYPES = {
     ImageFormat.PNG: "image/png",
@@ -39,36 +37,79 @@ async def read_json(request: Request, kind: type[BodyT]) -> BodyT:
     """A JSON body. Raises MalformedRequest, UnsupportedMediaType, RequestTooLarge."""
     if _media_type(request) != "application/json":
         raise UnsupportedMediaType("This route takes application/json.")
-    content = await request.body()
+    with _caller_there():
+        content = await request.body()
     if len(content) <= _SMALL_BYTES:
         return read_body(kind, content)
     return await asyncio.to_thread(read_body, kind, content)
 
 
 async def read_invert(request: Request) -> tuple[bodies.InvertOptions, EncodedPicture]:
-    if _media_type(request) == "multipart/form-data":
-        picture, options = await _read_multipart(request)
-        return read_body(bodies.InvertOptions, options), picture
+    if _is_form(request):
+        pictures, options = await _read_form(request, "picture")
+        return read_body(bodies.InvertOptions, options), pictures["picture"]
     body = await read_json(request, bodies.InvertBody)
     return body, picture_from(body.picture)
 
 
+async def read_watch(request: Request) -> tuple[bodies.WatchOptions, EncodedPicture]:
+    if _is_form(request):
+        pictures, options = await _read_form(request, "picture")
+        return read_body(bodies.WatchOptions, options), pictures["picture"]
+    body = await read_json(request, bodies.WatchInvertBody)
+    return body, picture_from(body.picture)
+
+
 async def read_edit(request: Request) -> tuple[bodies.EditOptions, Source]:
-    if _media_type(request) == "multipart/form-data":
-        picture, options = await _read_multipart(request)
-        return read_body(bodies.EditOptions, options), picture
+    if _is_form(request):
+        pictures, options = await _read_form(request, "picture")
+        return read_body(bodies.EditOptions, options), pictures["picture"]
     body = await read_json(request, bodies.EditBody)
-    return body, edit_source_from(body)
+    return body, source_from(body, "An edit")
 
 
-async def _read_multipart(request: Request) -> tuple[EncodedPicture, bytes | str]:
-    """The file `picture` and the JSON part `options` (a field or a file; may be left out)."""
-    async with request.form(max_files=2, max_fields=4) as form:
-        picture, options = form.get("picture"), form.get("options", "")
-        if not isinstance(picture, UploadFile):
-            raise MalformedRequest("The form has no file named 'picture'; /docs has the schema.")
-        data = await picture.read()
-        return EncodedPicture(data), await options.read() if isinstance(options, UploadFile) else options
+async def read_diffuse(request: Request) -> tuple[bodies.DiffuseOptions, dict[str, EncodedPicture]]:
+    """The pictures: target, context and perhaps mask."""
+    if _is_form(request):
+        pictures, options = await _read_form(request, "target", "context", optional="mask")
+        return read_body(bodies.DiffuseOptions, options), pictures
+    body = await read_json(request, bodies.DiffuseBody)
+    pictures = {"target": picture_from(body.target), "context": picture_from(body.context)}
+    if body.mask is not None:
+        pictures["mask"] = picture_from(body.mask)
+    return body, pictures
+
+
+async def _read_form(
+    request: Request, *names: str, optional: str = ""
+) -> tuple[dict[str, EncodedPicture], bytes | str]:
+    """The files of these names, and the JSON part `options` (a field or a file; may be left out)."""
+    with _caller_there():
+        form = await request.form(max_files=len(names) + 2, max_fields=4)
+    try:
+        pictures: dict[str, EncodedPicture] = {}
+        for name in (*names, *([optional] if optional else [])):
+            file = form.get(name)
+            if isinstance(file, UploadFile):
+                pictures[name] = EncodedPicture(await file.read())
+            elif name != optional:
+                raise MalformedRequest(f"The form has no file named {name!r}; /docs has the schema.")
+        options = form.get("options", "")
+        return pictures, await options.read() if isinstance(options, UploadFile) else options
+    finally:
+        await form.close()
+
+
+@contextmanager
+def _caller_there() -> Iterator[None]:
+    try:
+        yield
+    except ClientDisconnect:
+        raise Cancelled("The caller hung up before the request had come in whole.") from None
+
+
+def _is_form(request: Request) -> bool:
+    return _media_type(request) == "multipart/form-data"
 
 
 def _media_type(request: Request) -> str:

@@ -11,6 +11,8 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from serving.errors import EditingError
+
 Image = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 Code = npt.NDArray[np.float32]  # [L, 512]
 
@@ -30,6 +32,7 @@ class StopReason(StrEnum):
     CONVERGED = "converged"
     DEADLINE = "deadline"
     DIVERGED = "diverged"
+    PRESSURE = "pressure"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,32 @@ class EncodedPicture:
 
 
 @dataclass(frozen=True, slots=True)
+class CodeHandle:
+    """A code by the name that the gateway gave it (handles.py)."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class NamedCode:
+    """A code with its handle (empty: none); in an answer `values` is None where only the handle was asked for."""
+
+    values: Code | None
+    handle: str = ""
+
+    def by_handle(self) -> NamedCode:
+        """Only the handle, where there is one."""
+        return NamedCode(None, self.handle) if self.handle else self
+
+
+CodeSource = npt.NDArray[np.float32] | CodeHandle | NamedCode
+Source = EncodedPicture | CodeSource
+
+
+@dataclass(frozen=True, slots=True)
 class RefineOptions:
-    """How to refine; None takes the bundle's default. steps = 0: not at all. quality: a name for a number of steps."""
+    """How to refine; None takes the bundle's default. steps = 0: not at all. quality: a name for a number of steps.
+    allow_fewer_steps: rather than wait or be refused where the gateway is busy."""
 
     steps: int | None = None
     quality: str | None = None
@@ -52,17 +79,19 @@ class RefineOptions:
     pixel_weight: float | None = None
     perceptual_weight: float | None = None
     domain_weight: float | None = None
+    allow_fewer_steps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
-    """Which pictures to answer, and in which format."""
+    """Which pictures to answer, and in which format; `codes` False: codes by their handles only."""
 
     format: ImageFormat = ImageFormat.PNG
     quality: int = 92
     image: bool = True
     aligned: bool = False
     start: bool = False
+    codes: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +112,15 @@ class InvertJob:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchInvertJob:
+    invert: InvertJob
+    interval_s: float = 0.25  # between two reports, at least
+    previews: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class EditJob:
-    source: EncodedPicture | npt.NDArray[np.float32]
+    source: Source
     edits: tuple[EditStep, ...]
     bundle: str = ""
     refine: RefineOptions = field(default_factory=RefineOptions)
@@ -92,8 +128,62 @@ class EditJob:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionRequest:
+    """One message of an edit session. Source (with bundle and refine) and output that are None stay as they were."""
+
+    sequence: int
+    edits: tuple[EditStep, ...]
+    source: Source | None = None
+    bundle: str = ""
+    refine: RefineOptions = field(default_factory=RefineOptions)
+    output: OutputOptions | None = None
+    fault: EditingError | None = None  # why the message could not be read
+
+
+@dataclass(frozen=True, slots=True)
+class InterpolateJob:
+    start: Source
+    end: Source
+    count: int  # pictures, with both ends
+    bundle: str = ""
+    refine: RefineOptions = field(default_factory=RefineOptions)
+    output: OutputOptions = field(default_factory=OutputOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class MixJob:
+    base: Source
+    style: Source
+    layers: tuple[int, ...]
+    strength: float = 1.0
+    bundle: str = ""
+    refine: RefineOptions = field(default_factory=RefineOptions)
+    output: OutputOptions = field(default_factory=OutputOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A rectangle, in parts of a picture's sides. The default is the middle of an aligned face."""
+
+    left: float = 0.27
+    top: float = 0.35
+    right: float = 0.71
+    bottom: float = 0.78
+
+
+@dataclass(frozen=True, slots=True)
+class DiffuseJob:
+    target: EncodedPicture
+    context: EncodedPicture
+    area: Region | EncodedPicture = field(default_factory=Region)  # or a mask: white is the target
+    bundle: str = ""
+    refine: RefineOptions = field(default_factory=RefineOptions)
+    output: OutputOptions = field(default_factory=OutputOptions)
+
+
+@dataclass(frozen=True, slots=True)
 class DecodeJob:
-    codes: tuple[npt.NDArray[np.float32], ...]  # each [L, 512] or [N, L, 512]
+    codes: tuple[CodeSource, ...]  # each [L, 512] or [N, L, 512]
     bundle: str = ""
     output: OutputOptions = field(default_factory=OutputOptions)
 
@@ -119,9 +209,20 @@ class Losses:
 
 
 @dataclass(frozen=True, slots=True)
+class InvertProgress:
+    """A refinement under way: `loss` is the best so far, None before the first step."""
+
+    step: int
+    steps: int
+    loss: float | None
+    preview: EncodedPicture | None = None
+    domain_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Inversion:
     bundle: str
-    code: Code
+    code: NamedCode
     domain_score: float
     losses: Losses
     image: EncodedPicture | None = None
@@ -132,10 +233,43 @@ class Inversion:
 @dataclass(frozen=True, slots=True)
 class Edited:
     bundle: str
-    code: Code
-    source_code: Code
+    code: NamedCode
+    source_code: NamedCode
     domain_score: float
     losses: Losses | None = None  # None when the source was a code
+    image: EncodedPicture | None = None
+    aligned: EncodedPicture | None = None
+    start: EncodedPicture | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """One picture of an interpolation: `position` goes from 0 at the start to 1 at the end."""
+
+    bundle: str
+    index: int
+    position: float
+    code: NamedCode
+    domain_score: float
+    image: EncodedPicture | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    bundle: str
+    code: NamedCode
+    domain_score: float
+    image: EncodedPicture | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Diffused:
+    """`aligned` is the region pasted into the context; the losses count within the area."""
+
+    bundle: str
+    code: NamedCode
+    domain_score: float
+    losses: Losses
     image: EncodedPicture | None = None
     aligned: EncodedPicture | None = None
     start: EncodedPicture | None = None

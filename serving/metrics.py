@@ -75,7 +75,24 @@ class Metrics:
             ["stage"],
             registry=registry,
         )
-        self.backend_up = Gauge("indomain_backend_up", "1 while the back end answers", registry=registry)
+        self.backend_up = Gauge(
+            "indomain_backend_up",
+            "1 while the back end at this address answers and has all graphs",
+            ["address"],
+            registry=registry,
+        )
+        self.ejections = Counter(
+            "indomain_backend_ejections_total",
+            "Times that a server was left out until it answers again",
+            ["address"],
+            registry=registry,
+        )
+        self.reloads = Counter(
+            "indomain_reloads_total",
+            "Times that new bundles were found in the model repository, by what became of them",
+            ["outcome"],
+            registry=registry,
+        )
         self.domain_score = Histogram(
             "indomain_domain_score",
             "Domain scores of the codes that were answered",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,11 +14,19 @@ from serving.wire import bodies
 _REQUESTS = (
     bodies.InvertBody,
     bodies.InvertOptions,
+    bodies.WatchInvertBody,
+    bodies.WatchOptions,
     bodies.EditBody,
     bodies.EditOptions,
+    bodies.InterpolateBody,
+    bodies.MixBody,
+    bodies.DiffuseBody,
+    bodies.DiffuseOptions,
+    bodies.SessionBody,
     bodies.DecodeBody,
     bodies.SampleBody,
 )
+_EVENTS = (bodies.ProgressAnswer, bodies.BetweenAnswer, bodies.InvertAnswer, bodies.SessionAnswerBody)
 _REF = "#/components/schemas/{model}"
 _PICTURE = {"schema": {"type": "string", "format": "binary"}}
 _HEADERS = [
@@ -41,18 +50,46 @@ def json_only(body: str, answer: type[BaseModel]) -> dict[str, Any]:
     return _described({"application/json": {"schema": _ref(body)}}, answer)
 
 
-def picture_or_json(body: str, options: str, answer: type[BaseModel]) -> dict[str, Any]:
-    """Route arguments for a JSON body or a form with a file and the JSON part `options`."""
+def picture_or_json(
+    body: str,
+    options: str,
+    answer: type[BaseModel],
+    files: tuple[str, ...] = ("picture",),
+    optional_files: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Route arguments for a JSON body or a form with files and the JSON part `options`."""
+    return _described(_json_or_form(body, options, files, optional_files), answer)
+
+
+def events(answers: Mapping[str, type[BaseModel]], body: str, form_options: str = "") -> dict[str, Any]:
+    """Route arguments for an answer of server-sent events: `answers` has the data of each kind."""
+    content: dict[str, Any] = {"application/json": {"schema": _ref(body)}}
+    if form_options:
+        content = _json_or_form(body, form_options, ("picture",), ())
+    kinds = {"oneOf": [_ref(answer.__name__) for answer in answers.values()]}
+    told = ", ".join(f"`{name}`: {answer.__name__}" for name, answer in answers.items())
+    described = _described(content, None)
+    described["responses"][200] = {
+        "description": f"Server-sent events, data in JSON: {told}, `error`: ErrorAnswer",
+        "content": {"text/event-stream": {"schema": kinds}},
+    }
+    return described
+
+
+def _json_or_form(
+    body: str, options: str, files: tuple[str, ...], optional_files: tuple[str, ...]
+) -> dict[str, Any]:
+    properties = {name: {"type": "string", "format": "binary"} for name in (*files, *optional_files)}
     form = {
         "type": "object",
-        "required": ["picture"],
-        "properties": {"picture": {"type": "string", "format": "binary"}, "options": _ref(options)},
+        "required": list(files),
+        "properties": properties | {"options": _ref(options)},
     }
     multipart = {"schema": form, "encoding": {"options": {"contentType": "application/json"}}}
-    return _described({"multipart/form-data": multipart, "application/json": {"schema": _ref(body)}}, answer)
+    return {"multipart/form-data": multipart, "application/json": {"schema": _ref(body)}}
 
 
-def _described(content: dict[str, Any], answer: type[BaseModel]) -> dict[str, Any]:
+def _described(content: dict[str, Any], answer: type[BaseModel] | None) -> dict[str, Any]:
     pictures = dict.fromkeys(("image/png", "image/jpeg", "image/webp"), _PICTURE)
     return {
         "responses": {
@@ -83,7 +120,8 @@ def describe(app: FastAPI, *, with_keys: bool) -> None:
         document = original()
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         _, definitions = models_json_schema([(model, "validation") for model in _REQUESTS], ref_template=_REF)
-        for name, schema in definitions["$defs"].items():
+        _, answers = models_json_schema([(model, "serialization") for model in _EVENTS], ref_template=_REF)
+        for name, schema in (definitions["$defs"] | answers["$defs"]).items():
             schemas.setdefault(name, schema)
         if with_keys:
             document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}

@@ -7,44 +7,77 @@ http_api.py; how graphs run, that of a back end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
 
+from serving.admission import Admission
 from serving.backends import Backend, Inference
-from serving.bundle import Bundle, Role
+from serving.bundle import Bundle, GraphKey, Role
 from serving.call import Call
 from serving.deadline import Deadline
-from serving.edits import apply_edits, check_codes, check_edits, check_sampling, gaussian_inputs, truncate
-from serving.errors import DeadlineExceeded, InvalidCode, NotReady, QueueFull, UnknownBundle
+from serving.edits import (
+    apply_edits,
+    check_codes,
+    check_edits,
+    check_mixing,
+    check_sampling,
+    codes_between,
+    gaussian_inputs,
+    mix_codes,
+    paste,
+    region_mask,
+    truncate,
+)
+from serving.errors import InvalidCode, InvalidOption, QueueFull, ShuttingDown, UnknownBundle
+from serving.handles import CodeHandles
 from serving.jobs import (
+    Between,
     Code,
+    CodeHandle,
+    CodeSource,
     Decoded,
     DecodeJob,
+    Diffused,
+    DiffuseJob,
     Edited,
     EditJob,
     EncodedPicture,
     Image,
     ImageFormat,
+    InterpolateJob,
     Inversion,
     InvertJob,
+    InvertProgress,
     Losses,
+    Mixed,
+    MixJob,
+    NamedCode,
     OutputOptions,
     RefineOptions,
+    Region,
     Sampled,
     SampleJob,
+    Source,
     StopReason,
+    WatchInvertJob,
 )
 from serving.metrics import Metrics
 from serving.pictures import align_picture, check_output, encode_picture
-from serving.refinement import Refinement, Refiner, RefineSettings, StopRule
+from serving.progress import Progress
+from serving.refinement import Refinement, Refiner, RefineSettings, Report, StopRule, unreported
+from serving.session import EditSession, Receive, SessionAnswer
 from serving.settings import Settings
 
 T = TypeVar("T")
+Tell = Callable[[T], Awaitable[None]]
+"""Takes one answer of several, as soon as it is there."""
+
+_PICTURES_AT_ONCE = 8  # of an interpolation: enough to fill a batch, few enough that the first come soon
 
 
 class Pipeline:
@@ -58,51 +91,179 @@ class Pipeline:
     ) -> None:
         self.bundles = dict(bundles)  # the default bundle is the first
         self.settings = settings
-        self.ready = False
         self.draining = False
-        self.in_flight = 0
+        self._admission = Admission(settings.max_requests_in_flight, metrics.in_flight.set)
+        self._handles = CodeHandles(
+            settings.max_code_handles, settings.max_code_handles_per_owner, settings.code_handle_expiry_s
+        )
+        self._sessions: set[EditSession] = set()
         self._backend = backend
         self._metrics = metrics
         self._answer_s = 0.0  # smoothed time to decode and encode an answer
         self._pictures = ThreadPoolExecutor(settings.picture_threads, thread_name_prefix="pictures")
-        rule = StopRule(settings.refine_window_steps, settings.refine_min_improvement_ratio)
-        self._refiners = {name: Refiner(bundle, backend, rule) for name, bundle in self.bundles.items()}
+        self._refiners: dict[GraphKey, Refiner] = {}
+        self._requests: WeakSet[asyncio.Task[Any]] = WeakSet()  # those that have found a bundle
+        self._requests_before: WeakSet[asyncio.Task[Any]] = WeakSet()
+        self.exchange(bundles)
+
+    @property
+    def ready(self) -> bool:
+        return self._admission.open
+
+    @property
+    def in_flight(self) -> int:
+        return self._admission.in_flight
+
+    def exchange(self, bundles: Mapping[str, Bundle]) -> None:
+        """From now on requests find these bundles; those under way go on with what they have found."""
+        rule = StopRule(self.settings.refine_window_steps, self.settings.refine_min_improvement_ratio)
+        comfortable = self.settings.max_refinements_at_full_steps
+        self.bundles = dict(bundles)
+        self._refiners |= {
+            bundle.graphs["refiner"].key: Refiner(bundle, self._backend, rule, comfortable)
+            for bundle in bundles.values()
+        }
+        self._requests_before, self._requests = self._requests, WeakSet()
+
+    async def until_exchanged(self) -> None:
+        """Returns when no request is under way with bundles of before the exchange, or its time is up."""
+        if under_way := [task for task in self._requests_before if not task.done()]:
+            await asyncio.wait(under_way, timeout=self.settings.max_deadline_s)
+        current = {bundle.graphs["refiner"].key for bundle in self.bundles.values()}
+        self._refiners = {key: refiner for key, refiner in self._refiners.items() if key in current}
 
     async def invert(self, job: InvertJob, call: Call) -> Inversion:
         """Picture -> code. Raises errors of the table only."""
-        async with self._admitted(call):
+        async with self._admission.admitted(call):
             bundle = self._bundle(job.bundle)
             check_output(job.output)
-            settings = RefineSettings.resolve(job.refine, bundle.refine, self.settings.max_refine_steps)
+            settings = self._refine_settings(job.refine, bundle)
             return await self._invert(bundle, job.picture, settings, job.output, call)
+
+    async def watch_invert(self, job: WatchInvertJob, call: Call, tell: Tell[InvertProgress]) -> Inversion:
+        """The same; tells how it goes, at most every `job.interval_s` seconds. Raises errors of the table only."""
+        async with self._admission.admitted(call):
+            invert, bundle = job.invert, self._bundle(job.invert.bundle)
+            check_output(invert.output)
+            if not job.interval_s >= 0.0:
+                raise InvalidOption(f"interval_s is {job.interval_s}; give seconds, or 0 for every chunk.")
+            settings = self._refine_settings(invert.refine, bundle)
+
+            async def report(step: int, loss: float | None, code: Code) -> None:
+                preview, score = None, None
+                if job.previews:
+                    (image,), (score,) = await self._generate_and_score(bundle, [code], 1, call.aside())
+                    (preview,) = await self._encode_pictures([image], invert.output, call.aside())
+                await tell(InvertProgress(step, settings.steps, loss, preview, score))
+
+            async with Progress(report, job.interval_s, call.deadline.clock) as progress:
+                return await self._invert(
+                    bundle, invert.picture, settings, invert.output, call, progress.report
+                )
 
     async def edit(self, job: EditJob, call: Call) -> Edited:
         """Picture or code -> edited code and picture. Raises errors of the table only."""
-        async with self._admitted(call):
+        async with self._admission.admitted(call):
             bundle = self._bundle(job.bundle)
             check_output(job.output)
             check_edits(job.edits, bundle, self.settings.max_edits)
             if isinstance(job.source, EncodedPicture):
-                settings = RefineSettings.resolve(job.refine, bundle.refine, self.settings.max_refine_steps)
+                settings = self._refine_settings(job.refine, bundle)
                 return await self._edit_picture(bundle, job, job.source, settings, call)
-            codes = check_codes(job.source, bundle)
-            if len(codes) != 1:
-                raise InvalidCode(f"An edit takes one code, not {len(codes)}; send one request for each.")
-            return await self._edit_code(bundle, job, codes[0], call)
+            return await self._edit_code(bundle, job, job.source, call)
+
+    async def edit_session(self, receive: Receive, tell: Tell[SessionAnswer], call: Call) -> None:
+        """Edits of one source as they come, the newest first. Raises errors of the table only."""
+        self._admission.check_open()
+        if self.draining:
+            raise ShuttingDown("The gateway is shutting down; ask another one, or later.")
+        if len(self._sessions) >= self.settings.max_sessions:
+            raise QueueFull(
+                f"{len(self._sessions)} edit sessions are open already; try again a little later."
+            )
+        session = EditSession(
+            self.edit,
+            receive,
+            tell,
+            call,
+            request_s=self.settings.default_deadline_s,
+            idle_s=self.settings.session_idle_s,
+        )
+        self._sessions.add(session)
+        try:
+            await session.run()
+        finally:
+            self._sessions.discard(session)
+
+    async def interpolate(self, job: InterpolateJob, call: Call, tell: Tell[Between]) -> None:
+        """Tells the pictures on the way from one code to another, in order. Raises errors of the table only."""
+        async with self._admission.admitted(call):
+            bundle = self._bundle(job.bundle)
+            check_output(job.output)
+            if not 2 <= job.count <= self.settings.max_interpolated_pictures:
+                raise InvalidOption(
+                    f"count is {job.count}; it goes from 2 to {self.settings.max_interpolated_pictures}."
+                )
+            settings = self._refine_settings(job.refine, bundle)
+            start = await self._code_of(job.start, settings, bundle, call)
+            end = await self._code_of(job.end, settings, bundle, call)
+            with call.during("edit"):
+                codes = list(codes_between(start, end, job.count))
+            for first in range(0, job.count, _PICTURES_AT_ONCE):
+                part = codes[first : first + _PICTURES_AT_ONCE]
+                images, scores = await self._generate_and_score(bundle, part, len(part), call)
+                pictures: Sequence[EncodedPicture | None] = [None] * len(part)
+                if job.output.image:
+                    pictures = await self._encode_pictures(images, job.output, call)
+                for n, (code, score, picture) in enumerate(zip(part, scores, pictures, strict=True), first):
+                    named = NamedCode(code if job.output.codes else None)
+                    await tell(Between(bundle.name, n, n / (job.count - 1), named, score, picture))
+
+    async def mix(self, job: MixJob, call: Call) -> Mixed:
+        """Layers of one code put into another. Raises errors of the table only."""
+        async with self._admission.admitted(call):
+            bundle = self._bundle(job.bundle)
+            check_output(job.output)
+            check_mixing(job.layers, job.strength, bundle)
+            settings = self._refine_settings(job.refine, bundle)
+            base = await self._code_of(job.base, settings, bundle, call)
+            style = await self._code_of(job.style, settings, bundle, call)
+            with call.during("edit"):
+                code = mix_codes(base, style, job.layers, job.strength)
+            score, pictures = await self._show_code(bundle, code, job.output, call)
+            return Mixed(bundle.name, self._named(code, bundle, job.output, call), score, **pictures)
+
+    async def diffuse(self, job: DiffuseJob, call: Call) -> Diffused:
+        """A region of a target pasted into a context, refined where the target is (Zhu et al. 2020, section 4.3).
+        Raises errors of the table only."""
+        async with self._admission.admitted(call):
+            bundle = self._bundle(job.bundle)
+            check_output(job.output)
+            settings = self._refine_settings(job.refine, bundle)
+            mask = await self._area(bundle, job.area, call)
+            target = await self._align(bundle, job.target, call)
+            pasted = paste(target, await self._align(bundle, job.context, call), mask)
+            start, refined = await self._find_code(bundle, pasted, settings, call, mask=mask)
+            score, losses, pictures = await self._show(
+                bundle, pasted, start, refined, refined.code, job.output, call, mask
+            )
+            named = self._named(refined.code, bundle, job.output, call)
+            return Diffused(bundle.name, named, score, losses, **pictures)
 
     async def decode(self, job: DecodeJob, call: Call) -> Decoded:
         """Codes -> pictures, in their order. Raises errors of the table only."""
-        async with self._admitted(call):
+        async with self._admission.admitted(call):
             bundle = self._bundle(job.bundle)
             check_output(job.output)
-            self._check_count(sum(1 if code.ndim < 3 else len(code) for code in job.codes))
-            codes = [check_codes(code, bundle, f"codes[{n}]") for n, code in enumerate(job.codes)]
+            arrays = [self._array(code, bundle, call) for code in job.codes]
+            self._check_count(sum(1 if code.ndim < 3 else len(code) for code in arrays))
+            codes = [check_codes(code, bundle, f"codes[{n}]") for n, code in enumerate(arrays)]
             images = await self._generate(bundle, np.concatenate(codes), call)
             return Decoded(bundle.name, await self._encode_pictures(images, job.output, call))
 
     async def sample(self, job: SampleJob, call: Call) -> Sampled:
         """Seeds -> codes and pictures, in their order. Raises errors of the table only."""
-        async with self._admitted(call):
+        async with self._admission.admitted(call):
             bundle = self._bundle(job.bundle)
             check_output(job.output)
             check_sampling(job.seeds, job.truncation, self.settings.max_codes)
@@ -122,11 +283,15 @@ class Pipeline:
             one_chunk = RefineSettings.resolve(RefineOptions(steps=1), bundle.refine, max_steps=1)
             await self._invert(bundle, grey, one_chunk, OutputOptions(), call)
             await self._map(bundle, (0,), 1.0, call)
-        self.ready = True
+        self._admission.open = True
 
     async def healthy(self) -> bool:
         """Whether a request sent now would be served."""
         return self.ready and not self.draining and await self._backend.healthy()
+
+    async def end_sessions(self) -> None:
+        """Has edit sessions answer what has come in, and end."""
+        await asyncio.gather(*(session.end() for session in self._sessions))
 
     async def close(self) -> None:
         self._pictures.shutdown(wait=True)
@@ -140,52 +305,80 @@ class Pipeline:
         settings: RefineSettings,
         output: OutputOptions,
         call: Call,
+        report: Report = unreported,
     ) -> Inversion:
-        aligned, start, refined = await self._find_code(bundle, picture, settings, call)
+        aligned = await self._align(bundle, picture, call)
+        start, refined = await self._find_code(bundle, aligned, settings, call, report=report)
+        score, losses, pictures = await self._show(
+            bundle, aligned, start, refined, refined.code, output, call
+        )
+        return Inversion(
+            bundle.name, self._named(refined.code, bundle, output, call), score, losses, **pictures
+        )
+
+    async def _edit_picture(
+        self, bundle: Bundle, job: EditJob, picture: EncodedPicture, settings: RefineSettings, call: Call
+    ) -> Edited:
+        aligned = await self._align(bundle, picture, call)
+        start, refined = await self._find_code(bundle, aligned, settings, call)
+        with call.during("edit"):
+            code = apply_edits(refined.code, job.edits, bundle)
+        score, losses, pictures = await self._show(bundle, aligned, start, refined, code, job.output, call)
+        named = self._named(code, bundle, job.output, call)
+        source = self._named(refined.code, bundle, job.output, call)
+        return Edited(bundle.name, named, source, score, losses, **pictures)
+
+    async def _edit_code(self, bundle: Bundle, job: EditJob, code_source: CodeSource, call: Call) -> Edited:
+        source = self._one_code(bundle, code_source, call)
+        with call.during("edit"):
+            code = apply_edits(source, job.edits, bundle)
+        score, pictures = await self._show_code(bundle, code, job.output, call)
+        named = self._named(code, bundle, job.output, call)
+        if isinstance(code_source, CodeHandle):
+            named_source = NamedCode(source, code_source.name)
+        elif isinstance(code_source, NamedCode):
+            named_source = code_source
+        else:
+            named_source = NamedCode(source, self._handles.keep(call.owner, bundle.name, source))
+        if not job.output.codes:
+            named_source = named_source.by_handle()
+        return Edited(bundle.name, named, named_source, score, None, **pictures)
+
+    async def _show(
+        self,
+        bundle: Bundle,
+        aligned: Image,
+        start: Code,
+        refined: Refinement,
+        code: Code,
+        output: OutputOptions,
+        call: Call,
+        mask: npt.NDArray[np.float32] | None = None,
+    ) -> tuple[float, Losses, dict[str, EncodedPicture]]:
+        """What is answered of a code that came of a picture: its domain score, how refinement went, the pictures."""
         begun_s = call.deadline.clock.now()
-        images, score = await self._generate_and_score(bundle, [start, refined.code], call)
+        images, (score,) = await self._generate_and_score(bundle, [start, refined.code, code], 1, call)
+        self._metrics.domain_score.observe(score)
         chosen = {
-            "image": images[1] if output.image else None,
+            "image": images[2] if output.image else None,
             "aligned": aligned if output.aligned else None,
             "start": images[0] if output.start else None,
         }
         pictures = await self._encode_named(chosen, output, call)
         self._learn_answer_time(call.deadline.clock.now() - begun_s)
-        losses = _losses(aligned, images[0], images[1], refined)
-        return Inversion(bundle.name, refined.code, score, losses, **pictures)
+        return score, _losses(aligned, images[0], images[1], refined, mask), pictures
 
-    async def _edit_picture(
-        self, bundle: Bundle, job: EditJob, picture: EncodedPicture, settings: RefineSettings, call: Call
-    ) -> Edited:
-        aligned, start, refined = await self._find_code(bundle, picture, settings, call)
-        begun_s = call.deadline.clock.now()
-        with call.during("edit"):
-            code = apply_edits(refined.code, job.edits, bundle)
-        images, score = await self._generate_and_score(bundle, [start, refined.code, code], call)
-        chosen = {
-            "image": images[2] if job.output.image else None,
-            "aligned": aligned if job.output.aligned else None,
-            "start": images[0] if job.output.start else None,
-        }
-        pictures = await self._encode_named(chosen, job.output, call)
-        self._learn_answer_time(call.deadline.clock.now() - begun_s)
-        losses = _losses(aligned, images[0], images[1], refined)
-        return Edited(bundle.name, code, refined.code, score, losses, **pictures)
+    async def _show_code(
+        self, bundle: Bundle, code: Code, output: OutputOptions, call: Call
+    ) -> tuple[float, dict[str, EncodedPicture]]:
+        """What is answered of a code that came of others: its domain score and its picture."""
+        images, (score,) = await self._generate_and_score(bundle, [code], 1, call)
+        self._metrics.domain_score.observe(score)
+        return score, await self._encode_named({"image": images[0] if output.image else None}, output, call)
 
-    async def _edit_code(self, bundle: Bundle, job: EditJob, source: Code, call: Call) -> Edited:
-        with call.during("edit"):
-            code = apply_edits(source, job.edits, bundle)
-        images, score = await self._generate_and_score(bundle, [code], call)
-        chosen = {"image": images[0] if job.output.image else None}
-        pictures = await self._encode_named(chosen, job.output, call)
-        return Edited(bundle.name, code, source, score, None, **pictures)
-
-    async def _find_code(
-        self, bundle: Bundle, picture: EncodedPicture, settings: RefineSettings, call: Call
-    ) -> tuple[Image, Code, Refinement]:
-        """Align, encode, refine: the aligned picture, the encoder's code and what became of it."""
+    async def _align(self, bundle: Bundle, picture: EncodedPicture, call: Call) -> Image:
         with call.during("align"):
-            aligned = await self._in_picture_thread(
+            return await self._in_picture_thread(
                 lambda: align_picture(
                     picture,
                     bundle.resolution,
@@ -193,25 +386,57 @@ class Pipeline:
                     max_pixels=self.settings.max_picture_pixels,
                 )
             )
+
+    async def _find_code(
+        self,
+        bundle: Bundle,
+        aligned: Image,
+        settings: RefineSettings,
+        call: Call,
+        *,
+        mask: npt.NDArray[np.float32] | None = None,
+        report: Report = unreported,
+    ) -> tuple[Code, Refinement]:
+        """Encode, refine: the encoder's code and what became of it."""
         with call.during("encode") as lap:
             encoded = await self._infer(bundle, "encoder", {"image": aligned[None]}, call)
             lap.queued_s = encoded.queued_s
             start = np.array(encoded.outputs["code"][0], dtype=np.float32)
+        report(0, None, start)
         if settings.steps == 0:
-            return aligned, start, Refinement(start, 0.0, 0.0, 0, StopReason.NOT_REFINED)
+            return start, Refinement(start, 0.0, 0.0, 0, StopReason.NOT_REFINED)
         with call.during("refine") as lap:
-            refined = await self._refiners[bundle.name].refine(
-                start, aligned, settings, call.deadline, self._answer_reserve_s
+            refined = await self._refiners[bundle.graphs["refiner"].key].refine(
+                start, aligned, settings, call.deadline, self._answer_reserve_s, mask=mask, report=report
             )
             lap.queued_s = refined.queued_s
-        return aligned, start, refined
+        return start, refined
+
+    async def _area(
+        self, bundle: Bundle, area: Region | EncodedPicture, call: Call
+    ) -> npt.NDArray[np.float32]:
+        """How much each place is the target's, float32 [H, W, 1] from 0 to 1."""
+        if isinstance(area, Region):
+            return region_mask(area, bundle.resolution)
+        white = await self._align(bundle, area, call)
+        mask: npt.NDArray[np.float32] = white.mean(axis=2, keepdims=True, dtype=np.float32) / np.float32(255)
+        if not mask.any():
+            raise InvalidOption("The mask is black everywhere; make white what is kept of the target.")
+        return mask
+
+    async def _code_of(self, source: Source, settings: RefineSettings, bundle: Bundle, call: Call) -> Code:
+        """The code of a source, which is inverted if it is a picture."""
+        if isinstance(source, EncodedPicture):
+            aligned = await self._align(bundle, source, call)
+            return (await self._find_code(bundle, aligned, settings, call))[1].code
+        return self._one_code(bundle, source, call)
 
     async def _map(
         self, bundle: Bundle, seeds: tuple[int, ...], truncation: float, call: Call
     ) -> npt.NDArray[np.float32]:
         """Seeds -> codes [N, L, 512]. Timed as `encode`: both make codes."""
         with call.during("encode") as lap:
-            z = gaussian_inputs(seeds, bundle.code_size)
+            z = gaussian_inputs(seeds, bundle.z_size)
             mapped = await self._infer(bundle, "mapping", {"z": z}, call)
             lap.queued_s = mapped.queued_s
             return truncate(mapped.outputs["code"], bundle.mean_code, truncation)
@@ -223,20 +448,19 @@ class Pipeline:
             return list(decoded.outputs["image"])
 
     async def _generate_and_score(
-        self, bundle: Bundle, codes: list[Code], call: Call
-    ) -> tuple[list[Image], float]:
-        """Pictures of all codes, domain score of the last. Equal codes are decoded once."""
+        self, bundle: Bundle, codes: Sequence[Code], scored: int, call: Call
+    ) -> tuple[list[Image], list[float]]:
+        """Pictures of all codes, domain scores of the last `scored`. Equal codes are decoded once."""
         distinct = {id(code): code for code in codes}
         with call.during("decode") as lap:
-            decoded, scored = await asyncio.gather(
+            decoded, critic = await asyncio.gather(
                 self._infer(bundle, "generator", {"code": np.stack(list(distinct.values()))}, call),
-                self._infer(bundle, "critic", {"code": codes[-1][None]}, call),
+                self._infer(bundle, "critic", {"code": np.stack(codes[-scored:])}, call),
             )
-            lap.queued_s = max(decoded.queued_s, scored.queued_s)
-        score = float(scored.outputs["score"][0, 0])
-        self._metrics.domain_score.observe(score)
+            lap.queued_s = max(decoded.queued_s, critic.queued_s)
         image_of = dict(zip(distinct, decoded.outputs["image"], strict=True))
-        return [image_of[id(code)] for code in codes], score
+        scores = [float(score) for score in critic.outputs["score"][:, 0]]
+        return [image_of[id(code)] for code in codes], scores
 
     async def _encode_pictures(
         self, images: list[Image], output: OutputOptions, call: Call
@@ -260,35 +484,40 @@ class Pipeline:
     async def _infer(
         self, bundle: Bundle, role: Role, inputs: Mapping[str, npt.NDArray[Any]], call: Call
     ) -> Inference:
-        return await self._backend.infer(bundle.graphs[role].model, inputs, call.deadline)
+        return await self._backend.infer(bundle.graphs[role], inputs, call.deadline)
 
     async def _in_picture_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pictures, work)
 
-    @asynccontextmanager
-    async def _admitted(self, call: Call) -> AsyncIterator[None]:
-        """Counts the request in, and holds it to its deadline."""
-        if not self.ready:
-            raise NotReady("The gateway is still loading its bundles; try again in a moment.")
-        if self.in_flight >= self.settings.max_requests_in_flight:
-            raise QueueFull(
-                f"{self.in_flight} requests are in the pipeline already; try again a little later."
-            )
-        self.in_flight += 1
-        self._metrics.in_flight.set(self.in_flight)
-        try:
-            async with asyncio.timeout(call.deadline.remaining_s):
-                yield
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"Time ran out in the stage {call.stage or 'admission'}; allow more time, or ask for fewer steps.",
-                stage=call.stage,
-            ) from None
-        finally:
-            self.in_flight -= 1
-            self._metrics.in_flight.set(self.in_flight)
+    def _refine_settings(self, options: RefineOptions, bundle: Bundle) -> RefineSettings:
+        return RefineSettings.resolve(options, bundle.refine, self.settings.max_refine_steps)
+
+    def _array(self, source: CodeSource, bundle: Bundle, call: Call) -> npt.NDArray[np.float32]:
+        if isinstance(source, CodeHandle):
+            return self._handles.find(call.owner, bundle.name, source.name)
+        if isinstance(source, NamedCode):
+            assert source.values is not None, "who has a handle alone sends a CodeHandle"
+            return source.values
+        return source
+
+    def _one_code(self, bundle: Bundle, source: CodeSource, call: Call) -> Code:
+        """float32 [L, 512]. Raises InvalidCode, UnknownCodeHandle."""
+        codes = check_codes(self._array(source, bundle, call), bundle)
+        if len(codes) != 1:
+            raise InvalidCode(f"One code is taken here, not {len(codes)}; send one request for each.")
+        code: Code = codes[0]
+        return code
+
+    def _named(self, code: Code, bundle: Bundle, output: OutputOptions, call: Call) -> NamedCode:
+        """A code as it is answered: with a handle, and itself unless the handle is enough."""
+        named = NamedCode(code, self._handles.keep(call.owner, bundle.name, code))
+        return named if output.codes else named.by_handle()
 
     def _bundle(self, name: str) -> Bundle:
+        """By its name, the first by none. Raises UnknownBundle. Keeps its version until the request is answered."""
+        request = asyncio.current_task()
+        if request is not None:
+            self._requests.add(request)
         if not name:
             return next(iter(self.bundles.values()))
         if name not in self.bundles:
@@ -311,10 +540,16 @@ class Pipeline:
         return 2.0 * self._answer_s + self.settings.decode_reserve_ms / 1000.0
 
 
-def _losses(aligned: Image, start: Image, final: Image, refined: Refinement) -> Losses:
+def _losses(
+    aligned: Image,
+    start: Image,
+    final: Image,
+    refined: Refinement,
+    mask: npt.NDArray[np.float32] | None,
+) -> Losses:
     return Losses(
-        pixel_mse_before=_pixel_mse(aligned, start),
-        pixel_mse_after=_pixel_mse(aligned, final),
+        pixel_mse_before=_pixel_mse(aligned, start, mask),
+        pixel_mse_after=_pixel_mse(aligned, final, mask),
         refine_loss_before=refined.loss_before,
         refine_loss_after=refined.loss_after,
         steps_done=refined.steps_done,
@@ -322,7 +557,8 @@ def _losses(aligned: Image, start: Image, final: Image, refined: Refinement) -> 
     )
 
 
-def _pixel_mse(one: Image, other: Image) -> float:
-    """Mean squared error on [-1, 1]."""
+def _pixel_mse(one: Image, other: Image, mask: npt.NDArray[np.float32] | None) -> float:
+    """Mean squared error on [-1, 1]; with a mask [H, W, 1], places count as it says."""
     difference = (one.astype(np.float32) - other.astype(np.float32)) / 127.5
-    return float(np.mean(difference * difference))
+    squares = np.mean(difference * difference, axis=2, keepdims=True)
+    return float(np.average(squares, weights=mask))

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from serving.backends import Backend, Inference
 from serving.bundle import REFINE_SETTINGS, Bundle, RefineDefaults
 from serving.deadline import Deadline
-from serving.errors import InvalidOption
+from serving.errors import InvalidOption, QueueFull
 from serving.jobs import Code, Image, RefineOptions, StopReason
 
 _MAX_RATE = 10.0
@@ -35,6 +35,7 @@ class RefineSettings:
     pixel_weight: float
     perceptual_weight: float
     domain_weight: float
+    allow_fewer_steps: bool = False
 
     @classmethod
     def resolve(cls, options: RefineOptions, defaults: RefineDefaults, max_steps: int) -> RefineSettings:
@@ -65,6 +66,7 @@ class RefineSettings:
             pixel_weight=choose("pixel_weight", _MAX_WEIGHT),
             perceptual_weight=choose("perceptual_weight", _MAX_WEIGHT),
             domain_weight=choose("domain_weight", _MAX_WEIGHT),
+            allow_fewer_steps=options.allow_fewer_steps,
         )
 
 
@@ -96,6 +98,14 @@ class Refinement:
     queued_s: float = 0.0
 
 
+Report = Callable[[int, float | None, Code], None]
+"""Told of an inversion under way: steps done, the best loss so far (None before the first step), and its code."""
+
+
+def unreported(steps_done: int, loss: float | None, code: Code) -> None:
+    """Tells nobody."""
+
+
 class _Smoothed:
     """A running mean of seconds, 0 until the first."""
 
@@ -111,12 +121,15 @@ class _Smoothed:
 
 
 class Refiner:
-    """Refines codes of one bundle. Keeps only how long a chunk takes; everything else belongs to a request."""
+    """Refines codes of one bundle. Keeps only how long a chunk takes and how many refinements are under way; everything
+    else belongs to a request. Beyond `comfortable` at once, those that allow fewer steps get fewer."""
 
-    def __init__(self, bundle: Bundle, backend: Backend, rule: StopRule) -> None:
+    def __init__(self, bundle: Bundle, backend: Backend, rule: StopRule, comfortable: int = 8) -> None:
         self._bundle = bundle
         self._backend = backend
         self._rule = rule
+        self._comfortable = comfortable
+        self._under_way = 0
         self._chunk_time = _Smoothed()
 
     async def refine(
@@ -126,19 +139,50 @@ class Refiner:
         settings: RefineSettings,
         deadline: Deadline,
         reserve_s: Callable[[], float],
+        *,
+        mask: npt.NDArray[np.float32] | None = None,
+        report: Report = unreported,
     ) -> Refinement:
         """Refines until `settings.steps`, convergence, or until only `reserve_s()` is left before the deadline.
 
-        start: float32 [L, 512]; target: uint8 [H, W, 3]. Raises what the back end raises.
+        start: float32 [L, 512]; target: uint8 [H, W, 3]; mask: float32 [H, W, 1], how much each place counts, all
+        alike if left out. Raises what the back end raises, but for QueueFull where fewer steps are allowed.
         """
+        self._under_way += 1
+        try:
+            return await self._refine(start, target, settings, deadline, reserve_s, mask, report)
+        finally:
+            self._under_way -= 1
+
+    async def _refine(
+        self,
+        start: Code,
+        target: Image,
+        settings: RefineSettings,
+        deadline: Deadline,
+        reserve_s: Callable[[], float],
+        mask: npt.NDArray[np.float32] | None,
+        report: Report,
+    ) -> Refinement:
         chunk_steps = self._bundle.refine.chunk_steps
         best_code, best_loss, loss_before = start, math.inf, 0.0
         best_loss_at: list[tuple[int, float]] = []
         state = first_inputs(self._bundle, start[None], target[None], settings)
+        if mask is not None:
+            state["mask"] = mask[None]
         steps_done, queued_s = 0, 0.0
         reason = StopReason.NOT_REFINED if settings.steps == 0 else StopReason.STEPS_DONE
         while steps_done < settings.steps:
-            chunk = await self._chunk_in_time(state, deadline, reserve_s())
+            if steps_done >= self._fair_steps(settings):
+                reason = StopReason.PRESSURE
+                break
+            try:
+                chunk = await self._chunk_in_time(state, deadline, reserve_s())
+            except QueueFull:
+                if not settings.allow_fewer_steps:
+                    raise
+                reason = StopReason.PRESSURE
+                break
             if chunk is None:
                 reason = StopReason.DEADLINE
                 break
@@ -155,6 +199,7 @@ class Refiner:
                 reason = StopReason.DIVERGED
                 break
             best_loss_at.append((steps_done, best_loss))
+            report(steps_done, best_loss, best_code)
             if self._rule.converged(best_loss_at):
                 reason = StopReason.CONVERGED
                 break
@@ -163,6 +208,12 @@ class Refiner:
         if not math.isfinite(best_loss):
             best_loss = loss_before
         return Refinement(best_code, loss_before, best_loss, steps_done, reason, queued_s)
+
+    def _fair_steps(self, settings: RefineSettings) -> int:
+        """The steps that are asked for, or this refinement's share of them while there are too many at once."""
+        if not settings.allow_fewer_steps or self._under_way <= self._comfortable:
+            return settings.steps
+        return max(1, settings.steps * self._comfortable // self._under_way)
 
     async def _chunk_in_time(
         self, state: dict[str, npt.NDArray[Any]], deadline: Deadline, reserve_s: float
@@ -175,7 +226,7 @@ class Refiner:
         started_s = deadline.clock.now()
         try:
             async with asyncio.timeout(spare_s):
-                chunk = await self._backend.infer(self._bundle.graphs["refiner"].model, state, deadline)
+                chunk = await self._backend.infer(self._bundle.graphs["refiner"], state, deadline)
         except TimeoutError:
             return None
         finally:

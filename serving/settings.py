@@ -48,6 +48,30 @@ class Settings(BaseSettings):
     http_port: int = Field(default=8080, ge=0, le=65535)
     """Port of HTTP. 0 takes a free one."""
 
+    backend: Literal["embedded", "triton"] = "embedded"
+    """What runs the graphs: this process, or Triton servers."""
+
+    triton_addresses: Annotated[tuple[str, ...], NoDecode] = Field(default=("127.0.0.1:8001",), min_length=1)
+    """gRPC addresses of Triton servers, separated by commas; requests go to the one with the least outstanding."""
+
+    triton_model_control: bool = False
+    """Load and unload models on the servers, which must run with --model-control-mode=explicit."""
+
+    triton_shared_memory: bool = False
+    """Pass tensors through shared memory, to servers on this machine that allow it; over the connection to others."""
+
+    triton_probe_interval_s: float = Field(default=1.0, gt=0.0)
+    """How often a server is asked whether it is live and has its graphs; one that is left out is asked more often."""
+
+    triton_unload_delay_s: float = Field(default=30.0, ge=0.0)
+    """With triton_model_control: how long an old version stays after a switch, for other gateways to switch too."""
+
+    repository_poll_s: float = Field(default=0.0, ge=0.0)
+    """How often to look for new versions of bundles in the model repository. 0: only at SIGHUP."""
+
+    reload_timeout_s: float = Field(default=300.0, gt=0.0)
+    """How long a new version may take to be loaded and checked."""
+
     operations_port: int | None = Field(default=None, ge=0, le=65535)
     """Port of a second HTTP listener that has /healthz, /readyz and /metrics only, without keys and TLS: for probes and
     Prometheus, not for the world. Left out: none. 0 takes a free one."""
@@ -106,6 +130,9 @@ class Settings(BaseSettings):
     max_codes: int = Field(default=64, ge=1)
     """Codes or seeds in one request, at most."""
 
+    max_interpolated_pictures: int = Field(default=256, ge=2)
+    """Pictures in one interpolation, at most."""
+
     max_edits: int = Field(default=32, ge=1)
     """Edits in one request, at most."""
 
@@ -117,6 +144,24 @@ class Settings(BaseSettings):
 
     refine_min_improvement_ratio: float = Field(default=0.001, ge=0.0, lt=1.0)
     """Refinement stops when its best loss fell by less than this part of itself over the window. 0: never."""
+
+    max_refinements_at_full_steps: int = Field(default=8, ge=1)
+    """Refinements at once, of one bundle, beyond which those that allow fewer steps get fewer."""
+
+    max_sessions: int = Field(default=256, ge=1)
+    """Edit sessions at once, at most. Beyond: RESOURCE_EXHAUSTED / 429."""
+
+    session_idle_s: float = Field(default=600.0, gt=0.0)
+    """An edit session in which nothing is asked for this long is ended."""
+
+    max_code_handles: int = Field(default=2048, ge=0)
+    """Codes that are kept under a handle for later requests, at most, some 20 to 40 KB each. 0: none, no handles."""
+
+    max_code_handles_per_owner: int = Field(default=512, ge=1)
+    """The same for one caller (all who have no key count as one)."""
+
+    code_handle_expiry_s: float = Field(default=900.0, gt=0.0)
+    """A code that nobody names by its handle for this long is forgotten."""
 
     default_deadline_s: float = Field(default=60.0, gt=0.0)
     """Time for a request that names no deadline."""
@@ -168,7 +213,7 @@ class Settings(BaseSettings):
             )
         return self
 
-    @field_validator("bundles", "cors_origins", mode="before")
+    @field_validator("bundles", "cors_origins", "triton_addresses", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         if isinstance(value, str):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +19,17 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 
 from training.attributes import AttributeReader, is_binary
-from training.critics import CodeCritic
 from training.data import DataError, Pictures, load_pictures
+from training.domain_score import calibration_count, domain_scores, invert_samples
 from training.generator import Generator, sample_codes
-from training.inversion import load_inversion
+from training.inversion import TrainedInversion, load_inversion
 from training.runs import write_json
 
 LARGEST_STRENGTH = 3.0
-DOMAIN_FLOOR = 0.05  # median domain score of edited codes below which a direction's range has ended
-READ = 200  # pictures whose edits are read to find a range
-SAMPLES = 4_000  # sampled codes that a direction's scale and range are measured on
+DOMAIN_FLOOR = 0.02  # median domain score of edited codes below which a direction's range has ended
+READ = 200  # pictures whose edits are looked at to find a range
+SAMPLES = 4_000  # sampled codes that a direction's scale is measured on
+INVERSIONS = 500  # of them, inverted to say how native an edited code is; fewer above 128 pixels
 
 
 @dataclass
@@ -62,8 +63,8 @@ class DirectionsConfig:
 
 def find_directions(config: DirectionsConfig) -> Path:
     """Encode the pictures, fit, project, measure, and add what was found to the run folder."""
-    generator, encoder, critic, _ = load_inversion(config.run)
-    shape, mean, deviation = generator.config, critic.mean, critic.deviation
+    run = load_inversion(config.run)
+    shape, deviation = run.generator.config, run.code_critic.deviation
     pictures = load_pictures(config.data, shape.resolution, config.attributes)
     names = list(config.names or pictures.attributes)
     unknown = sorted(set(names) - pictures.attributes.keys())
@@ -71,30 +72,28 @@ def find_directions(config: DirectionsConfig) -> Path:
         raise DataError(
             f"{config.attributes} has no column {', '.join(unknown)}; it has {', '.join(pictures.attributes)}"
         )
-    codes = encode(encoder, pictures)
-    standard = ((codes - mean) / deviation).flatten(1).numpy()  # [M, L * 512]
+    layers, conditions = _layers(config, shape.layers, names), _conditions(config, names)
+    codes = encode(run.encoder, pictures)
+    standard = run.code_critic.standardise(codes).flatten(1).numpy()  # [M, L * 512]
     normals, figures = {}, {}
     for name in names:
         normals[name], figures[name] = fit_boundary(
             standard, pictures.attributes[name], config.penalty, config.held_out
         )
-    layers, conditions = _layers(config, shape.layers, names), _conditions(config, names)
-    sampled = sample_codes(generator, SAMPLES)
-    edits = (
-        Edits(AttributeReader.train(pictures, names), generator, codes[:READ])
-        if config.right_way > 0
-        else None
-    )
+    space, edits = CodeSpace(run), None
+    if config.right_way > 0:
+        edits = Edits(AttributeReader.train(pictures, names), run.generator, codes[:READ])
     found = []
     for name in names:
         step = native_step(standard, normals[name], [normals[other] for other in conditions[name]])
         moved = torch.from_numpy(step).reshape(deviation.shape) * deviation
-        vector, scale = unit_direction(moved, layers[name], sampled)
-        ends = meaningful_range(critic, sampled, codes[:1000], vector, scale, config.domain_floor)
+        direction = space.direction(name, moved, layers[name], codes[:READ], config.domain_floor)
+        ends = direction.range
         if edits:
-            low, high = (edits.honest_end(name, scale * vector, end, config.right_way) for end in ends)
+            step_of_code = direction.scale * direction.vector
+            low, high = (edits.honest_end(name, step_of_code, end, config.right_way) for end in ends)
             ends = (low, high)
-        found.append(Direction(name, vector, scale, layers[name], ends, figures[name], conditions[name]))
+        found.append(replace(direction, range=ends, held_out=figures[name], conditioned_on=conditions[name]))
         print(
             f"{name}: held-out {figures[name]['metric']} {figures[name]['value']:.3f}, "
             f"range {ends[0]} to {ends[1]}, layers {layers[name]}"
@@ -182,40 +181,35 @@ def unit_direction(
     return vector, float((sampled.flatten(1) @ vector.flatten()).std(correction=0))
 
 
-@torch.no_grad()
-def meaningful_range(
-    critic: CodeCritic,
-    sampled: torch.Tensor,
-    codes: torch.Tensor,
-    vector: torch.Tensor,
-    scale: float,
-    floor: float,
-) -> tuple[float, float]:
-    """Strengths, at most 3 either way, at which edited codes still score as native to the latent space.
+class CodeSpace:
+    """Codes that a generator samples, and the inversions of their pictures: what directions are measured against."""
 
-    The score is the percentile of the code critic's output among sampled codes; the median over `codes` counts,
-    relative to the median before the edit.
-    """
+    def __init__(self, run: TrainedInversion) -> None:
+        self.critic = run.code_critic
+        self.sampled = sample_codes(run.generator, SAMPLES)
+        few = self.sampled[: calibration_count(INVERSIONS, run.generator.config.resolution)]
+        self.inversions = invert_samples(few, run.generator.synthesis, run.encoder)
 
-    def output(x: torch.Tensor) -> torch.Tensor:
-        return critic(x).mean(1)
+    def direction(
+        self, name: str, step: torch.Tensor, layers: list[int], codes: torch.Tensor, floor: float
+    ) -> Direction:
+        """A step in code space float [L, 512] as an edit on `layers`, its range that of codes float32 [N, L, 512]."""
+        vector, scale = unit_direction(step, layers, self.sampled)
+        return Direction(name, vector, scale, layers, self.meaningful_range(codes, scale * vector, floor))
 
-    ranked = output(sampled).sort().values
-
-    def median_score(strength: float) -> float:
-        edited = codes + strength * scale * vector.to(codes)
-        return float(torch.searchsorted(ranked, output(edited)).float().median() / len(ranked))
-
-    start = median_score(0.0)
-    ends = []
-    for sign in (-1, 1):
-        reached = 1.0
-        for strength in np.arange(1.25, LARGEST_STRENGTH + 0.01, 0.25):
-            if median_score(sign * float(strength)) < min(floor, start / 2):
-                break
-            reached = float(strength)
-        ends.append(sign * reached)
-    return ends[0], ends[1]
+    def meaningful_range(self, codes: torch.Tensor, step: torch.Tensor, floor: float) -> tuple[float, float]:
+        """Strengths, from 1 to 3 either way, up to which codes moved by so many steps have a median domain score of
+        `floor`: codes float32 [N, L, 512], step [L, 512]."""
+        ends = []
+        for sign in (-1, 1):
+            reached = 1.0
+            for strength in np.arange(1.25, LARGEST_STRENGTH + 0.01, 0.25):
+                edited = codes + sign * float(strength) * step.to(codes)
+                if np.median(domain_scores(self.critic, edited, self.inversions)) < floor:
+                    break
+                reached = float(strength)
+            ends.append(sign * reached)
+        return ends[0], ends[1]
 
 
 class Edits:
@@ -236,10 +230,10 @@ class Edits:
         return float(((after[name] - self.before[name]) * np.sign(strength) > 0).mean())
 
     def honest_end(self, name: str, step: torch.Tensor, end: float, wanted: float) -> float:
-        """The strength nearest to `end`, in steps of a half down to 1, at which `wanted` of the pictures move the right
-        way; where it is reached nowhere, the one at which most do."""
+        """The strength nearest to `end`, in steps of a quarter down to a half, at which `wanted` of the pictures move
+        the right way; where it is reached nowhere, the one at which most do."""
         shares: dict[float, float] = {}
-        for size in np.arange(abs(end), 0.99, -0.5):
+        for size in np.arange(abs(end), 0.49, -0.25):
             strength = float(np.copysign(size, end))
             shares[strength] = self.right_way(name, step, strength)
             if shares[strength] >= wanted:

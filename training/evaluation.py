@@ -7,7 +7,7 @@ Encoders of one method and different seeds are averaged, with their spread. Writ
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,12 +24,13 @@ from training.attributes import AttributeReader, is_binary
 from training.data import Pictures, load_pictures
 from training.directions import (
     DOMAIN_FLOOR,
+    READ,
+    CodeSpace,
     encode,
     fit_boundary,
-    meaningful_range,
     native_step,
-    unit_direction,
 )
+from training.domain_score import calibration_count, domain_scores, invert_samples
 from training.features import EfficientNetLite0
 from training.generator import sample_codes
 from training.identity import FaceDescriptor, face_chip, identity_similarity
@@ -47,6 +48,7 @@ from training.metrics import (
 from training.perceptual import LPIPSSq
 from training.refinement import (
     Objective,
+    Refinement,
     RefinementConfig,
     Search,
     image2stylegan,
@@ -58,9 +60,8 @@ from training.refinement import (
 from training.runs import write_json
 
 Figures = dict[str, float]
-# of runs that do not say; the rate was changed when runs began to
-OLD_CRITIC = {"r1_gamma": 10.0, "code_pool": 50, "code_critic_rate": 2e-4}
 TRUNCATION = 0.7  # as `Sample` has it
+SCORE_SAMPLES = 2_000  # that domain scores are among, up to 128 pixels
 SWD_PICTURES = 256  # its patches are sorted along hundreds of directions
 
 
@@ -82,6 +83,8 @@ class EvaluationConfig:
     """Attributes to edit and to judge by."""
     output: Path = Path("evaluation")
     """Folder to write."""
+    shown: Path | None = None
+    """Folder of pictures that may be shown to others: every method's reconstructions of them are drawn too."""
     optimised: int = 32
     """Held-out pictures that inversions by optimisation are measured on."""
     steps: int = 100
@@ -102,7 +105,7 @@ def method_name(meta: dict[str, Any]) -> str:
     if "imported_encoder" in meta:
         return str(meta["imported_encoder"]["family"])
     usual = InversionConfig
-    weights, critic = meta["loss_weights"], OLD_CRITIC | meta.get("code_critic", {})
+    weights, critic = meta["loss_weights"], meta["code_critic"]
     code, cycle, view = weights["code_weight"], weights["code_cycle_weight"], meta["code_critic_view"]
     end = {"linear end": not meta["encoder"].get("activation", False)}
     if weights["pixel_weight"] == 0:
@@ -222,15 +225,17 @@ def judge_edits(judge: Judge, train: Pictures, run: TrainedInversion, codes: Ten
     start = decode(run, shown)
     before, same = judge.reader.read(start), judge.describe(start)
     spread = {name: train.attributes[name].std() for name in names}
-    sampled = sample_codes(run.generator, 4_000)
+    space = CodeSpace(run)
     success, moved, drift, kept = [], [], [], []
     for name in names:
         others = [normals[other] for other in names if other != name]
         step = native_step(standard, normals[name], others)
         moved_by = torch.from_numpy(step).reshape(critic.mean.shape) * critic.deviation
-        vector, scale = unit_direction(moved_by, range(len(critic.mean)), sampled)
-        for strength in meaningful_range(critic, sampled, train_codes[:1000], vector, scale, DOMAIN_FLOOR):
-            edited = decode(run, shown + strength * scale * vector)
+        direction = space.direction(
+            name, moved_by, list(range(len(critic.mean))), train_codes[:READ], DOMAIN_FLOOR
+        )
+        for strength in direction.range:
+            edited = decode(run, shown + strength * direction.scale * direction.vector)
             after = judge.reader.read(edited)
             success.append(((after[name] - before[name]) * np.sign(strength) > 0).mean())
             moved.append((after[name] - before[name]).mean() * np.sign(strength) / spread[name])
@@ -256,65 +261,79 @@ def searches(run: TrainedInversion, count: int) -> dict[str, tuple[Search, float
     }
 
 
-def judge_inversions(judge: Judge, run: TrainedInversion) -> tuple[dict[str, Figures], dict[str, Tensor]]:
-    """Figures and pictures of each inversion by optimisation, on the first held-out pictures."""
-    count, steps = min(judge.config.optimised, len(judge.images)), judge.config.steps
-    images, codes = judge.images[:count], encode(run.encoder, judge.pictures.first(count))
+def inversions(
+    run: TrainedInversion, perceptual: LPIPSSq, images: Tensor, steps: int
+) -> Iterator[tuple[str, Tensor, Figures]]:
+    """Each inversion by optimisation of pictures float [N, 3, H, W]: its name, its codes, how it went."""
+    with torch.no_grad():
+        codes = run.encoder(images)
+    yield "encoder", codes, {"steps": 0.0}
     variance = float(run.code_critic.deviation.square().mean())
-    objective = Objective(run.generator.synthesis, run.encoder, judge.perceptual, variance)
-    among = inversion_logits(run)
-    found: dict[str, Figures] = {}
-    made: dict[str, Tensor] = {}
+    objective = Objective(run.generator.synthesis, run.encoder, perceptual, variance)
 
-    def note(name: str, code: Tensor, seconds: float, **more: float) -> None:
-        made[name] = decode(run, code)
-        with torch.no_grad():
-            score = float(domain_scores(run.code_critic(code).mean(1), among).mean())
-        found[name] = judge.reconstructions(made[name]) | {
-            "domain_score": score,
-            "seconds": seconds / count,
-            **more,
-        }
-
-    note("encoder", codes, 0.0, steps=0.0)
-    started = time.perf_counter()
-    ours = refine(objective, codes, images, RefinementConfig(steps=steps)).code
-    note("domain-regularised optimisation", ours, time.perf_counter() - started, steps=float(steps))
-    plain = RefinementConfig(steps=0, domain_weight=0.0)
-    free = RefinementConfig(optimiser="adam", steps=4 * steps, domain_weight=0.0)
-    goal = refine(objective, ours, images, plain).losses  # of the pictures alone: [N, 1]
-    for name, (search, rate) in searches(run, count).items():
+    def timed(start: Tensor | Search, config: RefinementConfig) -> tuple[Refinement, Figures]:
         started = time.perf_counter()
-        result = refine(objective, search, images, replace(free, learning_rate=rate))
+        result = refine(objective, start, images, config)
+        seconds = (time.perf_counter() - started) / len(images)
+        return result, {"seconds": seconds, "steps": float(config.steps)}
+
+    ours, figures_of_ours = timed(codes, RefinementConfig(steps=steps))
+    yield "domain-regularised optimisation", ours.code, figures_of_ours
+    plain = RefinementConfig(steps=0, domain_weight=0.0)
+    goal = refine(objective, ours.code, images, plain).losses  # of the pictures alone: [N, 1]
+    free = RefinementConfig(optimiser="adam", steps=4 * steps, domain_weight=0.0)
+    for name, (search, rate) in searches(run, len(images)).items():
+        result, found = timed(search, replace(free, learning_rate=rate))
         reached = result.losses <= goal
         first = torch.where(reached.any(1), reached.float().argmax(1), torch.inf)
-        note(
-            name, result.code, time.perf_counter() - started, steps=float(free.steps),
-            steps_to_equal_loss=float(first.median()), reached_equal_loss=float(reached.any(1).float().mean()),
-        )  # fmt: skip
+        found["steps_to_equal_loss"] = float(first.median())
+        found["reached_equal_loss"] = float(reached.any(1).float().mean())
+        yield name, result.code, found
+
+
+def judge_inversions(judge: Judge, run: TrainedInversion) -> tuple[dict[str, Figures], dict[str, Tensor]]:
+    """Figures and pictures of each inversion by optimisation, on the first held-out pictures."""
+    among = inversions_of_samples(run)
+    found: dict[str, Figures] = {}
+    made: dict[str, Tensor] = {}
+    images = judge.images[: judge.config.optimised]
+    for name, codes, figures_of_it in inversions(run, judge.perceptual, images, judge.config.steps):
+        made[name] = decode(run, codes)
+        score = float(domain_scores(run.code_critic, codes, among).mean())
+        found[name] = judge.reconstructions(made[name]) | {"domain_score": score} | figures_of_it
     return found, made
 
 
-@torch.no_grad()
-def inversion_logits(run: TrainedInversion, count: int = 2_000, seed: int = 1) -> Tensor:
-    """The code critic's output on E(G(w)) of sampled w, what an inversion can be at best: float32 [count]."""
-    codes = sample_codes(run.generator, count, seed).split(32)
-    return torch.cat([run.code_critic(run.encoder(decode(run, part))).mean(1) for part in codes])
-
-
-def domain_scores(logits: Tensor, among: Tensor) -> np.ndarray:
-    """Percentiles of the code critic's outputs among `inversion_logits`: float32 [N], [M] -> float64 [N] in 0..1."""
-    return torch.searchsorted(among.sort().values, logits).double().numpy() / len(among)
+def draw_shown(config: EvaluationConfig, runs: dict[str, TrainedInversion], chosen: TrainedInversion) -> None:
+    """The pictures that may be shown, by each encoder and by each inversion."""
+    assert config.shown
+    shown = load_pictures(config.shown, chosen.generator.config.resolution)
+    images = shown.batch(torch.arange(len(shown)), mirror=False)
+    sets = {"photograph": images}
+    with torch.no_grad():
+        sets |= {name: decode(run, run.encoder(images)) for name, run in runs.items()}
+    figures.columns(config.output / "encoders-shown.png", sets)
+    by_optimisation = inversions(chosen, LPIPSSq().eval(), images, config.steps)
+    sets = {"photograph": images} | {name: decode(chosen, codes) for name, codes, _ in by_optimisation}
+    figures.columns(config.output / "inversions-shown.png", sets)
 
 
 @torch.no_grad()
 def judge_domain_score(judge: Judge, run: TrainedInversion) -> dict[str, np.ndarray]:
     """Domain scores of new sampled pictures, of held-out faces, and of pictures that are no faces."""
-    among = inversion_logits(run)
+    among = inversions_of_samples(run)
     groups = {"held-out faces": judge.images, **no_faces(judge.images)}
-    logits = {name: run.code_critic(run.encoder(images)).mean(1) for name, images in groups.items()}
-    logits = {"sampled pictures, drawn anew": inversion_logits(run, seed=2)} | logits
-    return {name: domain_scores(found, among) for name, found in logits.items()}
+    codes = {"sampled pictures, drawn anew": inversions_of_samples(run, seed=2)}
+    codes |= {
+        name: torch.cat([run.encoder(part) for part in images.split(64)]) for name, images in groups.items()
+    }
+    return {name: domain_scores(run.code_critic, found, among) for name, found in codes.items()}
+
+
+def inversions_of_samples(run: TrainedInversion, seed: int = 1) -> Tensor:
+    """E(G(w)) of sampled w: float32 [M, L, 512]."""
+    count = calibration_count(SCORE_SAMPLES, run.generator.config.resolution)
+    return invert_samples(sample_codes(run.generator, count, seed), run.generator.synthesis, run.encoder)
 
 
 def no_faces(images: Tensor) -> dict[str, Tensor]:
@@ -416,6 +435,9 @@ def evaluate(config: EvaluationConfig) -> Path:
     photographs = {"photograph": judge.images}
     figures.pictures(config.output / "encoders.png", photographs | pictures)
     figures.pictures(config.output / "inversions.png", photographs | refined)
+    if config.shown:
+        first_of = {method_name(run.meta): run for run in reversed(runs)}
+        draw_shown(config, {name: first_of[name] for name in pictures}, chosen)
     figures.pictures(config.output / "samples.png", samples(chosen), rows=4)
     sampled = chosen.code_critic.standardise(sample_codes(chosen.generator, len(judge.images)))
     figures.code_map(config.output / "codes.png", sampled, codes_of)

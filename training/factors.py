@@ -17,12 +17,10 @@ from torch import Tensor
 from training.data import DataError
 from training.directions import (
     DOMAIN_FLOOR,
-    SAMPLES,
-    Direction,
+    READ,
+    CodeSpace,
     add_directions,
-    meaningful_range,
     parse_layers,
-    unit_direction,
 )
 from training.generator import Generator, sample_codes
 from training.inversion import load_inversion
@@ -49,12 +47,12 @@ class FactorsConfig:
 
 def find_factors(config: FactorsConfig) -> Path:
     """Factorise each group of layers. Raises DataError, CheckpointError."""
-    generator, _, critic, _ = load_inversion(config.run)
-    shape = generator.config
+    run = load_inversion(config.run)
+    generator, shape = run.generator, run.generator.config
     if not 1 <= config.count <= shape.code_size:
         raise DataError(f"--count is {config.count}; a group of layers has 1 to {shape.code_size} directions")
-    sampled = sample_codes(generator, SAMPLES)
-    codes = sample_codes(generator, config.samples, seed=3) if config.method == "ganspace" else sampled
+    space = CodeSpace(run)
+    codes = sample_codes(generator, config.samples, seed=3) if config.method == "ganspace" else space.sampled
     found = []
     for group in config.layers or thirds(shape.layers):
         layers = parse_layers(group, shape.layers)
@@ -64,11 +62,9 @@ def find_factors(config: FactorsConfig) -> Path:
             else ganspace(codes, layers, config.count)
         )
         for number, step in enumerate(steps, 1):
-            vector, scale = unit_direction(step, layers, sampled)
-            ends = meaningful_range(critic, sampled, sampled[:1000], vector, scale, config.domain_floor)
             name = f"{config.method}-{layers[0]}-{layers[-1]}-{number}"
-            found.append(Direction(name, vector, scale, layers, ends))
-            print(f"{name}: range {ends[0]} to {ends[1]}")
+            found.append(space.direction(name, step, layers, space.inversions[:READ], config.domain_floor))
+            print(f"{name}: range {found[-1].range[0]} to {found[-1].range[1]}")
     return add_directions(config.run, found)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,18 @@ def pictures(path: Path, sets: Mapping[str, Tensor], rows: int = 1) -> None:
         axis.imshow(np.asarray(image_grid(images[: COLUMNS * rows], COLUMNS)))
         axis.set_title(name, fontsize=8, loc="left", pad=2)
         axis.axis("off")
+    _save(figure, path)
+
+
+def columns(path: Path, sets: Mapping[str, Tensor]) -> None:
+    """The same pictures by each method, a column each with its name above: float [N, 3, H, W] in [-1, 1]."""
+    count = len(next(iter(sets.values())))
+    figure, axes = plt.subplots(count, len(sets), figsize=(1.5 * len(sets), 1.5 * count + 0.4), squeeze=False)
+    for column, (name, images) in zip(axes.T, sets.items(), strict=True):
+        column[0].set_title(textwrap.fill(name, 18), fontsize=7)
+        for axis, image in zip(column, images, strict=True):
+            axis.imshow(np.asarray(image_grid(image[None], 1)))
+            axis.axis("off")
     _save(figure, path)
 
 

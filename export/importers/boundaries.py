@@ -18,13 +18,11 @@ from torch import Tensor
 from export.unpickling import Array
 from training.directions import (
     DOMAIN_FLOOR,
-    SAMPLES,
+    READ,
+    CodeSpace,
     Direction,
     add_directions,
-    meaningful_range,
-    unit_direction,
 )
-from training.generator import sample_codes
 from training.inversion import load_inversion
 from training.runs import CheckpointError
 
@@ -74,8 +72,8 @@ def find(content: Any) -> Boundary | None:
 
 def add_boundary(boundary: Boundary, run: Path, name: str) -> Direction:
     """Measure a boundary's scale and range, and add it to an encoder's run folder. Raises CheckpointError."""
-    generator, _, critic, _ = load_inversion(run)
-    shape = generator.config
+    trained = load_inversion(run)
+    shape = trained.generator.config
     given, wanted = tuple(boundary.normal.shape), (shape.layers, shape.code_size)
     if given not in (wanted, wanted[1:]):
         raise CheckpointError(f"its boundary has shape {given}, and codes of {run} have {wanted}")
@@ -84,9 +82,9 @@ def add_boundary(boundary: Boundary, run: Path, name: str) -> Direction:
         raise CheckpointError(f"it moves layers {layers}, and codes of {run} have {shape.layers}")
     if not boundary.normal.expand(wanted)[layers].any():
         raise CheckpointError(f"its boundary is zero in the layers that it moves, {layers}")
-    sampled = sample_codes(generator, SAMPLES)
-    vector, scale = unit_direction(boundary.normal.expand(wanted), layers, sampled)
-    ends = meaningful_range(critic, sampled, sampled[:1000], vector, scale, DOMAIN_FLOOR)
-    direction = Direction(name, vector, scale, layers, ends)
+    space = CodeSpace(trained)
+    direction = space.direction(
+        name, boundary.normal.expand(wanted), layers, space.inversions[:READ], DOMAIN_FLOOR
+    )
     add_directions(run, [direction])
     return direction

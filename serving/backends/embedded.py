@@ -13,15 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.backends import Inference, Tensors
+from serving.backends import Inference, Tensors, count_samples
 from serving.backends.engines import EngineUnfit, OnnxRuntimeSession, Session, open_refiner
+from serving.backends.samples import check_sample
 from serving.batcher import Batcher
-from serving.bundle import ROLES, Bundle, Role
+from serving.bundle import ROLES, Bundle, GraphKey, GraphSpec, Role
 from serving.deadline import Clock, Deadline, MonotonicClock
-from serving.errors import BackendFailed, BundleInvalid, ShuttingDown
+from serving.errors import BackendUnavailable, BundleInvalid, EditingError, ShuttingDown
 from serving.metrics import Metrics
 from serving.settings import Settings
 
+ADDRESS = "embedded"  # where this back end is, in metrics
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -46,34 +48,51 @@ class EmbeddedBackend:
         self._settings = settings
         self._metrics = metrics
         self._clock = clock or MonotonicClock()
-        self._graphs: dict[str, _Graph] = {}
+        self._graphs: dict[GraphKey, _Graph] = {}
 
     async def load(self) -> None:
-        try:
-            for bundle in self._bundles:
-                for role in ROLES:
-                    graph = _Graph(bundle, role, self._settings, self._metrics, self._clock)
-                    self._graphs[bundle.graphs[role].model] = graph
-                    await graph.load()
-        except BaseException:
-            await self.close()
-            raise
-        self._metrics.backend_up.set(1)
+        await self.add(self._bundles)
+        self._metrics.backend_up.labels(ADDRESS).set(1)
 
-    async def infer(self, model: str, inputs: Tensors, deadline: Deadline) -> Inference:
-        graph = self._graphs.get(model)
-        if graph is None:
+    async def add(self, bundles: Iterable[Bundle]) -> None:
+        added: dict[GraphKey, _Graph] = {}
+        try:
+            for bundle in bundles:
+                for role in ROLES:
+                    if bundle.graphs[role].key not in self._graphs:
+                        graph = _Graph(bundle, role, self._settings, self._metrics, self._clock)
+                        added[bundle.graphs[role].key] = graph
+                        await graph.load()
+        except BaseException:
+            await _close(added.values())
+            raise
+        self._graphs |= added
+
+    async def keep(self, bundles: Iterable[Bundle]) -> None:
+        kept = {graph.key for bundle in bundles for graph in bundle.graphs.values()}
+        leaving = [self._graphs.pop(key) for key in self._graphs.keys() - kept]
+        await _close(leaving)
+
+    async def infer(self, graph: GraphSpec, inputs: Tensors, deadline: Deadline) -> Inference:
+        running = self._graphs.get(graph.key)
+        if running is not None:
+            return await running.infer(inputs, deadline)
+        if not self._graphs:
             raise ShuttingDown("The gateway is shutting down; ask another one, or later.")
-        return await graph.infer(inputs, deadline)
+        raise BackendUnavailable("The bundle was replaced by a newer version of it; begin again.")
 
     async def healthy(self) -> bool:
         return bool(self._graphs)
 
     async def close(self) -> None:
-        self._metrics.backend_up.set(0)
+        self._metrics.backend_up.labels(ADDRESS).set(0)
         graphs, self._graphs = list(self._graphs.values()), {}
-        for graph in graphs:
-            await graph.close()
+        await _close(graphs)
+
+
+async def _close(graphs: Iterable[_Graph]) -> None:
+    for graph in graphs:
+        await graph.close()
 
 
 class _Graph:
@@ -113,6 +132,14 @@ class _Graph:
                 f"Bundle {self._bundle.name}: {self._spec.model} cannot be loaded; {repair}."
             ) from error
         self._check_against_manifest(self._session)
+        try:
+            await check_sample(self._bundle, self._role, self._run_alone)
+        except EditingError:
+            raise
+        except Exception as error:
+            raise BundleInvalid(
+                f"Bundle {self._bundle.name}: {self._spec.model} cannot be run; export the bundle again."
+            ) from error
 
     async def infer(self, inputs: Tensors, deadline: Deadline) -> Inference:
         samples = self._split(inputs)
@@ -144,20 +171,13 @@ class _Graph:
                     )
 
     def _split(self, inputs: Tensors) -> list[Tensors]:
-        """Single samples. A wrong shape is found here, before it could spoil the batch of others."""
-        counts = set()
-        for spec in self._spec.inputs:
-            value = inputs[spec.name]
-            if value.dtype.name != spec.dtype or value.shape[1:] != spec.shape[1:]:
-                raise BackendFailed(
-                    f"{self._spec.model}.{spec.name} is {spec.dtype} {list(spec.shape)}, "
-                    f"not {value.dtype.name} {list(value.shape)}."
-                )
-            counts.add(len(value))
-        if len(counts) != 1:
-            raise BackendFailed(f"The inputs of {self._spec.model} differ in their number of samples.")
+        count = count_samples(self._spec, inputs)
         names = [spec.name for spec in self._spec.inputs]
-        return [{name: inputs[name][n : n + 1] for name in names} for n in range(counts.pop())]
+        return [{name: inputs[name][n : n + 1] for name in names} for n in range(count)]
+
+    async def _run_alone(self, inputs: Tensors) -> Tensors:
+        (outputs,) = await self._run([inputs])
+        return outputs
 
     async def _run(self, samples: Sequence[Tensors]) -> Sequence[Tensors]:
         return await asyncio.get_running_loop().run_in_executor(self._worker, self._run_session, samples)

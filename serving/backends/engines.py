@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from serving.backends import Tensors
 from serving.bundle import Bundle, GraphSpec, TensorSpec
 from serving.jobs import RefineOptions
 from serving.refinement import RefineSettings, first_inputs
@@ -31,7 +32,6 @@ except ImportError:
 
 _log = logging.getLogger(__name__)
 
-Tensors = Mapping[str, npt.NDArray[Any]]
 LOSS_TOLERANCE = 0.02
 """How far OpenVINO's first losses may be from ONNX Runtime's, relative; bfloat16 has 8 bits."""
 _ORT_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import ValidationError
 
 from serving import __version__
@@ -16,21 +14,36 @@ from serving.bundle import Bundle, Direction
 from serving.call import Call
 from serving.errors import EditingError, MalformedRequest
 from serving.jobs import (
+    Between,
+    CodeHandle,
+    CodeSource,
     Decoded,
     DecodeJob,
+    Diffused,
+    DiffuseJob,
     Edited,
     EditJob,
     EditStep,
     EncodedPicture,
     ImageFormat,
+    InterpolateJob,
     Inversion,
     InvertJob,
+    InvertProgress,
     Losses,
+    Mixed,
+    MixJob,
+    NamedCode,
     OutputOptions,
     RefineOptions,
+    Region,
     Sampled,
     SampleJob,
+    SessionRequest,
+    Source,
+    WatchInvertJob,
 )
+from serving.session import SessionAnswer
 from serving.settings import Settings
 from serving.wire import bodies
 from serving.wire.codes import code_array, code_bytes
@@ -57,26 +70,65 @@ def invert_job_from(
     return InvertJob(picture, body.bundle, _refine_from(body.refine), _output_from(body.output, accept))
 
 
-def edit_job_from(
-    body: bodies.EditOptions,
-    source: EncodedPicture | npt.NDArray[np.float32],
-    accept: ImageFormat | None,
-) -> EditJob:
-    edits = tuple(EditStep(edit.direction, edit.strength, tuple(edit.layers)) for edit in body.edits)
-    return EditJob(source, edits, body.bundle, _refine_from(body.refine), _output_from(body.output, accept))
+def watch_invert_job_from(body: bodies.WatchOptions, picture: EncodedPicture) -> WatchInvertJob:
+    return WatchInvertJob(invert_job_from(body, picture, None), body.interval_s, not body.omit_previews)
 
 
-def edit_source_from(body: bodies.EditBody) -> EncodedPicture | npt.NDArray[np.float32]:
+def edit_job_from(body: bodies.EditOptions, source: Source, accept: ImageFormat | None) -> EditJob:
+    options = body.bundle, _refine_from(body.refine), _output_from(body.output, accept)
+    return EditJob(source, _edits_from(body.edits), *options)
+
+
+def source_from(body: bodies.SourceBody | bodies.EditBody, what: str) -> Source:
     if (body.picture is None) == (body.code is None):
-        raise MalformedRequest("An edit needs a picture or a code to start from; send exactly one of them.")
+        raise MalformedRequest(f"{what} needs a picture or a code to start from; send exactly one of them.")
     if body.code is not None:
-        return code_array(body.code.data, body.code.shape)
+        return _code_from(body.code)
     assert body.picture is not None
     return picture_from(body.picture)
 
 
+def session_request_from(body: bodies.SessionBody) -> SessionRequest:
+    """What is wrong with it becomes its fault: one bad message does not end a session."""
+    try:
+        named = body.picture is not None or body.code is not None
+        return SessionRequest(
+            body.sequence,
+            _edits_from(body.edits),
+            source_from(body, "A session") if named else None,
+            body.bundle,
+            _refine_from(body.refine),
+            _output_from(body.output, None) if body.output is not None else None,
+        )
+    except EditingError as error:
+        return SessionRequest(body.sequence, (), fault=error)
+
+
+def interpolate_job_from(body: bodies.InterpolateBody) -> InterpolateJob:
+    start, end = source_from(body.start, "The start"), source_from(body.end, "The end")
+    options = body.bundle, _refine_from(body.refine), _output_from(body.output, None)
+    return InterpolateJob(start, end, body.count, *options)
+
+
+def mix_job_from(body: bodies.MixBody, accept: ImageFormat | None) -> MixJob:
+    base, style = source_from(body.base, "The base"), source_from(body.style, "The style")
+    options = body.bundle, _refine_from(body.refine), _output_from(body.output, accept)
+    return MixJob(base, style, tuple(body.layers), body.strength, *options)
+
+
+def diffuse_job_from(
+    body: bodies.DiffuseOptions, pictures: Mapping[str, EncodedPicture], accept: ImageFormat | None
+) -> DiffuseJob:
+    """`pictures`: target, context and perhaps mask."""
+    if body.region is not None and "mask" in pictures:
+        raise MalformedRequest("The area is a region or a mask; send one of them.")
+    area = pictures.get("mask") or Region(**(body.region.model_dump() if body.region else {}))
+    options = body.bundle, _refine_from(body.refine), _output_from(body.output, accept)
+    return DiffuseJob(pictures["target"], pictures["context"], area, *options)
+
+
 def decode_job_from(body: bodies.DecodeBody, accept: ImageFormat | None) -> DecodeJob:
-    codes = tuple(code_array(code.data, code.shape) for code in body.codes)
+    codes = tuple(_code_from(code) for code in body.codes)
     return DecodeJob(codes, body.bundle, _output_from(body.output, accept))
 
 
@@ -86,6 +138,16 @@ def sample_job_from(body: bodies.SampleBody, accept: ImageFormat | None) -> Samp
 
 def picture_from(body: bodies.PictureBody) -> EncodedPicture:
     return EncodedPicture(body.data, body.format, body.width, body.height)
+
+
+def _code_from(body: bodies.CodeBody) -> CodeSource:
+    if body.handle and not body.data:
+        return CodeHandle(body.handle)
+    return code_array(body.data, body.shape)
+
+
+def _edits_from(edits: list[bodies.EditStepBody]) -> tuple[EditStep, ...]:
+    return tuple(EditStep(edit.direction, edit.strength, tuple(edit.layers)) for edit in edits)
 
 
 def _refine_from(body: bodies.RefineBody) -> RefineOptions:
@@ -99,6 +161,7 @@ def _output_from(body: bodies.OutputBody, accept: ImageFormat | None) -> OutputO
         image=not body.omit_image,
         aligned=body.include_aligned,
         start=body.include_start,
+        codes=not body.omit_codes,
     )
 
 
@@ -134,6 +197,67 @@ def edit_answer(result: Edited, call: Call) -> bodies.EditAnswer:
     )
 
 
+def progress_answer(progress: InvertProgress, call: Call) -> bodies.ProgressAnswer:
+    return bodies.ProgressAnswer(
+        step=progress.step,
+        steps=progress.steps,
+        loss=progress.loss,
+        preview=_optional_answer(progress.preview),
+        domain_score=progress.domain_score,
+        request_id=call.request_id,
+    )
+
+
+def session_answer(answer: SessionAnswer) -> tuple[bodies.SessionAnswerBody, bytes | None]:
+    """The text message and, where there is a picture, the binary one that follows it."""
+    body = bodies.SessionAnswerBody(sequence=answer.sequence, skipped=answer.skipped)
+    if isinstance(answer.outcome, EditingError):
+        body.error = error_answer(answer.outcome, answer.call.request_id)
+        return body, None
+    image = answer.outcome.image
+    emptied = replace(answer.outcome, image=None if image is None else replace(image, data=b""))
+    body.edited = edit_answer(emptied, answer.call)
+    return body, None if image is None else image.data
+
+
+def between_answer(result: Between, call: Call) -> bodies.BetweenAnswer:
+    return bodies.BetweenAnswer(
+        bundle=result.bundle,
+        index=result.index,
+        position=result.position,
+        code=_code_answer(result.code),
+        domain_score=result.domain_score,
+        image=_optional_answer(result.image),
+        timings=_timings_answer(call),
+        request_id=call.request_id,
+    )
+
+
+def mix_answer(result: Mixed, call: Call) -> bodies.MixAnswer:
+    return bodies.MixAnswer(
+        bundle=result.bundle,
+        code=_code_answer(result.code),
+        domain_score=result.domain_score,
+        image=_optional_answer(result.image),
+        timings=_timings_answer(call),
+        request_id=call.request_id,
+    )
+
+
+def diffuse_answer(result: Diffused, call: Call) -> bodies.DiffuseAnswer:
+    return bodies.DiffuseAnswer(
+        bundle=result.bundle,
+        code=_code_answer(result.code),
+        domain_score=result.domain_score,
+        losses=_losses_answer(result.losses),
+        image=_optional_answer(result.image),
+        aligned=_optional_answer(result.aligned),
+        start=_optional_answer(result.start),
+        timings=_timings_answer(call),
+        request_id=call.request_id,
+    )
+
+
 def decode_answer(result: Decoded, call: Call) -> bodies.DecodeAnswer:
     images = [_picture_answer(image) for image in result.images]
     return bodies.DecodeAnswer(
@@ -144,7 +268,7 @@ def decode_answer(result: Decoded, call: Call) -> bodies.DecodeAnswer:
 def sample_answer(result: Sampled, call: Call) -> bodies.SampleAnswer:
     return bodies.SampleAnswer(
         bundle=result.bundle,
-        codes=[_code_answer(code) for code in result.codes],
+        codes=[_code_answer(NamedCode(code)) for code in result.codes],
         images=[_picture_answer(image) for image in result.images],
         timings=_timings_answer(call),
         request_id=call.request_id,
@@ -172,8 +296,11 @@ def error_answer(error: EditingError, request_id: str) -> bodies.ErrorAnswer:
     )
 
 
-def _code_answer(code: npt.NDArray[np.float32]) -> bodies.CodeAnswer:
-    return bodies.CodeAnswer(data=base64.b64encode(code_bytes(code)).decode(), shape=list(code.shape))
+def _code_answer(code: NamedCode) -> bodies.CodeAnswer:
+    if code.values is None:
+        return bodies.CodeAnswer(handle=code.handle or None)
+    data = base64.b64encode(code_bytes(code.values)).decode()
+    return bodies.CodeAnswer(data=data, shape=list(code.values.shape), handle=code.handle or None)
 
 
 def _optional_answer(picture: EncodedPicture | None) -> bodies.PictureAnswer | None:

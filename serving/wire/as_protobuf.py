@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import grpc
-import numpy as np
-import numpy.typing as npt
 
 from indomain.v1 import editing_pb2 as pb
 from serving import __version__
@@ -15,22 +13,37 @@ from serving.bundle import Bundle, Direction
 from serving.call import Call
 from serving.errors import EditingError, InvalidOption, MalformedRequest
 from serving.jobs import (
+    Between,
+    CodeHandle,
+    CodeSource,
     Decoded,
     DecodeJob,
+    Diffused,
+    DiffuseJob,
     Edited,
     EditJob,
     EditStep,
     EncodedPicture,
     ImageFormat,
+    InterpolateJob,
     Inversion,
     InvertJob,
+    InvertProgress,
     Losses,
+    Mixed,
+    MixJob,
+    NamedCode,
     OutputOptions,
     RefineOptions,
+    Region,
     Sampled,
     SampleJob,
+    SessionRequest,
+    Source,
     StopReason,
+    WatchInvertJob,
 )
+from serving.session import SessionAnswer
 from serving.settings import Settings
 from serving.wire.codes import code_array, code_bytes
 
@@ -38,6 +51,7 @@ ERROR_DETAIL_KEY = "indomain-error-bin"
 
 _DEFAULTS = OutputOptions()
 _DEFAULT_TRUNCATION = SampleJob(()).truncation
+_DEFAULT_INTERVAL_S = WatchInvertJob(InvertJob(EncodedPicture(b""))).interval_s
 _FORMATS = {
     pb.IMAGE_FORMAT_PNG: ImageFormat.PNG,
     pb.IMAGE_FORMAT_JPEG: ImageFormat.JPEG,
@@ -51,6 +65,7 @@ _STOP_REASONS = {
     StopReason.CONVERGED: pb.STOP_REASON_CONVERGED,
     StopReason.DEADLINE: pb.STOP_REASON_DEADLINE,
     StopReason.DIVERGED: pb.STOP_REASON_DIVERGED,
+    StopReason.PRESSURE: pb.STOP_REASON_PRESSURE,
 }
 _REFINE_FIELDS = ("steps", "quality", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight")
 
@@ -63,26 +78,86 @@ def invert_job(request: pb.InvertRequest) -> InvertJob:
     )
 
 
+def watch_invert_job(request: pb.WatchInvertRequest) -> WatchInvertJob:
+    invert = InvertJob(
+        _picture(request.picture), request.bundle, _refine(request.refine), _output(request.output)
+    )
+    interval_s = request.interval_s if request.HasField("interval_s") else _DEFAULT_INTERVAL_S
+    return WatchInvertJob(invert, interval_s, not request.omit_previews)
+
+
 def edit_job(request: pb.EditRequest) -> EditJob:
-    source: EncodedPicture | npt.NDArray[np.float32]
-    if request.WhichOneof("source") == "code":
-        source = code_array(request.code.data, request.code.shape)
-    elif request.WhichOneof("source") == "picture":
-        source = _picture(request.picture)
-    else:
-        raise MalformedRequest("An edit needs a picture or a code to start from; send exactly one of them.")
-    edits = tuple(EditStep(edit.direction, edit.strength, tuple(edit.layers)) for edit in request.edits)
-    return EditJob(source, edits, request.bundle, _refine(request.refine), _output(request.output))
+    source = _source(request, "An edit")
+    return EditJob(
+        source, _edits(request.edits), request.bundle, _refine(request.refine), _output(request.output)
+    )
+
+
+def session_request(request: pb.EditSessionRequest) -> SessionRequest:
+    """What cannot be read becomes its fault: one bad message does not end a session."""
+    try:
+        return SessionRequest(
+            request.sequence,
+            _edits(request.edits),
+            _source(request, "A session") if request.WhichOneof("source") else None,
+            request.bundle,
+            _refine(request.refine),
+            _output(request.output) if request.HasField("output") else None,
+        )
+    except EditingError as error:
+        return SessionRequest(request.sequence, (), fault=error)
+
+
+def interpolate_job(request: pb.InterpolateRequest) -> InterpolateJob:
+    start, end = _source(request.start, "The start"), _source(request.end, "The end")
+    options = request.bundle, _refine(request.refine), _output(request.output)
+    return InterpolateJob(start, end, request.count, *options)
+
+
+def mix_job(request: pb.MixRequest) -> MixJob:
+    base, style = _source(request.base, "The base"), _source(request.style, "The style")
+    strength = request.strength if request.HasField("strength") else 1.0
+    options = request.bundle, _refine(request.refine), _output(request.output)
+    return MixJob(base, style, tuple(request.layers), strength, *options)
+
+
+def diffuse_job(request: pb.DiffuseRequest) -> DiffuseJob:
+    area: Region | EncodedPicture = Region()
+    if request.WhichOneof("area") == "region":
+        region = request.region
+        area = Region(region.left, region.top, region.right, region.bottom)
+    elif request.WhichOneof("area") == "mask":
+        area = _picture(request.mask)
+    pictures = _picture(request.target), _picture(request.context)
+    return DiffuseJob(*pictures, area, request.bundle, _refine(request.refine), _output(request.output))
 
 
 def decode_job(request: pb.DecodeRequest) -> DecodeJob:
-    codes = tuple(code_array(code.data, code.shape) for code in request.codes)
+    codes = tuple(_code(code) for code in request.codes)
     return DecodeJob(codes, request.bundle, _output(request.output))
 
 
 def sample_job(request: pb.SampleRequest) -> SampleJob:
     truncation = request.truncation if request.HasField("truncation") else _DEFAULT_TRUNCATION
     return SampleJob(tuple(request.seeds), truncation, request.bundle, _output(request.output))
+
+
+def _source(message: pb.EditRequest | pb.EditSessionRequest | pb.Source, what: str) -> Source:
+    if message.WhichOneof("source") == "code":
+        return _code(message.code)
+    if message.WhichOneof("source") == "picture":
+        return _picture(message.picture)
+    raise MalformedRequest(f"{what} needs a picture or a code to start from; send exactly one of them.")
+
+
+def _code(code: pb.Code) -> CodeSource:
+    if code.handle and not code.data:
+        return CodeHandle(code.handle)
+    return code_array(code.data, code.shape)
+
+
+def _edits(edits: Iterable[pb.EditStep]) -> tuple[EditStep, ...]:
+    return tuple(EditStep(edit.direction, edit.strength, tuple(edit.layers)) for edit in edits)
 
 
 def _picture(picture: pb.Picture) -> EncodedPicture:
@@ -95,7 +170,7 @@ def _refine(options: pb.RefineOptions) -> RefineOptions:
     given: dict[str, Any] = {
         name: getattr(options, name) for name in _REFINE_FIELDS if options.HasField(name)
     }
-    return RefineOptions(**given)
+    return RefineOptions(**given, allow_fewer_steps=options.allow_fewer_steps)
 
 
 def _output(options: pb.OutputOptions) -> OutputOptions:
@@ -107,6 +182,7 @@ def _output(options: pb.OutputOptions) -> OutputOptions:
         image=not options.omit_image,
         aligned=options.include_aligned,
         start=options.include_start,
+        codes=not options.omit_codes,
     )
 
 
@@ -127,6 +203,23 @@ def invert_response(result: Inversion, call: Call) -> pb.InvertResponse:
     )
 
 
+def invert_progress(progress: InvertProgress, call: Call) -> pb.WatchInvertResponse:
+    return pb.WatchInvertResponse(
+        progress=pb.InvertProgress(
+            step=progress.step,
+            steps=progress.steps,
+            loss=progress.loss,
+            preview=_pb_optional(progress.preview),
+            domain_score=progress.domain_score,
+            request_id=call.request_id,
+        )
+    )
+
+
+def watched_inversion(result: Inversion, call: Call) -> pb.WatchInvertResponse:
+    return pb.WatchInvertResponse(result=invert_response(result, call))
+
+
 def edit_response(result: Edited, call: Call) -> pb.EditResponse:
     return pb.EditResponse(
         bundle=result.bundle,
@@ -137,6 +230,53 @@ def edit_response(result: Edited, call: Call) -> pb.EditResponse:
         timings=_pb_timings(call),
         request_id=call.request_id,
         source_code=_pb_code(result.source_code),
+        aligned=_pb_optional(result.aligned),
+        start=_pb_optional(result.start),
+    )
+
+
+def session_response(answer: SessionAnswer) -> pb.EditSessionResponse:
+    response = pb.EditSessionResponse(sequence=answer.sequence, skipped=answer.skipped)
+    if isinstance(answer.outcome, EditingError):
+        response.error.CopyFrom(error_detail(answer.outcome, answer.call.request_id))
+    else:
+        response.edited.CopyFrom(edit_response(answer.outcome, answer.call))
+    return response
+
+
+def interpolate_response(result: Between, call: Call) -> pb.InterpolateResponse:
+    return pb.InterpolateResponse(
+        bundle=result.bundle,
+        index=result.index,
+        position=result.position,
+        code=_pb_code(result.code),
+        image=_pb_optional(result.image),
+        domain_score=result.domain_score,
+        timings=_pb_timings(call),
+        request_id=call.request_id,
+    )
+
+
+def mix_response(result: Mixed, call: Call) -> pb.MixResponse:
+    return pb.MixResponse(
+        bundle=result.bundle,
+        code=_pb_code(result.code),
+        image=_pb_optional(result.image),
+        domain_score=result.domain_score,
+        timings=_pb_timings(call),
+        request_id=call.request_id,
+    )
+
+
+def diffuse_response(result: Diffused, call: Call) -> pb.DiffuseResponse:
+    return pb.DiffuseResponse(
+        bundle=result.bundle,
+        code=_pb_code(result.code),
+        image=_pb_optional(result.image),
+        domain_score=result.domain_score,
+        losses=_pb_losses(result.losses),
+        timings=_pb_timings(call),
+        request_id=call.request_id,
         aligned=_pb_optional(result.aligned),
         start=_pb_optional(result.start),
     )
@@ -154,7 +294,7 @@ def decode_response(result: Decoded, call: Call) -> pb.DecodeResponse:
 def sample_response(result: Sampled, call: Call) -> pb.SampleResponse:
     return pb.SampleResponse(
         bundle=result.bundle,
-        codes=[_pb_code(code) for code in result.codes],
+        codes=[_pb_code(NamedCode(code)) for code in result.codes],
         images=[_pb_picture(image) for image in result.images],
         timings=_pb_timings(call),
         request_id=call.request_id,
@@ -170,8 +310,10 @@ def bundles_response(bundles: Mapping[str, Bundle], settings: Settings, call: Ca
     )
 
 
-def _pb_code(code: npt.NDArray[np.float32]) -> pb.Code:
-    return pb.Code(data=code_bytes(code), shape=code.shape)
+def _pb_code(code: NamedCode) -> pb.Code:
+    if code.values is None:
+        return pb.Code(handle=code.handle)
+    return pb.Code(data=code_bytes(code.values), shape=code.values.shape, handle=code.handle)
 
 
 def _pb_optional(picture: EncodedPicture | None) -> pb.Picture | None:

@@ -26,10 +26,20 @@ class PictureBody(Body):
 
 
 class CodeBody(Body):
-    data: Base64Bytes
+    """Data and shape; or the handle alone that an answer gave the code, as long as the gateway keeps it."""
+
+    data: Base64Bytes = b""
     """float32, little-endian, row by row, in base64."""
-    shape: list[int]
+    shape: list[int] = Field(default_factory=list)
     """[layers, 512]; for decode also [N, layers, 512]."""
+    handle: str = ""
+
+
+class SourceBody(Body):
+    """Either a picture, which is inverted first, or a code."""
+
+    picture: PictureBody | None = None
+    code: CodeBody | None = None
 
 
 class RefineBody(Body):
@@ -43,6 +53,8 @@ class RefineBody(Body):
     pixel_weight: float | None = None
     perceptual_weight: float | None = None
     domain_weight: float | None = None
+    allow_fewer_steps: bool = False
+    """Where the gateway is busy, do fewer steps rather than wait or be refused; `losses` say how many were done."""
 
 
 class OutputBody(Body):
@@ -55,6 +67,8 @@ class OutputBody(Body):
     """Also the picture as the encoder saw it."""
     include_start: bool = False
     """Also the picture of the encoder's code, before refinement."""
+    omit_codes: bool = False
+    """Codes by their handles only, where they have one."""
 
 
 class EditStepBody(Body):
@@ -77,6 +91,17 @@ class InvertBody(InvertOptions):
     picture: PictureBody
 
 
+class WatchOptions(InvertOptions):
+    interval_s: float = 0.25
+    """Seconds between two reports, at least. 0: as often as there is news."""
+    omit_previews: bool = False
+    """Reports without picture and domain score, which cost a decoding each."""
+
+
+class WatchInvertBody(WatchOptions):
+    picture: PictureBody
+
+
 class EditOptions(InvertOptions):
     edits: list[EditStepBody] = Field(default_factory=list)
 
@@ -86,6 +111,64 @@ class EditBody(EditOptions):
 
     picture: PictureBody | None = None
     code: CodeBody | None = None
+
+
+class SessionBody(SourceBody):
+    """One message of an edit session. The first needs a picture or a code; a binary message is a picture, too."""
+
+    sequence: int = 0
+    """The caller's own number, which comes back with the answer."""
+    bundle: str = ""
+    edits: list[EditStepBody] = Field(default_factory=list)
+    """All that are in force, not what has changed."""
+    refine: RefineBody = Field(default_factory=RefineBody)
+    output: OutputBody | None = None
+    """Stays in force until a message has another."""
+
+
+class InterpolateBody(Body):
+    start: SourceBody
+    end: SourceBody
+    count: int
+    """Pictures, with both ends."""
+    bundle: str = ""
+    refine: RefineBody = Field(default_factory=RefineBody)
+    output: OutputBody = Field(default_factory=OutputBody)
+
+
+class MixBody(Body):
+    base: SourceBody
+    style: SourceBody
+    layers: list[int]
+    """Taken from the style; low ones hold pose and shape, high ones colours and texture."""
+    strength: float = 1.0
+    """0 leaves the base as it is, 1 replaces its layers."""
+    bundle: str = ""
+    refine: RefineBody = Field(default_factory=RefineBody)
+    output: OutputBody = Field(default_factory=OutputBody)
+
+
+class RegionBody(Body):
+    """A rectangle, in parts of the picture's sides."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+class DiffuseOptions(InvertOptions):
+    region: RegionBody | None = None
+    """Of the target, once both are brought into place. Left out, with no mask either: the middle of a face."""
+
+
+class DiffuseBody(DiffuseOptions):
+    target: PictureBody
+    """Whose region is kept."""
+    context: PictureBody
+    """What it is put into."""
+    mask: PictureBody | None = None
+    """White: target, black: context."""
 
 
 class DecodeBody(Body):
@@ -111,9 +194,11 @@ class PictureAnswer(Body):
 
 
 class CodeAnswer(Body):
-    data: str
+    data: str | None = None
     """float32, little-endian, row by row, in base64."""
-    shape: list[int]
+    shape: list[int] | None = None
+    handle: str | None = None
+    """This gateway's name for the code, which stands for it in later requests of the same caller, for a while."""
 
 
 class LossesAnswer(Body):
@@ -155,6 +240,39 @@ class EditAnswer(_Answer):
     image: PictureAnswer | None = None
     aligned: PictureAnswer | None = None
     start: PictureAnswer | None = None
+
+
+class ProgressAnswer(Body):
+    """A refinement under way."""
+
+    step: int
+    steps: int
+    loss: float | None = None
+    """The refinement's objective, the best so far; not before the first step."""
+    preview: PictureAnswer | None = None
+    domain_score: float | None = None
+    request_id: str
+
+
+class BetweenAnswer(_Answer):
+    """One picture of an interpolation."""
+
+    index: int
+    position: float
+    """0 at the start, 1 at the end."""
+    code: CodeAnswer
+    domain_score: float
+    image: PictureAnswer | None = None
+
+
+class MixAnswer(_Answer):
+    code: CodeAnswer
+    domain_score: float
+    image: PictureAnswer | None = None
+
+
+class DiffuseAnswer(InvertAnswer):
+    """Losses count within the area; `aligned` is the region pasted into the context."""
 
 
 class DecodeAnswer(_Answer):
@@ -211,6 +329,7 @@ class LimitsAnswer(Body):
     max_refine_steps: int
     max_edits: int
     max_request_bytes: int
+    max_interpolated_pictures: int
 
 
 class BundlesAnswer(Body):
@@ -229,3 +348,15 @@ class ErrorAnswer(Body):
     retryable: bool
     retry_after_s: float
     request_id: str
+
+
+class SessionAnswerBody(Body):
+    """One answer of an edit session. Its picture follows as a binary message, if `picture` is there."""
+
+    sequence: int
+    skipped: int
+    """Requests before this one that were passed over since the last answer."""
+    edited: EditAnswer | None = None
+    """Without the picture's data."""
+    error: ErrorAnswer | None = None
+    """Of this request; the session goes on."""

@@ -175,3 +175,97 @@ def test_the_command_line_from_picture_to_edit(
     (result,) = json.loads(capsys.readouterr().out)
     assert result["bundle"] == "tiny16"
     assert Image.open(smiling).size == (RESOLUTION, RESOLUTION)
+
+
+# --- streams, mixing, diffusion --------------------------------------------------------------------------------------
+
+
+def test_watching_an_inversion(client: indomain.Client) -> None:
+    *reports, last = client.watch_invert(PORTRAIT, interval_s=0)
+    assert isinstance(last, indomain.Inversion)
+    assert last.edit(smile=1.0).image.size == (RESOLUTION, RESOLUTION)
+    assert reports
+    for report in reports:
+        assert isinstance(report, indomain.InvertProgress)
+        assert report.preview is not None
+        assert report.preview.size == (RESOLUTION, RESOLUTION)
+    assert (reports[0].step, reports[0].loss) == (0, None)
+    (first, _) = client.watch_invert(PORTRAIT, interval_s=1000, previews=False)
+    assert isinstance(first, indomain.InvertProgress)
+    assert (first.preview, first.domain_score) == (None, None)
+    with pytest.raises(indomain.InvalidPictureError):
+        next(client.watch_invert(b"no picture"))
+
+
+def test_a_session(client: indomain.Client) -> None:
+    inversion = client.invert(PORTRAIT)
+    with client.session(PORTRAIT, picture_format="raw") as session:
+        first = session.edit(smile=1.0)
+        assert first.losses is not None
+        assert first.losses.steps_done > 0
+        expected = inversion.edit(smile=-2.0)
+        second = session.edit(smile=-2.0)
+        assert np.abs(np.asarray(second.image).astype(int) - expected.pixels).max() <= 2
+        with pytest.raises(indomain.UnknownDirectionError) as caught:
+            session.edit(nose=1.0)
+        assert caught.value.request_id
+        session.change(inversion)
+        moved = session.edit(indomain.Edit("smile", -2.0))
+        assert np.abs(np.asarray(moved.image).astype(int) - expected.pixels).max() <= 2
+        sent = [session.send(age=n / 10) for n in range(20)]
+        session.finish()
+        answers = list(session)
+        assert answers[-1].sequence == sent[-1]
+        assert len(answers) + sum(answer.skipped for answer in answers) == 20
+
+
+def test_interpolating_between_results_codes_and_pictures(client: indomain.Client) -> None:
+    one, other = client.sample([1, 2])
+    pictures = list(client.interpolate(one, other.code, 5))
+    assert [picture.position for picture in pictures] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert np.array_equal(pictures[0].code, one.code)
+    assert np.allclose(pictures[2].code, (one.code + other.code) / 2, atol=1e-5)
+    halfway = next(client.interpolate(PORTRAIT, pictures[2], 9, steps=0))
+    assert np.allclose(halfway.code, client.invert(PORTRAIT, steps=0).code, atol=1e-4)
+
+
+def test_mixing_and_diffusing(client: indomain.Client) -> None:
+    one, other = client.sample([1, 2])
+    mixed = client.mix(one, other, [4, 5])
+    assert np.array_equal(mixed.code[:4], one.code[:4])
+    assert np.array_equal(mixed.code[4:], other.code[4:])
+    assert client.edit(mixed, smile=1.0).bundle == mixed.bundle
+    diffused = client.diffuse(PORTRAIT, one.image, region=(0.2, 0.2, 0.8, 0.8), include_aligned=True)
+    assert diffused.losses.pixel_mse_after < diffused.losses.pixel_mse_before
+    assert diffused.aligned is not None
+    assert np.array_equal(np.asarray(diffused.aligned)[0], one.pixels[0])  # the context, outside the region
+    with pytest.raises(indomain.InvalidOptionError):
+        client.mix(one, other, [17])
+    with pytest.raises(ValueError, match="region or a mask"):
+        client.diffuse(PORTRAIT, PORTRAIT, region=(0, 0, 1, 1), mask=PORTRAIT)
+
+
+def test_the_command_line_interpolates_mixes_and_diffuses(
+    address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INDOMAIN_SERVER", address)
+    assert main(["sample", "--seeds", "4", "-o", "other.png"]) == 0
+    ends = [str(PORTRAIT), "other.png", "--steps", "2"]
+    assert main(["interpolate", *ends, "-n", "6", "-o", "way.png"]) == 0
+    assert Image.open("way.png").size == (3 * RESOLUTION, 2 * RESOLUTION)
+    assert main(["interpolate", *ends, "-n", "3", "-o", "way"]) == 0
+    assert sorted(file.name for file in Path("way").iterdir()) == ["000.png", "001.png", "002.png"]
+    assert main(["interpolate", *ends, "-n", "4", "-o", "way.gif"]) == 0
+    assert Image.open("way.gif").n_frames == 6  # there and back
+    assert main(["mix", *ends, "--layers", "4-5", "-o", "mixed.png"]) == 0
+    assert np.load("mixed.npy").shape == (LAYERS, 512)
+    capsys.readouterr()
+    assert main(["diffuse", *ends, "--region", "0.2,0.2,0.8,0.8", "-o", "diffused.jpg", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["losses"]["steps_done"] == 2
+    assert Image.open("diffused.jpg").size == (RESOLUTION, RESOLUTION)
+    assert main(["mix", "mixed.npy", "other.png", "--layers", "80", "-o", "x.png"]) == 1
+    assert main(["mix", "mixed.npy", "other.png", "--layers", "1", "-o", "x.txt"]) == 2
+    with pytest.raises(SystemExit):
+        main(["diffuse", *ends, "--region", "1,2"])

@@ -43,7 +43,7 @@ def write_run(
     critic.layers[-1].weight.normal_()
     meta = {
         "kind": "inversion", "name": name, "generator": asdict(generator_config), "encoder": asdict(encoder_config),
-        "code_critic_view": "native", "code_critic": {"code_critic_rate": 2e-3},
+        "code_critic_view": "native", "code_critic": {"code_critic_rate": 2e-3, "r1_gamma": 10.0, "code_pool": 50},
         "data": "random weights", "images_seen": 0, "step": 0,
         "seed": seed,
         "loss_weights": {"pixel_weight": 1.0, "code_weight": code_weight, "code_cycle_weight": code_weight * 5},

@@ -7,6 +7,7 @@ norms spelt out, one picture after another.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,14 +17,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
+from benchmarks.gateway import running_gateway
 from export.__main__ import main
 from export.bundle import BundleConfig, write_bundle
 from export.checkpoint import load_pipeline
 from export.folding import FoldedMapping, fold_encoder, fold_synthesis
 from export.importers import ImportConfig, import_checkpoint
 from export.parity import carried_on, open_session, refiner_inputs, run
+from indomain.cli import main as indomain_cli
 from training.generator import Generator, GeneratorConfig
 from training.inversion import InversionConfig, train_encoder
 from training.loop import Compute
@@ -32,6 +36,7 @@ from training.runs import CheckpointError, load_meta, load_network, read_config
 
 State = dict[str, Tensor]
 CODE, Z, DEPTH = 12, 10, 3
+PORTRAIT = Path(__file__).parents[2] / "clients/python/examples/portrait.png"
 BLUR = torch.outer(torch.tensor([1.0, 2.0, 1.0]), torch.tensor([1.0, 2.0, 1.0])) / 16
 
 
@@ -277,9 +282,12 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    folder = tmp_path_factory.mktemp("idinvert")
     torch.manual_seed(3)
-    drawn, encoder = generator(), idinvert_encoder()
+    return imported_pair(tmp_path_factory.mktemp("idinvert"), generator(), idinvert_encoder())
+
+
+def imported_pair(folder: Path, drawn: Case, encoder: EncoderCase) -> Pair:
+    """Both files through the importer, one after the other."""
     torch.save(drawn.state, folder / "styleganinv_generator.pth")
     torch.save(encoder.content, folder / "styleganinv_encoder.pth")
     for part in ("generator", "encoder"):
@@ -344,13 +352,13 @@ def test_an_imported_encoder_trains_on(tmp_path: Path, pair: Pair) -> None:
 
 
 def test_an_imported_pair_becomes_a_bundle(tmp_path: Path, pair: Pair) -> None:
-    """Its graphs draw the reference's pictures, and refine towards a target."""
+    """Its graphs draw the reference's pictures and refine towards a target, and the gateway edits with them."""
     # a random encoder's codes are far from its input: their term must not drown the others
     refine = RefinementConfig(steps=4, chunk_steps=2, learning_rate=0.1, domain_weight=0.05)
-    write_bundle(BundleConfig(pair.run, tmp_path / "repository", refine=refine, sampled_codes=500))
+    repository = complete_bundle(tmp_path, pair, refine)
 
     def graph(role: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return run(open_session(tmp_path / f"repository/faces_{role}/1/model.onnx"), inputs)
+        return run(open_session(repository / f"faces_{role}/1/model.onnx"), inputs)
 
     z = torch.randn(2, Z)
     code = graph("mapping", {"z": z.numpy()})["code"]
@@ -362,3 +370,36 @@ def test_an_imported_pair_becomes_a_bundle(tmp_path: Path, pair: Pair) -> None:
     first = graph("refiner", inputs)
     second = graph("refiner", carried_on(inputs, first))
     assert (second["best_loss"] < first["loss"][:, :1]).all()
+    edit_through_the_gateway(repository, 32)
+
+
+@pytest.mark.slow
+def test_networks_of_the_papers_size_are_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """256 pixels, 165 million parameters in the encoder: minutes, and about ten gigabytes."""
+    for constant, value in (("CODE", 512), ("Z", 512), ("DEPTH", 8)):
+        monkeypatch.setattr(sys.modules[__name__], constant, value)
+    torch.manual_seed(3)
+    encoder = idinvert_encoder((64, 128, 256, 512, 1024, 1024, 1024), 14)
+    full = imported_pair(tmp_path, generator((512, 512, 512, 512, 256, 128, 64)), encoder)
+    refine = RefinementConfig(steps=2, chunk_steps=2, domain_weight=0.05)
+    edit_through_the_gateway(complete_bundle(tmp_path, full, refine), 256)
+
+
+def complete_bundle(folder: Path, pair: Pair, refine: RefinementConfig) -> Path:
+    """A repository of the pair's bundle, with a boundary as idinvert saves them for a direction."""
+    content = {"boundary": np.ones((1, CODE)), "meta_data": {"manipulate_layers": [0, 1]}}
+    np.save(folder / "smile.npy", content, allow_pickle=True)  # type: ignore[arg-type]
+    assert main(["import", str(folder / "smile.npy"), "--to", str(pair.run)]) == 0
+    write_bundle(BundleConfig(pair.run, folder / "repository", refine=refine, sampled_codes=500))
+    return folder / "repository"
+
+
+def edit_through_the_gateway(repository: Path, side: int) -> None:
+    """As people do: a photograph, on the command line."""
+    out = repository / "out.png"
+    with running_gateway(repository) as (address, _):
+        arguments = ["edit", str(PORTRAIT), "smile=1", "-o", str(out), "--server", address]
+        assert indomain_cli([*arguments, "--timeout", "600"]) == 0
+    with Image.open(out) as edited:
+        assert edited.size == (side, side)
+        assert np.asarray(edited).std() > 1

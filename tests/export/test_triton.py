@@ -110,6 +110,20 @@ def test_tensorrt_has_its_profiles_its_own_cache_and_warm_ups(repository: Path, 
         assert set(warm_up.inputs) == {border["name"] for border in graph["inputs"]}
 
 
+def test_the_refiner_is_set_to_openvino_and_nothing_else(repository: Path) -> None:
+    before = {path.parent.name: path.read_text() for path in repository.rglob("*.pbtxt")}
+    assert main(["openvino", str(repository)]) == 0
+    config = parsed(repository, "faces64_refiner")
+    assert (config.backend, config.default_model_filename) == ("openvino", "model.onnx")
+    # the back end's own names, of its README; it does not complain of others
+    assert set(config.parameters) == {"PERFORMANCE_HINT", "NUM_STREAMS", "HINT_BF16"}
+    usual = text_format.Parse(before.pop("faces64_refiner"), ModelConfig())
+    assert (config.input, config.output) == (usual.input, usual.output)
+    assert config.dynamic_batching == usual.dynamic_batching
+    for model, text in before.items():
+        assert (repository / model / "config.pbtxt").read_text() == text
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_tensorrt_can_take_the_graphs(exported: Exported, role: str) -> None:
     file = exported.repository / f"tiny_{role}" / "1" / "model.onnx"

@@ -24,6 +24,7 @@ from serving.bundle import read_bundles
 from serving.gateway import Gateway
 from serving.metrics import Metrics
 from serving.settings import Settings
+from tests.serving import triton_server
 from tests.serving.interposed import Interposed
 from tests.serving.tiny_bundle import write_tiny_bundle
 
@@ -94,6 +95,34 @@ def start_gateway(tiny_repository: Path) -> Iterator[Callable[..., RunningGatewa
     yield start
     for running in started:
         running.close()
+
+
+@pytest.fixture(scope="session")
+def triton_installed() -> None:
+    """Skips where no tritonserver can be installed, which continuous integration takes for a failure."""
+    try:
+        triton_server.install()
+    except triton_server.CannotInstall as error:
+        if os.environ.get("CI", "").lower() in ("1", "true"):
+            pytest.fail(f"no tritonserver to test with: {error}")
+        pytest.skip(f"no tritonserver to test with: {error}")
+
+
+@pytest.fixture(scope="session")
+def triton(
+    triton_installed: None, tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[triton_server.TritonServer]:
+    """One real server with the tiny bundle, for all tests that leave it as it was. Its critic is slow, its mapping
+    fails on a first value of 666."""
+    folder = tmp_path_factory.mktemp("triton")
+    changes = {
+        "critic": {"delay_ms": "40", "max_queue_size": "4"},
+        "mapping": {"poison": "666", "delay_ms": "5"},
+    }
+    repository = triton_server.derive_repository(tiny_repository, folder / "repository", **changes)
+    server = triton_server.TritonServer(repository, folder / "log").start()
+    yield server
+    server.kill()
 
 
 def photograph(seed: int = 0, width: int = 40, height: int = 30) -> np.ndarray:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from serving.backends import Backend, Inference, Tensors
+from serving.bundle import Bundle, GraphSpec
 from serving.deadline import Deadline
 
 
@@ -16,10 +17,16 @@ class Interposed:
     async def load(self) -> None:
         await self._inner.load()
 
-    async def infer(self, model: str, inputs: Tensors, deadline: Deadline) -> Inference:
+    async def add(self, bundles: Iterable[Bundle]) -> None:
+        await self._inner.add(bundles)
+
+    async def keep(self, bundles: Iterable[Bundle]) -> None:
+        await self._inner.keep(bundles)
+
+    async def infer(self, graph: GraphSpec, inputs: Tensors, deadline: Deadline) -> Inference:
         if self.before is not None:
-            await self.before(model)
-        return await self._inner.infer(model, inputs, deadline)
+            await self.before(graph.model)
+        return await self._inner.infer(graph, inputs, deadline)
 
     async def healthy(self) -> bool:
         return await self._inner.healthy()

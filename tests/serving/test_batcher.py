@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.batcher import BatchedResult, Batcher, Tensors
+from serving.call import CALL, Call
 from serving.deadline import Deadline
 from serving.errors import BackendFailed, DeadlineExceeded, InvalidCode, QueueFull, ShuttingDown
 
@@ -188,6 +189,101 @@ async def test_overflow_is_refused_whole_and_dead_samples_make_room() -> None:
     run.gate.set()
     assert await first == 0.0
     assert [value_of(result) for result in await two] == [8.0, 10.0]
+    await batcher.close()
+
+
+async def test_a_cancelled_sample_gives_up_its_place_at_once() -> None:
+    run, clock, depths = Doubler(), FakeClock(), []
+    batcher = Batcher(
+        "doubler", run, max_batch_size=4, max_queue_samples=16, clock=clock, on_depth=depths.append
+    )
+    deadline = Deadline.after(9.0, clock)
+    run.gate.clear()
+    first = asyncio.create_task(submit_one(batcher, 0.0, deadline))
+    await settle()
+    others = [asyncio.create_task(batcher.submit([sample(n)] * 3, deadline)) for n in range(2)]
+    await settle()
+    assert depths[-1] == 6
+    others[0].cancel()
+    await settle()
+    assert depths[-1] == 3  # though the run before it is still under way
+    others[1].cancel()
+    await settle()
+    assert depths[-1] == 0
+    run.gate.set()
+    assert await first == 0.0
+    assert run.batches == [[0.0]]
+    await batcher.close()
+
+
+async def test_owners_take_turns() -> None:
+    run, clock = Doubler(), FakeClock()
+    batcher, deadline = batcher_of(run, clock, max_queue_samples=64), Deadline.after(9.0, clock)
+
+    async def ask(owner: str, *values: float) -> list[float]:
+        CALL.set(Call("x", deadline, owner=owner))
+        return [value_of(result) for result in await batcher.submit([sample(v) for v in values], deadline)]
+
+    run.gate.clear()
+    tasks = [asyncio.create_task(ask("ada", 0.0))]
+    await settle()
+    tasks.append(asyncio.create_task(ask("greedy", *range(10, 20))))
+    await settle()
+    tasks += [asyncio.create_task(ask("ada", 1.0)), asyncio.create_task(ask("bob", 2.0, 3.0))]
+    await settle()
+    run.gate.set()
+    assert await asyncio.gather(*tasks) == [[0.0], [2.0 * n for n in range(10, 20)], [2.0], [4.0, 6.0]]
+    assert run.batches[1] == [10.0, 1.0, 2.0, 11.0]
+    assert run.batches[2] == [3.0, 12.0, 13.0, 14.0]
+    await batcher.close()
+
+
+async def test_no_owner_fills_the_queue() -> None:
+    run, clock = Doubler(), FakeClock()
+    batcher, deadline = batcher_of(run, clock, max_queue_samples=16), Deadline.after(9.0, clock)
+
+    async def ask(owner: str, count: int) -> int:
+        CALL.set(Call("x", deadline, owner=owner))
+        return len(await batcher.submit([sample(1.0)] * count, deadline))
+
+    run.gate.clear()
+    tasks = [asyncio.create_task(ask("greedy", 1))]
+    await settle()
+    tasks += [asyncio.create_task(ask("greedy", 2)) for _ in range(7)]  # 14 wait: an eighth stays free
+    await settle()
+    with pytest.raises(QueueFull):
+        await asyncio.create_task(ask("greedy", 1))
+    tasks += [asyncio.create_task(ask("ada", 1)) for _ in range(2)]
+    await settle()
+    with pytest.raises(QueueFull):
+        await asyncio.create_task(ask("bob", 1))  # now it is full
+    run.gate.set()
+    assert await asyncio.gather(*tasks) == [1] + [2] * 7 + [1, 1]
+    await batcher.close()
+
+
+@pytest.mark.parametrize(("waiting", "run_s"), [(8, 0.5), (16, 0.5), (16, 2.0)])
+async def test_the_time_to_come_back_is_that_of_what_waits(waiting: int, run_s: float) -> None:
+    run, clock = Doubler(), FakeClock()
+
+    async def slow(samples: Sequence[Tensors]) -> Sequence[Tensors]:
+        await clock.advance(run_s)
+        return await run(samples)
+
+    batcher = Batcher("doubler", slow, max_batch_size=4, max_queue_samples=waiting, clock=clock)
+    deadline = Deadline.after(1e6, clock)
+    for _ in range(30):  # learns how long a run takes
+        await submit_one(batcher, 1.0, deadline)
+    run.gate.clear()
+    first = asyncio.create_task(submit_one(batcher, 0.0, deadline))
+    await settle()
+    others = asyncio.create_task(batcher.submit([sample(1.0)] * waiting, deadline))
+    await settle()
+    with pytest.raises(QueueFull) as refused:
+        await submit_one(batcher, 1.0, deadline)
+    assert refused.value.retry_after_s == pytest.approx(run_s * (1 + waiting / 4), rel=0.05)
+    run.gate.set()
+    await asyncio.gather(first, others)
     await batcher.close()
 
 

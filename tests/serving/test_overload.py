@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import queue
 import re
 import signal
 import socket
@@ -209,6 +210,27 @@ def test_a_body_that_never_ends_is_not_waited_for(gateway: RunningGateway) -> No
         assert b" 504 " in connection.recv(200)
 
 
+def test_hanging_up_within_a_body_is_no_fault_of_the_gateway(
+    start_gateway: Callable[..., RunningGateway],
+) -> None:
+    running = start_gateway()
+    bodies = {
+        "application/json": (b'{"seeds": [1', 1),
+        "multipart/form-data; boundary=x": (b'--x\r\ncontent-disposition: form-data; name="picture"', 2),
+    }
+    for media_type, (part, count) in bodies.items():
+        with socket.create_connection(("127.0.0.1", running.gateway.http_port), timeout=10) as connection:
+            lines = (
+                "POST /v1/invert HTTP/1.1",
+                "host: x",
+                f"content-type: {media_type}",
+                "content-length: 500",
+            )
+            connection.sendall("\r\n".join([*lines, "", ""]).encode() + part)
+        wait_for(lambda count=count: running.metric("indomain_rejected_total", reason="cancelled") == count)
+    assert running.metric("indomain_rejected_total", reason="internal") == 0
+
+
 def run_gateway(repository: Path, *flags: str) -> subprocess.Popen[str]:
     environment = os.environ | {
         "INDOMAIN_MODEL_REPOSITORY": str(repository),
@@ -243,13 +265,30 @@ def test_sigterm_under_load_fails_no_accepted_request(tiny_repository: Path, pho
             files, data = {"picture": photo_png}, {"options": json.dumps({"refine": refine})}
             return httpx.post(f"{url}/v1/invert", files=files, data=data, timeout=60)
 
-        with ThreadPoolExecutor(4) as pool:
+        def events_over_http() -> str:
+            files, data = {"picture": photo_png}, {"options": json.dumps({"refine": refine})}
+            return httpx.post(f"{url}/v1/watch-invert", files=files, data=data, timeout=60).text
+
+        source = stub.Sample(SAMPLE).codes[0]
+        asked: queue.SimpleQueue[pb.EditSessionRequest] = queue.SimpleQueue()
+        asked.put(pb.EditSessionRequest(code=source))
+        session = stub.EditSession(iter(asked.get, None), timeout=60)
+        assert next(session).edited.image.width == 16
+        with ThreadPoolExecutor(5) as pool:
             calls = [stub.Invert.future(request, timeout=60) for _ in range(8)]
             answers = [pool.submit(over_http) for _ in range(4)]
-            wait_for(lambda: "indomain_requests_in_flight 12.0" in httpx.get(f"{url}/metrics").text)
+            events = pool.submit(events_over_http)
+            watch = pb.WatchInvertRequest(picture=request.picture, refine=request.refine)
+            watching = stub.WatchInvert(watch, timeout=60)
+            wait_for(lambda: "indomain_requests_in_flight 14.0" in httpx.get(f"{url}/metrics").text)
             process.send_signal(signal.SIGTERM)
             assert all(call.result().losses.steps_done > 0 for call in calls)
             assert all(answer.result().status_code == 200 for answer in answers)
+            assert list(watching)[-1].result.losses.steps_done > 0
+            assert events.result().count("event: result") == 1
+            with pytest.raises(grpc.RpcError) as ended:  # a session ends when nothing of it is open
+                next(session)
+            assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
         channel.close()
         assert process.wait(timeout=30) == 0
     finally:

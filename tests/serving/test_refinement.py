@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.backends import Inference, Tensors
-from serving.bundle import Bundle, read_bundle
+from serving.bundle import Bundle, GraphSpec, read_bundle
 from serving.deadline import Deadline
-from serving.errors import InvalidOption
+from serving.errors import InvalidOption, QueueFull
 from serving.jobs import RefineOptions, StopReason
 from serving.refinement import Refinement, Refiner, RefineSettings, StopRule
 
@@ -31,7 +32,11 @@ class ScriptedRefiner:
 
     async def load(self) -> None: ...
 
-    async def infer(self, model: str, inputs: Tensors, deadline: Deadline) -> Inference:
+    async def add(self, bundles: Iterable[Bundle]) -> None: ...
+
+    async def keep(self, bundles: Iterable[Bundle]) -> None: ...
+
+    async def infer(self, graph: GraphSpec, inputs: Tensors, deadline: Deadline) -> Inference:
         self.calls += 1
         await asyncio.sleep(self._seconds)
         step = int(inputs["step"][0, 0])
@@ -131,6 +136,70 @@ async def test_divergence_ends_it_and_the_best_before_is_kept(bundle: Bundle) ->
     assert result.stop_reason is StopReason.DIVERGED
     assert result.loss_after == 1.0
     assert np.isfinite(result.code).all()
+
+
+class Full(ScriptedRefiner):
+    """Has room for some chunks only."""
+
+    def __init__(self, losses: list[float], chunks: int) -> None:
+        super().__init__(losses)
+        self._chunks = chunks
+
+    async def infer(self, model: str, inputs: Tensors, deadline: Deadline) -> Inference:
+        if self.calls == self._chunks:
+            raise QueueFull("full")
+        return await super().infer(model, inputs, deadline)
+
+
+@pytest.mark.parametrize("chunks", [0, 2])
+async def test_a_full_queue_gives_fewer_steps_where_that_is_allowed(bundle: Bundle, chunks: int) -> None:
+    losses = [float(20 - n) for n in range(20)]
+    options = RefineSettings.resolve(RefineOptions(steps=8, allow_fewer_steps=True), bundle.refine, 100)
+    start, target = np.zeros((bundle.layers, bundle.code_size), np.float32), np.zeros((16, 16, 3), np.uint8)
+    refiner = Refiner(bundle, Full(losses, chunks), NEVER)
+    result = await refiner.refine(start, target, options, Deadline.after(30.0), lambda: 0.0)
+    assert (result.steps_done, result.stop_reason) == (2 * chunks, StopReason.PRESSURE)
+    assert np.all(result.code == max(0, 2 * chunks - 1))
+    with pytest.raises(QueueFull):
+        await refine(bundle, Full(losses, chunks), steps=8)
+
+
+async def test_too_many_at_once_share_the_steps_where_that_is_allowed(bundle: Bundle) -> None:
+    backend = ScriptedRefiner([float(100 - n) for n in range(100)], seconds=0.001)
+    refiner = Refiner(bundle, backend, NEVER, comfortable=2)
+    start, target = np.zeros((bundle.layers, bundle.code_size), np.float32), np.zeros((16, 16, 3), np.uint8)
+
+    async def one(allow: bool) -> Refinement:
+        options = RefineSettings.resolve(RefineOptions(steps=40, allow_fewer_steps=allow), bundle.refine, 100)
+        return await refiner.refine(start, target, options, Deadline.after(30.0), lambda: 0.0)
+
+    results = await asyncio.gather(*(one(allow=n % 2 == 0) for n in range(8)))
+    assert [result.steps_done for result in results[1::2]] == [40] * 4
+    assert results[0].steps_done == 10  # 40 * 2 / 8; who goes on finds one less beside it
+    assert all(10 <= result.steps_done <= 20 for result in results[::2])
+    assert {result.stop_reason for result in results[::2]} == {StopReason.PRESSURE}
+    assert (await one(allow=True)).steps_done == 40  # nobody else is there
+
+
+async def test_the_mask_and_the_reports_go_through(bundle: Bundle) -> None:
+    masks: list[np.ndarray] = []
+
+    class Looking(ScriptedRefiner):
+        async def infer(self, model: str, inputs: Tensors, deadline: Deadline) -> Inference:
+            masks.append(inputs["mask"])
+            return await super().infer(model, inputs, deadline)
+
+    options = RefineSettings.resolve(RefineOptions(steps=4), bundle.refine, 100)
+    start, target = np.zeros((bundle.layers, bundle.code_size), np.float32), np.zeros((16, 16, 3), np.uint8)
+    mask = np.random.default_rng(1).random((16, 16, 1), np.float32)
+    reports: list[tuple[int, float | None]] = []
+    refiner = Refiner(bundle, Looking([5.0, 4.0, 3.0, 2.0, 1.0]), NEVER)
+    await refiner.refine(
+        start, target, options, Deadline.after(30.0), lambda: 0.0,
+        mask=mask, report=lambda step, loss, code: reports.append((step, loss)),
+    )  # fmt: skip
+    assert all(np.array_equal(seen[0], mask) for seen in masks)
+    assert reports == [(2, 4.0), (4, 2.0)]
 
 
 @pytest.mark.parametrize(

@@ -256,7 +256,7 @@ def test_metrics_have_the_names_that_were_promised(gateway: RunningGateway, phot
         'indomain_requests_total{code="OK",method="Edit"}',
         'indomain_batch_size_bucket{graph="tiny16_refiner",le="1.0"}',
         'indomain_queue_depth{graph="tiny16_encoder"}',
-        "indomain_backend_up 1.0",
+        'indomain_backend_up{address="embedded"} 1.0',
         "indomain_domain_score_bucket",
         "indomain_build_info{",
         'grpc_server_started_total{grpc_method="Edit",grpc_service="indomain.v1.Editing",grpc_type="unary"}',

@@ -1,4 +1,5 @@
-"""A bundle in miniature: real ONNX graphs with the names and shapes of a trained one, written in a moment, no torch.
+"""A bundle in miniature: real ONNX graphs with the names and shapes of a trained one, written in a moment, no torch,
+laid out for Triton.
 
 The generator is linear (16 x 16 pixels, 6 layers), so that the refiner's gradient can be written out: two Adam steps a
 call. Good for behaviour; it says nothing about faces.
@@ -9,11 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx.parser
+import onnxruntime
 from safetensors.numpy import save_file
+
+from export.triton import Border, config_pbtxt
+from export.verification import sample_tensors
 
 RESOLUTION, LAYERS, CODE_SIZE, RANK, CHUNK_STEPS = 16, 6, 512, 48, 2
 PIXELS, CODE = RESOLUTION * RESOLUTION * 3, LAYERS * CODE_SIZE
@@ -21,8 +27,8 @@ PIXELS, CODE = RESOLUTION * RESOLUTION * 3, LAYERS * CODE_SIZE
 Weights = dict[str, np.ndarray]
 
 
-def _weights() -> Weights:
-    random = np.random.Generator(np.random.PCG64(7))
+def _weights(seed: int) -> Weights:
+    random = np.random.Generator(np.random.PCG64(seed))
     down = random.standard_normal((CODE, RANK)) / np.sqrt(CODE)
     up = random.standard_normal((RANK, PIXELS)) / np.sqrt(RANK)
     # Half of the pseudo-inverse: the encoder points the right way and leaves something to refine.
@@ -158,15 +164,18 @@ _GRAPHS = {
 }
 
 
-def write_tiny_bundle(repository: Path, name: str = "tiny16") -> Path:
-    """Writes the bundle into a model repository and returns the repository."""
-    weights = _weights()
-    graphs = {role: _write_graph(repository, name, role, text, weights) for role, text in _GRAPHS.items()}
+def write_tiny_bundle(repository: Path, name: str = "tiny16", version: int = 1, seed: int = 7) -> Path:
+    """Writes the bundle into a model repository and returns the repository. Each seed makes another generator."""
+    weights = _weights(seed)
+    graphs = {
+        role: _write_graph(repository, name, role, text, weights, version) for role, text in _GRAPHS.items()
+    }
     directions, vectors = _directions(name)
     tensors = {
         "mean_code": np.full((LAYERS, CODE_SIZE), 0.05, np.float32),
         "code_std": np.ones((LAYERS, CODE_SIZE), np.float32),
         **vectors,
+        **_samples(repository, graphs),
     }
     save_file(tensors, repository / f"{name}.safetensors")
     manifest = {
@@ -198,7 +207,9 @@ def write_tiny_bundle(repository: Path, name: str = "tiny16") -> Path:
     return repository
 
 
-def _write_graph(repository: Path, bundle: str, role: str, text: str, weights: Weights) -> dict[str, object]:
+def _write_graph(
+    repository: Path, bundle: str, role: str, text: str, weights: Weights, version: int
+) -> dict[str, Any]:
     model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]>\n{text}')
     constants = _constants(role, weights)
     used = {name for node in model.graph.node for name in node.input}
@@ -206,12 +217,15 @@ def _write_graph(repository: Path, bundle: str, role: str, text: str, weights: W
         onnx.numpy_helper.from_array(value, key) for key, value in constants.items() if key in used
     )
     onnx.checker.check_model(model)
-    file = f"{bundle}_{role}/1/model.onnx"
+    file = f"{bundle}_{role}/{version}/model.onnx"
     (repository / file).parent.mkdir(parents=True)
     onnx.save(model, repository / file)
+    borders = [[_border(value) for value in values] for values in (model.graph.input, model.graph.output)]
+    config = config_pbtxt(f"{bundle}_{role}", 16, *borders)
+    (repository / f"{bundle}_{role}" / "config.pbtxt").write_text(config)
     return {
         "model": f"{bundle}_{role}",
-        "version": 1,
+        "version": version,
         "file": file,
         "sha256": _sha256(repository / file),
         "max_batch_size": 16,
@@ -245,11 +259,37 @@ def _constants(role: str, weights: Weights) -> Weights:
     }
 
 
-def _spec(value: onnx.ValueInfoProto) -> dict[str, object]:
+def _spec(value: onnx.ValueInfoProto) -> dict[str, Any]:
     kind = value.type.tensor_type
     dtype = {onnx.TensorProto.UINT8: "uint8", onnx.TensorProto.FLOAT: "float32"}[kind.elem_type]
     shape = [size.dim_value or -1 for size in kind.shape.dim]
     return {"name": value.name, "dtype": dtype, "shape": shape}
+
+
+def _border(value: onnx.ValueInfoProto) -> Border:
+    spec = _spec(value)
+    return Border(value.name, spec["dtype"], tuple(spec["shape"][1:]))
+
+
+def _samples(repository: Path, graphs: dict[str, dict[str, Any]]) -> Weights:
+    """A sample of each graph's inputs and outputs, as an export stores it."""
+    random = np.random.Generator(np.random.PCG64(3))
+    tensors: Weights = {}
+    for role, graph in graphs.items():
+        session = onnxruntime.InferenceSession(
+            str(repository / graph["file"]), providers=["CPUExecutionProvider"]
+        )
+        inputs = {}
+        for spec in graph["inputs"]:
+            values = random.uniform(0.0, 1.0, (1, *spec["shape"][1:]))
+            if spec["name"] == "step":
+                values = np.zeros_like(values)
+            inputs[spec["name"]] = (
+                (values * 255).astype(np.uint8) if spec["dtype"] == "uint8" else values.astype(np.float32)
+            )
+        names = [spec["name"] for spec in graph["outputs"]]
+        tensors |= sample_tensors(role, inputs, dict(zip(names, session.run(names, inputs), strict=True)))
+    return tensors
 
 
 def _directions(name: str) -> tuple[list[dict[str, object]], Weights]:

@@ -31,7 +31,11 @@ from training.refinement import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
-PICTURES = ("encoders.png", "inversions.png", "samples.png", "codes.png", "gap.png", "domain_score.png")
+PICTURES = (
+    "encoders.png", "inversions.png", "samples.png", "codes.png", "gap.png", "domain_score.png",
+    "encoders-shown.png", "inversions-shown.png",
+)  # fmt: skip
+PORTRAITS = Path(__file__).parents[2] / "clients/python/examples"
 
 
 class Inception(nn.Module):
@@ -64,7 +68,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path
     ]
     torch.jit.script(Inception()).save(folder / "inception.pt")
     sizes = ["--optimised", 4, "--steps", 3, "--edited", 6, "--samples", 48]
-    sizes += ["--inception", folder / "inception.pt"]
+    sizes += ["--inception", folder / "inception.pt", "--shown", PORTRAITS]
     arguments = [*runs, *data, *sizes, "--attributes", "tilt", "warm", "--output", folder / "out"]
     assert main(["evaluate", *map(str, arguments)]) == 0
     return folder / "out", runs, pictures

@@ -27,32 +27,42 @@ from indomain._exceptions import (
     UnauthenticatedError,
     UnavailableError,
     UnknownBundleError,
+    UnknownCodeHandleError,
     UnknownDirectionError,
 )
 from indomain._pictures import PictureFormat, PictureLike
 from indomain._results import (
+    Between,
     Bundle,
+    Diffused,
     Direction,
     Edit,
     Edited,
     GatewayInfo,
     HeldOut,
     Inversion,
+    InvertProgress,
     Limits,
     Losses,
+    Mixed,
     Refine,
     Sample,
+    SessionPicture,
 )
+from indomain._session import EditSession
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Between",
     "Bundle",
     "Client",
     "CodeArray",
     "DeadlineExceededError",
+    "Diffused",
     "Direction",
     "Edit",
+    "EditSession",
     "Edited",
     "GatewayInfo",
     "GatewayUnreachableError",
@@ -63,9 +73,11 @@ __all__ = [
     "InvalidPictureError",
     "InvalidRequestError",
     "Inversion",
+    "InvertProgress",
     "KeyLimitError",
     "Limits",
     "Losses",
+    "Mixed",
     "NotFoundError",
     "OverloadedError",
     "PermissionDeniedError",
@@ -76,8 +88,10 @@ __all__ = [
     "RequestTooLargeError",
     "Sample",
     "ServerError",
+    "SessionPicture",
     "UnauthenticatedError",
     "UnavailableError",
     "UnknownBundleError",
+    "UnknownCodeHandleError",
     "UnknownDirectionError",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,21 +21,27 @@ from indomain._pictures import (
     picture_to_wire,
 )
 from indomain._results import (
+    Between,
     Bundle,
+    Diffused,
     Direction,
     Edit,
     Edited,
     GatewayInfo,
     HeldOut,
     Inversion,
+    InvertProgress,
     Limits,
     Losses,
+    Mixed,
     Refine,
     Sample,
+    SessionPicture,
 )
 from indomain.v1 import editing_pb2
 
-EditSource: TypeAlias = PictureLike | CodeArray | Inversion | Edited
+Result: TypeAlias = Inversion | Edited | Mixed | Diffused | Between | Sample
+EditSource: TypeAlias = PictureLike | CodeArray | Result
 """A picture, which is inverted first; or a code float32 [L, 512], alone or within a result."""
 
 
@@ -53,10 +59,19 @@ def refine_options(
 
 
 def output_options(
-    picture_format: PictureFormat, *, aligned: bool = False, start: bool = False
+    picture_format: PictureFormat,
+    *,
+    aligned: bool = False,
+    start: bool = False,
+    codes: bool = True,
+    quality: int | None = None,
 ) -> editing_pb2.OutputOptions:
     return editing_pb2.OutputOptions(
-        format=WIRE_FORMATS[picture_format], include_aligned=aligned, include_start=start
+        format=WIRE_FORMATS[picture_format],
+        quality=quality,
+        include_aligned=aligned,
+        include_start=start,
+        omit_codes=not codes,
     )
 
 
@@ -72,32 +87,122 @@ def invert_request(
     )
 
 
+def watch_invert_request(
+    invert: editing_pb2.InvertRequest, *, interval_s: float | None, previews: bool
+) -> editing_pb2.WatchInvertRequest:
+    return editing_pb2.WatchInvertRequest(
+        bundle=invert.bundle,
+        picture=invert.picture,
+        refine=invert.refine,
+        output=invert.output,
+        interval_s=interval_s,
+        omit_previews=not previews,
+    )
+
+
 def edit_request(
     source: EditSource,
-    edits: Iterable[Edit],
-    strengths: Mapping[str, float],
+    steps: list[editing_pb2.EditStep],
     *,
     bundle: str,
     refine: editing_pb2.RefineOptions,
     output: editing_pb2.OutputOptions,
+    by_handle: bool,
 ) -> editing_pb2.EditRequest:
+    request = editing_pb2.EditRequest(bundle=_bundle_of(bundle, source), edits=steps, output=output)
+    _put_source(request, source, by_handle=by_handle)
+    if request.HasField("picture"):
+        request.refine.CopyFrom(refine)
+    return request
+
+
+def edit_steps(edits: Iterable[Edit], strengths: Mapping[str, float]) -> list[editing_pb2.EditStep]:
     steps = [*edits, *(Edit(name, strength) for name, strength in strengths.items())]
-    request = editing_pb2.EditRequest(
-        bundle=bundle,
-        edits=[
-            editing_pb2.EditStep(direction=step.direction, strength=step.strength, layers=step.layers)
-            for step in steps
-        ],
+    return [
+        editing_pb2.EditStep(direction=step.direction, strength=step.strength, layers=step.layers)
+        for step in steps
+    ]
+
+
+def session_opening(
+    source: EditSource,
+    *,
+    bundle: str,
+    refine: editing_pb2.RefineOptions,
+    output: editing_pb2.OutputOptions,
+) -> editing_pb2.EditSessionRequest:
+    """A request of a session that names its source: by its code, as there is no second try within a session."""
+    request = editing_pb2.EditSessionRequest(bundle=_bundle_of(bundle, source), refine=refine, output=output)
+    _put_source(request, source, by_handle=False)
+    return request
+
+
+def interpolate_request(
+    start: EditSource,
+    end: EditSource,
+    count: int,
+    *,
+    bundle: str,
+    refine: editing_pb2.RefineOptions,
+    output: editing_pb2.OutputOptions,
+    by_handle: bool,
+) -> editing_pb2.InterpolateRequest:
+    return editing_pb2.InterpolateRequest(
+        bundle=_bundle_of(bundle, start, end),
+        start=_put_source(editing_pb2.Source(), start, by_handle=by_handle),
+        end=_put_source(editing_pb2.Source(), end, by_handle=by_handle),
+        count=count,
+        refine=refine,
         output=output,
     )
-    if isinstance(source, (Inversion, Edited)):
-        request.bundle = bundle or source.bundle
-        request.code.CopyFrom(code_to_wire(source.code))
-    elif is_picture(source):
-        request.picture.CopyFrom(picture_to_wire(source))
-        request.refine.CopyFrom(refine)
-    else:
-        request.code.CopyFrom(_single_code_to_wire(source))
+
+
+def mix_request(
+    base: EditSource,
+    style: EditSource,
+    layers: Iterable[int],
+    strength: float | None,
+    *,
+    bundle: str,
+    refine: editing_pb2.RefineOptions,
+    output: editing_pb2.OutputOptions,
+    by_handle: bool,
+) -> editing_pb2.MixRequest:
+    return editing_pb2.MixRequest(
+        bundle=_bundle_of(bundle, base, style),
+        base=_put_source(editing_pb2.Source(), base, by_handle=by_handle),
+        style=_put_source(editing_pb2.Source(), style, by_handle=by_handle),
+        layers=layers,
+        strength=strength,
+        refine=refine,
+        output=output,
+    )
+
+
+def diffuse_request(
+    target: PictureLike,
+    context: PictureLike,
+    region: tuple[float, float, float, float] | None,
+    mask: PictureLike | None,
+    *,
+    bundle: str,
+    refine: editing_pb2.RefineOptions,
+    output: editing_pb2.OutputOptions,
+) -> editing_pb2.DiffuseRequest:
+    if region is not None and mask is not None:
+        raise ValueError("the area is a region or a mask; give one of them")
+    request = editing_pb2.DiffuseRequest(
+        bundle=bundle,
+        target=picture_to_wire(target),
+        context=picture_to_wire(context),
+        refine=refine,
+        output=output,
+    )
+    if region is not None:
+        left, top, right, bottom = region
+        request.region.CopyFrom(editing_pb2.Region(left=left, top=top, right=right, bottom=bottom))
+    if mask is not None:
+        request.mask.CopyFrom(picture_to_wire(mask))
     return request
 
 
@@ -114,6 +219,31 @@ def sample_request(
     if truncation is not None:
         request.truncation = truncation
     return request
+
+
+def _bundle_of(bundle: str, *sources: EditSource) -> str:
+    """The bundle that is named, or that of the first result."""
+    return bundle or next((source.bundle for source in sources if isinstance(source, Result)), "")
+
+
+_HasSource = TypeVar(
+    "_HasSource", editing_pb2.EditRequest, editing_pb2.EditSessionRequest, editing_pb2.Source
+)
+
+
+def _put_source(message: _HasSource, source: EditSource, *, by_handle: bool) -> _HasSource:
+    """The message, with the source in it; by its handle where it has one and that is asked for."""
+    if isinstance(source, Result):
+        handle = getattr(source, "handle", "")
+        if handle and by_handle:
+            message.code.handle = handle
+        else:
+            message.code.CopyFrom(code_to_wire(source.code))
+    elif is_picture(source):
+        message.picture.CopyFrom(picture_to_wire(source))
+    else:
+        message.code.CopyFrom(_single_code_to_wire(source))
+    return message
 
 
 def _single_code_to_wire(source: object) -> editing_pb2.Code:
@@ -139,6 +269,7 @@ def gateway_info(answer: editing_pb2.ListBundlesResponse) -> GatewayInfo:
             max_refine_steps=answer.limits.max_refine_steps,
             max_edits=answer.limits.max_edits,
             max_request_bytes=answer.limits.max_request_bytes,
+            max_interpolated_pictures=answer.limits.max_interpolated_pictures,
         ),
         version=answer.server_version,
     )
@@ -155,6 +286,7 @@ def inversion(answer: editing_pb2.InvertResponse) -> Inversion:
         request_id=answer.request_id,
         aligned=_optional_picture(answer, "aligned", answer.aligned),
         start=_optional_picture(answer, "start", answer.start),
+        handle=answer.code.handle,
     )
 
 
@@ -170,6 +302,72 @@ def edited(answer: editing_pb2.EditResponse) -> Edited:
         request_id=answer.request_id,
         aligned=_optional_picture(answer, "aligned", answer.aligned),
         start=_optional_picture(answer, "start", answer.start),
+        handle=answer.code.handle,
+        source_handle=answer.source_code.handle,
+    )
+
+
+def watched(answer: editing_pb2.WatchInvertResponse) -> InvertProgress | Inversion:
+    if answer.WhichOneof("event") == "result":
+        return inversion(answer.result)
+    progress = answer.progress
+    return InvertProgress(
+        step=progress.step,
+        steps=progress.steps,
+        loss=progress.loss if progress.HasField("loss") else None,
+        preview=_optional_picture(progress, "preview", progress.preview),
+        domain_score=progress.domain_score if progress.HasField("domain_score") else None,
+    )
+
+
+def session_picture(answer: editing_pb2.EditSessionResponse) -> SessionPicture:
+    edited = answer.edited
+    return SessionPicture(
+        sequence=answer.sequence,
+        skipped=answer.skipped,
+        image=picture_from_wire(edited.image),
+        domain_score=edited.domain_score,
+        losses=_losses(edited.losses) if edited.HasField("losses") else None,
+        stage_seconds=_stage_seconds(edited.timings),
+        request_id=edited.request_id,
+    )
+
+
+def between(answer: editing_pb2.InterpolateResponse) -> Between:
+    return Between(
+        index=answer.index,
+        position=answer.position,
+        bundle=answer.bundle,
+        code=code_from_wire(answer.code),
+        image=picture_from_wire(answer.image),
+        domain_score=answer.domain_score,
+    )
+
+
+def mixed(answer: editing_pb2.MixResponse) -> Mixed:
+    return Mixed(
+        bundle=answer.bundle,
+        code=code_from_wire(answer.code),
+        image=picture_from_wire(answer.image),
+        domain_score=answer.domain_score,
+        stage_seconds=_stage_seconds(answer.timings),
+        request_id=answer.request_id,
+        handle=answer.code.handle,
+    )
+
+
+def diffused(answer: editing_pb2.DiffuseResponse) -> Diffused:
+    return Diffused(
+        bundle=answer.bundle,
+        code=code_from_wire(answer.code),
+        image=picture_from_wire(answer.image),
+        losses=_losses(answer.losses),
+        domain_score=answer.domain_score,
+        stage_seconds=_stage_seconds(answer.timings),
+        request_id=answer.request_id,
+        aligned=_optional_picture(answer, "aligned", answer.aligned),
+        start=_optional_picture(answer, "start", answer.start),
+        handle=answer.code.handle,
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -21,13 +21,24 @@ from indomain._constants import (
     DEFAULT_ADDRESS,
     DEFAULT_MAX_RETRIES,
     DEFAULT_TIMEOUT_S,
-    REQUEST_ID_KEY,
 )
 from indomain._credentials import Credentials
-from indomain._exceptions import DeadlineExceededError, error_from_rpc
 from indomain._pictures import PictureFormat, PictureLike
-from indomain._results import Bundle, Edit, Edited, GatewayInfo, Inversion, Refine, Sample
-from indomain._retry import _retry_wait_s, _should_retry
+from indomain._results import (
+    Between,
+    Bundle,
+    Diffused,
+    Edit,
+    Edited,
+    GatewayInfo,
+    Inversion,
+    InvertProgress,
+    Mixed,
+    Refine,
+    Sample,
+)
+from indomain._retry import Tries
+from indomain._session import EditSession
 from indomain.v1 import editing_pb2, editing_pb2_grpc
 
 _Answer = TypeVar("_Answer", bound=Message)
@@ -128,6 +139,43 @@ class Client:
         result = _calls.inversion(self._call(self._stub.Invert, request, timeout_s))
         return replace(result, _edit=self.edit)
 
+    def watch_invert(
+        self,
+        image: PictureLike,
+        *,
+        interval_s: float | None = None,
+        previews: bool = True,
+        bundle: str = "",
+        steps: int | None = None,
+        quality: str | None = None,
+        refine: Refine | None = None,
+        include_aligned: bool = False,
+        include_start: bool = False,
+        timeout_s: float | None = None,
+    ) -> Iterator[InvertProgress | Inversion]:
+        """The same with progress: reports while it refines, and at the end the `Inversion`.
+
+        Args:
+            interval_s: seconds between two reports, at least; 0: as often as there is news; None: a quarter.
+            previews: whether reports have a picture and a domain score, which cost a decoding each.
+            image, bundle, steps, quality, refine, include_aligned, include_start, timeout_s: as in `invert`.
+
+        Raises:
+            what `invert` raises, when the first report is asked for. Leaving the iteration early stops the refinement.
+        """
+        invert = _calls.invert_request(
+            image,
+            bundle=bundle,
+            refine=_calls.refine_options(steps, quality, refine),
+            output=_calls.output_options(self._picture_format, aligned=include_aligned, start=include_start),
+        )
+        request = _calls.watch_invert_request(invert, interval_s=interval_s, previews=previews)
+        return map(self._watched, self._stream(self._stub.WatchInvert, request, timeout_s))
+
+    def _watched(self, answer: editing_pb2.WatchInvertResponse) -> InvertProgress | Inversion:
+        event = _calls.watched(answer)
+        return replace(event, _edit=self.edit) if isinstance(event, Inversion) else event
+
     def edit(
         self,
         source: _calls.EditSource,
@@ -155,15 +203,155 @@ class Client:
             UnknownDirectionError, UnknownBundleError: no such direction, no such bundle.
             InvalidPictureError, InvalidCodeError, InvalidOptionError: the gateway refuses the source or an option.
         """
-        request = _calls.edit_request(
+        request = partial(
+            _calls.edit_request,
             source,
-            edits,
-            strengths,
+            _calls.edit_steps(edits, strengths),
             bundle=bundle,
             refine=_calls.refine_options(steps, quality, refine),
             output=_calls.output_options(self._picture_format, aligned=include_aligned, start=include_start),
         )
         return _calls.edited(self._call(self._stub.Edit, request, timeout_s))
+
+    def session(
+        self,
+        source: _calls.EditSource,
+        *,
+        bundle: str = "",
+        steps: int | None = None,
+        quality: str | None = None,
+        refine: Refine | None = None,
+        picture_format: PictureFormat | None = None,
+        picture_quality: int | None = None,
+        timeout_s: float | None = None,
+    ) -> EditSession:
+        """A session in which one source is edited again and again: `with client.session("me.jpg") as session:
+        session.edit(smile=1.0)`. The source is inverted once; nothing is tried again.
+
+        Args:
+            source, bundle, steps, quality, refine: as in `edit`.
+            picture_format, picture_quality: of the answers, in place of the client's; quality 1..100 for JPEG and WebP.
+            timeout_s: seconds for the whole session; None: as long as it is used.
+
+        Raises:
+            OSError, TypeError, ValueError: `source` cannot be read or is neither picture nor code.
+        """
+        output = _calls.output_options(
+            picture_format or self._picture_format, codes=False, quality=picture_quality
+        )
+        opening = _calls.session_opening(
+            source, bundle=bundle, refine=_calls.refine_options(steps, quality, refine), output=output
+        )
+        return EditSession(self._stub.EditSession, opening, self._address, timeout_s, self._metadata)
+
+    def interpolate(
+        self,
+        start: _calls.EditSource,
+        end: _calls.EditSource,
+        count: int = 8,
+        *,
+        bundle: str = "",
+        steps: int | None = None,
+        quality: str | None = None,
+        refine: Refine | None = None,
+        timeout_s: float | None = None,
+    ) -> Iterator[Between]:
+        """The pictures on the straight way from one code to another, in order, each as soon as it is there.
+
+        Args:
+            start, end: pictures, codes float32 [L, 512], or results, as in `edit`.
+            count: pictures, with both ends; from 2 to `Limits.max_interpolated_pictures`.
+            bundle, steps, quality, refine, timeout_s: as in `edit`.
+
+        Raises:
+            what `edit` raises, when the first picture is asked for.
+        """
+        request = partial(
+            _calls.interpolate_request,
+            start,
+            end,
+            count,
+            bundle=bundle,
+            refine=_calls.refine_options(steps, quality, refine),
+            output=_calls.output_options(self._picture_format),
+        )
+        return map(_calls.between, self._stream(self._stub.Interpolate, request, timeout_s))
+
+    def mix(
+        self,
+        base: _calls.EditSource,
+        style: _calls.EditSource,
+        layers: Iterable[int],
+        strength: float | None = None,
+        *,
+        bundle: str = "",
+        steps: int | None = None,
+        quality: str | None = None,
+        refine: Refine | None = None,
+        timeout_s: float | None = None,
+    ) -> Mixed:
+        """Puts layers of one code into another.
+
+        Args:
+            base, style: pictures, codes float32 [L, 512], or results, as in `edit`.
+            layers: taken from the style; low ones hold pose and shape, high ones colours and texture.
+            strength: how much of them, 0..1; None: all.
+            bundle, steps, quality, refine, timeout_s: as in `edit`.
+
+        Raises:
+            what `edit` raises; InvalidOptionError: layers that the bundle has not, a strength out of its range.
+        """
+        request = partial(
+            _calls.mix_request,
+            base,
+            style,
+            list(layers),
+            strength,
+            bundle=bundle,
+            refine=_calls.refine_options(steps, quality, refine),
+            output=_calls.output_options(self._picture_format),
+        )
+        return _calls.mixed(self._call(self._stub.Mix, request, timeout_s))
+
+    def diffuse(
+        self,
+        target: PictureLike,
+        context: PictureLike,
+        *,
+        region: tuple[float, float, float, float] | None = None,
+        mask: PictureLike | None = None,
+        bundle: str = "",
+        steps: int | None = None,
+        quality: str | None = None,
+        refine: Refine | None = None,
+        include_aligned: bool = False,
+        include_start: bool = False,
+        timeout_s: float | None = None,
+    ) -> Diffused:
+        """Semantic diffusion: pastes a region of a target into a context and refines the code where the target is, so
+        that the rest follows.
+
+        Args:
+            target, context: pictures, as in `invert`.
+            region: left, top, right, bottom in parts of the picture's sides, once it is brought into place; None, with
+                no mask either: the middle of a face.
+            mask: in place of it, a picture that is white where the target counts.
+            include_aligned: also answer the target pasted into the context.
+            bundle, steps, quality, refine, include_start, timeout_s: as in `invert`.
+
+        Raises:
+            what `invert` raises; InvalidOptionError also: a region or a mask that holds nothing.
+        """
+        request = _calls.diffuse_request(
+            target,
+            context,
+            region,
+            mask,
+            bundle=bundle,
+            refine=_calls.refine_options(steps, quality, refine),
+            output=_calls.output_options(self._picture_format, aligned=include_aligned, start=include_start),
+        )
+        return _calls.diffused(self._call(self._stub.Diffuse, request, timeout_s))
 
     def decode(
         self, codes: npt.ArrayLike, *, bundle: str = "", timeout_s: float | None = None
@@ -217,34 +405,44 @@ class Client:
         self.close()
 
     def _call(
-        self, method: grpc.UnaryUnaryMultiCallable[Any, _Answer], request: Message, timeout_s: float | None
+        self,
+        method: grpc.UnaryUnaryMultiCallable[Any, _Answer],
+        request: Message | Callable[..., Message],
+        timeout_s: float | None,
     ) -> _Answer:
-        """One call with its retries, all under one deadline and one request id."""
-        deadline_s = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
-        request_id = uuid.uuid4().hex
-        retries_done = 0
+        """One call with its retries. `request` may be a function that makes it, with handles or with codes."""
+        tries = self._tries(timeout_s, by_handle=callable(request))
         while True:
-            remaining_s = deadline_s - time.monotonic()
-            if remaining_s <= 0:
-                raise DeadlineExceededError(
-                    f"No time was left to ask the gateway at {self._address}",
-                    reason="deadline_exceeded",
-                    code="DEADLINE_EXCEEDED",
-                    request_id=request_id,
-                )
+            message = request(by_handle=tries.by_handle) if callable(request) else request
             try:
-                metadata = ((REQUEST_ID_KEY, request_id), *self._metadata)
-                return method(request, timeout=remaining_s, metadata=metadata)
+                return method(message, timeout=tries.remaining_s(), metadata=tries.metadata)
             except grpc.RpcError as failure:
-                error = error_from_rpc(failure, request_id=request_id, address=self._address)
-                wait_s = _retry_wait_s(error, retries_done=retries_done)
-                if not _should_retry(
-                    error,
-                    retries_done=retries_done,
-                    max_retries=self._max_retries,
-                    wait_s=wait_s,
-                    remaining_s=deadline_s - time.monotonic(),
-                ):
-                    raise error from failure
+                wait_s = tries.wait_after_s(failure)
             time.sleep(wait_s)
-            retries_done += 1
+
+    def _stream(
+        self,
+        method: grpc.UnaryStreamMultiCallable[Any, _Answer],
+        request: Message | Callable[..., Message],
+        timeout_s: float | None,
+    ) -> Iterator[_Answer]:
+        """The same for a call of many answers, tried again until the first. Leaving it early cancels it."""
+        tries = self._tries(timeout_s, by_handle=callable(request))
+        while True:
+            message = request(by_handle=tries.by_handle) if callable(request) else request
+            answers = method(message, timeout=tries.remaining_s(), metadata=tries.metadata)
+            answered = False
+            try:
+                for answer in answers:
+                    answered = True
+                    yield answer
+                return
+            except grpc.RpcError as failure:
+                wait_s = tries.wait_after_s(failure, answered=answered)
+            finally:
+                answers.cancel()
+            time.sleep(wait_s)
+
+    def _tries(self, timeout_s: float | None, *, by_handle: bool) -> Tries:
+        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        return Tries(self._address, timeout_s, self._max_retries, self._metadata, by_handle=by_handle)

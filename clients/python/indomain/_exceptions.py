@@ -95,6 +95,10 @@ class UnknownDirectionError(NotFoundError):
     """The bundle has no direction of this name."""
 
 
+class UnknownCodeHandleError(NotFoundError):
+    """The gateway does not know, or no longer, the code by this handle; calls of this package then send the code."""
+
+
 class OverloadedError(IndomainError):
     """More work is waiting than the gateway will hold."""
 
@@ -132,7 +136,10 @@ _CLASS_OF_REASON: Mapping[str, type[IndomainError]] = MappingProxyType(
         "request_too_large": RequestTooLargeError,
         "unknown_bundle": UnknownBundleError,
         "unknown_direction": UnknownDirectionError,
+        "unknown_code_handle": UnknownCodeHandleError,
         "queue_full": OverloadedError,
+        "deadline_exceeded": DeadlineExceededError,
+        "malformed_request": InvalidRequestError,
         "key_limit": KeyLimitError,
     }
 )
@@ -154,6 +161,12 @@ _CLASS_OF_CODE: Mapping[grpc.StatusCode, type[IndomainError]] = MappingProxyType
 )
 
 
+def error_from_detail(detail: editing_pb2.ErrorDetail, *, address: str) -> IndomainError:
+    """The typed error of one request within a session, which has no status of its own."""
+    kind = _CLASS_OF_REASON.get(detail.reason, ServerError)
+    return _from_detail(kind, detail, code="", text=f"The gateway at {address} refused it", request_id="")
+
+
 def error_from_rpc(error: grpc.RpcError, *, request_id: str, address: str) -> IndomainError:
     """The typed error of a failed call; `request_id` is the one that was sent with it."""
     # Every error that a call of grpc raises is a grpc.Call too; its types do not say so.
@@ -163,10 +176,17 @@ def error_from_rpc(error: grpc.RpcError, *, request_id: str, address: str) -> In
     if detail is None:
         return _error_without_detail(status, call.details() or "", request_id=request_id, address=address)
     kind = _CLASS_OF_REASON.get(detail.reason) or _CLASS_OF_CODE.get(status, ServerError)
+    text = call.details() or status.name
+    return _from_detail(kind, detail, code=status.name, text=text, request_id=request_id)
+
+
+def _from_detail(
+    kind: type[IndomainError], detail: editing_pb2.ErrorDetail, *, code: str, text: str, request_id: str
+) -> IndomainError:
     return kind(
-        detail.message or call.details() or status.name,
+        detail.message or text,
         reason=detail.reason,
-        code=status.name,
+        code=code,
         stage=detail.stage,
         request_id=detail.request_id or request_id,
         retryable=detail.retryable,

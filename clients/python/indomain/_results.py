@@ -36,6 +36,7 @@ class Refine:
         quality: in place of steps, a name of `Bundle.quality_steps`: "fast", "balanced" or "best".
         learning_rate: how far the first step moves a code, in units of the code.
         pixel_weight, perceptual_weight, domain_weight: of the three terms of the objective.
+        allow_fewer_steps: where the gateway is busy, do fewer steps rather than wait or be refused.
     """
 
     steps: int | None = None
@@ -44,6 +45,7 @@ class Refine:
     pixel_weight: float | None = None
     perceptual_weight: float | None = None
     domain_weight: float | None = None
+    allow_fewer_steps: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ class Limits:
     max_refine_steps: int
     max_edits: int
     max_request_bytes: int
+    max_interpolated_pictures: int = 0
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,8 @@ class Losses:
             and of the code that was answered.
         refine_loss_before, refine_loss_after: the refinement's own objective; 0 where no step was done.
         steps_done: refinement steps.
-        stop_reason: `"not_refined"`, `"steps_done"`, `"converged"`, `"deadline"` or `"diverged"`.
+        stop_reason: `"not_refined"`, `"steps_done"`, `"converged"`, `"deadline"`, `"diverged"`, or `"pressure"` where
+            the gateway was busy and `allow_fewer_steps` was set.
     """
 
     pixel_mse_before: float
@@ -139,6 +143,7 @@ class Edited:
         stage_seconds: seconds in each stage of the pipeline.
         aligned, start: the picture as the encoder saw it, and that of the encoder's code; None unless asked for.
         request_id: the same id stands in the gateway's log.
+        handle, source_handle: the gateway's names for the codes, for a while. Calls that take this result use them.
     """
 
     bundle: str
@@ -151,6 +156,8 @@ class Edited:
     request_id: str
     aligned: Image.Image | None = field(default=None, repr=False)
     start: Image.Image | None = field(default=None, repr=False)
+    handle: str = field(default="", repr=False)
+    source_handle: str = field(default="", repr=False)
 
     @property
     def pixels(self) -> npt.NDArray[np.uint8]:
@@ -171,6 +178,7 @@ class Inversion:
         stage_seconds: seconds in each stage of the pipeline.
         aligned, start: the picture as the encoder saw it, and that of the encoder's code; None unless asked for.
         request_id: the same id stands in the gateway's log.
+        handle: the gateway's name for the code, for a while. Calls that take this result use it.
     """
 
     bundle: str
@@ -182,6 +190,7 @@ class Inversion:
     request_id: str
     aligned: Image.Image | None = field(default=None, repr=False)
     start: Image.Image | None = field(default=None, repr=False)
+    handle: str = field(default="", repr=False)
     _edit: Callable[..., Edited] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -197,6 +206,89 @@ class Inversion:
         if self._edit is None:
             raise RuntimeError("this inversion has no client; pass its code to Client.edit")
         return self._edit(self, *edits, timeout_s=timeout_s, **strengths)
+
+
+@dataclass(frozen=True)
+class InvertProgress:
+    """An inversion under way.
+
+    Attributes:
+        step, steps: refinement steps done, and asked for; the first report, at 0, is of the encoder's code.
+        loss: the refinement's objective, the best so far; None before the first step.
+        preview: picture of the best code so far; None where previews are not asked for.
+        domain_score: of that code; None likewise.
+    """
+
+    step: int
+    steps: int
+    loss: float | None
+    preview: Image.Image | None = field(repr=False)
+    domain_score: float | None
+
+
+@dataclass(frozen=True)
+class SessionPicture:
+    """An answer of an edit session.
+
+    Attributes:
+        sequence: number of the request that it answers.
+        skipped: requests passed over since the answer before, as newer ones had come.
+        image: RGB picture of the edited code.
+        domain_score: 0..1, how native the edited code is to the latent space.
+        losses: of the inversion; None unless the request began with a picture.
+        stage_seconds: seconds in each stage of the pipeline.
+        request_id: the same id stands in the gateway's log.
+    """
+
+    sequence: int
+    skipped: int
+    image: Image.Image = field(repr=False)
+    domain_score: float
+    losses: Losses | None
+    stage_seconds: Mapping[str, float]
+    request_id: str
+
+
+@dataclass(frozen=True)
+class Between:
+    """A picture of an interpolation: `position` is 0 at the start and 1 at the end; `code` is float32 [L, 512]."""
+
+    index: int
+    position: float
+    bundle: str
+    code: CodeArray = field(repr=False)
+    image: Image.Image = field(repr=False)
+    domain_score: float
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A code [L, 512] with layers of another, its picture, and how native it is to the latent space (0..1)."""
+
+    bundle: str
+    code: CodeArray = field(repr=False)
+    image: Image.Image = field(repr=False)
+    domain_score: float
+    stage_seconds: Mapping[str, float]
+    request_id: str
+    handle: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
+class Diffused:
+    """A region of a target in a context: as `Inversion`, with losses within the region; `aligned` is the one pasted
+    into the other, as the encoder saw it."""
+
+    bundle: str
+    code: CodeArray = field(repr=False)
+    image: Image.Image = field(repr=False)
+    losses: Losses
+    domain_score: float
+    stage_seconds: Mapping[str, float]
+    request_id: str
+    aligned: Image.Image | None = field(default=None, repr=False)
+    start: Image.Image | None = field(default=None, repr=False)
+    handle: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)

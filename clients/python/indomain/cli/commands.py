@@ -13,13 +13,16 @@ import numpy as np
 from PIL import Image
 
 from indomain import (
+    Between,
     Client,
     DeadlineExceededError,
+    Diffused,
     Edit,
     Edited,
     GatewayUnreachableError,
     IndomainError,
     Inversion,
+    Mixed,
     Sample,
 )
 from indomain.cli import parser, photos, report
@@ -38,6 +41,9 @@ def run(arguments: argparse.Namespace) -> bool:
         "bundles": _bundles,
         "invert": _invert,
         "edit": _edit,
+        "interpolate": _interpolate,
+        "mix": _mix,
+        "diffuse": _diffuse,
         "sample": _sample,
     }[arguments.command]
     with Client(
@@ -81,13 +87,73 @@ def _edit(client: Client, arguments: argparse.Namespace) -> bool:
     edits = [Edit(direction, strength) for direction, strength in strengths.items()]
 
     def edit(job: photos.Job) -> _Outcome:
-        is_code = job.source.suffix.lower() == photos.CODE_SUFFIX
-        source = np.load(job.source, allow_pickle=False) if is_code else job.source
-        result = client.edit(source, *edits, **_refinement(arguments))
+        result = client.edit(_source(job.source), *edits, **_refinement(arguments))
         _save_picture(result.image, job.output)
         return result
 
     return _for_each(client, jobs, edit, "Editing", arguments)
+
+
+def _source(path: Path) -> Any:
+    """A code where the file has one, otherwise the picture's path."""
+    return np.load(path, allow_pickle=False) if path.suffix.lower() == photos.CODE_SUFFIX else path
+
+
+def _interpolate(client: Client, arguments: argparse.Namespace) -> bool:
+    output: Path = arguments.output
+    found: list[Between] = []
+    with report.progress("Interpolating", arguments.count) as advance:
+        start, end = _source(arguments.start), _source(arguments.end)
+        for picture in client.interpolate(start, end, arguments.count, **_refinement(arguments)):
+            found.append(picture)
+            advance(1)
+    images = [picture.image for picture in found]
+    outputs = [output] * len(images)
+    if output.suffix.lower() == ".gif":
+        output.parent.mkdir(parents=True, exist_ok=True)
+        there_and_back = images + images[-2:0:-1]
+        there_and_back[0].save(output, save_all=True, append_images=there_and_back[1:], duration=80, loop=0)
+    elif output.suffix.lower() in photos.PICTURE_SUFFIXES:
+        _save_picture(_sheet(images), output)
+    else:
+        outputs = [output / f"{picture.index:03d}.png" for picture in found]
+        for image, path in zip(images, outputs, strict=True):
+            _save_picture(image, path)
+    if arguments.json:
+        report.print_json(report.between_as_json(found, outputs))
+    else:
+        report.say(f"{len(found)} pictures of {found[0].bundle} in {output}")
+    return True
+
+
+def _mix(client: Client, arguments: argparse.Namespace) -> bool:
+    base, style = _source(arguments.base), _source(arguments.style)
+    result = client.mix(base, style, arguments.layers, arguments.strength, **_refinement(arguments))
+    return _save_result(result, arguments)
+
+
+def _diffuse(client: Client, arguments: argparse.Namespace) -> bool:
+    result = client.diffuse(
+        arguments.target,
+        arguments.context,
+        region=arguments.region,
+        mask=arguments.mask,
+        **_refinement(arguments),
+    )
+    return _save_result(result, arguments)
+
+
+def _save_result(result: Mixed | Diffused, arguments: argparse.Namespace) -> bool:
+    output: Path = arguments.output
+    if output.suffix.lower() not in photos.PICTURE_SUFFIXES:
+        raise parser.UsageError(f"{output}: the result is written as .png, .jpg or .webp")
+    _save_picture(result.image, output)
+    np.save(output.with_suffix(photos.CODE_SUFFIX), result.code)
+    if arguments.json:
+        report.print_json(report.result_as_json(result, output))
+    else:
+        report.say(f"{output} (domain score {result.domain_score:.2f}), its code beside it")
+    return True
 
 
 def _sample(client: Client, arguments: argparse.Namespace) -> bool:

@@ -77,6 +77,21 @@ def _seeds(text: str) -> list[int]:
     return seeds
 
 
+def _layers(text: str) -> list[int]:
+    layers = _seeds(text)
+    if max(layers) > 99:
+        raise argparse.ArgumentTypeError(f"'{text}': no generator has so many layers")
+    return layers
+
+
+def _region(text: str) -> tuple[float, float, float, float]:
+    try:
+        left, top, right, bottom = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not LEFT,TOP,RIGHT,BOTTOM") from None
+    return left, top, right, bottom
+
+
 def _positive(text: str) -> float:
     try:
         value = float(text)
@@ -136,12 +151,13 @@ def _parser() -> argparse.ArgumentParser:
     bundle = argparse.ArgumentParser(add_help=False)
     bundle.add_argument("--bundle", metavar="NAME", default="", help="default: the gateway's own")
 
-    photos = argparse.ArgumentParser(add_help=False)
-    effort = photos.add_mutually_exclusive_group()
+    refinement = argparse.ArgumentParser(add_help=False)
+    effort = refinement.add_mutually_exclusive_group()
     effort.add_argument("--quality", metavar="NAME", help="of the refinement: fast, balanced or best")
     effort.add_argument(
         "--steps", metavar="N", type=int, help="refinement steps; 0: the encoder's code as it is"
     )
+    photos = argparse.ArgumentParser(add_help=False, parents=[refinement])
     photos.add_argument(
         "--jobs", metavar="N", type=_count, default=4, help="pictures at once (default: %(default)s)"
     )
@@ -176,6 +192,70 @@ def _parser() -> argparse.ArgumentParser:
     )
     edit.add_argument(
         "-o", "--output", type=Path, help="a picture's file name, or a folder for several (default: edited/)"
+    )
+
+    interpolate = commands.add_parser(
+        "interpolate", parents=[common, bundle, refinement], help="pictures on the way from one to another"
+    )
+    interpolate.add_argument("start", type=Path, metavar="START", help="a picture or a code (.npy)")
+    interpolate.add_argument("end", type=Path, metavar="END", help="likewise")
+    interpolate.add_argument(
+        "-n",
+        "--count",
+        metavar="N",
+        type=_count,
+        default=8,
+        help="pictures, with both (default: %(default)s)",
+    )
+    interpolate.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("interpolation.png"),
+        help="a file: one sheet; a .gif: moving; a folder: a file for each (default: %(default)s)",
+    )
+
+    mix = commands.add_parser(
+        "mix", parents=[common, bundle, refinement], help="put layers of one picture's code into another's"
+    )
+    mix.add_argument("base", type=Path, metavar="BASE", help="a picture or a code (.npy)")
+    mix.add_argument("style", type=Path, metavar="STYLE", help="likewise; its layers are taken")
+    mix.add_argument(
+        "--layers",
+        type=_layers,
+        required=True,
+        help="6, 4,5,6 or 6-9; low ones hold pose and shape, high ones colours",
+    )
+    mix.add_argument("--strength", type=float, help="how much of them, 0 to 1 (default: all)")
+    mix.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("mixed.png"),
+        help="a picture's file name (default: %(default)s)",
+    )
+
+    diffuse = commands.add_parser(
+        "diffuse",
+        parents=[common, bundle, refinement],
+        help="put a region of one picture into another, so that the rest follows",
+    )
+    diffuse.add_argument("target", type=Path, metavar="TARGET", help="the picture whose region is kept")
+    diffuse.add_argument("context", type=Path, metavar="CONTEXT", help="the picture that it is put into")
+    area = diffuse.add_mutually_exclusive_group()
+    area.add_argument(
+        "--region",
+        type=_region,
+        metavar="L,T,R,B",
+        help="parts of the sides, 0.2,0.3,0.8,0.9 (default: the middle of a face)",
+    )
+    area.add_argument("--mask", type=Path, help="a picture that is white where the target is kept")
+    diffuse.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("diffused.png"),
+        help="a picture's file name (default: %(default)s)",
     )
 
     sample = commands.add_parser(

@@ -21,7 +21,18 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from indomain import Bundle, Direction, Edited, GatewayInfo, IndomainError, Inversion, Sample
+from indomain import (
+    Between,
+    Bundle,
+    Diffused,
+    Direction,
+    Edited,
+    GatewayInfo,
+    IndomainError,
+    Inversion,
+    Mixed,
+    Sample,
+)
 from indomain.cli.photos import Job
 
 # Answers go to standard output, all else to standard error, so that a pipe gets nothing but the answer.
@@ -152,6 +163,30 @@ def outcomes_as_json(
         }
         for job, result in done
     ] + [{"source": str(job.source), "error": _error_as_json(error)} for job, error in failed]
+
+
+def between_as_json(found: Sequence[Between], outputs: Sequence[Path]) -> list[dict[str, Any]]:
+    return [
+        {
+            "index": picture.index,
+            "position": picture.position,
+            "output": str(path),
+            "bundle": picture.bundle,
+            "domain_score": picture.domain_score,
+        }
+        for picture, path in zip(found, outputs, strict=True)
+    ]
+
+
+def result_as_json(result: Mixed | Diffused, output: Path) -> dict[str, Any]:
+    return {
+        "output": str(output),
+        "bundle": result.bundle,
+        "domain_score": result.domain_score,
+        "losses": asdict(result.losses) if isinstance(result, Diffused) else None,
+        "stage_seconds": dict(result.stage_seconds),
+        "request_id": result.request_id,
+    }
 
 
 def samples_as_json(samples: Sequence[Sample], outputs: Sequence[Path]) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STOP_REASON_CONVERGED: _ClassVar[StopReason]
     STOP_REASON_DEADLINE: _ClassVar[StopReason]
     STOP_REASON_DIVERGED: _ClassVar[StopReason]
+    STOP_REASON_PRESSURE: _ClassVar[StopReason]
 IMAGE_FORMAT_UNSPECIFIED: ImageFormat
 IMAGE_FORMAT_PNG: ImageFormat
 IMAGE_FORMAT_JPEG: ImageFormat
@@ -34,6 +35,7 @@ STOP_REASON_STEPS_DONE: StopReason
 STOP_REASON_CONVERGED: StopReason
 STOP_REASON_DEADLINE: StopReason
 STOP_REASON_DIVERGED: StopReason
+STOP_REASON_PRESSURE: StopReason
 
 class Picture(_message.Message):
     __slots__ = ("data", "format", "width", "height")
@@ -48,42 +50,56 @@ class Picture(_message.Message):
     def __init__(self, data: _Optional[bytes] = ..., format: _Optional[_Union[ImageFormat, str]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
 
 class Code(_message.Message):
-    __slots__ = ("data", "shape")
+    __slots__ = ("data", "shape", "handle")
     DATA_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
+    HANDLE_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     shape: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, data: _Optional[bytes] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
+    handle: str
+    def __init__(self, data: _Optional[bytes] = ..., shape: _Optional[_Iterable[int]] = ..., handle: _Optional[str] = ...) -> None: ...
+
+class Source(_message.Message):
+    __slots__ = ("picture", "code")
+    PICTURE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    picture: Picture
+    code: Code
+    def __init__(self, picture: _Optional[_Union[Picture, _Mapping]] = ..., code: _Optional[_Union[Code, _Mapping]] = ...) -> None: ...
 
 class RefineOptions(_message.Message):
-    __slots__ = ("steps", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight", "quality")
+    __slots__ = ("steps", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight", "quality", "allow_fewer_steps")
     STEPS_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     PIXEL_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     PERCEPTUAL_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     DOMAIN_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_FEWER_STEPS_FIELD_NUMBER: _ClassVar[int]
     steps: int
     learning_rate: float
     pixel_weight: float
     perceptual_weight: float
     domain_weight: float
     quality: str
-    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., quality: _Optional[str] = ...) -> None: ...
+    allow_fewer_steps: bool
+    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., quality: _Optional[str] = ..., allow_fewer_steps: _Optional[bool] = ...) -> None: ...
 
 class OutputOptions(_message.Message):
-    __slots__ = ("format", "quality", "omit_image", "include_aligned", "include_start")
+    __slots__ = ("format", "quality", "omit_image", "include_aligned", "include_start", "omit_codes")
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
     OMIT_IMAGE_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_ALIGNED_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_START_FIELD_NUMBER: _ClassVar[int]
+    OMIT_CODES_FIELD_NUMBER: _ClassVar[int]
     format: ImageFormat
     quality: int
     omit_image: bool
     include_aligned: bool
     include_start: bool
-    def __init__(self, format: _Optional[_Union[ImageFormat, str]] = ..., quality: _Optional[int] = ..., omit_image: _Optional[bool] = ..., include_aligned: _Optional[bool] = ..., include_start: _Optional[bool] = ...) -> None: ...
+    omit_codes: bool
+    def __init__(self, format: _Optional[_Union[ImageFormat, str]] = ..., quality: _Optional[int] = ..., omit_image: _Optional[bool] = ..., include_aligned: _Optional[bool] = ..., include_start: _Optional[bool] = ..., omit_codes: _Optional[bool] = ...) -> None: ...
 
 class EditStep(_message.Message):
     __slots__ = ("direction", "strength", "layers")
@@ -211,20 +227,22 @@ class RefineDefaults(_message.Message):
     def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., chunk_steps: _Optional[int] = ..., quality_steps: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_picture_bytes", "max_picture_pixels", "max_codes", "max_refine_steps", "max_edits", "max_request_bytes")
+    __slots__ = ("max_picture_bytes", "max_picture_pixels", "max_codes", "max_refine_steps", "max_edits", "max_request_bytes", "max_interpolated_pictures")
     MAX_PICTURE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_PICTURE_PIXELS_FIELD_NUMBER: _ClassVar[int]
     MAX_CODES_FIELD_NUMBER: _ClassVar[int]
     MAX_REFINE_STEPS_FIELD_NUMBER: _ClassVar[int]
     MAX_EDITS_FIELD_NUMBER: _ClassVar[int]
     MAX_REQUEST_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_INTERPOLATED_PICTURES_FIELD_NUMBER: _ClassVar[int]
     max_picture_bytes: int
     max_picture_pixels: int
     max_codes: int
     max_refine_steps: int
     max_edits: int
     max_request_bytes: int
-    def __init__(self, max_picture_bytes: _Optional[int] = ..., max_picture_pixels: _Optional[int] = ..., max_codes: _Optional[int] = ..., max_refine_steps: _Optional[int] = ..., max_edits: _Optional[int] = ..., max_request_bytes: _Optional[int] = ...) -> None: ...
+    max_interpolated_pictures: int
+    def __init__(self, max_picture_bytes: _Optional[int] = ..., max_picture_pixels: _Optional[int] = ..., max_codes: _Optional[int] = ..., max_refine_steps: _Optional[int] = ..., max_edits: _Optional[int] = ..., max_request_bytes: _Optional[int] = ..., max_interpolated_pictures: _Optional[int] = ...) -> None: ...
 
 class InvertRequest(_message.Message):
     __slots__ = ("bundle", "picture", "refine", "output")
@@ -259,6 +277,46 @@ class InvertResponse(_message.Message):
     aligned: Picture
     start: Picture
     def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., aligned: _Optional[_Union[Picture, _Mapping]] = ..., start: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
+
+class WatchInvertRequest(_message.Message):
+    __slots__ = ("bundle", "picture", "refine", "output", "interval_s", "omit_previews")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    PICTURE_FIELD_NUMBER: _ClassVar[int]
+    REFINE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_S_FIELD_NUMBER: _ClassVar[int]
+    OMIT_PREVIEWS_FIELD_NUMBER: _ClassVar[int]
+    bundle: str
+    picture: Picture
+    refine: RefineOptions
+    output: OutputOptions
+    interval_s: float
+    omit_previews: bool
+    def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., interval_s: _Optional[float] = ..., omit_previews: _Optional[bool] = ...) -> None: ...
+
+class WatchInvertResponse(_message.Message):
+    __slots__ = ("progress", "result")
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    progress: InvertProgress
+    result: InvertResponse
+    def __init__(self, progress: _Optional[_Union[InvertProgress, _Mapping]] = ..., result: _Optional[_Union[InvertResponse, _Mapping]] = ...) -> None: ...
+
+class InvertProgress(_message.Message):
+    __slots__ = ("step", "steps", "loss", "preview", "domain_score", "request_id")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    PREVIEW_FIELD_NUMBER: _ClassVar[int]
+    DOMAIN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    steps: int
+    loss: float
+    preview: Picture
+    domain_score: float
+    request_id: str
+    def __init__(self, step: _Optional[int] = ..., steps: _Optional[int] = ..., loss: _Optional[float] = ..., preview: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class EditRequest(_message.Message):
     __slots__ = ("bundle", "picture", "code", "edits", "refine", "output")
@@ -299,6 +357,158 @@ class EditResponse(_message.Message):
     aligned: Picture
     start: Picture
     def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., source_code: _Optional[_Union[Code, _Mapping]] = ..., aligned: _Optional[_Union[Picture, _Mapping]] = ..., start: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
+
+class EditSessionRequest(_message.Message):
+    __slots__ = ("sequence", "bundle", "picture", "code", "edits", "refine", "output")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    PICTURE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    EDITS_FIELD_NUMBER: _ClassVar[int]
+    REFINE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    bundle: str
+    picture: Picture
+    code: Code
+    edits: _containers.RepeatedCompositeFieldContainer[EditStep]
+    refine: RefineOptions
+    output: OutputOptions
+    def __init__(self, sequence: _Optional[int] = ..., bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., edits: _Optional[_Iterable[_Union[EditStep, _Mapping]]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ...) -> None: ...
+
+class EditSessionResponse(_message.Message):
+    __slots__ = ("sequence", "edited", "error", "skipped")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    EDITED_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    edited: EditResponse
+    error: ErrorDetail
+    skipped: int
+    def __init__(self, sequence: _Optional[int] = ..., edited: _Optional[_Union[EditResponse, _Mapping]] = ..., error: _Optional[_Union[ErrorDetail, _Mapping]] = ..., skipped: _Optional[int] = ...) -> None: ...
+
+class InterpolateRequest(_message.Message):
+    __slots__ = ("bundle", "start", "end", "count", "refine", "output")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    REFINE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    bundle: str
+    start: Source
+    end: Source
+    count: int
+    refine: RefineOptions
+    output: OutputOptions
+    def __init__(self, bundle: _Optional[str] = ..., start: _Optional[_Union[Source, _Mapping]] = ..., end: _Optional[_Union[Source, _Mapping]] = ..., count: _Optional[int] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ...) -> None: ...
+
+class InterpolateResponse(_message.Message):
+    __slots__ = ("bundle", "index", "position", "code", "image", "domain_score", "timings", "request_id")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    DOMAIN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    bundle: str
+    index: int
+    position: float
+    code: Code
+    image: Picture
+    domain_score: float
+    timings: _containers.RepeatedCompositeFieldContainer[StageTiming]
+    request_id: str
+    def __init__(self, bundle: _Optional[str] = ..., index: _Optional[int] = ..., position: _Optional[float] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class MixRequest(_message.Message):
+    __slots__ = ("bundle", "base", "style", "layers", "strength", "refine", "output")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    STYLE_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    STRENGTH_FIELD_NUMBER: _ClassVar[int]
+    REFINE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    bundle: str
+    base: Source
+    style: Source
+    layers: _containers.RepeatedScalarFieldContainer[int]
+    strength: float
+    refine: RefineOptions
+    output: OutputOptions
+    def __init__(self, bundle: _Optional[str] = ..., base: _Optional[_Union[Source, _Mapping]] = ..., style: _Optional[_Union[Source, _Mapping]] = ..., layers: _Optional[_Iterable[int]] = ..., strength: _Optional[float] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ...) -> None: ...
+
+class MixResponse(_message.Message):
+    __slots__ = ("bundle", "code", "image", "domain_score", "timings", "request_id")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    DOMAIN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    bundle: str
+    code: Code
+    image: Picture
+    domain_score: float
+    timings: _containers.RepeatedCompositeFieldContainer[StageTiming]
+    request_id: str
+    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class DiffuseRequest(_message.Message):
+    __slots__ = ("bundle", "target", "context", "region", "mask", "refine", "output")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
+    REFINE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    bundle: str
+    target: Picture
+    context: Picture
+    region: Region
+    mask: Picture
+    refine: RefineOptions
+    output: OutputOptions
+    def __init__(self, bundle: _Optional[str] = ..., target: _Optional[_Union[Picture, _Mapping]] = ..., context: _Optional[_Union[Picture, _Mapping]] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mask: _Optional[_Union[Picture, _Mapping]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ...) -> None: ...
+
+class Region(_message.Message):
+    __slots__ = ("left", "top", "right", "bottom")
+    LEFT_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
+    RIGHT_FIELD_NUMBER: _ClassVar[int]
+    BOTTOM_FIELD_NUMBER: _ClassVar[int]
+    left: float
+    top: float
+    right: float
+    bottom: float
+    def __init__(self, left: _Optional[float] = ..., top: _Optional[float] = ..., right: _Optional[float] = ..., bottom: _Optional[float] = ...) -> None: ...
+
+class DiffuseResponse(_message.Message):
+    __slots__ = ("bundle", "code", "image", "domain_score", "losses", "timings", "request_id", "aligned", "start")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    DOMAIN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    LOSSES_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ALIGNED_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    bundle: str
+    code: Code
+    image: Picture
+    domain_score: float
+    losses: Losses
+    timings: _containers.RepeatedCompositeFieldContainer[StageTiming]
+    request_id: str
+    aligned: Picture
+    start: Picture
+    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., aligned: _Optional[_Union[Picture, _Mapping]] = ..., start: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
     __slots__ = ("bundle", "codes", "output")

@@ -44,15 +44,40 @@ class EditingStub:
                 request_serializer=indomain_dot_v1_dot_editing__pb2.InvertRequest.SerializeToString,
                 response_deserializer=indomain_dot_v1_dot_editing__pb2.InvertResponse.FromString,
                 _registered_method=True)
+        self.WatchInvert = channel.unary_stream(
+                '/indomain.v1.Editing/WatchInvert',
+                request_serializer=indomain_dot_v1_dot_editing__pb2.WatchInvertRequest.SerializeToString,
+                response_deserializer=indomain_dot_v1_dot_editing__pb2.WatchInvertResponse.FromString,
+                _registered_method=True)
         self.Edit = channel.unary_unary(
                 '/indomain.v1.Editing/Edit',
                 request_serializer=indomain_dot_v1_dot_editing__pb2.EditRequest.SerializeToString,
                 response_deserializer=indomain_dot_v1_dot_editing__pb2.EditResponse.FromString,
                 _registered_method=True)
+        self.EditSession = channel.stream_stream(
+                '/indomain.v1.Editing/EditSession',
+                request_serializer=indomain_dot_v1_dot_editing__pb2.EditSessionRequest.SerializeToString,
+                response_deserializer=indomain_dot_v1_dot_editing__pb2.EditSessionResponse.FromString,
+                _registered_method=True)
         self.Decode = channel.unary_unary(
                 '/indomain.v1.Editing/Decode',
                 request_serializer=indomain_dot_v1_dot_editing__pb2.DecodeRequest.SerializeToString,
                 response_deserializer=indomain_dot_v1_dot_editing__pb2.DecodeResponse.FromString,
+                _registered_method=True)
+        self.Interpolate = channel.unary_stream(
+                '/indomain.v1.Editing/Interpolate',
+                request_serializer=indomain_dot_v1_dot_editing__pb2.InterpolateRequest.SerializeToString,
+                response_deserializer=indomain_dot_v1_dot_editing__pb2.InterpolateResponse.FromString,
+                _registered_method=True)
+        self.Mix = channel.unary_unary(
+                '/indomain.v1.Editing/Mix',
+                request_serializer=indomain_dot_v1_dot_editing__pb2.MixRequest.SerializeToString,
+                response_deserializer=indomain_dot_v1_dot_editing__pb2.MixResponse.FromString,
+                _registered_method=True)
+        self.Diffuse = channel.unary_unary(
+                '/indomain.v1.Editing/Diffuse',
+                request_serializer=indomain_dot_v1_dot_editing__pb2.DiffuseRequest.SerializeToString,
+                response_deserializer=indomain_dot_v1_dot_editing__pb2.DiffuseResponse.FromString,
                 _registered_method=True)
         self.Sample = channel.unary_unary(
                 '/indomain.v1.Editing/Sample',
@@ -78,6 +103,13 @@ class EditingServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchInvert(self, request, context):
+        """The same with progress: reports with loss, preview and domain score while it refines, then the result.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Edit(self, request, context):
         """Picture or code -> edited code and picture.
         """
@@ -85,8 +117,37 @@ class EditingServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EditSession(self, request_iterator, context):
+        """A source once, then edits as somebody drags a slider. One is worked on at a time; of those that come meanwhile
+        only the newest is. A message with a new source stops work on the old one. One that fails does not end the session.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Decode(self, request, context):
         """Codes -> pictures.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Interpolate(self, request, context):
+        """The pictures on the straight way from one code to another, in W+, each as soon as it is there.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Mix(self, request, context):
+        """Layers of one code put into another.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Diffuse(self, request, context):
+        """Semantic diffusion: a region of a target pasted into a context, and refined where the target is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,15 +173,40 @@ def add_EditingServicer_to_server(servicer, server):
                     request_deserializer=indomain_dot_v1_dot_editing__pb2.InvertRequest.FromString,
                     response_serializer=indomain_dot_v1_dot_editing__pb2.InvertResponse.SerializeToString,
             ),
+            'WatchInvert': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchInvert,
+                    request_deserializer=indomain_dot_v1_dot_editing__pb2.WatchInvertRequest.FromString,
+                    response_serializer=indomain_dot_v1_dot_editing__pb2.WatchInvertResponse.SerializeToString,
+            ),
             'Edit': grpc.unary_unary_rpc_method_handler(
                     servicer.Edit,
                     request_deserializer=indomain_dot_v1_dot_editing__pb2.EditRequest.FromString,
                     response_serializer=indomain_dot_v1_dot_editing__pb2.EditResponse.SerializeToString,
             ),
+            'EditSession': grpc.stream_stream_rpc_method_handler(
+                    servicer.EditSession,
+                    request_deserializer=indomain_dot_v1_dot_editing__pb2.EditSessionRequest.FromString,
+                    response_serializer=indomain_dot_v1_dot_editing__pb2.EditSessionResponse.SerializeToString,
+            ),
             'Decode': grpc.unary_unary_rpc_method_handler(
                     servicer.Decode,
                     request_deserializer=indomain_dot_v1_dot_editing__pb2.DecodeRequest.FromString,
                     response_serializer=indomain_dot_v1_dot_editing__pb2.DecodeResponse.SerializeToString,
+            ),
+            'Interpolate': grpc.unary_stream_rpc_method_handler(
+                    servicer.Interpolate,
+                    request_deserializer=indomain_dot_v1_dot_editing__pb2.InterpolateRequest.FromString,
+                    response_serializer=indomain_dot_v1_dot_editing__pb2.InterpolateResponse.SerializeToString,
+            ),
+            'Mix': grpc.unary_unary_rpc_method_handler(
+                    servicer.Mix,
+                    request_deserializer=indomain_dot_v1_dot_editing__pb2.MixRequest.FromString,
+                    response_serializer=indomain_dot_v1_dot_editing__pb2.MixResponse.SerializeToString,
+            ),
+            'Diffuse': grpc.unary_unary_rpc_method_handler(
+                    servicer.Diffuse,
+                    request_deserializer=indomain_dot_v1_dot_editing__pb2.DiffuseRequest.FromString,
+                    response_serializer=indomain_dot_v1_dot_editing__pb2.DiffuseResponse.SerializeToString,
             ),
             'Sample': grpc.unary_unary_rpc_method_handler(
                     servicer.Sample,
@@ -193,6 +279,33 @@ class Editing:
             _registered_method=True)
 
     @staticmethod
+    def WatchInvert(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/indomain.v1.Editing/WatchInvert',
+            indomain_dot_v1_dot_editing__pb2.WatchInvertRequest.SerializeToString,
+            indomain_dot_v1_dot_editing__pb2.WatchInvertResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Edit(request,
             target,
             options=(),
@@ -220,6 +333,33 @@ class Editing:
             _registered_method=True)
 
     @staticmethod
+    def EditSession(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/indomain.v1.Editing/EditSession',
+            indomain_dot_v1_dot_editing__pb2.EditSessionRequest.SerializeToString,
+            indomain_dot_v1_dot_editing__pb2.EditSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def Decode(request,
             target,
             options=(),
@@ -236,6 +376,87 @@ class Editing:
             '/indomain.v1.Editing/Decode',
             indomain_dot_v1_dot_editing__pb2.DecodeRequest.SerializeToString,
             indomain_dot_v1_dot_editing__pb2.DecodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Interpolate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/indomain.v1.Editing/Interpolate',
+            indomain_dot_v1_dot_editing__pb2.InterpolateRequest.SerializeToString,
+            indomain_dot_v1_dot_editing__pb2.InterpolateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Mix(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/indomain.v1.Editing/Mix',
+            indomain_dot_v1_dot_editing__pb2.MixRequest.SerializeToString,
+            indomain_dot_v1_dot_editing__pb2.MixResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Diffuse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/indomain.v1.Editing/Diffuse',
+            indomain_dot_v1_dot_editing__pb2.DiffuseRequest.SerializeToString,
+            indomain_dot_v1_dot_editing__pb2.DiffuseResponse.FromString,
             options,
             channel_credentials,
             insecure,

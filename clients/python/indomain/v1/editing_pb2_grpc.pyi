@@ -15,6 +15,7 @@ Conventions
     says `retryable`, and not before `retry_after_s`.
   - The deadline of a call is gRPC's own. Refinement stops in time to decode the best code found so far.
   - An empty `bundle` means the gateway's default bundle.
+  - Answers name their codes by a handle, which may stand for the code in later requests: see Code.
 """
 
 from collections import abc as _abc
@@ -49,10 +50,22 @@ class EditingStub:
     """The bundles this gateway serves, their directions, defaults and limits."""
     Invert: _grpc.UnaryUnaryMultiCallable[_editing_pb2.InvertRequest, _editing_pb2.InvertResponse]
     """Picture -> code: align, encode, refine, decode."""
+    WatchInvert: _grpc.UnaryStreamMultiCallable[_editing_pb2.WatchInvertRequest, _editing_pb2.WatchInvertResponse]
+    """The same with progress: reports with loss, preview and domain score while it refines, then the result."""
     Edit: _grpc.UnaryUnaryMultiCallable[_editing_pb2.EditRequest, _editing_pb2.EditResponse]
     """Picture or code -> edited code and picture."""
+    EditSession: _grpc.StreamStreamMultiCallable[_editing_pb2.EditSessionRequest, _editing_pb2.EditSessionResponse]
+    """A source once, then edits as somebody drags a slider. One is worked on at a time; of those that come meanwhile
+    only the newest is. A message with a new source stops work on the old one. One that fails does not end the session.
+    """
     Decode: _grpc.UnaryUnaryMultiCallable[_editing_pb2.DecodeRequest, _editing_pb2.DecodeResponse]
     """Codes -> pictures."""
+    Interpolate: _grpc.UnaryStreamMultiCallable[_editing_pb2.InterpolateRequest, _editing_pb2.InterpolateResponse]
+    """The pictures on the straight way from one code to another, in W+, each as soon as it is there."""
+    Mix: _grpc.UnaryUnaryMultiCallable[_editing_pb2.MixRequest, _editing_pb2.MixResponse]
+    """Layers of one code put into another."""
+    Diffuse: _grpc.UnaryUnaryMultiCallable[_editing_pb2.DiffuseRequest, _editing_pb2.DiffuseResponse]
+    """Semantic diffusion: a region of a target pasted into a context, and refined where the target is."""
     Sample: _grpc.UnaryUnaryMultiCallable[_editing_pb2.SampleRequest, _editing_pb2.SampleResponse]
     """Seeds -> codes and pictures; a seed gives the same picture on any machine."""
 
@@ -63,10 +76,22 @@ class EditingAsyncStub(EditingStub):
     """The bundles this gateway serves, their directions, defaults and limits."""
     Invert: _aio.UnaryUnaryMultiCallable[_editing_pb2.InvertRequest, _editing_pb2.InvertResponse]  # type: ignore[assignment]
     """Picture -> code: align, encode, refine, decode."""
+    WatchInvert: _aio.UnaryStreamMultiCallable[_editing_pb2.WatchInvertRequest, _editing_pb2.WatchInvertResponse]  # type: ignore[assignment]
+    """The same with progress: reports with loss, preview and domain score while it refines, then the result."""
     Edit: _aio.UnaryUnaryMultiCallable[_editing_pb2.EditRequest, _editing_pb2.EditResponse]  # type: ignore[assignment]
     """Picture or code -> edited code and picture."""
+    EditSession: _aio.StreamStreamMultiCallable[_editing_pb2.EditSessionRequest, _editing_pb2.EditSessionResponse]  # type: ignore[assignment]
+    """A source once, then edits as somebody drags a slider. One is worked on at a time; of those that come meanwhile
+    only the newest is. A message with a new source stops work on the old one. One that fails does not end the session.
+    """
     Decode: _aio.UnaryUnaryMultiCallable[_editing_pb2.DecodeRequest, _editing_pb2.DecodeResponse]  # type: ignore[assignment]
     """Codes -> pictures."""
+    Interpolate: _aio.UnaryStreamMultiCallable[_editing_pb2.InterpolateRequest, _editing_pb2.InterpolateResponse]  # type: ignore[assignment]
+    """The pictures on the straight way from one code to another, in W+, each as soon as it is there."""
+    Mix: _aio.UnaryUnaryMultiCallable[_editing_pb2.MixRequest, _editing_pb2.MixResponse]  # type: ignore[assignment]
+    """Layers of one code put into another."""
+    Diffuse: _aio.UnaryUnaryMultiCallable[_editing_pb2.DiffuseRequest, _editing_pb2.DiffuseResponse]  # type: ignore[assignment]
+    """Semantic diffusion: a region of a target pasted into a context, and refined where the target is."""
     Sample: _aio.UnaryUnaryMultiCallable[_editing_pb2.SampleRequest, _editing_pb2.SampleResponse]  # type: ignore[assignment]
     """Seeds -> codes and pictures; a seed gives the same picture on any machine."""
 
@@ -88,6 +113,14 @@ class EditingServicer(metaclass=_abc_1.ABCMeta):
         """Picture -> code: align, encode, refine, decode."""
 
     @_abc_1.abstractmethod
+    def WatchInvert(
+        self,
+        request: _editing_pb2.WatchInvertRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_editing_pb2.WatchInvertResponse], _abc.AsyncIterator[_editing_pb2.WatchInvertResponse]]:
+        """The same with progress: reports with loss, preview and domain score while it refines, then the result."""
+
+    @_abc_1.abstractmethod
     def Edit(
         self,
         request: _editing_pb2.EditRequest,
@@ -96,12 +129,46 @@ class EditingServicer(metaclass=_abc_1.ABCMeta):
         """Picture or code -> edited code and picture."""
 
     @_abc_1.abstractmethod
+    def EditSession(
+        self,
+        request_iterator: _MaybeAsyncIterator[_editing_pb2.EditSessionRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_editing_pb2.EditSessionResponse], _abc.AsyncIterator[_editing_pb2.EditSessionResponse]]:
+        """A source once, then edits as somebody drags a slider. One is worked on at a time; of those that come meanwhile
+        only the newest is. A message with a new source stops work on the old one. One that fails does not end the session.
+        """
+
+    @_abc_1.abstractmethod
     def Decode(
         self,
         request: _editing_pb2.DecodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_editing_pb2.DecodeResponse, _abc.Awaitable[_editing_pb2.DecodeResponse]]:
         """Codes -> pictures."""
+
+    @_abc_1.abstractmethod
+    def Interpolate(
+        self,
+        request: _editing_pb2.InterpolateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_editing_pb2.InterpolateResponse], _abc.AsyncIterator[_editing_pb2.InterpolateResponse]]:
+        """The pictures on the straight way from one code to another, in W+, each as soon as it is there."""
+
+    @_abc_1.abstractmethod
+    def Mix(
+        self,
+        request: _editing_pb2.MixRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_editing_pb2.MixResponse, _abc.Awaitable[_editing_pb2.MixResponse]]:
+        """Layers of one code put into another."""
+
+    @_abc_1.abstractmethod
+    def Diffuse(
+        self,
+        request: _editing_pb2.DiffuseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_editing_pb2.DiffuseResponse, _abc.Awaitable[_editing_pb2.DiffuseResponse]]:
+        """Semantic diffusion: a region of a target pasted into a context, and refined where the target is."""
 
     @_abc_1.abstractmethod
     def Sample(

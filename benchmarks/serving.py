@@ -1,0 +1,448 @@
+"""`make bench-serving`: what a gateway adds to its graphs, and what it bears. One run, every ratio within it.
+
+Side by side stand the bare ONNX Runtime sessions (in this process), the gateway on its embedded back end and, where a
+Triton server is named, that server asked directly and a gateway on it. Three kinds of request (edit of a code, edit of
+a picture, inversion with refinement) come in two ways: from N callers who each wait for their answer, and open-loop at
+70 % of what was reached, where latency counts from the moment that a request was due. Then refinements that arrive one
+after another, and overload.
+
+The load comes from this process: on few cores it takes its share from what is measured, the same for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import grpc
+import numpy as np
+import tyro
+
+from benchmarks.gateway import running_gateway
+from benchmarks.graphs import Array, Graphs, markdown_table
+from indomain.v1 import editing_pb2 as pb
+from indomain.v1 import editing_pb2_grpc
+from serving.bundle import Bundle, Role
+from serving.edits import apply_edits
+from serving.jobs import EditStep, EncodedPicture, RefineOptions
+from serving.pictures import align_picture
+from serving.refinement import RefineSettings, first_inputs
+
+Kind = Literal["edit of a code", "edit of a picture", "inversion"]
+KINDS: tuple[Kind, ...] = ("edit of a code", "edit of a picture", "inversion")
+CHANNEL = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+ERROR_DETAIL_KEY = "indomain-error-bin"
+
+
+@dataclass
+class ServingConfig:
+    """Load a gateway and what lies under it; every ratio is within one run."""
+
+    repository: Path = Path("model_repository")
+    """Model repository."""
+    bundle: str = ""
+    """Bundle; the first one by default."""
+    picture: Path = Path("clients/python/examples/portrait.png")
+    """What is inverted."""
+    threads: int = 2
+    """Threads of each ONNX Runtime session, in every place."""
+    engine: Literal["onnxruntime", "openvino", "auto"] = "onnxruntime"
+    """What runs the gateway's refinement steps; the bare sessions are always ONNX Runtime's."""
+    steps: int = 0
+    """Refinement steps of an inversion; 0: the bundle's own."""
+    seconds: float = 6.0
+    """Of load for each cell of the table."""
+    callers: tuple[int, ...] = (1, 4, 16, 64)
+    """How many wait for an answer at once."""
+    triton: str = ""
+    """gRPC address of a Triton server that serves the same repository. Empty: left out."""
+    users: int = 8
+    """Whose refinements arrive one after another."""
+    apart_s: float = 0.1
+    """Between one's arrival and the next's."""
+    overloads: tuple[float, ...] = (2.0, 5.0)
+    """Times of what the embedded gateway bears."""
+
+
+# --- what is asked ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Work:
+    """The requests, and what their answers must be."""
+
+    bundle: Bundle
+    code: Array  # [L, 512]
+    picture: bytes
+    edits: tuple[EditStep, ...]
+    steps: int
+
+
+class Target(Protocol):
+    """Something that does the work."""
+
+    async def ask(self, kind: Kind) -> Array:
+        """The picture answered, uint8 [H, W, 3]."""
+
+
+class GraphTarget:
+    """Does by hand what the gateway does, on something that runs graphs: as many runs, of the same inputs."""
+
+    def __init__(
+        self, work: Work, run: Callable[[Role, dict[str, Array]], Awaitable[dict[str, Array]]]
+    ) -> None:
+        self._work = work
+        self._run = run
+
+    async def ask(self, kind: Kind) -> Array:
+        work = self._work
+        if kind == "edit of a code":
+            return await self._decode([apply_edits(work.code, work.edits, work.bundle)])
+        picture = EncodedPicture(work.picture)
+        aligned = align_picture(picture, work.bundle.resolution, max_bytes=2**31, max_pixels=2**31)
+        start = (await self._run("encoder", {"image": aligned[None]}))["code"][0]
+        if kind == "edit of a picture":
+            return await self._decode([start, apply_edits(start, work.edits, work.bundle)])
+        return await self._decode([start, await self._refine(start, aligned)])
+
+    async def _decode(self, codes: list[Array]) -> Array:
+        decoded, _ = await asyncio.gather(
+            self._run("generator", {"code": np.stack(codes)}), self._run("critic", {"code": codes[-1][None]})
+        )
+        return decoded["image"][-1]
+
+    async def _refine(self, start: Array, aligned: Array) -> Array:
+        bundle, best, best_loss = self._work.bundle, start, np.inf
+        options = RefineOptions(steps=self._work.steps)
+        settings = RefineSettings.resolve(options, bundle.refine, self._work.steps)
+        state = first_inputs(bundle, start[None], aligned[None], settings)
+        for _ in range(0, self._work.steps, bundle.refine.chunk_steps):
+            outputs = await self._run("refiner", state)
+            if outputs["best_loss"][0, 0] < best_loss:
+                best, best_loss = outputs["best_code"][0], outputs["best_loss"][0, 0]
+            for part in bundle.graphs["refiner"].state:
+                state[part.name] = outputs[f"next_{part.name}"]
+        return best
+
+
+class GatewayTarget:
+    """A gateway over gRPC."""
+
+    def __init__(self, work: Work, channel: grpc.aio.Channel) -> None:
+        self.stub: editing_pb2_grpc.EditingAsyncStub = editing_pb2_grpc.EditingStub(channel)
+        raw = pb.OutputOptions(format=pb.IMAGE_FORMAT_RAW)
+        code = pb.Code(data=work.code.astype("<f4").tobytes(), shape=work.code.shape)
+        picture = pb.Picture(data=work.picture)
+        steps = [pb.EditStep(direction=edit.direction, strength=edit.strength) for edit in work.edits]
+        unrefined = pb.RefineOptions(steps=0)
+        self.invert = pb.InvertRequest(
+            picture=picture, refine=pb.RefineOptions(steps=work.steps), output=raw, bundle=work.bundle.name
+        )
+        self._requests: dict[Kind, tuple[Callable[..., Any], Any]] = {
+            "edit of a code": (
+                self.stub.Edit, pb.EditRequest(code=code, edits=steps, output=raw, bundle=work.bundle.name),
+            ),
+            "edit of a picture": (
+                self.stub.Edit,
+                pb.EditRequest(
+                    picture=picture, edits=steps, output=raw, refine=unrefined, bundle=work.bundle.name
+                ),
+            ),
+            "inversion": (self.stub.Invert, self.invert),
+        }  # fmt: skip
+
+    async def ask(self, kind: Kind, timeout_s: float = 120.0) -> Array:
+        method, request = self._requests[kind]
+        image = (await method(request, timeout=timeout_s)).image
+        return np.frombuffer(image.data, np.uint8).reshape(image.height, image.width, 3)
+
+
+# --- load ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Measured:
+    """What became of some load."""
+
+    seconds: float
+    latencies_s: list[float] = field(default_factory=list)
+
+    @property
+    def a_second(self) -> float:
+        return len(self.latencies_s) / self.seconds
+
+    def milliseconds(self, percent: float) -> float:
+        return 1000.0 * float(np.percentile(self.latencies_s, percent))
+
+
+async def waiting_callers(target: Target, kind: Kind, callers: int, seconds: float) -> Measured:
+    """Each sends its next request when it has the answer to the one before."""
+    measured = Measured(0.0)
+    begun_s = time.perf_counter()
+
+    async def caller() -> None:
+        while (sent_s := time.perf_counter()) < begun_s + seconds:
+            await target.ask(kind)
+            measured.latencies_s.append(time.perf_counter() - sent_s)
+
+    await asyncio.gather(*(caller() for _ in range(callers)))
+    measured.seconds = time.perf_counter() - begun_s
+    return measured
+
+
+async def open_loop(
+    ask: Callable[[], Awaitable[object]],
+    rate: float,
+    seconds: float,
+    on_error: Callable[[float, Exception], None],
+) -> Measured:
+    """Requests come at random moments, `rate` a second on average, whether or not others are done; latency counts from
+    the moment that a request was due (that of an error from when it was sent)."""
+    moments = np.cumsum(np.random.default_rng(0).exponential(1 / rate, max(1, round(rate * seconds))))
+    measured = Measured(seconds)
+    begun_s = time.perf_counter()
+
+    async def one(due_s: float) -> None:
+        sent_s = time.perf_counter()
+        try:
+            await ask()
+        except grpc.aio.AioRpcError as error:
+            on_error(time.perf_counter() - sent_s, error)
+        else:
+            measured.latencies_s.append(time.perf_counter() - due_s)
+
+    under_way = []
+    for moment in moments:
+        due_s = begun_s + float(moment)
+        await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
+        under_way.append(asyncio.create_task(one(due_s)))
+    await asyncio.gather(*under_way)
+    measured.seconds = time.perf_counter() - begun_s
+    return measured
+
+
+def _unexpected(after_s: float, error: Exception) -> None:
+    raise error
+
+
+# --- targets ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def bare_sessions(work: Work, graphs: Graphs, callers: int) -> Iterator[GraphTarget]:
+    """One caller runs the sessions itself; several have a thread each, as a simple server would."""
+    with ThreadPoolExecutor(callers) as threads:
+
+        async def run(role: Role, inputs: dict[str, Array]) -> dict[str, Array]:
+            if callers == 1:
+                return graphs.run(role, **inputs)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(threads, lambda: graphs.run(role, **inputs))
+
+        yield GraphTarget(work, run)
+
+
+@asynccontextmanager
+async def triton_itself(work: Work, address: str) -> AsyncIterator[GraphTarget]:
+    from tritonclient.grpc import aio as triton
+    from tritonclient.utils import np_to_triton_dtype
+
+    async with triton.InferenceServerClient(address) as client:
+
+        async def run(role: Role, inputs: dict[str, Array]) -> dict[str, Array]:
+            tensors = []
+            for spec in work.bundle.graphs[role].inputs:
+                value = inputs[spec.name]
+                tensor = triton.InferInput(spec.name, list(value.shape), np_to_triton_dtype(value.dtype))
+                tensor.set_data_from_numpy(value)
+                tensors.append(tensor)
+            graph = work.bundle.graphs[role]
+            answer = await client.infer(graph.model, tensors)
+            return {spec.name: answer.as_numpy(spec.name) for spec in graph.outputs}
+
+        yield GraphTarget(work, run)
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+async def compare(
+    targets: dict[str, Callable[[int], Any]], config: ServingConfig
+) -> tuple[list[list[str]], dict[tuple[str, Kind, int], Measured]]:
+    """Every kind of request on every target, for each number of callers; targets in turn."""
+    found: dict[tuple[str, Kind, int], Measured] = {}
+    rows = []
+    for kind in KINDS:
+        for callers in config.callers:
+            for name, open_target in targets.items():
+                with open_target(callers) as target:
+                    await waiting_callers(target, kind, callers, config.seconds / 6)  # warms up
+                    measured = await waiting_callers(target, kind, callers, config.seconds)
+                    found[name, kind, callers] = measured
+                    row = [kind, str(callers), name, f"{measured.a_second:.1f}"]
+                    row += [f"{measured.milliseconds(percent):.1f}" for percent in (50, 99)]
+                    if not name.startswith("ONNX"):  # the sessions would hold up the clock of an open loop
+                        rate = 0.7 * measured.a_second
+
+                        async def ask(target: Target = target, kind: Kind = kind) -> Array:
+                            return await target.ask(kind)
+
+                        loose = await open_loop(ask, rate, config.seconds, _unexpected)
+                        row += [f"{loose.milliseconds(percent):.1f}" for percent in (50, 99)]
+                    else:
+                        row += ["", ""]
+                rows.append(row)
+    return rows, found
+
+
+def bars(found: dict[tuple[str, Kind, int], Measured], config: ServingConfig) -> list[list[str]]:
+    """The figures that were promised."""
+    rows = []
+    one, most = min(config.callers), max(n for n in config.callers if n <= 16)
+    for ours, under, bar_ms in (("gateway", "ONNX Runtime", 2.0), ("gateway on Triton", "Triton", 3.0)):
+        for kind in KINDS:
+            if (ours, kind, one) not in found:
+                continue
+            ours_ms, under_ms = (found[name, kind, one].milliseconds(50) for name in (ours, under))
+            what = f"{kind}, {one} caller: {ours} over {under} (p50)"
+            rows.append([what, f"{ours_ms:.2f} ms", f"{under_ms:.2f} ms", f"+{ours_ms - under_ms:.2f} ms",
+                         f"<= {bar_ms:g} ms"])  # fmt: skip
+    for kind in KINDS:
+        many, single = (found["gateway", kind, n].a_second for n in (most, one))
+        rows.append([f"{kind}: {most} callers over {one} (gateway, requests/s)", f"{many:.1f}", f"{single:.1f}",
+                     f"{many / single:.2f}", ">= 1.3"])  # fmt: skip
+    return rows
+
+
+async def arriving_one_by_one(gateway: GatewayTarget, config: ServingConfig) -> list[str]:
+    """Refinements of several users, each some time after the one before, against one after another."""
+    begun_s = time.perf_counter()
+    alone = [await gateway.stub.Invert(gateway.invert) for _ in range(config.users)]
+    alone_s = time.perf_counter() - begun_s
+
+    async def user(number: int) -> pb.InvertResponse:
+        await asyncio.sleep(number * config.apart_s)
+        answer: pb.InvertResponse = await gateway.stub.Invert(gateway.invert)
+        return answer
+
+    begun_s = time.perf_counter()
+    together = await asyncio.gather(*(user(number) for number in range(config.users)))
+    together_s = time.perf_counter() - begun_s
+    furthest = max(
+        float(np.abs(_code(one.code) - _code(other.code)).max())
+        for one, other in zip(together, alone, strict=True)
+    )
+    what = f"{config.users} inversions {1000 * config.apart_s:.0f} ms apart, against one after another"
+    told = f"{together_s / alone_s:.2f} (codes differ by {furthest:.1e} at most)"
+    return [what, f"{together_s:.2f} s", f"{alone_s:.2f} s", told, "<= 0.7"]
+
+
+def _code(code: pb.Code) -> Array:
+    return np.frombuffer(code.data, "<f4")
+
+
+async def overload(gateway: GatewayTarget, times: float, peak: float, seconds: float) -> list[str]:
+    """More edits of codes than the gateway bears: what it still does, and how it refuses the rest."""
+    refused_s: list[float] = []
+    untold = failed = 0
+
+    def on_error(after_s: float, error: Exception) -> None:
+        nonlocal untold, failed
+        assert isinstance(error, grpc.aio.AioRpcError)
+        if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+            failed += 1
+            return
+        refused_s.append(after_s)
+        trailing = dict(error.trailing_metadata() or ())
+        detail = pb.ErrorDetail.FromString(bytes(trailing[ERROR_DETAIL_KEY]))  # type: ignore[arg-type]
+        untold += detail.retry_after_s <= 0.0
+
+    async def ask() -> Array:
+        return await gateway.ask("edit of a code", timeout_s=30.0)
+
+    measured = await open_loop(ask, times * peak, seconds, on_error)
+    refusal_ms = 1000 * float(np.percentile(refused_s, 99)) if refused_s else 0.0
+    return [
+        f"{times:g} x", f"{measured.a_second:.1f}", f"{peak:.1f}", f"{measured.a_second / peak:.2f}",
+        f"{measured.milliseconds(99):.0f} ms", str(len(refused_s)), f"{refusal_ms:.1f} ms", str(untold), str(failed),
+    ]  # fmt: skip
+
+
+async def run(config: ServingConfig) -> None:
+    graphs = Graphs(config.repository, config.bundle, threads=config.threads)
+    bundle = graphs.bundle
+    z = np.random.default_rng(0).standard_normal((1, bundle.code_size), dtype=np.float32)
+    steps = config.steps or bundle.refine.steps
+    direction = next(iter(bundle.directions))
+    code = graphs.run("mapping", z=z)["code"][0]
+    work = Work(bundle, code, config.picture.read_bytes(), (EditStep(direction, 2.0),), steps)
+    flags = ["--bundles", bundle.name, "--intra-op-threads", str(config.threads)]
+    flags += ["--refine-min-improvement-ratio", "0", "--refiner-engine", config.engine]
+    flags += ["--max-refine-steps", str(max(500, steps))]
+
+    with ExitStack() as processes:
+        opened = processes.enter_context
+        channels = [grpc.aio.insecure_channel(opened(running_gateway(config.repository, *flags))[0], CHANNEL)]
+        gateway = GatewayTarget(work, channels[0])
+        targets: dict[str, Callable[[int], Any]] = {
+            "ONNX Runtime": lambda callers: bare_sessions(work, graphs, callers),
+            "gateway": lambda callers: nullcontext(gateway),
+        }
+        if config.triton:
+            triton_flags = [*flags, "--backend", "triton", "--triton-addresses", config.triton]
+            address, _ = opened(running_gateway(config.repository, *triton_flags))
+            channels.append(grpc.aio.insecure_channel(address, CHANNEL))
+            on_triton = GatewayTarget(work, channels[1])
+        try:
+            async with triton_itself(work, config.triton) if config.triton else nullcontext() as triton:
+                if triton is not None:
+                    targets["Triton"] = lambda callers: nullcontext(triton)
+                    targets["gateway on Triton"] = lambda callers: nullcontext(on_triton)
+                await check_agreement(targets)
+                rows, found = await compare(targets, config)
+                promised = bars(found, config)
+                promised.append(await arriving_one_by_one(gateway, config))
+                peak = max(found["gateway", "edit of a code", callers].a_second for callers in config.callers)
+                loads = [await overload(gateway, times, peak, config.seconds) for times in config.overloads]
+        finally:
+            for channel in channels:
+                await channel.close()
+    print(f"{bundle.name}, {config.threads} threads, {config.seconds:g} s a cell, {steps} refinement steps\n")
+    header = ["request", "callers", "on", "requests/s", "p50 ms", "p99 ms", "open p50 ms", "open p99 ms"]
+    print(markdown_table(header, rows))
+    print("\n" + markdown_table(["what", "ours", "against", "ratio", "bar"], promised))
+    header = [
+        "load",
+        "done/s",
+        "peak/s",
+        "goodput",
+        "p99",
+        "refused",
+        "refusal p99",
+        "without a time",
+        "failed or hung",
+    ]
+    print("\n" + markdown_table(header, loads))
+
+
+async def check_agreement(targets: dict[str, Callable[[int], Any]]) -> None:
+    """Raises RuntimeError where a target answers another picture: its time would say nothing."""
+    for kind in KINDS:
+        answers = {}
+        for name, open_target in targets.items():
+            with open_target(1) as target:
+                answers[name] = (await target.ask(kind)).astype(np.int16)
+        first, *others = answers.values()
+        for name, other in zip(list(answers)[1:], others, strict=True):
+            if np.abs(first - other).mean() > 1.0:
+                raise RuntimeError(f"{name} answers another picture than {next(iter(answers))}: {kind}")
+
+
+if __name__ == "__main__":
+    asyncio.run(run(tyro.cli(ServingConfig)))

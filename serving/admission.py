@@ -1,0 +1,77 @@
+"""Who is let into the pipeline: counts requests in, refuses what it cannot hold, and holds each to its deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from serving.call import ANONYMOUS, CALL, Call
+from serving.errors import DeadlineExceeded, NotReady, QueueFull
+
+
+def fair_share(places: int, owner: str, owners: int) -> int:
+    """How many of some places one owner may hold while `owners` (with this one) want some. Who is alone may hold
+    nearly all: an eighth stays free, so that whoever comes next finds one; not so where callers have no names."""
+    if owners > 1:
+        return max(1, places // owners)
+    return places if owner == ANONYMOUS else places - places // 8
+
+
+class Admission:
+    """`open` is False until warm-up is done. `on_count` is told of the requests in flight as they come and go."""
+
+    def __init__(self, max_in_flight: int, on_count: Callable[[int], None]) -> None:
+        self.open = False
+        self.in_flight = 0
+        self._max_in_flight = max_in_flight
+        self._on_count = on_count
+        self._of_owner: Counter[str] = Counter()
+        self._request_s = 0.5  # smoothed time of a request
+
+    def check_open(self) -> None:
+        """Raises NotReady."""
+        if not self.open:
+            raise NotReady("The gateway is still loading its bundles; try again in a moment.")
+
+    @asynccontextmanager
+    async def admitted(self, call: Call) -> AsyncIterator[None]:
+        """Raises NotReady, QueueFull, and DeadlineExceeded as soon as the deadline has passed."""
+        self.check_open()
+        self._check_room(call.owner)
+        self._count(call.owner, +1)
+        outer = CALL.set(call)
+        started_s = call.deadline.clock.now()
+        try:
+            async with asyncio.timeout(call.deadline.remaining_s):
+                yield
+            self._request_s += 0.1 * (call.deadline.clock.now() - started_s - self._request_s)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"Time ran out in the stage {call.stage or 'admission'}; allow more time, or ask for fewer steps.",
+                stage=call.stage,
+            ) from None
+        finally:
+            CALL.reset(outer)
+            self._count(call.owner, -1)
+
+    def _check_room(self, owner: str) -> None:
+        own, owners = self._of_owner.get(owner, 0), len(self._of_owner) + (owner not in self._of_owner)
+        crowded = 2 * self.in_flight >= self._max_in_flight
+        if self.in_flight >= self._max_in_flight:
+            told = f"{self.in_flight} requests are in the pipeline already"
+        elif crowded and own >= fair_share(self._max_in_flight, owner, owners):
+            told = f"{own} of your requests are in the pipeline already, your share while others ask too"
+        else:
+            return
+        # Half of what is in flight is done after half the time that requests take now.
+        retry_after_s = min(30.0, max(0.1, self._request_s / 2))
+        raise QueueFull(f"{told}; try again a little later.", retry_after_s=retry_after_s)
+
+    def _count(self, owner: str, change: int) -> None:
+        self.in_flight += change
+        self._of_owner[owner] += change
+        if not self._of_owner[owner]:
+            del self._of_owner[owner]
+        self._on_count(self.in_flight)

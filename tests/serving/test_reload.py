@@ -1,0 +1,274 @@
+"""New versions of a bundle while the gateway serves: no request fails, and a bad one changes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import tritonclient.grpc
+
+from indomain.v1 import editing_pb2 as pb
+from indomain.v1 import editing_pb2_grpc
+from tests.serving.conftest import RunningGateway, settings_for
+from tests.serving.test_overload import run_gateway, wait_for
+from tests.serving.tiny_bundle import write_tiny_bundle
+from tests.serving.triton_server import TritonServer, derive_repository
+
+eventually = partial(wait_for, timeout_s=60.0)
+OUTPUT = pb.OutputOptions(format=pb.IMAGE_FORMAT_RAW)
+SAMPLE = pb.SampleRequest(seeds=[1], output=OUTPUT)
+POLL_S = 0.1
+
+
+@pytest.fixture
+def repository(tiny_repository: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_repository, tmp_path / "repository"))
+
+
+@pytest.fixture
+def start(repository: Path) -> Iterator[Callable[..., RunningGateway]]:
+    started: list[RunningGateway] = []
+
+    def start(**overrides: Any) -> RunningGateway:
+        started.append(RunningGateway(settings_for(repository, repository_poll_s=POLL_S, **overrides)))
+        return started[-1]
+
+    yield start
+    for running in started:
+        if not running._loop.is_closed():
+            running.close()
+
+
+def picture(running: RunningGateway) -> bytes:
+    return bytes(running.stub.Sample(SAMPLE, timeout=30).images[0].data)
+
+
+@contextmanager
+def under_load(running: RunningGateway, photo_png: bytes) -> Iterator[list[bytes]]:
+    """Requests of two kinds all the while, none of which may fail; gives what the short ones were answered."""
+    stop, seen = threading.Event(), []
+    invert = pb.InvertRequest(
+        picture=pb.Picture(data=photo_png), refine=pb.RefineOptions(steps=20), output=OUTPUT
+    )
+
+    def sample() -> None:
+        while not stop.is_set():
+            seen.append(picture(running))
+
+    def refine() -> None:
+        while not stop.is_set():
+            losses = running.stub.Invert(invert, timeout=60).losses
+            assert losses.refine_loss_after <= losses.refine_loss_before
+
+    with ThreadPoolExecutor(4) as pool:
+        callers = [pool.submit(work) for work in (sample, refine, sample, refine)]
+        try:
+            yield seen
+        finally:
+            stop.set()
+        for caller in callers:
+            caller.result()
+
+
+def reloads(running: RunningGateway, outcome: str) -> float:
+    return running.metric("indomain_reloads_total", outcome=outcome)
+
+
+def test_a_new_version_takes_over_under_load(
+    start: Callable[..., RunningGateway], repository: Path, photo_png: bytes
+) -> None:
+    running = start()
+    old = picture(running)
+    with under_load(running, photo_png) as seen:
+        eventually(lambda: len(seen) > 5)
+        write_tiny_bundle(repository, version=2, seed=8)
+        eventually(lambda: reloads(running, "done") == 1)
+        after = len(seen)
+        eventually(lambda: len(seen) > after + 5)
+    new = picture(running)
+    assert new != old
+    assert set(seen) == {old, new}
+    backend = running.gateway._backend
+    eventually(lambda: {key[1] for key in backend._graphs} == {2})  # the old version is let go of
+    assert reloads(running, "failed") == 0
+
+
+GRAPH = "tiny16_generator/2/model.onnx"
+
+
+def cut(file: Path) -> None:
+    """As a copy onto a full disk leaves it."""
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def describe(version: Path) -> None:
+    """The manifest vouches for the generator as it is."""
+    manifest = json.loads((version / "tiny16.json").read_text())
+    manifest["graphs"]["generator"]["sha256"] = hashlib.sha256((version / GRAPH).read_bytes()).hexdigest()
+    (version / "tiny16.json").write_text(json.dumps(manifest))
+
+
+def cut_and_described(version: Path) -> None:
+    cut(version / GRAPH)
+    describe(version)
+
+
+def of_another_export(version: Path) -> None:
+    shutil.copytree(version / "tiny16_generator/1", (version / GRAPH).parent, dirs_exist_ok=True)
+    describe(version)
+
+
+SPOILT: list[tuple[Callable[[Path], object], str]] = [
+    (lambda version: cut(version / GRAPH), "sha256 differs"),
+    (lambda version: cut(version / "tiny16.json"), "not JSON"),
+    (lambda version: (version / GRAPH).unlink(), "cannot be read"),
+    (lambda version: cut(version / "tiny16.safetensors"), "tiny16.safetensors is not the file"),
+    (cut_and_described, "tiny16_generator cannot be loaded"),
+    (of_another_export, "answers otherwise than when it was exported"),
+]
+
+
+def bring(version: Path, repository: Path) -> None:
+    """The repository becomes like it, the manifest last: it is what is looked for."""
+    (repository / "tiny16.json").unlink()
+    shutil.copytree(version, repository, dirs_exist_ok=True, ignore=lambda *_: ["tiny16.json"])
+    for graph in repository.glob("*/*/model.onnx"):
+        if not (version / graph.relative_to(repository)).exists():
+            graph.unlink()
+    shutil.copy(version / "tiny16.json", repository / "tiny16.new")
+    (repository / "tiny16.new").replace(repository / "tiny16.json")
+
+
+def test_versions_that_cannot_be_served(
+    start: Callable[..., RunningGateway], repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = start()
+    old = picture(running)
+    good = shutil.copytree(repository, tmp_path / "good")
+    write_tiny_bundle(good, version=2, seed=8)
+
+    with caplog.at_level(logging.ERROR, "serving.repository"):
+        for number, (spoil, complaint) in enumerate(SPOILT):
+            version = shutil.copytree(good, tmp_path / f"spoilt{number}")
+            spoil(version)
+            caplog.clear()
+            bring(version, repository)
+            eventually(partial(_is_told, caplog, complaint))
+            assert reloads(running, "failed") > number
+            assert picture(running) == old
+            assert running.http.get("/readyz").status_code == 200
+    assert reloads(running, "done") == 0
+    bring(good, repository)
+    eventually(lambda: reloads(running, "done") == 1)
+    assert picture(running) != old
+
+
+def _is_told(caplog: pytest.LogCaptureFixture, complaint: str) -> bool:
+    return "the old bundles stay" in caplog.text and complaint in caplog.text
+
+
+def test_a_hangup_signal_is_the_trigger_where_nobody_polls(repository: Path) -> None:
+    process = run_gateway(repository, "--grpc-port", "0", "--http-port", "0")
+    try:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if "ready: gRPC on" in line)
+        port = re.search(r"gRPC on 127.0.0.1:(\d+)", line)
+        assert port
+        with grpc.insecure_channel(f"127.0.0.1:{port[1]}") as channel:
+            stub = editing_pb2_grpc.EditingStub(channel)
+            old = stub.Sample(SAMPLE, timeout=30).images[0].data
+            write_tiny_bundle(repository, version=2, seed=8)
+            process.send_signal(signal.SIGHUP)
+            assert any("new versions are served: tiny16" in line for line in process.stderr)
+            assert stub.Sample(SAMPLE, timeout=30).images[0].data != old
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.usefixtures("triton_installed")
+def test_versions_on_triton_under_load(
+    start: Callable[..., RunningGateway],
+    repository: Path,
+    tmp_path: Path,
+    photo_png: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    derived = derive_repository(repository, tmp_path / "derived", instances=1)
+    server = TritonServer(derived, tmp_path / "log", "--model-control-mode=explicit").start()
+    control = tritonclient.grpc.InferenceServerClient(server.address)
+
+    def controlling(unload_delay_s: float) -> RunningGateway:
+        return start(
+            backend="triton",
+            triton_addresses=(server.address,),
+            triton_model_control=True,
+            triton_unload_delay_s=unload_delay_s,
+            triton_probe_interval_s=0.1,
+        )
+
+    def bring_to_both(number: int, spoil: Callable[[Path], object] = lambda derived: None) -> None:
+        version = tmp_path / f"version{number}"
+        write_tiny_bundle(version, version=number, seed=7 + number)
+        derive_repository(version, derived, instances=1)
+        spoil(derived)
+        bring(version, repository)
+
+    try:
+        running = controlling(unload_delay_s=0.0)
+        old = picture(running)
+        with under_load(running, photo_png) as seen:
+            eventually(lambda: len(seen) > 5)
+            bring_to_both(2)
+            eventually(lambda: reloads(running, "done") == 1)
+            eventually(lambda: not control.is_model_ready("tiny16_generator", "1"))
+            after = len(seen)
+            eventually(lambda: len(seen) > after + 5)
+        new = picture(running)
+        assert set(seen) == {old, new}
+        assert len({old, new}) == 2
+
+        # One that Triton cannot load: a graph that was cut short on its way to the server.
+        with caplog.at_level(logging.ERROR, "serving.repository"):
+            bring_to_both(3, lambda derived: cut(derived / "tiny16_generator/3/model.onnx"))
+            eventually(lambda: "cannot load the new version" in caplog.text)
+        assert picture(running) == new
+        assert reloads(running, "failed") > 0
+        # what had been loaded of it is not kept
+        eventually(lambda: not control.is_model_ready("tiny16_mapping", "3"))
+
+        # A server that comes back knows nothing of what it had: it is told again.
+        server.kill()
+        eventually(lambda: running.http.get("/readyz").status_code == 503)
+        shutil.copy(tmp_path / "version3/tiny16_generator/3/model.onnx", derived / "tiny16_generator/3")
+        server.start()
+        eventually(lambda: running.http.get("/readyz").status_code == 200)
+        assert picture(running) == new
+        running._loop.call_soon_threadsafe(running.gateway.reload)
+        eventually(lambda: reloads(running, "done") == 2)
+        assert picture(running) not in (old, new)
+        running.close()
+
+        # Two gateways, neither of which may take away what the other one still serves.
+        both = [controlling(unload_delay_s=3600.0) for _ in range(2)]
+        with under_load(both[0], photo_png), under_load(both[1], photo_png):
+            bring_to_both(4)
+            eventually(lambda: all(reloads(one, "done") == 1 for one in both))
+        assert picture(both[0]) == picture(both[1])
+        assert control.is_model_ready("tiny16_generator", "3")
+    finally:
+        control.close()
+        server.kill()
