@@ -173,6 +173,11 @@ class Bundle:
         """Size of the mapping's Gaussian input, which need not be that of a code vector."""
         return self.graphs["mapping"].inputs[0].shape[1]
 
+    @property
+    def code_space(self) -> str:
+        """Names what codes mean: a code of one generator is none of another's, though the bundle's name is the same."""
+        return f"{self.name}-{self.graphs['generator'].sha256[:12]}"
+
     def graph_file(self, role: Role) -> Path:
         return self.folder / self.graphs[role].file
 

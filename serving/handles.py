@@ -17,7 +17,7 @@ from serving.jobs import Code
 @dataclass(slots=True)
 class _Kept:
     owner: str
-    bundle: str
+    code_space: str
     code: Code
     expires_s: float
 
@@ -41,13 +41,13 @@ class CodeHandles:
         self._forget_expired()
         return len(self._kept)
 
-    def keep(self, owner: str, bundle: str, code: Code) -> str:
+    def keep(self, owner: str, code_space: str, code: Code) -> str:
         """A new handle for a code float32 [L, 512]; empty where none are given."""
         if self._max_codes == 0:
             return ""
         self._forget_expired()
         handle = secrets.token_urlsafe(16)
-        self._kept[handle] = _Kept(owner, bundle, code, self._clock.now() + self._expiry_s)
+        self._kept[handle] = _Kept(owner, code_space, code, self._clock.now() + self._expiry_s)
         own = self._of_owner.setdefault(owner, OrderedDict())
         own[handle] = None
         if len(own) > self._max_per_owner:
@@ -56,13 +56,13 @@ class CodeHandles:
             self._forget(next(iter(self._kept)))
         return handle
 
-    def find(self, owner: str, bundle: str, handle: str) -> Code:
+    def find(self, owner: str, code_space: str, handle: str) -> Code:
         """The code, which is kept anew from now. Raises UnknownCodeHandle; another owner's handle is unknown, too."""
         self._forget_expired()
         kept = self._kept.get(handle)
-        if kept is None or (kept.owner, kept.bundle) != (owner, bundle):
+        if kept is None or (kept.owner, kept.code_space) != (owner, code_space):
             raise UnknownCodeHandle(
-                f"Bundle {bundle} has no code under the handle {handle[:40]!r} here, or no longer; send the code."
+                f"There is no code of {code_space} under the handle {handle[:40]!r}, or no longer; send the code."
             )
         kept.expires_s = self._clock.now() + self._expiry_s
         self._kept.move_to_end(handle)

@@ -339,7 +339,7 @@ class Pipeline:
         elif isinstance(code_source, NamedCode):
             named_source = code_source
         else:
-            named_source = NamedCode(source, self._handles.keep(call.owner, bundle.name, source))
+            named_source = NamedCode(source, self._handles.keep(call.owner, bundle.code_space, source))
         if not job.output.codes:
             named_source = named_source.by_handle()
         return Edited(bundle.name, named, named_source, score, None, **pictures)
@@ -494,7 +494,7 @@ class Pipeline:
 
     def _array(self, source: CodeSource, bundle: Bundle, call: Call) -> npt.NDArray[np.float32]:
         if isinstance(source, CodeHandle):
-            return self._handles.find(call.owner, bundle.name, source.name)
+            return self._handles.find(call.owner, bundle.code_space, source.name)
         if isinstance(source, NamedCode):
             assert source.values is not None, "who has a handle alone sends a CodeHandle"
             return source.values
@@ -510,7 +510,7 @@ class Pipeline:
 
     def _named(self, code: Code, bundle: Bundle, output: OutputOptions, call: Call) -> NamedCode:
         """A code as it is answered: with a handle, and itself unless the handle is enough."""
-        named = NamedCode(code, self._handles.keep(call.owner, bundle.name, code))
+        named = NamedCode(code, self._handles.keep(call.owner, bundle.code_space, code))
         return named if output.codes else named.by_handle()
 
     def _bundle(self, name: str) -> Bundle:
