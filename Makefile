@@ -34,7 +34,7 @@ test-slow: $(VENV)/.all ## only the slow tests
 	$(BIN)/python -m pytest -m slow $(PYTEST)
 
 FUZZ_INPUTS ?= 25000
-fuzz: $(VENV)/.all ## 125,000 damaged pictures, messages, bodies, forms and paths; FUZZ_INPUTS for each of the five
+fuzz: $(VENV)/.all ## 150,000 damaged pictures, messages, bodies, forms, paths, sessions; FUZZ_INPUTS for each of the six
 	FUZZ_INPUTS=$(FUZZ_INPUTS) $(BIN)/python -m pytest tests/serving/test_fuzz.py -s $(PYTEST)
 
 bench-refine: $(VENV)/.all ## [DATA=val.zip]: refinements by their time to one loss

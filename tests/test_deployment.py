@@ -27,9 +27,7 @@ def text(name: str) -> str:
 
 
 def known_to_the_gateway(variable: str) -> bool:
-    name = variable.removeprefix("INDOMAIN_").lower()
-    # Those of the Triton back end; its settings are checked where they are.
-    return name in Settings.model_fields or name in {"backend", "triton_addresses"}
+    return variable.removeprefix("INDOMAIN_").lower() in Settings.model_fields
 
 
 # --- image -------------------------------------------------------------------------------------------

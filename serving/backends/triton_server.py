@@ -25,6 +25,7 @@ from serving.bundle import Bundle, GraphKey, GraphSpec, Role
 from serving.errors import BackendFailed, DeadlineExceeded, EditingError, QueueFull
 from serving.metrics import Metrics
 from serving.settings import Settings
+from serving.tracing import outgoing_metadata
 
 _log = logging.getLogger(__name__)
 
@@ -150,6 +151,7 @@ class Server:
                 outputs=outputs,
                 timeout=max(1, int(timeout_s * 1e6)),  # in its queue, microseconds
                 client_timeout=timeout_s,
+                headers=dict(outgoing_metadata()),
             )
         )
         self._calls.add(call)

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from indomain.v1 import editing_pb2 as pb
 from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
+from tests.serving.triton_server import TritonServer
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 OF_THE_SCRAPE = {"job", "instance"}  # Prometheus adds these labels
@@ -126,6 +127,19 @@ def test_every_query_names_what_is_there(name: str, exposed: dict[str, list[dict
                 f"{selector.name} has no label {matcher.name}"
             )
     assert grouping(query) <= known
+
+
+def test_tritons_metrics_are_those_of_a_real_server(triton: TritonServer) -> None:
+    for name, labels in OF_TRITON.items():
+        families = text_string_to_metric_families(triton.metrics())
+        found = [
+            sample.labels
+            for family in families
+            for sample in family.samples
+            if sample.name in (name, f"{name}_total")
+        ]
+        assert found, name
+        assert all(set(each) == labels for each in found), name
 
 
 def test_values_that_queries_ask_for_exist(exposed: dict[str, list[dict[str, str]]]) -> None:

@@ -12,6 +12,7 @@ import gc
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
+from websockets.sync.client import connect
 
 from indomain.v1 import editing_pb2 as pb
 from serving.errors import ERROR_TABLE, InvalidPicture, PictureTooLarge
@@ -167,6 +169,49 @@ MESSAGES = {
             picture=pb.Picture(data=PICTURES[4]), edits=EDITS, refine=pb.RefineOptions(quality="fast")
         ),
     ],
+    "WatchInvert": [
+        pb.WatchInvertRequest(
+            picture=pb.Picture(data=PICTURES[0]), refine=pb.RefineOptions(steps=2), interval_s=0.0
+        )
+    ],
+    "EditSession": [
+        pb.EditSessionRequest(
+            sequence=1, code=pb.Code(data=CODE, shape=[6, 512]), edits=EDITS, output=OUTPUT
+        ),
+        pb.EditSessionRequest(
+            sequence=2, picture=pb.Picture(data=PICTURES[5]), refine=pb.RefineOptions(steps=0)
+        ),
+    ],
+    "Interpolate": [
+        pb.InterpolateRequest(
+            start=pb.Source(code=pb.Code(data=CODE, shape=[6, 512])),
+            end=pb.Source(picture=pb.Picture(data=PICTURES[0])),
+            count=2,
+            refine=pb.RefineOptions(steps=0),
+        )
+    ],
+    "Mix": [
+        pb.MixRequest(
+            base=pb.Source(code=pb.Code(data=CODE, shape=[6, 512])),
+            style=pb.Source(code=pb.Code(data=CODE, shape=[6, 512])),
+            layers=[1, 2],
+            strength=0.5,
+        )
+    ],
+    "Diffuse": [
+        pb.DiffuseRequest(
+            target=pb.Picture(data=PICTURES[0]),
+            context=pb.Picture(data=PICTURES[4]),
+            region=pb.Region(left=0.2, top=0.2, right=0.8, bottom=0.8),
+            refine=pb.RefineOptions(steps=2),
+        ),
+        pb.DiffuseRequest(
+            target=pb.Picture(data=PICTURES[0]),
+            context=pb.Picture(data=PICTURES[4]),
+            mask=pb.Picture(data=PICTURES[1]),
+            refine=pb.RefineOptions(steps=0),
+        ),
+    ],
     "Decode": [pb.DecodeRequest(codes=[pb.Code(data=CODE, shape=[6, 512])], bundle="tiny16")],
     "Sample": [pb.SampleRequest(seeds=[1, 2], truncation=0.5, output=OUTPUT)],
 }
@@ -182,7 +227,22 @@ BODIES: dict[str, list[dict[str, Any]]] = {
     "invert": [
         {"picture": B64_PICTURE, "refine": {"steps": 2, "pixel_weight": 1.0}, "output": {"omit_image": True}}
     ],
+    "watch-invert": [{"picture": B64_PICTURE, "refine": {"steps": 2}, "interval_s": 0.0}],
+    "interpolate": [{"start": {"code": B64_CODE}, "end": {"code": B64_CODE}, "count": 2}],
+    "mix": [{"base": {"code": B64_CODE}, "style": {"code": B64_CODE}, "layers": [1, 2], "strength": 0.5}],
+    "diffuse": [
+        {
+            "target": B64_PICTURE,
+            "context": B64_PICTURE,
+            "region": {"left": 0.2, "top": 0.2, "right": 0.8, "bottom": 0.8},
+            "refine": {"steps": 2},
+        }
+    ],
 }
+SESSION = [
+    {"sequence": 1, "code": B64_CODE, "edits": BODIES["edit"][0]["edits"], "output": {"format": "jpeg"}},
+    {"sequence": 2, "picture": B64_PICTURE, "refine": {"steps": 0}},
+]
 
 values = st.recursive(
     st.none()
@@ -239,7 +299,7 @@ def forms(draw: st.DrawFn) -> tuple[str, bytes]:
     parts = draw(
         st.lists(
             st.tuples(
-                st.sampled_from(["picture", "options", "picture2", "", "\0", "ü"]),
+                st.sampled_from(["picture", "options", "target", "context", "mask", "", "\0", "ü"]),
                 st.sampled_from(['; filename="a.png"', "", "; filename=", "; filename*=utf-8''%ff"]),
                 st.sampled_from(
                     ["", "content-type: image/png\r\n", "content-type: text/plain; charset=utf-16\r\n"]
@@ -301,7 +361,7 @@ def test_json(turn: int, target: RunningGateway, data: st.DataObject) -> None:
 @pytest.mark.usefixtures("flat_memory")
 @pytest.mark.parametrize("turn", range(TURNS))
 @fuzz(100)
-@given(form=forms(), route=st.sampled_from(["invert", "edit"]))
+@given(form=forms(), route=st.sampled_from(["invert", "edit", "diffuse", "watch-invert"]))
 @example(form=("multipart/form-data; boundary=x", b"--x\r\n\r\n\r\n--x--\r\n"), route="invert")
 def test_multipart(turn: int, target: RunningGateway, form: tuple[str, bytes], route: str) -> None:
     check_over_http(target, route, *form)
@@ -331,18 +391,57 @@ def test_paths_and_headers(
     assert answer.status_code < 500
 
 
+@pytest.mark.usefixtures("flat_memory")
+@pytest.mark.parametrize("turn", range(TURNS))
+@fuzz(40)
+@given(messages=st.lists(bent(SESSION) | damaged(PICTURES), min_size=1, max_size=3))
+def test_websocket(turn: int, target: RunningGateway, messages: list[bytes]) -> None:
+    url = target.url.replace("http", "ws")
+    with connect(f"{url}/v1/edit-session", compression=None) as connection:
+        for message in messages:
+            try:
+                connection.send(message.decode())
+            except UnicodeDecodeError:
+                connection.send(message)
+            told = json.loads(connection.recv(timeout=20))
+            if "error" in told:
+                assert told["error"]["reason"] in AT_FAULT, told
+            elif "image" in told["edited"]:
+                assert connection.recv(timeout=20)
+
+
 def check_over_grpc(target: RunningGateway, method: str, body: bytes) -> None:
-    call = target.channel.unary_unary(f"/indomain.v1.Editing/{method}")
-    answer = call.future(body, timeout=20)
+    """Sends it as the only message of a call, and reads all answers."""
+    described = pb.DESCRIPTOR.services_by_name["Editing"].methods_by_name[method]
+    path = f"/indomain.v1.Editing/{method}"
+    if described.client_streaming:
+        answer = target.channel.stream_stream(path)(iter([body]), timeout=20)
+    elif described.server_streaming:
+        answer = target.channel.unary_stream(path)(body, timeout=20)
+    else:
+        answer = target.channel.unary_unary(path).future(body, timeout=20)
+    if described.server_streaming:
+        with suppress(grpc.RpcError):
+            check_session(list(answer)) if described.client_streaming else list(answer)
     if answer.code() is not grpc.StatusCode.OK:
         told = dict(answer.trailing_metadata() or ()).get("indomain-error-bin", b"")
         assert pb.ErrorDetail.FromString(told).reason in AT_FAULT, (answer.code(), answer.details())
+
+
+def check_session(answers: list[bytes]) -> None:
+    """A request that fails does so in its answer."""
+    for answer in map(pb.EditSessionResponse.FromString, answers):
+        if answer.WhichOneof("outcome") == "error":
+            assert answer.error.reason in AT_FAULT, answer.error
 
 
 def check_over_http(target: RunningGateway, route: str, content_type: str, body: bytes) -> None:
     answer = target.http.post(f"/v1/{route}", content=body, headers={"content-type": content_type.encode()})
     if answer.status_code != 200:
         check_refusal(answer)
+    elif answer.headers["content-type"].startswith("text/event-stream") and "event: error" in answer.text:
+        told = json.loads(answer.text.partition("event: error\ndata: ")[2].partition("\n")[0])
+        assert told["reason"] in AT_FAULT, told
 
 
 def check_refusal(answer: httpx.Response) -> None:
@@ -358,6 +457,4 @@ def check_refusal(answer: httpx.Response) -> None:
 @pytest.mark.parametrize("method", MESSAGES)
 def test_bytes_that_are_no_message(target: RunningGateway, method: str, body: bytes) -> None:
     """gRPC itself answers UNKNOWN and logs a trace."""
-    with pytest.raises(grpc.RpcError) as raised:
-        target.channel.unary_unary(f"/indomain.v1.Editing/{method}")(body, timeout=10)
-    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    check_over_grpc(target, method, body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 import indomain
 from indomain.v1 import editing_pb2 as pb
@@ -23,7 +26,7 @@ from serving.intake import Intake
 from serving.keys import Keys, make_key
 from serving.metrics import Metrics
 from serving.settings import Settings
-from tests.serving.conftest import RunningGateway, settings_for
+from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = pb.SampleRequest(seeds=[1])
@@ -288,6 +291,47 @@ def test_a_key_that_is_taken_away_stops_working_without_a_restart(
     while running.http.get("/v1/bundles", headers=headers).status_code != 401:
         assert time.monotonic() < end_s, "the key still works"
         time.sleep(0.1)
+
+
+# --- streams -----------------------------------------------------------------------------------------
+
+
+def session_over_websocket(guarded: Guarded, **options: Any) -> None:
+    url = guarded.running.url.replace("http", "ws")
+    with connect(f"{url}/v1/edit-session", compression=None, **options) as connection:
+        connection.send(encoded(photograph()))
+        assert "edited" in json.loads(connection.recv(timeout=20))
+
+
+def test_streams_need_a_key_on_every_way(guarded: Guarded) -> None:
+    picture = pb.Picture(data=encoded(photograph()))
+    stub, key = guarded.running.stub, bearer(guarded.keys["alice"])
+    streams = [
+        lambda **options: stub.WatchInvert(pb.WatchInvertRequest(picture=picture), **options),
+        lambda **options: stub.EditSession(iter([pb.EditSessionRequest(picture=picture)]), **options),
+    ]
+    for open_stream in streams:
+        with pytest.raises(grpc.RpcError) as raised:
+            list(open_stream(timeout=20))
+        assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        assert list(open_stream(timeout=20, metadata=[("authorization", key)]))
+    files = {"picture": encoded(photograph())}
+    assert guarded.running.http.post("/v1/watch-invert", files=files).status_code == 401
+    headers = {"authorization": key}
+    assert guarded.running.http.post("/v1/watch-invert", files=files, headers=headers).status_code == 200
+    with pytest.raises(InvalidStatus) as refused:
+        session_over_websocket(guarded)
+    assert refused.value.response.status_code == 401
+    session_over_websocket(guarded, additional_headers=headers)
+    session_over_websocket(guarded, subprotocols=["indomain.v1", f"bearer.{guarded.keys['alice']}"])
+
+
+def test_the_sdks_streams_send_the_key(guarded: Guarded) -> None:
+    photo = encoded(photograph())
+    with indomain.Client(guarded.running.target, api_key=guarded.keys["alice"]) as client:
+        assert list(client.watch_invert(photo))
+        with client.session(photo) as session:
+            assert session.edit(smile=1.0)
 
 
 # --- websockets: at the border itself, whatever routes there are --------------------------------------

@@ -21,6 +21,7 @@ from serving import settings as settings_module
 from serving.settings import Settings
 from serving.tracing import outgoing_metadata
 from tests.serving.conftest import RunningGateway
+from tests.serving.triton_server import TritonServer
 
 ROOT = Path(__file__).resolve().parents[2]
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -109,6 +110,49 @@ def test_the_context_goes_on_to_a_back_end(collector: Collector, traced: Running
     spans = spans_of(collector, traced)
     wanted = [f"00-{TRACE}-{spans[stage].span_id.hex()}-01" for stage in ("encode", "decode")]
     assert [metadata["traceparent"] for metadata in seen] == wanted
+
+
+class Passage(grpc.GenericRpcHandler):
+    """Stands before a Triton server, lets everything through and remembers what came with it."""
+
+    def __init__(self, address: str) -> None:
+        self.seen: list[tuple[str, dict[str, Any]]] = []
+        self._channel = grpc.insecure_channel(address)
+        self._server = grpc.server(ThreadPoolExecutor(4), handlers=[self])
+        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self._server.start()
+
+    def service(self, handler_call_details: Any) -> Any:
+        method = handler_call_details.method.rpartition("/")[2]
+        self.seen.append((method, dict(handler_call_details.invocation_metadata)))
+        forward = self._channel.unary_unary(handler_call_details.method)
+        return grpc.unary_unary_rpc_method_handler(lambda request, context: forward(request))
+
+    def close(self) -> None:
+        self._server.stop(None)
+        self._channel.close()
+
+
+@pytest.fixture
+def passage(triton: TritonServer) -> Iterator[Passage]:
+    passage = Passage(triton.address)
+    yield passage
+    passage.close()
+
+
+def test_triton_is_handed_the_context_of_the_stage(
+    collector: Collector, passage: Passage, start_gateway: Callable[..., RunningGateway]
+) -> None:
+    traced = start_gateway(
+        backend="triton",
+        triton_addresses=passage.address,
+        trace_endpoint=f"http://127.0.0.1:{collector.port}",
+    )
+    traced.stub.Sample(pb.SampleRequest(seeds=[1]), metadata=[("traceparent", SAMPLED)], timeout=20)
+    spans = spans_of(collector, traced)
+    handed = [metadata["traceparent"] for method, metadata in passage.seen if "traceparent" in metadata]
+    assert handed == [f"00-{TRACE}-{spans[stage].span_id.hex()}-01" for stage in ("encode", "decode")]
+    assert {method for method, metadata in passage.seen if "traceparent" in metadata} == {"ModelInfer"}
 
 
 def test_a_caller_who_does_not_sample_leaves_no_spans(collector: Collector, traced: RunningGateway) -> None:

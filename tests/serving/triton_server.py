@@ -155,10 +155,14 @@ class TritonServer:
     def log(self) -> str:
         return self._log.read_text(errors="replace")
 
+    def metrics(self) -> str:
+        """All its metrics, in Prometheus' text format."""
+        return httpx.get(self._url("metrics", "/metrics")).text
+
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric over all its series that have these labels."""
         total = 0.0
-        for line in httpx.get(self._url("metrics", "/metrics")).text.splitlines():
+        for line in self.metrics().splitlines():
             series, _, value = line.rpartition(" ")
             if series.split("{")[0] == name and all(f'{k}="{v}"' in series for k, v in labels.items()):
                 total += float(value)
