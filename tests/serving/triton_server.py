@@ -7,6 +7,7 @@ versions and errors are the real server's; python_model.py runs the graphs.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -33,6 +34,13 @@ class CannotInstall(RuntimeError):
 
 def install() -> Path:
     """The environment with the server in it; made where it is not there yet. Raises CannotInstall."""
+    INSTALLED.parent.mkdir(parents=True, exist_ok=True)
+    with INSTALLED.with_suffix(".lock").open("w") as lock:  # tests run in several processes
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _install()
+
+
+def _install() -> Path:
     stamp = INSTALLED / ".complete"
     if stamp.exists():
         return INSTALLED
