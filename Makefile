@@ -101,8 +101,7 @@ baselines: $(VENV)/.all ## TRAIN=, DATA=: encoders by every method, for `evaluat
 	  $(ENCODER) --compute.seed $$seed || exit 1; \
 	done
 	$(ENCODER) --pixel-weight 0 --perceptual-weight 0 --image-weight 0 --code-weight 0 --code-cycle-weight 1
-	$(ENCODER) --code-cycle-weight 0
-	$(ENCODER) --code-weight 0.02
+	$(ENCODER) --code-cycle-weight 0 && $(ENCODER) --code-weight 0 && $(ENCODER) --code-weight 0.02
 
 ablations: $(VENV)/.all ## TRAIN=, DATA=: more encoders into the same folder: another weight and other critics of codes, linear ends
 	$(ENCODER) --code-weight 0.5

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -16,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.admission import Admission
-from serving.backends import Backend, Inference
-from serving.bundle import Bundle, GraphKey, Role
+from serving.backends import Backend
+from serving.bundle import Bundle
 from serving.call import Call
 from serving.deadline import Deadline
 from serving.edits import (
@@ -27,11 +26,9 @@ from serving.edits import (
     check_mixing,
     check_sampling,
     codes_between,
-    gaussian_inputs,
     mix_codes,
     paste,
     region_mask,
-    truncate,
 )
 from serving.errors import InvalidCode, InvalidOption, QueueFull, ShuttingDown, UnknownBundle
 from serving.handles import CodeHandles
@@ -63,15 +60,15 @@ from serving.jobs import (
     Sampled,
     SampleJob,
     Source,
-    StopReason,
     WatchInvertJob,
 )
 from serving.metrics import Metrics
-from serving.pictures import align_picture, check_output, encode_picture
+from serving.pictures import check_output
 from serving.progress import Progress
-from serving.refinement import Refinement, Refiner, RefineSettings, Report, StopRule, unreported
+from serving.refinement import Refinement, RefineSettings, Report, unreported
 from serving.session import EditSession, Receive, SessionAnswer
 from serving.settings import Settings
+from serving.stages import Stages
 
 T = TypeVar("T")
 Tell = Callable[[T], Awaitable[None]]
@@ -99,9 +96,7 @@ class Pipeline:
         self._sessions: set[EditSession] = set()
         self._backend = backend
         self._metrics = metrics
-        self._answer_s = 0.0  # smoothed time to decode and encode an answer
-        self._pictures = ThreadPoolExecutor(settings.picture_threads, thread_name_prefix="pictures")
-        self._refiners: dict[GraphKey, Refiner] = {}
+        self._stages = Stages(backend, settings)
         self._requests: WeakSet[asyncio.Task[Any]] = WeakSet()  # those that have found a bundle
         self._requests_before: WeakSet[asyncio.Task[Any]] = WeakSet()
         self.exchange(bundles)
@@ -116,21 +111,15 @@ class Pipeline:
 
     def exchange(self, bundles: Mapping[str, Bundle]) -> None:
         """From now on requests find these bundles; those under way go on with what they have found."""
-        rule = StopRule(self.settings.refine_window_steps, self.settings.refine_min_improvement_ratio)
-        comfortable = self.settings.max_refinements_at_full_steps
         self.bundles = dict(bundles)
-        self._refiners |= {
-            bundle.graphs["refiner"].key: Refiner(bundle, self._backend, rule, comfortable)
-            for bundle in bundles.values()
-        }
+        self._stages.exchange(bundles)
         self._requests_before, self._requests = self._requests, WeakSet()
 
     async def until_exchanged(self) -> None:
         """Returns when no request is under way with bundles of before the exchange, or its time is up."""
         if under_way := [task for task in self._requests_before if not task.done()]:
             await asyncio.wait(under_way, timeout=self.settings.max_deadline_s)
-        current = {bundle.graphs["refiner"].key for bundle in self.bundles.values()}
-        self._refiners = {key: refiner for key, refiner in self._refiners.items() if key in current}
+        self._stages.keep_only(self.bundles)
 
     async def invert(self, job: InvertJob, call: Call) -> Inversion:
         """Picture -> code. Raises errors of the table only."""
@@ -152,8 +141,10 @@ class Pipeline:
             async def report(step: int, loss: float | None, code: Code) -> None:
                 preview, score = None, None
                 if job.previews:
-                    (image,), (score,) = await self._generate_and_score(bundle, [code], 1, call.aside())
-                    (preview,) = await self._encode_pictures([image], invert.output, call.aside())
+                    (image,), (score,) = await self._stages.generate_and_score(
+                        bundle, [code], 1, call.aside()
+                    )
+                    (preview,) = await self._stages.encode_pictures([image], invert.output, call.aside())
                 await tell(InvertProgress(step, settings.steps, loss, preview, score))
 
             async with Progress(report, job.interval_s, call.deadline.clock) as progress:
@@ -211,10 +202,10 @@ class Pipeline:
                 codes = list(codes_between(start, end, job.count))
             for first in range(0, job.count, _PICTURES_AT_ONCE):
                 part = codes[first : first + _PICTURES_AT_ONCE]
-                images, scores = await self._generate_and_score(bundle, part, len(part), call)
+                images, scores = await self._stages.generate_and_score(bundle, part, len(part), call)
                 pictures: Sequence[EncodedPicture | None] = [None] * len(part)
                 if job.output.image:
-                    pictures = await self._encode_pictures(images, job.output, call)
+                    pictures = await self._stages.encode_pictures(images, job.output, call)
                 for n, (code, score, picture) in enumerate(zip(part, scores, pictures, strict=True), first):
                     named = NamedCode(code if job.output.codes else None)
                     await tell(Between(bundle.name, n, n / (job.count - 1), named, score, picture))
@@ -241,9 +232,9 @@ class Pipeline:
             check_output(job.output)
             settings = self._refine_settings(job.refine, bundle)
             mask = await self._area(bundle, job.area, call)
-            target = await self._align(bundle, job.target, call)
-            pasted = paste(target, await self._align(bundle, job.context, call), mask)
-            start, refined = await self._find_code(bundle, pasted, settings, call, mask=mask)
+            target = await self._stages.align(bundle, job.target, call)
+            pasted = paste(target, await self._stages.align(bundle, job.context, call), mask)
+            start, refined = await self._stages.find_code(bundle, pasted, settings, call, mask=mask)
             score, losses, pictures = await self._show(
                 bundle, pasted, start, refined, refined.code, job.output, call, mask
             )
@@ -258,8 +249,8 @@ class Pipeline:
             arrays = [self._array(code, bundle, call) for code in job.codes]
             self._check_count(sum(1 if code.ndim < 3 else len(code) for code in arrays))
             codes = [check_codes(code, bundle, f"codes[{n}]") for n, code in enumerate(arrays)]
-            images = await self._generate(bundle, np.concatenate(codes), call)
-            return Decoded(bundle.name, await self._encode_pictures(images, job.output, call))
+            images = await self._stages.generate(bundle, np.concatenate(codes), call)
+            return Decoded(bundle.name, await self._stages.encode_pictures(images, job.output, call))
 
     async def sample(self, job: SampleJob, call: Call) -> Sampled:
         """Seeds -> codes and pictures, in their order. Raises errors of the table only."""
@@ -267,11 +258,11 @@ class Pipeline:
             bundle = self._bundle(job.bundle)
             check_output(job.output)
             check_sampling(job.seeds, job.truncation, self.settings.max_codes)
-            codes = await self._map(bundle, job.seeds, job.truncation, call)
+            codes = await self._stages.map(bundle, job.seeds, job.truncation, call)
             images: tuple[EncodedPicture, ...] = ()
             if job.output.image:
-                pictures = await self._generate(bundle, codes, call)
-                images = await self._encode_pictures(pictures, job.output, call)
+                pictures = await self._stages.generate(bundle, codes, call)
+                images = await self._stages.encode_pictures(pictures, job.output, call)
             return Sampled(bundle.name, tuple(codes), images)
 
     async def warm_up(self) -> None:
@@ -282,7 +273,7 @@ class Pipeline:
             grey = EncodedPicture(bytes([128]) * (side * side * 3), ImageFormat.RAW, side, side)
             one_chunk = RefineSettings.resolve(RefineOptions(steps=1), bundle.refine, max_steps=1)
             await self._invert(bundle, grey, one_chunk, OutputOptions(), call)
-            await self._map(bundle, (0,), 1.0, call)
+            await self._stages.map(bundle, (0,), 1.0, call)
         self._admission.open = True
 
     async def healthy(self) -> bool:
@@ -294,9 +285,9 @@ class Pipeline:
         await asyncio.gather(*(session.end() for session in self._sessions))
 
     async def close(self) -> None:
-        self._pictures.shutdown(wait=True)
+        self._stages.close()
 
-    # --- stages ------------------------------------------------------------------------------------------------
+    # --- parts of jobs ---------------------------------------------------------------------------------------------
 
     async def _invert(
         self,
@@ -307,8 +298,8 @@ class Pipeline:
         call: Call,
         report: Report = unreported,
     ) -> Inversion:
-        aligned = await self._align(bundle, picture, call)
-        start, refined = await self._find_code(bundle, aligned, settings, call, report=report)
+        aligned = await self._stages.align(bundle, picture, call)
+        start, refined = await self._stages.find_code(bundle, aligned, settings, call, report=report)
         score, losses, pictures = await self._show(
             bundle, aligned, start, refined, refined.code, output, call
         )
@@ -319,8 +310,8 @@ class Pipeline:
     async def _edit_picture(
         self, bundle: Bundle, job: EditJob, picture: EncodedPicture, settings: RefineSettings, call: Call
     ) -> Edited:
-        aligned = await self._align(bundle, picture, call)
-        start, refined = await self._find_code(bundle, aligned, settings, call)
+        aligned = await self._stages.align(bundle, picture, call)
+        start, refined = await self._stages.find_code(bundle, aligned, settings, call)
         with call.during("edit"):
             code = apply_edits(refined.code, job.edits, bundle)
         score, losses, pictures = await self._show(bundle, aligned, start, refined, code, job.output, call)
@@ -357,60 +348,26 @@ class Pipeline:
     ) -> tuple[float, Losses, dict[str, EncodedPicture]]:
         """What is answered of a code that came of a picture: its domain score, how refinement went, the pictures."""
         begun_s = call.deadline.clock.now()
-        images, (score,) = await self._generate_and_score(bundle, [start, refined.code, code], 1, call)
+        images, (score,) = await self._stages.generate_and_score(bundle, [start, refined.code, code], 1, call)
         self._metrics.domain_score.observe(score)
         chosen = {
             "image": images[2] if output.image else None,
             "aligned": aligned if output.aligned else None,
             "start": images[0] if output.start else None,
         }
-        pictures = await self._encode_named(chosen, output, call)
-        self._learn_answer_time(call.deadline.clock.now() - begun_s)
+        pictures = await self._stages.encode_named(chosen, output, call)
+        self._stages.learn_answer_time(call.deadline.clock.now() - begun_s)
         return score, _losses(aligned, images[0], images[1], refined, mask), pictures
 
     async def _show_code(
         self, bundle: Bundle, code: Code, output: OutputOptions, call: Call
     ) -> tuple[float, dict[str, EncodedPicture]]:
         """What is answered of a code that came of others: its domain score and its picture."""
-        images, (score,) = await self._generate_and_score(bundle, [code], 1, call)
+        images, (score,) = await self._stages.generate_and_score(bundle, [code], 1, call)
         self._metrics.domain_score.observe(score)
-        return score, await self._encode_named({"image": images[0] if output.image else None}, output, call)
-
-    async def _align(self, bundle: Bundle, picture: EncodedPicture, call: Call) -> Image:
-        with call.during("align"):
-            return await self._in_picture_thread(
-                lambda: align_picture(
-                    picture,
-                    bundle.resolution,
-                    max_bytes=self.settings.max_picture_bytes,
-                    max_pixels=self.settings.max_picture_pixels,
-                )
-            )
-
-    async def _find_code(
-        self,
-        bundle: Bundle,
-        aligned: Image,
-        settings: RefineSettings,
-        call: Call,
-        *,
-        mask: npt.NDArray[np.float32] | None = None,
-        report: Report = unreported,
-    ) -> tuple[Code, Refinement]:
-        """Encode, refine: the encoder's code and what became of it."""
-        with call.during("encode") as lap:
-            encoded = await self._infer(bundle, "encoder", {"image": aligned[None]}, call)
-            lap.queued_s = encoded.queued_s
-            start = np.array(encoded.outputs["code"][0], dtype=np.float32)
-        report(0, None, start)
-        if settings.steps == 0:
-            return start, Refinement(start, 0.0, 0.0, 0, StopReason.NOT_REFINED)
-        with call.during("refine") as lap:
-            refined = await self._refiners[bundle.graphs["refiner"].key].refine(
-                start, aligned, settings, call.deadline, self._answer_reserve_s, mask=mask, report=report
-            )
-            lap.queued_s = refined.queued_s
-        return start, refined
+        return score, await self._stages.encode_named(
+            {"image": images[0] if output.image else None}, output, call
+        )
 
     async def _area(
         self, bundle: Bundle, area: Region | EncodedPicture, call: Call
@@ -418,7 +375,7 @@ class Pipeline:
         """How much each place is the target's, float32 [H, W, 1] from 0 to 1."""
         if isinstance(area, Region):
             return region_mask(area, bundle.resolution)
-        white = await self._align(bundle, area, call)
+        white = await self._stages.align(bundle, area, call)
         mask: npt.NDArray[np.float32] = white.mean(axis=2, keepdims=True, dtype=np.float32) / np.float32(255)
         if not mask.any():
             raise InvalidOption("The mask is black everywhere; make white what is kept of the target.")
@@ -427,67 +384,11 @@ class Pipeline:
     async def _code_of(self, source: Source, settings: RefineSettings, bundle: Bundle, call: Call) -> Code:
         """The code of a source, which is inverted if it is a picture."""
         if isinstance(source, EncodedPicture):
-            aligned = await self._align(bundle, source, call)
-            return (await self._find_code(bundle, aligned, settings, call))[1].code
+            aligned = await self._stages.align(bundle, source, call)
+            return (await self._stages.find_code(bundle, aligned, settings, call))[1].code
         return self._one_code(bundle, source, call)
 
-    async def _map(
-        self, bundle: Bundle, seeds: tuple[int, ...], truncation: float, call: Call
-    ) -> npt.NDArray[np.float32]:
-        """Seeds -> codes [N, L, 512]. Timed as `encode`: both make codes."""
-        with call.during("encode") as lap:
-            z = gaussian_inputs(seeds, bundle.z_size)
-            mapped = await self._infer(bundle, "mapping", {"z": z}, call)
-            lap.queued_s = mapped.queued_s
-            return truncate(mapped.outputs["code"], bundle.mean_code, truncation)
-
-    async def _generate(self, bundle: Bundle, codes: npt.NDArray[np.float32], call: Call) -> list[Image]:
-        with call.during("decode") as lap:
-            decoded = await self._infer(bundle, "generator", {"code": codes}, call)
-            lap.queued_s = decoded.queued_s
-            return list(decoded.outputs["image"])
-
-    async def _generate_and_score(
-        self, bundle: Bundle, codes: Sequence[Code], scored: int, call: Call
-    ) -> tuple[list[Image], list[float]]:
-        """Pictures of all codes, domain scores of the last `scored`. Equal codes are decoded once."""
-        distinct = {id(code): code for code in codes}
-        with call.during("decode") as lap:
-            decoded, critic = await asyncio.gather(
-                self._infer(bundle, "generator", {"code": np.stack(list(distinct.values()))}, call),
-                self._infer(bundle, "critic", {"code": np.stack(codes[-scored:])}, call),
-            )
-            lap.queued_s = max(decoded.queued_s, critic.queued_s)
-        image_of = dict(zip(distinct, decoded.outputs["image"], strict=True))
-        scores = [float(score) for score in critic.outputs["score"][:, 0]]
-        return [image_of[id(code)] for code in codes], scores
-
-    async def _encode_pictures(
-        self, images: list[Image], output: OutputOptions, call: Call
-    ) -> tuple[EncodedPicture, ...]:
-        with call.during("image"):
-            if output.format is ImageFormat.RAW:  # a copy: not worth a thread
-                return tuple(encode_picture(image, output) for image in images)
-            return await self._in_picture_thread(
-                lambda: tuple(encode_picture(image, output) for image in images)
-            )
-
-    async def _encode_named(
-        self, chosen: Mapping[str, Image | None], output: OutputOptions, call: Call
-    ) -> dict[str, EncodedPicture]:
-        wanted = {name: image for name, image in chosen.items() if image is not None}
-        encoded = await self._encode_pictures(list(wanted.values()), output, call) if wanted else ()
-        return dict(zip(wanted, encoded, strict=True))
-
     # --- what the stages share ---------------------------------------------------------------------------------
-
-    async def _infer(
-        self, bundle: Bundle, role: Role, inputs: Mapping[str, npt.NDArray[Any]], call: Call
-    ) -> Inference:
-        return await self._backend.infer(bundle.graphs[role], inputs, call.deadline)
-
-    async def _in_picture_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pictures, work)
 
     def _refine_settings(self, options: RefineOptions, bundle: Bundle) -> RefineSettings:
         return RefineSettings.resolve(options, bundle.refine, self.settings.max_refine_steps)
@@ -529,15 +430,6 @@ class Pipeline:
     def _check_count(self, count: int) -> None:
         if not 1 <= count <= self.settings.max_codes:
             raise InvalidCode(f"{count} codes; give 1 to {self.settings.max_codes}.")
-
-    def _learn_answer_time(self, seconds: float) -> None:
-        self._answer_s = (
-            seconds if self._answer_s == 0.0 else self._answer_s + 0.3 * (seconds - self._answer_s)
-        )
-
-    def _answer_reserve_s(self) -> float:
-        """What refinement leaves for decoding and answering: twice what these took lately, and some more."""
-        return 2.0 * self._answer_s + self.settings.decode_reserve_ms / 1000.0
 
 
 def _losses(
