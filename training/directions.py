@@ -25,7 +25,7 @@ from training.generator import Generator, sample_codes
 from training.inversion import TrainedInversion, load_inversion
 from training.runs import write_json
 
-LARGEST_STRENGTH = 3.0
+LARGEST_STRENGTH = 2.0
 DOMAIN_FLOOR = 0.02  # median domain score of edited codes below which a direction's range has ended
 READ = 200  # pictures whose edits are looked at to find a range
 SAMPLES = 4_000  # sampled codes that a direction's scale is measured on
@@ -198,7 +198,7 @@ class CodeSpace:
         return Direction(name, vector, scale, layers, self.meaningful_range(codes, scale * vector, floor))
 
     def meaningful_range(self, codes: torch.Tensor, step: torch.Tensor, floor: float) -> tuple[float, float]:
-        """Strengths, from 1 to 3 either way, up to which codes moved by so many steps have a median domain score of
+        """Strengths, from 1 to 2 either way, up to which codes moved by so many steps have a median domain score of
         `floor`: codes float32 [N, L, 512], step [L, 512]."""
         ends = []
         for sign in (-1, 1):

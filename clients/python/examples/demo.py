@@ -47,7 +47,7 @@ class DemoError(Exception):
 
 @dataclass(frozen=True)
 class DirectionPair:
-    """The portrait half the way to both ends of a direction's range: there it is still who it was."""
+    """The portrait at both ends of a direction's range."""
 
     direction: indomain.Direction
     strengths: tuple[float, float]
@@ -146,7 +146,7 @@ def invert_and_edit(client: indomain.Client, picture: Path, steps: int | None) -
     )
     pairs = []
     for direction in bundle.directions.values():
-        strengths = direction.range[0] / 2, direction.range[1] / 2
+        strengths = direction.range
         low, high = (
             client.edit(inversion, indomain.Edit(direction.name, strength)) for strength in strengths
         )
