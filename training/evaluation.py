@@ -245,6 +245,9 @@ def judge_edits(judge: Judge, train: Pictures, run: TrainedInversion, codes: Ten
         "edit_success": float(np.mean(success)),
         "edit_moved": float(np.mean(moved)),  # in standard deviations among real people, as the drift
         "edit_drift": float(np.mean(drift)),
+        "edit_drift_ratio": float(
+            np.mean(drift) / max(np.mean(moved), 1e-6)
+        ),  # who moves nothing drifts nowhere
         "edit_identity_distance": float(np.mean(kept)),
     }
 
@@ -453,7 +456,7 @@ ENCODER_COLUMNS = {
     "swd": "SWD",
     "identity_distance": "identity distance", "code_fd": "code FD, joint", "code_fd_layer": "code FD, a layer",
     "auc": "two-sample AUC", "precision": "precision", "recall": "recall", "boundary_ap": "boundary AP",
-    "edit_success": "edits right way", "edit_moved": "moved sd", "edit_drift": "drift sd",
+    "edit_success": "edits right way", "edit_moved": "moved sd", "edit_drift": "drift sd", "edit_drift_ratio": "drift / moved",
     "edit_identity_distance": "identity distance of edits", "seconds": "s a picture",
 }  # fmt: skip
 INVERSION_COLUMNS = {
