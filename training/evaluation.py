@@ -456,7 +456,8 @@ ENCODER_COLUMNS = {
     "swd": "SWD",
     "identity_distance": "identity distance", "code_fd": "code FD, joint", "code_fd_layer": "code FD, a layer",
     "auc": "two-sample AUC", "precision": "precision", "recall": "recall", "boundary_ap": "boundary AP",
-    "edit_success": "edits right way", "edit_moved": "moved sd", "edit_drift": "drift sd", "edit_drift_ratio": "drift / moved",
+    "edit_success": "edits right way", "edit_moved": "moved sd", "edit_drift": "drift sd",
+    "edit_drift_ratio": "drift / moved",
     "edit_identity_distance": "identity distance of edits", "seconds": "s a picture",
 }  # fmt: skip
 INVERSION_COLUMNS = {
