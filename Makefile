@@ -106,7 +106,7 @@ baselines: $(VENV)/.all ## TRAIN=, DATA=: encoders by every method, for `evaluat
 ablations: $(VENV)/.all ## TRAIN=, DATA=: more encoders into the same folder: another weight and other critics of codes, linear ends
 	$(ENCODER) --code-weight 0.5
 	for view in joint layer; do $(ENCODER) --code-critic-view $$view || exit 1; done
-	$(ENCODER) --r1-gamma 1 && $(ENCODER) --code-pool 0
+	$(ENCODER) --r1-gamma 1 && $(ENCODER) --r1-gamma 1 --code-cycle-weight 0 && $(ENCODER) --code-pool 0
 	$(ENCODER) --no-activation && $(ENCODER) --no-activation --code-weight 0 --code-cycle-weight 0
 
 evaluate: $(VENV)/.all ## TRAIN=, TRAIN_CSV=, DATA=, DATA_CSV=: the table of methods, from the encoders of `baselines`

@@ -37,7 +37,7 @@ def pictures(path: Path, sets: Mapping[str, Tensor], rows: int = 1) -> None:
 def columns(path: Path, sets: Mapping[str, Tensor]) -> None:
     """The same pictures by each method, a column each with its name above: float [N, 3, H, W] in [-1, 1]."""
     count = len(next(iter(sets.values())))
-    figure, axes = plt.subplots(count, len(sets), figsize=(1.5 * len(sets), 1.5 * count + 0.4), squeeze=False)
+    figure, axes = plt.subplots(count, len(sets), figsize=(1.5 * len(sets), 1.5 * count + 0.8), squeeze=False)
     for column, (name, images) in zip(axes.T, sets.items(), strict=True):
         column[0].set_title(textwrap.fill(name, 18), fontsize=7)
         for axis, image in zip(column, images, strict=True):
