@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 import indomain
 from indomain.v1 import editing_pb2 as pb
-from serving import pictures, pipeline
+from serving import pictures, pipeline, stages
 from serving.keys import make_key
 from serving.logs import JsonFormatter, TextFormatter
 from serving.settings import Settings
@@ -187,8 +187,8 @@ def explode(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     ("where", "name"),
     [
-        (pipeline, "align_picture"),
-        (pipeline, "encode_picture"),
+        (stages, "align_picture"),
+        (stages, "encode_picture"),
         (pipeline, "apply_edits"),
         (pipeline.RefineSettings, "resolve"),
         (pictures, "PillowImage"),
@@ -286,7 +286,7 @@ def test_one_line_a_request_without_picture_or_key(
 def test_the_trace_of_a_failure_is_in_the_log_under_its_request_id(
     failing: RunningGateway, lines: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "align_picture", explode)
+    monkeypatch.setattr(stages, "align_picture", explode)
     files = {"picture": encoded(photograph())}
     failing.http.post("/v1/invert", files=files, headers={"x-request-id": "broken-1"})
     (entry,) = [json.loads(line) for line in lines.getvalue().splitlines() if "traceback" in line]

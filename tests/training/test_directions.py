@@ -66,11 +66,11 @@ def test_a_range_ends_before_the_attribute_turns_back() -> None:
     edits = Edits(Reader(), FlatPictures(), codes)  # type: ignore[arg-type]
     assert edits.right_way("bright", step, 1.0) == 1
     assert edits.right_way("bright", step, 3.0) == 0
-    assert edits.honest_end("bright", step, 3.0, 0.95) == 1.75
-    assert edits.honest_end("bright", step, -2.0, 0.95) == -1.75
+    assert edits.honest_end("bright", step, 3.0, 0.95) == 1.5
+    assert edits.honest_end("bright", step, -2.0, 0.95) == -1.5
     assert edits.honest_end("bright", step, 1.0, 0.95) == 1
     assert (
-        edits.honest_end("bright", step, 3.0, 1.01) == 1.75
+        edits.honest_end("bright", step, 3.0, 1.01) == 1.5
     )  # never reached: where most go the right way, at the largest strength
 
 
