@@ -72,8 +72,12 @@ class RefineSpeedConfig:
     """Threads of every runtime."""
     rounds: int = 5
     """Times that each step is timed, in turn with the others; the median counts."""
+    trained: bool = True
+    """Time to one loss with the bundle's networks."""
     paper_size: bool = True
     """Also time a step with networks of the paper's size: 256 pixels, StyleGAN1, an encoder of 165 million weights."""
+    paper_batches: tuple[int, ...] = (1, 4)
+    """Its batches."""
     figure: Path | None = None
     """Where to draw loss against time."""
 
@@ -90,7 +94,8 @@ class Refinement:
 def main(config: RefineSpeedConfig) -> None:
     """Print the tables."""
     torch.set_num_threads(config.threads)
-    trained_table(config)
+    if config.trained:
+        trained_table(config)
     if config.paper_size:
         paper_size_table(config)
 
@@ -128,9 +133,14 @@ def pictures(config: RefineSpeedConfig, graphs: Graphs) -> Array:
     if config.data:
         source = load_pictures(config.data, graphs.bundle.resolution)
         index = torch.arange(config.pictures) * (len(source) // config.pictures)
-        return to_uint8(source.batch(index, mirror=False)).numpy()
+        return as_graphs_take(source.batch(index, mirror=False))
     z = np.random.default_rng(0).standard_normal((config.pictures, 512), dtype=np.float32)
     return graphs.decode(graphs.run("mapping", z=z)["code"])
+
+
+def as_graphs_take(images: torch.Tensor) -> Array:
+    """float [N, 3, H, W] in [-1, 1] -> uint8 [N, H, W, 3]."""
+    return to_uint8(images).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def paper_size_table(config: RefineSpeedConfig) -> None:
@@ -138,8 +148,8 @@ def paper_size_table(config: RefineSpeedConfig) -> None:
     torch.manual_seed(0)
     pipeline, perceptual = paper_size_pipeline()
     with torch.no_grad():
-        codes = pipeline.generator.mapping(torch.randn(4, 512)).numpy()
-        images = to_uint8(pipeline.generator.synthesis(torch.from_numpy(codes)).clamp(-1, 1)).numpy()
+        codes = pipeline.generator.mapping(torch.randn(max(config.paper_batches), 512)).numpy()
+        images = as_graphs_take(pipeline.generator.synthesis(torch.from_numpy(codes)).clamp(-1, 1))
     refine = RefinementConfig()
     weights = Weights(refine.pixel_weight, refine.perceptual_weight, refine.domain_weight)
     with tempfile.TemporaryDirectory() as folder:
@@ -148,7 +158,7 @@ def paper_size_table(config: RefineSpeedConfig) -> None:
         ways = torch_ways(side, codes, images) | graph_ways(
             objective, codes, images, Path(folder), config.threads
         )
-        seconds = {n: step_seconds(ways, n, 3) for n in (1, 4)}
+        seconds = {n: step_seconds(ways, n, 3) for n in config.paper_batches}
     print(
         "\nStyleGAN1 at 256 pixels, encoder of 165 M weights, VGG16, all random; time of a step of a picture"
     )
