@@ -74,13 +74,18 @@ def max_pool_backward(
     ceil_mode: bool,
     indices: Tensor,
 ) -> Tensor:
-    """Of the 3 x 3, stride 2 pool whose windows overlap: each place collects from every window whose maximum it is.
+    """Of VGG's pool, 2 x 2 with stride 2: each window's gradient goes to the place of its maximum. And of SqueezeNet's,
+    3 x 3 with stride 2, whose windows overlap: each place collects from every window whose maximum it is.
 
-    Ties: every tied place gets the whole gradient, where PyTorch picks the first. Behind a ReLU, as in SqueezeNet,
+    Ties: every tied place gets the whole gradient, where PyTorch picks the first. Behind a ReLU, as in both networks,
     only zeros tie in practice, and the ReLU's own backward stops their gradient.
     """
-    fits = (tuple(kernel), tuple(stride), tuple(padding)) == ((3, 3), (2, 2), (0, 0))
-    need(fits, f"a max-pool of {kernel} / {stride}")
+    settings = (tuple(kernel), tuple(stride), tuple(padding))
+    if settings == ((2, 2), (2, 2), (0, 0)) and x.shape[2] % 2 == x.shape[3] % 2 == 0:
+        side = [int(x.shape[2]), int(x.shape[3])]
+        won = x == aten.upsample_nearest2d.default(F.max_pool2d(x, 2), side)
+        return aten.upsample_nearest2d.default(gradient, side) * won.to(gradient.dtype)
+    need(settings == ((3, 3), (2, 2), (0, 0)), f"a max-pool of {kernel} / {stride}")
     pooled = F.max_pool2d(x, 3, 2, ceil_mode=ceil_mode)
     height, width = int(x.shape[2]), int(x.shape[3])
     rows, columns = int(pooled.shape[2]), int(pooled.shape[3])

@@ -37,6 +37,11 @@ def test_max_pool(size: int) -> None:
     torch.testing.assert_close(found, wanted)
 
 
+def test_max_pool_of_vgg() -> None:
+    found, wanted = gradients(lambda x: F.max_pool2d(F.relu(x), 2), torch.randn(3, 2, 8, 12))
+    torch.testing.assert_close(found, wanted)
+
+
 CONVOLUTIONS = {
     "plain": lambda x: F.conv2d(x, WEIGHT, padding=1),
     "1x1": lambda x: F.conv2d(x, WEIGHT[:, :, :1, :1]),
