@@ -80,7 +80,7 @@ def max_pool_backward(
     Ties: every tied place gets the whole gradient, where PyTorch picks the first. Behind a ReLU, as in both networks,
     only zeros tie in practice, and the ReLU's own backward stops their gradient.
     """
-    settings = (tuple(kernel), tuple(stride), tuple(padding))
+    settings = (tuple(kernel), tuple(stride) or tuple(kernel), tuple(padding))
     if settings == ((2, 2), (2, 2), (0, 0)) and x.shape[2] % 2 == x.shape[3] % 2 == 0:
         side = [int(x.shape[2]), int(x.shape[3])]
         won = x == aten.upsample_nearest2d.default(F.max_pool2d(x, 2), side)
