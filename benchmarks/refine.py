@@ -46,11 +46,7 @@ CHUNK = RefinementConfig().chunk_steps
 IN_DOMAIN = "in-domain code's loop (PyTorch)"
 TUNED = "the same loop, tuned (PyTorch)"
 IDINVERT_GENERATOR = GeneratorConfig(
-    256,
-    (512, 512, 512, 512, 256, 128, 64),
-    per_layer_code=False,
-    architecture="stylegan1",
-    final_tanh=True,
+    256, (512, 512, 512, 512, 256, 128, 64), architecture="stylegan1", final_tanh=True
 )
 
 
