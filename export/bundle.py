@@ -286,6 +286,7 @@ def describe(
         },
         "tensors": {"file": f"{name}.safetensors", "sha256": sha256(work / f"{name}.safetensors")},
         "directions": pipeline.directions,
+        **({"presets": pipeline.presets} if pipeline.presets else {}),
         "refine": refine,
         "statistics": built.statistics,
         "alignment": card.get("alignment", "centre-crop"),

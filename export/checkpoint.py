@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
+from export.presets import read_presets
 from training.critics import CodeCritic
 from training.encoder import Encoder
 from training.generator import Generator
@@ -35,15 +36,19 @@ class Pipeline:
     directions: list[dict[str, Any]]
     vectors: dict[str, npt.NDArray[np.float32]]
     """direction name -> float32 [L, 512], of length 1, zero outside its layers"""
+    presets: list[dict[str, Any]] = field(default_factory=list)
 
 
 def load_pipeline(run: Path) -> Pipeline:
-    """Load a run folder of kind "inversion". Raises CheckpointError."""
+    """Load a run folder of kind "inversion". Raises CheckpointError, PresetError."""
     generator, encoder, critic, meta = load_inversion(run)
     shape = (generator.config.layers, generator.config.code_size)
     file = run / "card.json"
     card = json.loads(file.read_text()) if file.is_file() else {}
-    return Pipeline(generator, encoder, critic, meta, card, *load_directions(run, shape))
+    directions, vectors = load_directions(run, shape)
+    listing = run / "presets.json"
+    presets = read_presets(listing, directions) if listing.is_file() else []
+    return Pipeline(generator, encoder, critic, meta, card, directions, vectors, presets)
 
 
 def load_directions(

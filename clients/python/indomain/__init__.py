@@ -32,6 +32,7 @@ from indomain._exceptions import (
 )
 from indomain._pictures import PictureFormat, PictureLike
 from indomain._results import (
+    AreaChange,
     Between,
     Bundle,
     Diffused,
@@ -45,6 +46,7 @@ from indomain._results import (
     Limits,
     Losses,
     Mixed,
+    Preset,
     Refine,
     Sample,
     SessionPicture,
@@ -54,6 +56,7 @@ from indomain._session import EditSession
 __version__ = "0.1.0"
 
 __all__ = [
+    "AreaChange",
     "Between",
     "Bundle",
     "Client",
@@ -83,6 +86,7 @@ __all__ = [
     "PermissionDeniedError",
     "PictureFormat",
     "PictureLike",
+    "Preset",
     "Refine",
     "RequestCancelledError",
     "RequestTooLargeError",

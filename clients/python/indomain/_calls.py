@@ -21,6 +21,7 @@ from indomain._pictures import (
     picture_to_wire,
 )
 from indomain._results import (
+    AreaChange,
     Between,
     Bundle,
     Diffused,
@@ -34,6 +35,7 @@ from indomain._results import (
     Limits,
     Losses,
     Mixed,
+    Preset,
     Refine,
     Sample,
     SessionPicture,
@@ -43,6 +45,8 @@ from indomain.v1 import editing_pb2
 Result: TypeAlias = Inversion | Edited | Mixed | Diffused | Between | Sample
 EditSource: TypeAlias = PictureLike | CodeArray | Result
 """A picture, which is inverted first; or a code float32 [L, 512], alone or within a result."""
+Region: TypeAlias = tuple[float, float, float, float]
+"""Left, top, right, bottom in parts of the picture's sides."""
 
 
 # --- requests ----------------------------------------------------------------------------------------
@@ -103,6 +107,8 @@ def watch_invert_request(
 def edit_request(
     source: EditSource,
     steps: list[editing_pb2.EditStep],
+    region: Region | None = None,
+    mask: PictureLike | None = None,
     *,
     bundle: str,
     refine: editing_pb2.RefineOptions,
@@ -111,17 +117,38 @@ def edit_request(
 ) -> editing_pb2.EditRequest:
     request = editing_pb2.EditRequest(bundle=_bundle_of(bundle, source), edits=steps, output=output)
     _put_source(request, source, by_handle=by_handle)
-    if request.HasField("picture"):
+    put_area(request, region, mask)
+    if request.HasField("picture") or request.WhichOneof("area"):
         request.refine.CopyFrom(refine)
     return request
 
 
-def edit_steps(edits: Iterable[Edit], strengths: Mapping[str, float]) -> list[editing_pb2.EditStep]:
+def edit_steps(
+    edits: Iterable[Edit], strengths: Mapping[str, float], keep: Iterable[str] = ()
+) -> list[editing_pb2.EditStep]:
+    """`keep` counts for every step, beside what a step keeps itself."""
     steps = [*edits, *(Edit(name, strength) for name, strength in strengths.items())]
+    kept = [keep] if isinstance(keep, str) else list(keep)
     return [
-        editing_pb2.EditStep(direction=step.direction, strength=step.strength, layers=step.layers)
+        editing_pb2.EditStep(
+            direction=step.direction, strength=step.strength, layers=step.layers, keep=[*step.keep, *kept]
+        )
         for step in steps
     ]
+
+
+def put_area(
+    request: editing_pb2.EditRequest | editing_pb2.EditSessionRequest | editing_pb2.DiffuseRequest,
+    region: Region | None,
+    mask: PictureLike | None,
+) -> None:
+    if region is not None and mask is not None:
+        raise ValueError("the area is a region or a mask; give one of them")
+    if region is not None:
+        left, top, right, bottom = region
+        request.region.CopyFrom(editing_pb2.Region(left=left, top=top, right=right, bottom=bottom))
+    if mask is not None:
+        request.mask.CopyFrom(picture_to_wire(mask))
 
 
 def session_opening(
@@ -182,15 +209,13 @@ def mix_request(
 def diffuse_request(
     target: PictureLike,
     context: PictureLike,
-    region: tuple[float, float, float, float] | None,
+    region: Region | None,
     mask: PictureLike | None,
     *,
     bundle: str,
     refine: editing_pb2.RefineOptions,
     output: editing_pb2.OutputOptions,
 ) -> editing_pb2.DiffuseRequest:
-    if region is not None and mask is not None:
-        raise ValueError("the area is a region or a mask; give one of them")
     request = editing_pb2.DiffuseRequest(
         bundle=bundle,
         target=picture_to_wire(target),
@@ -198,11 +223,7 @@ def diffuse_request(
         refine=refine,
         output=output,
     )
-    if region is not None:
-        left, top, right, bottom = region
-        request.region.CopyFrom(editing_pb2.Region(left=left, top=top, right=right, bottom=bottom))
-    if mask is not None:
-        request.mask.CopyFrom(picture_to_wire(mask))
+    put_area(request, region, mask)
     return request
 
 
@@ -304,6 +325,7 @@ def edited(answer: editing_pb2.EditResponse) -> Edited:
         start=_optional_picture(answer, "start", answer.start),
         handle=answer.code.handle,
         source_handle=answer.source_code.handle,
+        area=_area_change(answer),
     )
 
 
@@ -330,6 +352,7 @@ def session_picture(answer: editing_pb2.EditSessionResponse) -> SessionPicture:
         losses=_losses(edited.losses) if edited.HasField("losses") else None,
         stage_seconds=_stage_seconds(edited.timings),
         request_id=edited.request_id,
+        area=_area_change(edited),
     )
 
 
@@ -403,7 +426,15 @@ def _bundle(bundle: editing_pb2.Bundle) -> Bundle:
         licence=bundle.licence,
         summary=bundle.summary,
         data=bundle.data,
+        presets={preset.name: _preset(preset) for preset in bundle.presets},
     )
+
+
+def _preset(preset: editing_pb2.Preset) -> Preset:
+    edits = (
+        Edit(step.direction, step.strength, tuple(step.layers), tuple(step.keep)) for step in preset.edits
+    )
+    return Preset(name=preset.name, label=preset.label, edits=tuple(edits))
 
 
 def _direction(direction: editing_pb2.Direction) -> Direction:
@@ -427,6 +458,18 @@ def _losses(losses: editing_pb2.Losses) -> Losses:
         refine_loss_after=losses.refine_loss_after,
         steps_done=losses.steps_done,
         stop_reason=reason.removeprefix("STOP_REASON_").lower(),
+    )
+
+
+def _area_change(answer: editing_pb2.EditResponse) -> AreaChange | None:
+    if not answer.HasField("area"):
+        return None
+    return AreaChange(
+        inside_mse_before=answer.area.inside_mse_before,
+        inside_mse_after=answer.area.inside_mse_after,
+        outside_mse_before=answer.area.outside_mse_before,
+        outside_mse_after=answer.area.outside_mse_after,
+        losses=_losses(answer.area.losses),
     )
 
 

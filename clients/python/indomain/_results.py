@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +18,16 @@ class Edit:
     """One step along a direction.
 
     Attributes:
-        direction: its name, e.g. `"smile"`.
-        strength: in standard deviations of sampled codes along the direction.
+        direction: its name, e.g. `"smile"`, or a preset's.
+        strength: in standard deviations of sampled codes along the direction; of a preset, how much of it.
         layers: only these layers move, where the direction has them; empty: all layers of the direction.
+        keep: directions whose meaning must not change, e.g. `("age",)`.
     """
 
     direction: str
     strength: float
     layers: tuple[int, ...] = ()
+    keep: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,15 @@ class Direction:
 
 
 @dataclass(frozen=True)
+class Preset:
+    """Several edits under one name, which may stand where a direction's stands; at strength 1 they are as listed."""
+
+    name: str
+    label: str
+    edits: tuple[Edit, ...]
+
+
+@dataclass(frozen=True)
 class Bundle:
     """One trained pipeline of the gateway. `resolution` is the pixels of both sides; codes are [layers, code_size]."""
 
@@ -84,6 +96,7 @@ class Bundle:
     licence: str
     summary: str
     data: str
+    presets: Mapping[str, Preset] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -130,6 +143,23 @@ class Losses:
 
 
 @dataclass(frozen=True)
+class AreaChange:
+    """How an edit was held to its area: mean squared differences to the source's picture, on [-1, 1].
+
+    Attributes:
+        inside_mse_before, inside_mse_after: in the area; `before` of the edit everywhere, `after` of the answer.
+        outside_mse_before, outside_mse_after: outside of it.
+        losses: of the refinement, against the edit everywhere within the area and the source outside.
+    """
+
+    inside_mse_before: float
+    inside_mse_after: float
+    outside_mse_before: float
+    outside_mse_after: float
+    losses: Losses
+
+
+@dataclass(frozen=True)
 class Edited:
     """An edited picture.
 
@@ -144,6 +174,7 @@ class Edited:
         aligned, start: the picture as the encoder saw it, and that of the encoder's code; None unless asked for.
         request_id: the same id stands in the gateway's log.
         handle, source_handle: the gateway's names for the codes, for a while. Calls that take this result use them.
+        area: how the edit was held to its area; None where it had none.
     """
 
     bundle: str
@@ -158,6 +189,7 @@ class Edited:
     start: Image.Image | None = field(default=None, repr=False)
     handle: str = field(default="", repr=False)
     source_handle: str = field(default="", repr=False)
+    area: AreaChange | None = None
 
     @property
     def pixels(self) -> npt.NDArray[np.uint8]:
@@ -198,14 +230,14 @@ class Inversion:
         """`image` as uint8 [H, W, 3]."""
         return np.asarray(self.image)
 
-    def edit(self, *edits: Edit, timeout_s: float | None = None, **strengths: float) -> Edited:
+    def edit(self, *edits: Edit, timeout_s: float | None = None, **options: Any) -> Edited:
         """Edits this code, without inverting again: `inversion.edit(smile=2.0, age=-1.0)`.
 
         Takes what `Client.edit` takes and raises what it raises.
         """
         if self._edit is None:
             raise RuntimeError("this inversion has no client; pass its code to Client.edit")
-        return self._edit(self, *edits, timeout_s=timeout_s, **strengths)
+        return self._edit(self, *edits, timeout_s=timeout_s, **options)
 
 
 @dataclass(frozen=True)
@@ -238,6 +270,7 @@ class SessionPicture:
         losses: of the inversion; None unless the request began with a picture.
         stage_seconds: seconds in each stage of the pipeline.
         request_id: the same id stands in the gateway's log.
+        area: how the edit was held to its area; None where it had none.
     """
 
     sequence: int
@@ -247,6 +280,7 @@ class SessionPicture:
     losses: Losses | None
     stage_seconds: Mapping[str, float]
     request_id: str
+    area: AreaChange | None = None
 
 
 @dataclass(frozen=True)

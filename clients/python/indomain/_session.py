@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ import grpc
 from indomain import _calls
 from indomain._constants import REQUEST_ID_KEY
 from indomain._exceptions import error_from_detail, error_from_rpc
+from indomain._pictures import PictureLike
 from indomain._results import Edit, Refine, SessionPicture
 from indomain.v1 import editing_pb2
 
@@ -41,20 +42,35 @@ class EditSession:
         metadata = ((REQUEST_ID_KEY, self._request_id), *credentials)
         self._answers = method(iter(self._requests.get, None), timeout=timeout_s, metadata=metadata)
 
-    def send(self, *edits: Edit, **strengths: float) -> int:
+    def send(
+        self,
+        *edits: Edit,
+        keep: Iterable[str] = (),
+        region: _calls.Region | None = None,
+        mask: PictureLike | None = None,
+        **strengths: float,
+    ) -> int:
         """Asks for the source with these edits and does not wait: `session.send(smile=1.5)`. They are all that are in
-        force, not what has changed. Returns the request's number."""
+        force, not what has changed; so are keep, region and mask, as in `Client.edit`. Returns the request's number."""
         request = editing_pb2.EditSessionRequest()
         if self._opening is not None:
             request.CopyFrom(self._opening)
             self._opening = None
         self._sequence += 1
         request.sequence = self._sequence
-        request.edits.extend(_calls.edit_steps(edits, strengths))
+        request.edits.extend(_calls.edit_steps(edits, strengths, keep))
+        _calls.put_area(request, region, mask)
         self._requests.put(request)
         return self._sequence
 
-    def edit(self, *edits: Edit, **strengths: float) -> SessionPicture:
+    def edit(
+        self,
+        *edits: Edit,
+        keep: Iterable[str] = (),
+        region: _calls.Region | None = None,
+        mask: PictureLike | None = None,
+        **strengths: float,
+    ) -> SessionPicture:
         """The same, and waits for its answer, or a newer one.
 
         Raises:
@@ -62,7 +78,7 @@ class EditSession:
                 request; the session goes on.
             IndomainError: the session has ended.
         """
-        sequence = self.send(*edits, **strengths)
+        sequence = self.send(*edits, keep=keep, region=region, mask=mask, **strengths)
         while True:
             answer = self._next()
             if answer.sequence >= sequence:
