@@ -347,8 +347,8 @@ class Pipeline:
     async def _edited(
         self, bundle: Bundle, source: Code, job: EditJob, area: Area | None, call: Call
     ) -> tuple[Code, AreaChange | None]:
-        """The source's code with the job's edits. With an area it goes on from there to a code that shows the edits in
-        the area and the source elsewhere (masked refinement as in Image2StyleGAN++, Abdal et al. 2020)."""
+        """The source's code with the job's edits. With an area, a code that shows them there and the source elsewhere
+        (Image2StyleGAN++, Abdal et al. 2020): refined towards both pasted together, from the nearer of the two."""
         with call.during("edit"):
             code = apply_edits(source, job.edits, bundle)
         if area is None:
@@ -358,9 +358,12 @@ class Pipeline:
         wanted = paste(everywhere, before, area)
         if np.array_equal(wanted, everywhere):  # nothing to hold back
             settings = replace(settings, steps=0)
-        refined = await self._stages.refine(bundle, code, wanted, settings, call)
+        start, begun = code, everywhere
+        if pixel_mse(before, wanted) < pixel_mse(everywhere, wanted):
+            start, begun = source, before
+        refined = await self._stages.refine(bundle, start, wanted, settings, call)
         (after,) = await self._stages.generate(bundle, refined.code[None], call)
-        losses = _losses(wanted, everywhere, after, refined, None)
+        losses = _losses(wanted, begun, after, refined, None)
         return refined.code, area_change(before, everywhere, after, area, losses)
 
     async def _show(
