@@ -55,7 +55,7 @@ export class Blend {
     this.percent = element("output", { for: "blend-place" });
     this.strength = element("input", { id: "blend-strength", type: "range", min: 0, max: 1, step: 0.05, value: 1, oninput: () => this.#mix() });
     this.parts = PARTS.map((_, index) => element("input", { type: "checkbox", checked: index === PARTS.length - 1, onchange: () => this.#mix() }));
-    this.betweenControls = element("div", { class: "slider" }, element("label", { for: "blend-place" }, "From the first to the second"), this.percent, this.place);
+    this.betweenControls = element("div", { class: "slider" }, element("label", { for: "blend-place" }, "From the first to the second"), this.place, this.percent);
     this.styleControls = element(
       "div",
       { class: "style-controls" },

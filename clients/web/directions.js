@@ -69,7 +69,7 @@ export class Directions {
     reset.addEventListener("click", toZero);
     range.addEventListener("dblclick", toZero);
     this.sliders.set(name, { range, value, reset, label });
-    return element("div", { class: "slider" }, element("label", { for: id }, label), value, reset, range);
+    return element("div", { class: "slider" }, element("label", { for: id }, label), range, value, reset);
   }
 
   /**

@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from serving.keys import make_key
 from tests.serving.conftest import RunningGateway
-from tests.serving.test_keys import make_key
 
 WEB = Path(__file__).resolve().parents[2] / "clients/web"
 
@@ -48,7 +48,9 @@ def test_the_policy_of_the_page_allows_no_inline_code_and_no_other_host(gateway:
     assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=", page)
 
 
-@pytest.mark.parametrize("path", ["/studio/", "/studio/nothing.js", "/studio/../pyproject.toml", "/studio/%2e%2e/proto"])
+@pytest.mark.parametrize(
+    "path", ["/studio/", "/studio/nothing.js", "/studio/../pyproject.toml", "/studio/%2e%2e/proto"]
+)
 def test_nothing_but_the_pages_files_is_served(gateway: RunningGateway, path: str) -> None:
     answer = gateway.http.get(path)
     assert (answer.status_code, answer.json()["reason"]) == (404, "not_found")
