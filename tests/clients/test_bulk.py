@@ -256,7 +256,7 @@ def test_two_runs_into_one_folder(server: ScriptedGateway, capsys: pytest.Captur
 def test_a_gateway_that_goes_away_is_waited_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for n in range(12):
+    for n in range(30):
         picture(Path(f"many/{n:02d}.png"))
     with serving_on() as gateway:
         monkeypatch.setenv("INDOMAIN_SERVER", gateway.address)
@@ -265,14 +265,15 @@ def test_a_gateway_that_goes_away_is_waited_for(
         gateway.delay_s = 0.05
         run.start()
         wait_until(lambda: len(written()) > 2)
+    time.sleep(0.2)  # an outage that somebody notices
     with serving_on(int(gateway.address.rpartition(":")[2])):
         run.join(timeout=60)
     assert codes == [0]
-    assert written() == [f"{n:02d}.png" for n in range(12)]
+    assert written() == [f"{n:02d}.png" for n in range(30)]
     captured = capsys.readouterr()
     assert "waiting" in captured.err
     assert "is back" in captured.err
-    assert len([line for line in captured.out.splitlines() if '"done"' in line]) == 12 + 1
+    assert len([line for line in captured.out.splitlines() if '"done"' in line]) == 30 + 1
 
 
 def test_waiting_has_an_end_and_loses_nothing(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from threading import Event, Lock
 from typing import TypeVar
 
@@ -40,7 +41,7 @@ class Patience:
     """Shared by the threads of one run.
 
     Args:
-        client: asked whether the gateway is back.
+        clients: asked whether their gateway is back; one that is suffices.
         wait_s: how long each picture may wait.
         stopped: ends all waiting.
         on_pause: told once, when the gateway goes away or is full.
@@ -49,14 +50,14 @@ class Patience:
 
     def __init__(
         self,
-        client: Client,
+        clients: Sequence[Client],
         wait_s: float,
         *,
         stopped: Event | None = None,
         on_pause: Callable[[IndomainError], None] | None = None,
         on_return: Callable[[GatewayInfo], None] | None = None,
     ) -> None:
-        self._client = client
+        self._clients = clients
         self._wait_s = wait_s
         self._stopped = stopped or Event()
         self._on_pause = on_pause
@@ -114,10 +115,10 @@ class Patience:
             pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
 
     def _probe(self) -> GatewayInfo | None:
-        try:
-            return self._client.info(timeout_s=_PROBE_TIMEOUT_S)
-        except (UnavailableError, OverloadedError, DeadlineExceededError, RequestCancelledError):
-            return None
+        for client in self._clients:
+            with suppress(UnavailableError, OverloadedError, DeadlineExceededError, RequestCancelledError):
+                return client.info(timeout_s=_PROBE_TIMEOUT_S)
+        return None
 
     def _tell_pause(self, error: IndomainError) -> None:
         with self._lock:

@@ -95,7 +95,7 @@ def run(
                 tally.add_earlier(job, entry.error)
         stopped = threading.Event()
         patience = Patience(
-            client,
+            [client],
             arguments.wait,
             stopped=stopped,
             on_pause=lambda error: report.say(f"{error.message}; waiting, for up to {arguments.wait:g} s"),
