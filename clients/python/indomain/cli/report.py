@@ -103,6 +103,7 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Callable[[int], 
         MofNCompleteColumn(),
         _RateColumn(),
         TimeElapsedColumn(),
+        TextColumn("left:"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=_notes, transient=True, disable=total <= 1) as bar:
