@@ -19,7 +19,7 @@ import tyro
 
 from benchmarks.gateway import running_gateway
 from benchmarks.graphs import markdown_table
-from indomain import Client
+from indomain import Client, Edit
 
 
 @dataclass
@@ -72,10 +72,11 @@ def _samples(client: Client, folder: Path, count: int) -> Path:
 def _one_after_another(client: Client, photos: Path, folder: Path, config: BulkConfig) -> float:
     folder.mkdir()
     direction, _, strength = config.edit.partition("=")
+    edit = Edit(direction, float(strength))
     paths = sorted(photos.iterdir())
     begun_s = time.perf_counter()
     for path in paths:
-        edited = client.edit(path, steps=config.steps, **{direction: float(strength)})
+        edited = client.edit(path, edit, steps=config.steps)
         edited.image.save(folder / path.name)
     return len(paths) / (time.perf_counter() - begun_s)
 
