@@ -19,6 +19,7 @@ from training.inversion import load_inversion
 from training.pyramid_encoder import PyramidEncoder
 from training.runs import CheckpointError
 
+Tensors = dict[str, npt.NDArray[np.float32]]
 DIRECTION_FIELDS = ("name", "label", "layers", "range", "scale", "held_out", "conditioned_on")
 
 
@@ -34,8 +35,10 @@ class Pipeline:
     card: dict[str, Any]
     """card.json; empty if there is none"""
     directions: list[dict[str, Any]]
-    vectors: dict[str, npt.NDArray[np.float32]]
+    vectors: Tensors
     """direction name -> float32 [L, 512], of length 1, zero outside its layers"""
+    boundaries: Tensors = field(default_factory=dict)
+    """boundary/NAME and across/NAME -> float32 [L, 512], for directions that labels made"""
     presets: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -45,19 +48,20 @@ def load_pipeline(run: Path) -> Pipeline:
     shape = (generator.config.layers, generator.config.code_size)
     file = run / "card.json"
     card = json.loads(file.read_text()) if file.is_file() else {}
-    directions, vectors = load_directions(run, shape)
+    directions, vectors, boundaries = load_directions(run, shape)
     listing = run / "presets.json"
     presets = read_presets(listing, directions) if listing.is_file() else []
-    return Pipeline(generator, encoder, critic, meta, card, directions, vectors, presets)
+    return Pipeline(generator, encoder, critic, meta, card, directions, vectors, boundaries, presets)
 
 
-def load_directions(
-    run: Path, shape: tuple[int, int]
-) -> tuple[list[dict[str, Any]], dict[str, npt.NDArray[np.float32]]]:
-    """directions.json and directions.safetensors; none is fine. Raises CheckpointError for what does not fit."""
+def load_directions(run: Path, shape: tuple[int, int]) -> tuple[list[dict[str, Any]], Tensors, Tensors]:
+    """Entries, vectors and boundaries of directions.json and directions.safetensors; none is fine.
+
+    Raises CheckpointError for what does not fit.
+    """
     file = run / "directions.json"
     if not file.is_file():
-        return [], {}
+        return [], {}, {}
     entries, tensors = json.loads(file.read_text()), load_file(run / "directions.safetensors")
     vectors = {}
     for entry in entries:
@@ -73,4 +77,9 @@ def load_directions(
                 f"{run}: direction {name} must have length 1 and be zero outside its layers"
             )
         vectors[name] = vector.astype(np.float32)
-    return [{field: entry.get(field) for field in DIRECTION_FIELDS} for entry in entries], vectors
+    boundaries = {
+        key: tensor for key, tensor in tensors.items() if key.partition("/")[0] in ("boundary", "across")
+    }
+    if any(tensor.shape != shape for tensor in boundaries.values()):
+        raise CheckpointError(f"{run}: boundaries must have the shape {shape}; write the directions again")
+    return [{key: entry.get(key) for key in DIRECTION_FIELDS} for entry in entries], vectors, boundaries

@@ -143,7 +143,11 @@ class _Manifest(_Part):
 
 @dataclass(frozen=True, slots=True)
 class Direction:
-    """A direction of meaning. edited code = code + strength * scale * vector; rows outside `layers` are zero."""
+    """A direction of meaning. edited code = code + strength * scale * vector; rows outside `layers` are zero.
+
+    A change of code leaves the meaning alone if it is orthogonal to `boundary`; `across` is the step that changes the
+    meaning most natively. Without labels both follow from the vector.
+    """
 
     name: str
     label: str
@@ -153,6 +157,8 @@ class Direction:
     vector: npt.NDArray[np.float32]  # [L, 512], unit length over all rows
     held_out: HeldOut | None
     conditioned_on: tuple[str, ...]
+    boundary: npt.NDArray[np.float32]  # [L, 512]
+    across: npt.NDArray[np.float32]  # [L, 512]
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,6 +386,12 @@ def _direction(
         raise BundleInvalid(
             f"Bundle {bundle}: direction {entry.name!r} needs unit length and a range that rises."
         )
+    if f"boundary/{entry.name}" in tensors:
+        boundary = _tensor(bundle, tensors, f"boundary/{entry.name}", code_shape)
+        across = _tensor(bundle, tensors, f"across/{entry.name}", code_shape)
+    else:  # the nearest that there is: orthogonal among codes of unit deviation
+        deviation = _tensor(bundle, tensors, "code_std", code_shape)
+        boundary, across = vector / np.maximum(deviation, 1e-6) ** 2, vector
     return Direction(
         name=entry.name,
         label=entry.label or entry.name,
@@ -389,6 +401,8 @@ def _direction(
         vector=vector,
         held_out=entry.held_out,
         conditioned_on=entry.conditioned_on,
+        boundary=boundary,
+        across=across,
     )
 
 

@@ -20,6 +20,7 @@ Vectors = npt.NDArray[np.float64]  # [L, 512]
 MAX_STRENGTH = 100.0
 MAX_TRUNCATION = 2.0
 _LEAST_LEFT = 0.01  # of a vector's length beside what it keeps; less is rounding, or as good as nothing
+_TINY = 1e-30  # where a kept direction has nothing in the layers that move
 _MAX_CODE_VALUE = 1e4  # trained codes lie within some tens; far beyond, activations overflow
 
 
@@ -94,24 +95,28 @@ def edit_vector(edit: EditStep, bundle: Bundle) -> Vectors:
 
 
 def _without(vector: Vectors, edit: EditStep, bundle: Bundle) -> Vectors:
-    """What is left of a vector [L, 512] beside the directions that an edit keeps: the nearest one orthogonal to all of
-    theirs, on the layers that move (InterFaceGAN, Shen et al. 2020, section 3.3).
+    """A vector [L, 512] less what crosses the boundaries of the directions that an edit keeps, on the layers that move
+    (InterFaceGAN's conditional manipulation, Shen et al. 2020, section 3.3).
 
-    Orthogonal and near are meant in standardised code space, where boundaries are found and conditioned on: each value
-    counts by the standard deviation that sampled codes have there.
+    Directions are no normals of their boundaries here but native steps across them, with conditions of their own: to be
+    orthogonal to a direction would keep nothing. Orthogonal is meant to the boundaries' normals, and what is taken away
+    are native steps across them, which is the nearest such vector in the metric in which directions are native (the
+    Mahalanobis distance of codes).
     """
-    deviation = bundle.code_std.astype(np.float64)
-    moving = vector.any(axis=1)
-    kept = [bundle.directions[name].vector[moving] / deviation[moving] for name in edit.keep]
-    span = np.stack([one.ravel() for one in kept], axis=1)  # [D, K], of moving layers
-    standard = (vector[moving] / deviation[moving]).ravel()
-    left = standard - span @ np.linalg.lstsq(span, standard)[0]
-    if np.linalg.norm(left) < _LEAST_LEFT * np.linalg.norm(standard):
+    kept, moving = [bundle.directions[name] for name in dict.fromkeys(edit.keep)], vector.any(axis=1)
+    normals = np.stack([one.boundary[moving].ravel() for one in kept]).astype(np.float64)  # [K, D]
+    steps = np.stack([one.across[moving].ravel() for one in kept]).astype(np.float64)
+    steps /= np.linalg.norm(steps, axis=1, keepdims=True) + _TINY
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True) + _TINY
+    whole = vector[moving].ravel()
+    taken = np.linalg.lstsq(normals @ steps.T, normals @ whole)[0] @ steps
+    left, crossing = whole - taken, np.abs(normals @ (whole - taken)).max()
+    if np.linalg.norm(left) < _LEAST_LEFT * np.linalg.norm(whole) or crossing > 1e-6 * np.linalg.norm(whole):
         raise InvalidOption(
             f"Nothing is left of {edit.direction} beside {', '.join(edit.keep)}; keep less, or leave the edit out."
         )
     rest = np.zeros_like(vector)
-    rest[moving] = left.reshape(-1, vector.shape[1]) * deviation[moving]
+    rest[moving] = left.reshape(-1, vector.shape[1])
     return rest
 
 

@@ -50,10 +50,18 @@ def repository(tiny_repository: Path, tmp_path_factory: pytest.TempPathFactory) 
     )
     tensors["direction/glasses"] = glasses / np.linalg.norm(glasses)
     tensors["code_std"] = random.uniform(0.2, 3.0, (6, 512)).astype(np.float32)
+    for kind in (
+        "direction",
+        "boundary",
+        "across",
+    ):  # a direction that labels made, with a boundary of its own
+        hat = glasses + random.standard_normal((6, 512)).astype(np.float32)
+        hat[[0, 5]] = 0
+        tensors[f"{kind}/hat"] = hat / np.linalg.norm(hat)
     save_file(tensors, folder / "tiny16.safetensors")
     manifest["tensors"]["sha256"] = hashlib.sha256((folder / "tiny16.safetensors").read_bytes()).hexdigest()
     entry = {"name": "glasses", "layers": [1, 2, 3, 4], "range": [-2.0, 2.0], "scale": 3.0}
-    manifest["directions"].append(entry)
+    manifest["directions"] += [entry, entry | {"name": "hat"}]
     manifest["presets"] = PRESETS
     (folder / "tiny16.json").write_text(json.dumps(manifest))
     return folder
@@ -133,6 +141,22 @@ def test_an_edit_leaves_alone_what_it_keeps(
     close(code_of(over_http(running, code, body)["code"]), code + moved)
 
 
+def test_what_crosses_a_boundary_is_taken_back_by_native_steps(
+    running: RunningGateway, bundle: Bundle, code: np.ndarray
+) -> None:
+    step = {"direction": "glasses", "strength": 2.0, "keep": ["hat", "smile"]}
+    whole = 2.0 * 3.0 * bundle.directions["glasses"].vector.astype(float)
+    moved = code_of(edited(running, code, pb.EditStep(**step)).code).astype(float) - code
+    kept = [bundle.directions[name] for name in ("hat", "smile")]
+    for direction in kept:
+        crossing = [(direction.boundary * move).sum() for move in (moved, whole)]
+        assert abs(crossing[0]) < 1e-5 * abs(crossing[1])
+    steps = np.stack([direction.across.ravel() for direction in kept], 1)
+    taken = (whole - moved).ravel()
+    assert np.linalg.norm(taken - steps @ np.linalg.lstsq(steps, taken)[0]) < 1e-4 * np.linalg.norm(taken)
+    close(code_of(over_http(running, code, step)["code"]), code + moved.astype(np.float32))
+
+
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), kept=st.integers(1, 4), layers=st.sets(st.integers(0, 5)))
 def test_what_is_left_is_orthogonal_to_what_is_kept_and_no_longer(
@@ -142,11 +166,12 @@ def test_what_is_left_is_orthogonal_to_what_is_kept_and_no_longer(
 
     def direction(name: str) -> Direction:
         vector = random.standard_normal((6, 512)).astype(np.float32) + 1
-        return replace(bundle.directions["smile"], name=name, layers=tuple(range(6)), vector=vector)
+        named = replace(bundle.directions["smile"], name=name, layers=tuple(range(6)), vector=vector)
+        return replace(named, boundary=vector / deviation**2, across=vector)
 
     names = ["moved", *(f"kept{n}" for n in range(kept))]
-    deviation = random.uniform(0.1, 5, (6, 512)).astype(np.float32)
-    made = replace(bundle, directions={name: direction(name) for name in names}, code_std=deviation)
+    deviation = random.uniform(0.1, 5, (6, 512))
+    made = replace(bundle, directions={name: direction(name) for name in names})
     chosen = tuple(sorted(layers))
     left = edit_vector(EditStep("moved", 1, chosen, tuple(names[1:])), made) / deviation
     whole = edit_vector(EditStep("moved", 1, chosen), made) / deviation
@@ -163,7 +188,7 @@ def test_what_is_left_is_orthogonal_to_what_is_kept_and_no_longer(
     ("step", "reason", "says"),
     [
         ({"direction": "smile", "keep": ["smile"]}, "invalid_option", "cannot change and be kept"),
-        ({"direction": "smile", "keep": ["beard"]}, "unknown_direction", "age, glasses, smile"),
+        ({"direction": "smile", "keep": ["beard"]}, "unknown_direction", "age, glasses, hat, smile"),
         ({"direction": "smile", "keep": ["cheerful"]}, "invalid_option", "smile, age"),
         ({"direction": "cheerful", "keep": ["smile", "age"]}, "invalid_option", "Nothing is left"),
         ({"direction": "beard"}, "unknown_direction", "cheerful"),
