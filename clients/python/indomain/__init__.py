@@ -7,6 +7,7 @@
 The public names of the package and nothing else.
 """
 
+from indomain._async_client import AsyncClient
 from indomain._client import Client
 from indomain._codes import CodeArray
 from indomain._exceptions import (
@@ -32,6 +33,7 @@ from indomain._exceptions import (
 )
 from indomain._pictures import PictureFormat, PictureLike
 from indomain._results import (
+    AsyncInversion,
     Between,
     Bundle,
     Diffused,
@@ -49,11 +51,14 @@ from indomain._results import (
     Sample,
     SessionPicture,
 )
-from indomain._session import EditSession
+from indomain._session import AsyncEditSession, EditSession
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncClient",
+    "AsyncEditSession",
+    "AsyncInversion",
     "Between",
     "Bundle",
     "Client",

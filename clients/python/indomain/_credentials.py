@@ -9,7 +9,7 @@ from typing import Self
 
 import grpc
 
-from indomain._constants import API_KEY_VARIABLE
+from indomain._constants import API_KEY_VARIABLE, REQUEST_ID_KEY
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -44,6 +44,10 @@ class Credentials:
             private_key=_bytes(private_key),
         )
         return cls(metadata, channel)
+
+    def metadata_with(self, request_id: str) -> tuple[tuple[str, str], ...]:
+        """What goes with one call."""
+        return ((REQUEST_ID_KEY, request_id), *self.metadata)
 
 
 def _bytes(file: str | os.PathLike[str] | None) -> bytes | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -191,7 +192,7 @@ class Inversion:
     aligned: Image.Image | None = field(default=None, repr=False)
     start: Image.Image | None = field(default=None, repr=False)
     handle: str = field(default="", repr=False)
-    _edit: Callable[..., Edited] | None = field(default=None, repr=False, compare=False)
+    _edit: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
 
     @property
     def pixels(self) -> npt.NDArray[np.uint8]:
@@ -204,8 +205,22 @@ class Inversion:
         Takes what `Client.edit` takes and raises what it raises.
         """
         if self._edit is None:
-            raise RuntimeError("this inversion has no client; pass its code to Client.edit")
-        return self._edit(self, *edits, timeout_s=timeout_s, **strengths)
+            raise RuntimeError("this inversion has no client; pass it to Client.edit")
+        result: Edited = self._edit(self, *edits, timeout_s=timeout_s, **strengths)
+        return result
+
+
+class AsyncInversion(Inversion):
+    """An inversion of an `AsyncClient`: `edit` is awaited."""
+
+    async def edit(  # type: ignore[override]
+        self, *edits: Edit, timeout_s: float | None = None, **strengths: float
+    ) -> Edited:
+        """Edits this code, without inverting again: `await inversion.edit(smile=2.0, age=-1.0)`."""
+        if self._edit is None:
+            raise RuntimeError("this inversion has no client; pass it to AsyncClient.edit")
+        result: Edited = await self._edit(self, *edits, timeout_s=timeout_s, **strengths)
+        return result
 
 
 @dataclass(frozen=True)
