@@ -24,7 +24,7 @@ LAYERS = 6
 CODE = np.linspace(-1, 1, LAYERS * 512, dtype=np.float32).reshape(LAYERS, 512)
 
 REFERENCE = "grpc"
-WAYS = ("async grpc",)
+WAYS = ("async grpc", "http", "async http", "embedded", "async embedded")
 
 
 class Ways:
@@ -32,9 +32,14 @@ class Ways:
 
     def __init__(self, gateway: RunningGateway) -> None:
         self._loop = asyncio.Runner()
+        repository = gateway.gateway.settings.model_repository
         self._clients: dict[str, Any] = {
             "grpc": indomain.Client(gateway.target),
             "async grpc": indomain.AsyncClient(gateway.target),
+            "http": indomain.Client(gateway.url),
+            "async http": indomain.AsyncClient(gateway.url),
+            "embedded": indomain.Client(":embedded:", model_repository=repository),
+            "async embedded": indomain.AsyncClient(":embedded:", model_repository=repository),
         }
 
     def outcome(self, way: str, call: Callable[[Any], Any]) -> Any:

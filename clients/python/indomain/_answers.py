@@ -57,6 +57,7 @@ def inversion(answer: editing_pb2.InvertResponse) -> Inversion:
         aligned=_optional_picture(answer, "aligned", answer.aligned),
         start=_optional_picture(answer, "start", answer.start),
         handle=answer.code.handle,
+        code_space=answer.code.space,
     )
 
 
@@ -73,6 +74,7 @@ def edited(answer: editing_pb2.EditResponse) -> Edited:
         aligned=_optional_picture(answer, "aligned", answer.aligned),
         start=_optional_picture(answer, "start", answer.start),
         handle=answer.code.handle,
+        code_space=answer.code.space,
         source_handle=answer.source_code.handle,
     )
 
@@ -111,6 +113,7 @@ def between(answer: editing_pb2.InterpolateResponse) -> Between:
         code=code_from_wire(answer.code),
         image=picture_from_wire(answer.image),
         domain_score=answer.domain_score,
+        code_space=answer.code.space,
     )
 
 
@@ -123,6 +126,7 @@ def mixed(answer: editing_pb2.MixResponse) -> Mixed:
         stage_seconds=_stage_seconds(answer.timings),
         request_id=answer.request_id,
         handle=answer.code.handle,
+        code_space=answer.code.space,
     )
 
 
@@ -138,6 +142,7 @@ def diffused(answer: editing_pb2.DiffuseResponse) -> Diffused:
         aligned=_optional_picture(answer, "aligned", answer.aligned),
         start=_optional_picture(answer, "start", answer.start),
         handle=answer.code.handle,
+        code_space=answer.code.space,
     )
 
 
@@ -147,7 +152,13 @@ def decoded(answer: editing_pb2.DecodeResponse) -> list[Image.Image]:
 
 def samples(seeds: Sequence[int], answer: editing_pb2.SampleResponse) -> list[Sample]:
     return [
-        Sample(seed=seed, bundle=answer.bundle, code=code_from_wire(code), image=picture_from_wire(image))
+        Sample(
+            seed=seed,
+            bundle=answer.bundle,
+            code=code_from_wire(code),
+            image=picture_from_wire(image),
+            code_space=code.space,
+        )
         for seed, code, image in zip(seeds, answer.codes, answer.images, strict=True)
     ]
 
@@ -173,6 +184,7 @@ def _bundle(bundle: editing_pb2.Bundle) -> Bundle:
         licence=bundle.licence,
         summary=bundle.summary,
         data=bundle.data,
+        code_space=bundle.code_space,
     )
 
 

@@ -61,11 +61,12 @@ class AsyncClient:
         tls: bool = False,
         root_certificates: str | os.PathLike[str] | None = None,
         client_certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
+        model_repository: str | os.PathLike[str] | None = None,
     ) -> None:
         credentials = Credentials.of(
             api_key, tls=tls, root_certificates=root_certificates, client_certificate=client_certificate
         )
-        self._transport = connect_async(address, credentials)
+        self._transport = connect_async(address, credentials, model_repository)
         self._terms = Terms(self._transport.address, timeout_s, max_retries)
         self._picture_format: PictureFormat = picture_format
 

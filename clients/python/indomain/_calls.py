@@ -25,11 +25,11 @@ from indomain._results import (
     InvertProgress,
     Mixed,
     Refine,
+    Result,
     Sample,
 )
 from indomain.v1 import editing_pb2
 
-Result: TypeAlias = Inversion | Edited | Mixed | Diffused | Between | Sample
 EditSource: TypeAlias = PictureLike | CodeArray | Result
 """A picture, which is inverted first; or a code float32 [L, 512], alone or within a result."""
 
@@ -293,6 +293,7 @@ def _put_source(message: _HasSource, source: EditSource) -> _HasSource:
     if isinstance(source, Result):
         message.code.CopyFrom(code_to_wire(source.code))
         message.code.handle = getattr(source, "handle", "")
+        message.code.space = source.code_space
     elif is_picture(source):
         message.picture.CopyFrom(picture_to_wire(source))
     else:

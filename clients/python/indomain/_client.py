@@ -43,7 +43,9 @@ class Client:
     """A connection to a gateway. May be used from many threads at once; close it or use it in a `with`.
 
     Args:
-        address: host and port of the gateway's gRPC, e.g. `"localhost:8500"`.
+        address: host and port of the gateway's gRPC, `"localhost:8500"`; a URL, `"http://localhost:8080"` or
+            `"https://..."`, for the same over HTTP (extra `http`); or `":embedded:"` for the pipeline in this process
+            (needs the application installed).
         timeout_s: seconds for each call with its retries, unless the call says otherwise.
         max_retries: further tries of a call that the gateway refuses for now.
         picture_format: how pictures travel back. `"raw"` costs no coding and is best on one host; `"jpeg"` and
@@ -52,8 +54,11 @@ class Client:
         tls: encrypt, and check the gateway's certificate. Without it a key can be read on the way.
         root_certificates: PEM file of the authorities to check it against; None: the usual ones. Implies `tls`.
         client_certificate: PEM files of a certificate and its key, for a gateway that wants one. Implies `tls`.
+        model_repository: with `":embedded:"`, the folder of its bundles; None: `INDOMAIN_MODEL_REPOSITORY` of the
+            environment, otherwise `model_repository`.
 
-    Raises OSError where a certificate's file cannot be read, ValueError where the key is none.
+    Raises OSError where a certificate's file cannot be read, ValueError where the key is none, NotInstalledError where
+    the address asks for what is not installed, ServerError where an embedded gateway cannot start.
 
     Every call raises an `IndomainError`: `GatewayUnreachableError` where nothing answers, `DeadlineExceededError`
     when its time ran out, `OverloadedError` when the gateway is full, and what its own docstring names.
@@ -70,11 +75,12 @@ class Client:
         tls: bool = False,
         root_certificates: str | os.PathLike[str] | None = None,
         client_certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
+        model_repository: str | os.PathLike[str] | None = None,
     ) -> None:
         credentials = Credentials.of(
             api_key, tls=tls, root_certificates=root_certificates, client_certificate=client_certificate
         )
-        self._transport = connect(address, credentials)
+        self._transport = connect(address, credentials, model_repository)
         self._terms = Terms(self._transport.address, timeout_s, max_retries)
         self._picture_format: PictureFormat = picture_format
 

@@ -67,6 +67,10 @@ class InvalidCodeError(InvalidRequestError):
     """A latent code of a wrong shape, or with values that are not finite."""
 
 
+class OtherCodeSpaceError(InvalidCodeError):
+    """A latent code of another bundle, or of another generator under the same name; the message names both."""
+
+
 class InvalidOptionError(InvalidRequestError):
     """An option out of its range."""
 
@@ -127,11 +131,20 @@ class ServerError(IndomainError):
     """Something failed inside the gateway; its log has more under the request id."""
 
 
+class InvalidFileError(IndomainError, ValueError):
+    """A file that is not what `save` of a result wrote."""
+
+
+class NotInstalledError(IndomainError, ImportError):
+    """What was asked for needs a package that is not installed; the message names it."""
+
+
 _CLASS_OF_REASON: Mapping[str, type[IndomainError]] = MappingProxyType(
     {
         "invalid_picture": InvalidPictureError,
         "picture_too_large": InvalidPictureError,
         "invalid_code": InvalidCodeError,
+        "other_code_space": OtherCodeSpaceError,
         "invalid_option": InvalidOptionError,
         "request_too_large": RequestTooLargeError,
         "unknown_bundle": UnknownBundleError,

@@ -23,10 +23,11 @@ class GrpcTransport:
     def __init__(self, address: str, credentials: Credentials) -> None:
         self.address = address
         self._credentials = credentials
+        tls = credentials.for_grpc()
         self._channel = (
             grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-            if credentials.channel is None
-            else grpc.secure_channel(address, credentials.channel, options=CHANNEL_OPTIONS)
+            if tls is None
+            else grpc.secure_channel(address, tls, options=CHANNEL_OPTIONS)
         )
         self._stub: Any = editing_pb2_grpc.EditingStub(self._channel)
 
@@ -94,17 +95,18 @@ class AsyncGrpcTransport:
     """The same in an event loop: the one in which it is first used."""
 
     def __init__(self, address: str, credentials: Credentials) -> None:
-        self.address = address
+        self.address = self._target = address
         self._credentials = credentials
+        self._tls = credentials.for_grpc()
         self._channel: grpc.aio.Channel | None = None
         self._stub: Any = None
 
     async def open(self) -> None:
         if self._channel is None:  # only a running loop can have one
             self._channel = (
-                grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
-                if self._credentials.channel is None
-                else grpc.aio.secure_channel(self.address, self._credentials.channel, options=CHANNEL_OPTIONS)
+                grpc.aio.insecure_channel(self._target, options=CHANNEL_OPTIONS)
+                if self._tls is None
+                else grpc.aio.secure_channel(self._target, self._tls, options=CHANNEL_OPTIONS)
             )
             self._stub = editing_pb2_grpc.EditingStub(self._channel)
 

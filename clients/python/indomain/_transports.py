@@ -5,12 +5,16 @@ A transport sends one request once and raises typed errors; what is asked, and w
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Generator
-from typing import Protocol
+from typing import Any, Protocol
 
 from google.protobuf.message import Message
 
+from indomain._constants import EMBEDDED
 from indomain._credentials import Credentials
+from indomain._embedded import AsyncEmbeddedTransport, EmbeddedGateway, EmbeddedTransport
+from indomain._exceptions import NotInstalledError
 from indomain._grpc import AsyncGrpcTransport, GrpcTransport
 from indomain.v1 import editing_pb2
 
@@ -79,9 +83,48 @@ class AsyncConversation(Protocol):
     async def close(self) -> None: ...
 
 
-def connect(address: str, credentials: Credentials) -> Transport:
+def connect(
+    address: str, credentials: Credentials, model_repository: str | os.PathLike[str] | None
+) -> Transport:
+    """Raises OSError for certificates that cannot be read, ValueError for what does not go together, NotInstalledError,
+    and where it cannot start ServerError."""
+    if address == EMBEDDED:
+        return EmbeddedTransport(EmbeddedGateway(model_repository))
+    _check_remote(model_repository)
+    if _is_http(address):
+        return _http().HttpTransport(address, credentials)
     return GrpcTransport(address, credentials)
 
 
-def connect_async(address: str, credentials: Credentials) -> AsyncTransport:
+def connect_async(
+    address: str, credentials: Credentials, model_repository: str | os.PathLike[str] | None
+) -> AsyncTransport:
+    """The same, but that an embedded gateway starts when it is first used."""
+    if address == EMBEDDED:
+        return AsyncEmbeddedTransport(EmbeddedGateway(model_repository))
+    _check_remote(model_repository)
+    if _is_http(address):
+        return _http().AsyncHttpTransport(address, credentials)
     return AsyncGrpcTransport(address, credentials)
+
+
+def _is_http(address: str) -> bool:
+    return address.startswith(("http://", "https://"))
+
+
+def _check_remote(model_repository: object) -> None:
+    if model_repository is not None:
+        raise ValueError(f"model_repository is for {EMBEDDED!r}; a gateway elsewhere has its own")
+
+
+def _http() -> Any:
+    """Imported when it is asked for: its packages are an extra."""
+    try:
+        from indomain import _http
+    except ModuleNotFoundError as error:
+        raise NotInstalledError(
+            f"Calls over HTTP need the package {error.name!r}: pip install 'indomain-client[http]', or give the "
+            "gateway's gRPC address (host:port)",
+            reason="not_installed",
+        ) from error
+    return _http
