@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import io
+import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,21 @@ import pytest
 from PIL import Image
 
 import indomain
-from tests.serving.conftest import RunningGateway, settings_for
+from tests.serving.conftest import RunningGateway
 
 PORTRAIT = Path(__file__).resolve().parents[2] / "clients/python/examples/portrait.png"
 LAYERS = 6
 CODE = np.linspace(-1, 1, LAYERS * 512, dtype=np.float32).reshape(LAYERS, 512)
+
+RESULT = indomain.Mixed(
+    bundle="tiny16",
+    code=CODE,
+    image=Image.new("RGB", (16, 16)),
+    domain_score=0.5,
+    stage_seconds={},
+    request_id="",
+    handle="forgotten",
+)
 
 REFERENCE = "grpc"
 WAYS = ("async grpc", "http", "async http", "embedded", "async embedded")
@@ -33,6 +46,7 @@ class Ways:
     def __init__(self, gateway: RunningGateway) -> None:
         self._loop = asyncio.Runner()
         repository = gateway.gateway.settings.model_repository
+        self.gateway = gateway
         self._clients: dict[str, Any] = {
             "grpc": indomain.Client(gateway.target),
             "async grpc": indomain.AsyncClient(gateway.target),
@@ -44,8 +58,11 @@ class Ways:
 
     def outcome(self, way: str, call: Callable[[Any], Any]) -> Any:
         """What the call gives, whole streams as lists; or the error that it raises."""
-        client = self._clients[way]
+        return self.outcome_of(lambda: self._clients[way], call)
+
+    def outcome_of(self, make: Callable[[], Any], call: Callable[[Any], Any]) -> Any:
         try:
+            client = make()
             if isinstance(client, indomain.Client):
                 result = call(client)
                 return list(result) if inspect.isgenerator(result) else result
@@ -70,12 +87,10 @@ async def _awaited(call: Callable[[Any], Any], client: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def ways(tiny_repository: Path) -> Iterator[Ways]:
-    gateway = RunningGateway(settings_for(tiny_repository))
-    ways = Ways(gateway)
+def ways(live_gateway: RunningGateway) -> Iterator[Ways]:
+    ways = Ways(live_gateway)
     yield ways
     ways.close()
-    gateway.close()
 
 
 # --- what counts as the same -------------------------------------------------------------------------
@@ -124,11 +139,13 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "bundles": lambda client: client.bundles(),
     "invert": lambda client: client.invert(PORTRAIT, include_aligned=True, include_start=True),
     "invert an array": lambda client: client.invert(np.full((20, 30, 3), 90, np.uint8), steps=0),
+    "invert an open file": lambda client: client.invert(io.BytesIO(PORTRAIT.read_bytes()), steps=0),
     "invert with options": lambda client: client.invert(
         PORTRAIT, quality="fast", refine=indomain.Refine(learning_rate=0.01, domain_weight=0.0)
     ),
     "edit a picture": lambda client: client.edit(PORTRAIT, smile=1.5, age=-1.0, steps=4),
     "edit a code": lambda client: client.edit(CODE, indomain.Edit("smile", 0.1, layers=(3,))),
+    "edit a result whose handle is forgotten": lambda client: client.edit(RESULT, smile=1.0),
     "watch": lambda client: client.watch_invert(PORTRAIT, interval_s=1000, steps=4),
     "interpolate": lambda client: client.interpolate(CODE, PORTRAIT, 4, steps=2),
     "mix": lambda client: client.mix(CODE, -CODE, [4, 5], 0.3),
@@ -163,6 +180,9 @@ MISTAKES: dict[str, Callable[[Any], Any]] = {
     "infinite strength": lambda client: client.edit(CODE, smile=float("inf")),
     "code of a wrong shape": lambda client: client.decode(CODE[:3]),
     "code that is not finite": lambda client: client.edit(CODE * np.nan, smile=1.0),
+    "a code of another generator": lambda client: client.edit(
+        replace(RESULT, code_space="tiny16-0123456789ab"), smile=1.0
+    ),
     "several codes for one": lambda client: client.edit(np.stack([CODE, CODE]), smile=1.0),
     "too many seeds": lambda client: client.sample(range(10_000)),
     "truncation out of range": lambda client: client.sample(1, truncation=-5.0),
@@ -181,3 +201,147 @@ def test_errors(ways: Ways, way: str, call: Callable[[Any], Any]) -> None:
     expected = ways.outcome(REFERENCE, call)
     assert isinstance(expected, Exception)
     assert_same(expected, ways.outcome(way, call))
+
+
+@pytest.mark.parametrize("way", [REFERENCE, *WAYS])
+def test_no_time(ways: Ways, way: str) -> None:
+    error = ways.outcome(way, lambda client: client.invert(PORTRAIT, timeout_s=0.0))
+    assert type(error) is indomain.DeadlineExceededError
+    assert (error.reason, error.code, error.retryable) == ("deadline_exceeded", "DEADLINE_EXCEEDED", False)
+
+
+# --- streams that are left, sessions ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", [way for way in (REFERENCE, *WAYS) if "embedded" not in way])
+def test_leaving_a_stream_early_stops_the_work(ways: Ways, way: str) -> None:
+    def cancelled() -> float:
+        return ways.gateway.metric("indomain_requests_total", method="Interpolate", code="CANCELLED")
+
+    def leave(client: Any) -> Any:
+        for picture in client.interpolate(CODE, -CODE, 256):
+            return picture
+        return None
+
+    async def leave_async(client: Any) -> Any:
+        async for picture in client.interpolate(CODE, -CODE, 256):
+            return picture
+        return None
+
+    before = cancelled()
+    picture = ways.outcome(way, leave_async if "async" in way else leave)
+    assert picture.index == 0
+    deadline_s = time.monotonic() + 20.0
+    while cancelled() == before and time.monotonic() < deadline_s:
+        ways.outcome(way, lambda client: client.bundles())  # lets the loop of coroutines go on
+    assert cancelled() == before + 1
+
+
+def slide(client: Any) -> list[Any]:
+    """A session: edits, a mistake, another source, and more than can be answered one by one."""
+    found: list[Any] = []
+    with client.session(PORTRAIT, steps=2) as session:
+        found.append(session.edit(smile=1.0))
+        try:
+            session.edit(nose=1.0)
+        except indomain.IndomainError as error:
+            found.append(error)
+        session.change(CODE)
+        found.append(session.edit(indomain.Edit("smile", -2.0)))
+        sent = [session.send(age=n / 10) for n in range(20)]
+        session.finish()
+        answers = list(session)
+        found += [answers[-1].image, answers[-1].sequence - sent[-1]]
+        found.append(len(answers) + sum(answer.skipped for answer in answers))
+    return found
+
+
+async def slide_async(client: Any) -> list[Any]:
+    found: list[Any] = []
+    async with client.session(PORTRAIT, steps=2) as session:
+        found.append(await session.edit(smile=1.0))
+        try:
+            await session.edit(nose=1.0)
+        except indomain.IndomainError as error:
+            found.append(error)
+        await session.change(CODE)
+        found.append(await session.edit(indomain.Edit("smile", -2.0)))
+        sent = [await session.send(age=n / 10) for n in range(20)]
+        await session.finish()
+        answers = [answer async for answer in session]
+        found += [answers[-1].image, answers[-1].sequence - sent[-1]]
+        found.append(len(answers) + sum(answer.skipped for answer in answers))
+    return found
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_sessions(ways: Ways, way: str) -> None:
+    expected = ways.outcome(REFERENCE, slide)
+    assert isinstance(expected, list), expected
+    assert expected[-1] == 20
+    assert_same(expected, ways.outcome(way, slide_async if "async" in way else slide))
+
+
+@pytest.mark.parametrize("way", [REFERENCE, *WAYS])
+def test_a_session_that_is_over(ways: Ways, way: str) -> None:
+    def closed(client: Any) -> Any:
+        with client.session(CODE) as session:
+            session.edit(smile=1.0)
+            session.close()
+            return next(session)
+
+    async def closed_async(client: Any) -> Any:
+        async with client.session(CODE) as session:
+            await session.edit(smile=1.0)
+            await session.close()
+            return await anext(session)
+
+    error = ways.outcome(way, closed_async if "async" in way else closed)
+    assert type(error) is indomain.RequestCancelledError
+    error = ways.outcome(way, lambda client: client.session("nowhere.png"))
+    assert isinstance(error, FileNotFoundError)
+
+
+# --- what is not there -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [indomain.Client, indomain.AsyncClient])
+@pytest.mark.parametrize("scheme", ["", "http://"])
+def test_nobody_there(ways: Ways, dead_address: str, kind: Any, scheme: str) -> None:
+    address = scheme + dead_address
+    calls: list[tuple[str, Any]] = [("call", lambda client: client.bundles())]
+    calls.append(("stream", lambda client: client.interpolate(CODE, CODE, 2)))
+    for _, call in calls:
+        error = ways.outcome_of(lambda: kind(address), call)
+        assert type(error) is indomain.GatewayUnreachableError
+        assert address in error.message
+        assert (error.reason, error.code) == ("unavailable", "UNAVAILABLE")
+
+
+@pytest.mark.parametrize("kind", [indomain.Client, indomain.AsyncClient])
+@pytest.mark.parametrize(
+    ("address", "package", "words"),
+    [
+        (":embedded:", "serving", "indomain-gateway"),
+        ("http://localhost:8080", "httpx", r"indomain-client\[http\]"),
+    ],
+)
+def test_what_is_not_installed_is_named(
+    ways: Ways, monkeypatch: pytest.MonkeyPatch, kind: Any, address: str, package: str, words: str
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not there
+    monkeypatch.delitem(sys.modules, "indomain._http", raising=False)
+    monkeypatch.delattr("indomain._http", raising=False)
+    with pytest.raises(indomain.NotInstalledError, match=words):
+        raise ways.outcome_of(lambda: kind(address), lambda client: client.bundles())
+
+
+@pytest.mark.parametrize("kind", [indomain.Client, indomain.AsyncClient])
+def test_an_embedded_gateway_that_cannot_start(ways: Ways, tmp_path: Path, kind: Any) -> None:
+    error = ways.outcome_of(
+        lambda: kind(":embedded:", model_repository=tmp_path), lambda client: client.bundles()
+    )
+    assert type(error) is indomain.ServerError
+    assert "python -m export bundle" in error.message

@@ -1,8 +1,9 @@
-"""Client of the Indomain image-editing gateway: invert, edit, decode and sample pictures over gRPC.
+"""Client of the Indomain image-editing gateway: invert, edit, decode and sample pictures, over gRPC, over HTTP, or with
+the same pipeline in this process.
 
-    with indomain.Client("localhost:8500") as client:
-        inversion = client.invert("portrait.jpg")
-        inversion.edit(smile=2.0).image.save("smile.png")
+    >>> with indomain.Client("localhost:8500") as client:
+    ...     inversion = client.invert("portrait.png")
+    ...     inversion.edit(smile=2.0).image.save("smile.png")
 
 The public names of the package and nothing else.
 """

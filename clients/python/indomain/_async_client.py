@@ -43,8 +43,16 @@ _Answer = TypeVar("_Answer")
 
 @documented_as(Client)
 class AsyncClient:
-    """The same calls as `Client`'s, for coroutines: `await client.invert("me.jpg")`, `async for event in
-    client.watch_invert("me.jpg")`, `async with client.session("me.jpg") as session`.
+    """The same calls as `Client`'s, for coroutines: what gives one result is awaited, what gives several is iterated
+    over with `async for`, a session is opened with `async with`.
+
+    Example:
+        >>> async def smile(path):
+        ...     async with indomain.AsyncClient("localhost:8500") as client:
+        ...         inversion = await client.invert(path)
+        ...         async for picture in client.interpolate(inversion, await inversion.edit(smile=2.0), 3):
+        ...             picture.image.save(f"smile{picture.index}.png")
+        >>> asyncio.run(smile("portrait.png"))
 
     One client serves many tasks of one event loop, the one that it is first used in. It connects at the first call, or
     where an `async with` begins. Arguments, results and errors are those of `Client`.

@@ -42,6 +42,10 @@ _Answer = TypeVar("_Answer")
 class Client:
     """A connection to a gateway. May be used from many threads at once; close it or use it in a `with`.
 
+    Example:
+        >>> with indomain.Client("localhost:8500") as client:
+        ...     client.edit("portrait.png", smile=1.5).image.save("smiling.png")
+
     Args:
         address: host and port of the gateway's gRPC, `"localhost:8500"`; a URL, `"http://localhost:8080"` or
             `"https://..."`, for the same over HTTP (extra `http`); or `":embedded:"` for the pipeline in this process
@@ -61,7 +65,9 @@ class Client:
     the address asks for what is not installed, ServerError where an embedded gateway cannot start.
 
     Every call raises an `IndomainError`: `GatewayUnreachableError` where nothing answers, `DeadlineExceededError`
-    when its time ran out, `OverloadedError` when the gateway is full, and what its own docstring names.
+    when its time ran out, `OverloadedError` when the gateway is full, and what its own docstring names. A call that
+    the gateway refuses for now (`IndomainError.retryable`: it is full, starting or stopping) is tried again after the
+    wait that it asks for, as long as the call's time allows; nothing else is, a broken connection neither.
     """
 
     def __init__(
@@ -85,11 +91,22 @@ class Client:
         self._picture_format: PictureFormat = picture_format
 
     def info(self, *, timeout_s: float | None = None) -> GatewayInfo:
-        """What the gateway serves: bundles, limits, version."""
+        """What the gateway serves: bundles, limits, version.
+
+        Example:
+            >>> client.info().limits.max_picture_bytes
+            20971520
+        """
         return self._answer(_calls.info(), timeout_s)
 
     def bundles(self, *, timeout_s: float | None = None) -> tuple[Bundle, ...]:
-        """The bundles with their directions; the default one first."""
+        """The bundles with their directions; the default one first.
+
+        Example:
+            >>> bundle = client.bundles()[0]
+            >>> bundle.directions["smile"].range
+            (-..., ...)
+        """
         return self.info(timeout_s=timeout_s).bundles
 
     def invert(
@@ -106,8 +123,16 @@ class Client:
     ) -> Inversion:
         """Finds the latent code of a picture: align, encode, refine, decode.
 
+        Example:
+            >>> inversion = client.invert("portrait.png")
+            >>> inversion.losses.pixel_mse_after < inversion.losses.pixel_mse_before
+            True
+            >>> inversion.edit(smile=2.0).image.save("smile.png")
+            >>> inversion.save("portrait.npz")
+            >>> indomain.Inversion.load("portrait.npz", client).edit(smile=-1.0).image.save("frown.png")
+
         Args:
-            image: path, bytes of a PNG, JPEG or WebP file, PIL picture, or uint8 [H, W, 3].
+            image: path, bytes of a PNG, JPEG or WebP file, file opened in binary, PIL picture, or uint8 [H, W, 3].
             bundle: its name; empty: the gateway's default.
             steps: refinement steps, 0 for the encoder's code as it is; None: the bundle's default.
             quality: in place of steps, "fast", "balanced" or "best" (`Bundle.quality_steps`).
@@ -146,6 +171,12 @@ class Client:
     ) -> Generator[InvertProgress | Inversion, None, None]:
         """The same with progress: reports while it refines, and at the end the `Inversion`.
 
+        Example:
+            >>> for event in client.watch_invert("portrait.png", interval_s=0.5):
+            ...     if isinstance(event, indomain.InvertProgress):
+            ...         event.preview.save("preview.png")
+            >>> event.edit(smile=2.0).image.save("smile.png")
+
         Args:
             interval_s: seconds between two reports, at least; 0: as often as there is news; None: a quarter.
             previews: whether reports have a picture and a domain score, which cost a decoding each.
@@ -181,7 +212,11 @@ class Client:
         timeout_s: float | None = None,
         **strengths: float,
     ) -> Edited:
-        """Moves a picture's code along directions: `client.edit("me.jpg", smile=2.0, age=-1.0)`.
+        """Moves a picture's code along directions.
+
+        Example:
+            >>> younger = client.edit("portrait.png", smile=2.0, age=-1.0)
+            >>> back = client.edit(younger, indomain.Edit("age", 1.0, layers=(0, 1)))
 
         Args:
             source: a picture, which is inverted first; or a code float32 [L, 512], or a result of `invert` or `edit`.
@@ -216,8 +251,13 @@ class Client:
         picture_quality: int | None = None,
         timeout_s: float | None = None,
     ) -> EditSession:
-        """A session in which one source is edited again and again: `with client.session("me.jpg") as session:
-        session.edit(smile=1.0)`. The source is inverted once; nothing is tried again.
+        """A session in which one source is edited again and again, as somebody drags a slider. The source is inverted
+        once; nothing is tried again.
+
+        Example:
+            >>> with client.session("portrait.png", picture_format="jpeg") as session:
+            ...     for strength in (0.5, 1.0, 1.5):
+            ...         picture = session.edit(smile=strength)
 
         Args:
             source, bundle, steps, quality, refine: as in `edit`.
@@ -249,6 +289,10 @@ class Client:
         timeout_s: float | None = None,
     ) -> Generator[Between, None, None]:
         """The pictures on the straight way from one code to another, in order, each as soon as it is there.
+
+        Example:
+            >>> for picture in client.interpolate("portrait.png", "other.png", 3):
+            ...     picture.image.save(f"way{picture.index}.png")
 
         Args:
             start, end: pictures, codes float32 [L, 512], or results, as in `edit`.
@@ -282,6 +326,9 @@ class Client:
         timeout_s: float | None = None,
     ) -> Mixed:
         """Puts layers of one code into another.
+
+        Example:
+            >>> coloured = client.mix("portrait.png", "other.png", layers=[4, 5])
 
         Args:
             base, style: pictures, codes float32 [L, 512], or results, as in `edit`.
@@ -321,6 +368,9 @@ class Client:
         """Semantic diffusion: pastes a region of a target into a context and refines the code where the target is, so
         that the rest follows.
 
+        Example:
+            >>> moved = client.diffuse("portrait.png", "other.png", region=(0.25, 0.3, 0.75, 0.8))
+
         Args:
             target, context: pictures, as in `invert`.
             region: left, top, right, bottom in parts of the picture's sides, once it is brought into place; None, with
@@ -348,6 +398,10 @@ class Client:
     ) -> list[Image.Image]:
         """The pictures of codes.
 
+        Example:
+            >>> one, other = client.sample([1, 2])
+            >>> [halfway] = client.decode((one.code + other.code) / 2)
+
         Args:
             codes: float32 [L, 512], [N, L, 512], or a sequence of such.
 
@@ -367,6 +421,10 @@ class Client:
         timeout_s: float | None = None,
     ) -> list[Sample]:
         """Pictures that the generator makes up; a seed gives the same one on any machine.
+
+        Example:
+            >>> for sample in client.sample(range(4), truncation=0.7):
+            ...     sample.image.save(f"sample{sample.seed}.png")
 
         Args:
             seeds: one or several, each 0..2^64 - 1.

@@ -10,7 +10,7 @@ import json
 import re
 import time
 from collections.abc import AsyncGenerator, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from typing import Any
 
 import grpc
@@ -82,10 +82,10 @@ class HttpTransport:
 
     def session(self, request_id: str, timeout_s: float | None) -> WebSocketConversation:
         with _typed_errors(request_id, self.address):
-            socket = connect_websocket(
-                **_websocket_options(self.address, self._credentials, request_id, timeout_s)
-            )
-        return WebSocketConversation(socket, request_id, timeout_s, self.address)
+            options = _websocket_options(self.address, self._credentials, request_id, timeout_s)
+            opened = ExitStack()
+            socket = opened.enter_context(connect_websocket(**options))
+        return WebSocketConversation(socket, opened, _Course(request_id, timeout_s, self.address))
 
     def close(self) -> None:
         self._http.close()
@@ -126,10 +126,10 @@ class AsyncHttpTransport:
 
     async def session(self, request_id: str, timeout_s: float | None) -> AsyncWebSocketConversation:
         with _typed_errors(request_id, self.address):
-            socket = await connect_websocket_async(
-                **_websocket_options(self.address, self._credentials, request_id, timeout_s)
-            )
-        return AsyncWebSocketConversation(socket, request_id, timeout_s, self.address)
+            options = _websocket_options(self.address, self._credentials, request_id, timeout_s)
+            opened = AsyncExitStack()
+            socket = await opened.enter_async_context(connect_websocket_async(**options))
+        return AsyncWebSocketConversation(socket, opened, _Course(request_id, timeout_s, self.address))
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -298,9 +298,10 @@ class _Course:
 class WebSocketConversation:
     """An edit session over a websocket: JSON texts, each answer's picture as a binary message after it."""
 
-    def __init__(self, socket: Any, request_id: str, timeout_s: float | None, address: str) -> None:
+    def __init__(self, socket: Any, opened: ExitStack, course: _Course) -> None:
         self._socket = socket
-        self._course = _Course(request_id, timeout_s, address)
+        self._opened = opened
+        self._course = course
 
     def send(self, request: editing_pb2.EditSessionRequest) -> None:
         with self._course.typed_errors():
@@ -320,15 +321,16 @@ class WebSocketConversation:
 
     def close(self) -> None:
         self._course.closed = True
-        self._socket.close()
+        self._opened.close()
 
 
 class AsyncWebSocketConversation:
     """The same in an event loop."""
 
-    def __init__(self, socket: Any, request_id: str, timeout_s: float | None, address: str) -> None:
+    def __init__(self, socket: Any, opened: AsyncExitStack, course: _Course) -> None:
         self._socket = socket
-        self._course = _Course(request_id, timeout_s, address)
+        self._opened = opened
+        self._course = course
 
     async def send(self, request: editing_pb2.EditSessionRequest) -> None:
         with self._course.typed_errors():
@@ -349,7 +351,7 @@ class AsyncWebSocketConversation:
 
     async def close(self) -> None:
         self._course.closed = True
-        await self._socket.close()
+        await self._opened.aclose()
 
 
 def _websocket_options(

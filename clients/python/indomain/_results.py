@@ -140,7 +140,13 @@ class Losses:
 
 
 class Result:
-    """What all results with a code have: a picture that notebooks show, and a file to be kept in."""
+    """What all results with a code have: a picture that notebooks show, and a file to be kept in.
+
+    Example:
+        >>> client.sample(7)[0].save("seven.npz")
+        >>> seven = indomain.Sample.load("seven.npz")
+        >>> client.edit(seven, smile=1.0).image.save("seven.png")
+    """
 
     image: Image.Image
 
@@ -250,7 +256,10 @@ class Inversion(Result):
         return inversion if client is None else replace(inversion, _edit=client.edit)
 
     def edit(self, *edits: Edit, timeout_s: float | None = None, **strengths: float) -> Edited:
-        """Edits this code, without inverting again: `inversion.edit(smile=2.0, age=-1.0)`.
+        """Edits this code, without inverting again.
+
+        Example:
+            >>> client.invert("portrait.png").edit(smile=2.0, age=-1.0).image.save("edited.png")
 
         Takes what `Client.edit` takes and raises what it raises.
         """

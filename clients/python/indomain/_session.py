@@ -67,8 +67,19 @@ class EditSession:
         self._address = address
 
     def send(self, *edits: Edit, **strengths: float) -> int:
-        """Asks for the source with these edits and does not wait: `session.send(smile=1.5)`. They are all that are in
-        force, not what has changed. Returns the request's number."""
+        """Asks for the source with these edits and does not wait. They are all that are in force, not what has changed.
+        Returns the request's number.
+
+        Example:
+            >>> with client.session("portrait.png") as session:
+            ...     for strength in range(20):
+            ...         number = session.send(smile=strength / 10)
+            ...     session.finish()
+            ...     for picture in session:  # not of all: the newest request wins
+            ...         picture.image.save("slider.png")
+            >>> picture.sequence == number
+            True
+        """
         request = self._requests.next(edits, strengths)
         self._conversation.send(request)
         return request.sequence
