@@ -35,8 +35,8 @@ HEAD = """# Reference
 <!-- Written by `make reference` from the docstrings and from editing.proto; edit those. -->
 
 The Python SDK, then the wire contract. What an HTTP body holds is at `/docs` of a running gateway; its field names are
-those of the messages. `AsyncClient` has the methods of `Client`, and `AsyncEditSession` those of `EditSession`: they are
-not repeated here.
+those of the messages. `AsyncClient` has the methods of `Client`, `AsyncEditSession` those of `EditSession`; they are
+not repeated.
 """
 
 

@@ -29,10 +29,7 @@ def documented() -> Iterator[tuple[str, str]]:
         if not inspect.isclass(item):
             continue
         members = [(name, item)]
-        for key, member in inspect.getmembers(
-            item, lambda member: inspect.isfunction(member) or inspect.ismethod(member)
-        ):
-            members.append((f"{name}.{key}", member))
+        members += [(f"{name}.{key}", member) for key, member in inspect.getmembers(item, inspect.isroutine)]
         for where, member in members:
             text = inspect.getdoc(member) or ""
             if ">>>" in text and text not in seen:
