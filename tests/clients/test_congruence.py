@@ -8,10 +8,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import io
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import fields, is_dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,8 @@ import pytest
 from PIL import Image
 
 import indomain
-from tests.serving.conftest import RunningGateway
+from serving.keys import make_key
+from tests.serving.conftest import RunningGateway, settings_for
 
 PORTRAIT = Path(__file__).resolve().parents[2] / "clients/python/examples/portrait.png"
 LAYERS = 6
@@ -302,7 +306,16 @@ def test_a_session_that_is_over(ways: Ways, way: str) -> None:
     assert isinstance(error, FileNotFoundError)
 
 
-# --- what is not there -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("way", [way for way in WAYS if "async" in way])
+def test_many_tasks_share_a_client(ways: Ways, way: str) -> None:
+    async def gather(client: Any) -> Any:
+        return await asyncio.gather(*(client.sample(seed) for seed in range(16)))
+
+    (expected,) = zip(*ways.outcome(way, gather), strict=True)
+    assert_same(ways.outcome(REFERENCE, lambda client: client.sample(range(16))), list(expected))
+
+
+# --- what refuses, breaks, or is not there ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [indomain.Client, indomain.AsyncClient])
@@ -345,3 +358,74 @@ def test_an_embedded_gateway_that_cannot_start(ways: Ways, tmp_path: Path, kind:
     )
     assert type(error) is indomain.ServerError
     assert "python -m export bundle" in error.message
+
+
+@pytest.mark.parametrize("kind", [indomain.Client, indomain.AsyncClient])
+@pytest.mark.parametrize("transport", ["target", "url"])
+def test_a_gateway_that_wants_a_key(
+    ways: Ways, tiny_repository: Path, tmp_path: Path, kind: Any, transport: str
+) -> None:
+    key = make_key(tmp_path / "keys", "somebody")
+    gateway = RunningGateway(settings_for(tiny_repository, keys_file=tmp_path / "keys"))
+    address = getattr(gateway, transport)
+
+    async def session_async(client: Any) -> Any:
+        async with client.session(CODE) as session:
+            return await session.edit(smile=1.0)
+
+    def session(client: Any) -> Any:
+        with client.session(CODE) as session:
+            return session.edit(smile=1.0)
+
+    calls: list[Any] = [
+        lambda client: client.bundles(),
+        lambda client: client.interpolate(CODE, CODE, 2),
+        session if kind is indomain.Client else session_async,
+    ]
+    for call in calls:
+        error = ways.outcome_of(lambda: kind(address), call)
+        assert type(error) is indomain.UnauthenticatedError
+        assert (error.reason, error.code) == ("unauthenticated", "UNAUTHENTICATED")
+        answer = ways.outcome_of(lambda: kind(address, api_key=key), call)
+        assert not isinstance(answer, Exception), answer
+    gateway.close()
+
+
+@pytest.mark.parametrize("kind", [indomain.Client, indomain.AsyncClient])
+@pytest.mark.parametrize(("status", "words"), [(502, "502"), (200, "no gateway")])
+def test_what_is_no_gateway(ways: Ways, kind: Any, status: int, words: str) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(b"<html>")
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        for call in (lambda client: client.bundles(), lambda client: client.interpolate(CODE, CODE, 2)):
+            error = ways.outcome_of(lambda: kind(address), call)
+            assert type(error) is indomain.GatewayUnreachableError, error
+            assert address in error.message
+        error = ways.outcome_of(lambda: kind(address), lambda client: client.bundles())
+        assert words in error.message
+        server.shutdown()
+
+
+def test_a_program_may_end_without_closing_anything(tiny_repository: Path) -> None:
+    program = (
+        "import indomain; client = indomain.Client(':embedded:', model_repository=__import__('sys').argv[1]); "
+        "print(len(client.sample(range(3))))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, tiny_repository],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")

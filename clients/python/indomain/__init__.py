@@ -52,6 +52,7 @@ from indomain._results import (
     Losses,
     Mixed,
     Refine,
+    Result,
     Sample,
     SessionPicture,
 )
@@ -98,6 +99,7 @@ __all__ = [
     "Refine",
     "RequestCancelledError",
     "RequestTooLargeError",
+    "Result",
     "Sample",
     "ServerError",
     "SessionPicture",

@@ -382,7 +382,7 @@ def _typed_errors(request_id: str, address: str) -> Iterator[None]:
         raise _too_late(request_id, address) from error
     except websockets.InvalidStatus as error:
         response = error.response
-        raise _refusal(response.status_code, response.body, request_id, address) from error
+        raise _refusal(response.status_code, bytes(response.body), request_id, address) from error
     except (httpx.TransportError, websockets.WebSocketException, OSError) as error:
         raise _broken(f"the connection broke: {error}", request_id, address) from error
 

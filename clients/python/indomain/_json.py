@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor, EnumDescriptor
+from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
 
 _Message = TypeVar("_Message", bound=Message)
@@ -31,7 +31,7 @@ def message_from_json(values: dict[str, Any], kind: type[_Message]) -> _Message:
 
 
 def _rename_enums(
-    values: dict[str, Any], descriptor: Descriptor, rename: Callable[[str, EnumDescriptor], str | None]
+    values: dict[str, Any], descriptor: Any, rename: Callable[[str, EnumDescriptor], str | None]
 ) -> None:
     for field in descriptor.fields:
         value = values.get(field.name)

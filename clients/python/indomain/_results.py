@@ -148,7 +148,10 @@ class Result:
         >>> client.edit(seven, smile=1.0).image.save("seven.png")
     """
 
+    bundle: str
+    code: CodeArray
     image: Image.Image
+    code_space: str
 
     @property
     def pixels(self) -> npt.NDArray[np.uint8]:

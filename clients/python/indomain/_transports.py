@@ -92,7 +92,8 @@ def connect(
         return EmbeddedTransport(EmbeddedGateway(model_repository))
     _check_remote(model_repository)
     if _is_http(address):
-        return _http().HttpTransport(address, credentials)
+        over_http: Transport = _http().HttpTransport(address, credentials)
+        return over_http
     return GrpcTransport(address, credentials)
 
 
@@ -104,7 +105,8 @@ def connect_async(
         return AsyncEmbeddedTransport(EmbeddedGateway(model_repository))
     _check_remote(model_repository)
     if _is_http(address):
-        return _http().AsyncHttpTransport(address, credentials)
+        over_http: AsyncTransport = _http().AsyncHttpTransport(address, credentials)
+        return over_http
     return AsyncGrpcTransport(address, credentials)
 
 
