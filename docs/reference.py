@@ -69,23 +69,18 @@ def class_part(name: str, cls: type, *, with_methods: bool) -> Iterator[str]:
     yield f"### {name}\n"
     if is_dataclass(cls):
         yield code_block(f"{name}({', '.join(dataclass_fields(cls))})")
-    elif with_methods:
+    elif with_methods and "__init__" in vars(cls):
         yield code_block(signature(name, cls.__init__))
     yield from text_part(cls)
+    if indomain.Result in cls.__bases__:
+        yield "Also has what a [Result](#result) has.\n"
     if with_methods:
-        for key, method in inspect.getmembers(
-            cls, lambda member: inspect.isfunction(member) or inspect.ismethod(member)
-        ):
-            if not key.startswith("_") and key in own_methods(cls):
+        for key in vars(cls):
+            method = getattr(cls, key)
+            if not key.startswith("_") and inspect.isroutine(method):
                 yield f"#### {name}.{key}\n"
                 yield code_block(signature(key, method))
                 yield from text_part(method)
-
-
-def own_methods(cls: type) -> set[str]:
-    """What the class says itself, or has of a base that is not shown."""
-    shown = {getattr(indomain, name) for name in indomain.__all__}
-    return {key for base in cls.__mro__ if base is cls or base not in shown for key in vars(base)}
 
 
 def dataclass_fields(cls: type) -> list[str]:
@@ -142,7 +137,7 @@ def section_part(section: str, text: str) -> Iterator[str]:
         yield f"{section}:\n"
         for entry in re.split(r"\n(?=\S)", text):
             names, colon, meaning = " ".join(entry.split()).partition(": ")
-            yield f"- `{names}`: {meaning}" if colon else f"- {names}"
+            yield f"- `{names}`: {meaning}" if colon and "`" not in names else f"- {names}{colon}{meaning}"
         yield ""
 
 
@@ -171,7 +166,7 @@ def contract_part() -> Iterator[str]:
             yield f"| `{method.name}` | {request} | {answer} | {comments.get((6, s, 2, m), '')} |"
         yield ""
     for n, message in enumerate(file.message_type):
-        yield f"### {message.name}\n"
+        yield f"### Message {message.name}\n"
         if comment := comments.get((4, n)):
             yield comment + "\n"
         if message.field:
@@ -180,7 +175,7 @@ def contract_part() -> Iterator[str]:
             yield f"| `{field.name}` | {field_type(field, message)} | {comments.get((4, n, 2, f), '')} |"
         yield ""
     for n, enum in enumerate(file.enum_type):
-        yield f"### {enum.name}\n\n| value | |\n| --- | --- |"
+        yield f"### Enum {enum.name}\n\n| value | |\n| --- | --- |"
         for v, value in enumerate(enum.value):
             yield f"| `{value.name}` | {comments.get((5, n, 2, v), '')} |"
         yield ""
@@ -214,7 +209,8 @@ def field_type(field: FieldDescriptorProto, message: DescriptorProto) -> str:
     if name in nested and nested[name].options.map_entry:
         key, value = nested[name].field
         return f"map of {SCALARS[key.type]} to {SCALARS.get(value.type) or link(value.type_name)}"
-    kind = SCALARS.get(field.type) or link(field.type_name)
+    is_enum = field.type == FieldDescriptorProto.TYPE_ENUM
+    kind = SCALARS.get(field.type) or link(field.type_name, "enum" if is_enum else "message")
     if field.label == FieldDescriptorProto.LABEL_REPEATED:
         return f"repeated {kind}"
     if field.proto3_optional:
@@ -224,9 +220,9 @@ def field_type(field: FieldDescriptorProto, message: DescriptorProto) -> str:
     return kind
 
 
-def link(type_name: str) -> str:
+def link(type_name: str, kind: str = "message") -> str:
     name = type_name.rpartition(".")[2]
-    return f"[{name}](#{name.lower()})"
+    return f"[{name}](#{kind}-{name.lower()})"
 
 
 def main() -> None:

@@ -26,4 +26,4 @@ def test_the_reference_names_everything_public() -> None:
     assert {name for name in classes if f"`{name}`" not in text and f"### {name}\n" not in text} == set()
     assert "#### Client.invert" in text
     assert 'client.invert("portrait.png")' in text
-    assert "[InvertRequest](#invertrequest)" in text
+    assert "[InvertRequest](#message-invertrequest)" in text
