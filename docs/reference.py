@@ -88,10 +88,17 @@ def dataclass_fields(cls: type) -> list[str]:
     assert isinstance(tree, ast.ClassDef)
     found = [node for node in tree.body if isinstance(node, ast.AnnAssign)]
     return [
-        f"{ast.unparse(node.target)}: {ast.unparse(node.annotation)}"
+        f"{ast.unparse(node.target)}: {ast.unparse(node.annotation)}{default(node.value)}"
         for node in found
         if not ast.unparse(node.target).startswith("_")
     ]
+
+
+def default(value: ast.expr | None) -> str:
+    """Of a field: the constant that stands there, or within `field(default=...)`."""
+    if isinstance(value, ast.Call):
+        value = next((keyword.value for keyword in value.keywords if keyword.arg == "default"), None)
+    return "" if value is None else f"={ast.unparse(value)}"
 
 
 def signature(name: str, function: Any) -> str:
