@@ -235,6 +235,7 @@ def test_what_is_wrong_with_every_picture_ends_the_run(
     assert main(["edit", "photos", "halo=1", "-o", "out", "--jobs", "1"]) == 1
     assert "it has: smile" in capsys.readouterr().err
     assert len(server.requests) == 1 + 1
+    assert edit("photos") == 0  # no picture was noted: other options are no matter
 
 
 def test_two_runs_into_one_folder(server: ScriptedGateway, capsys: pytest.CaptureFixture[str]) -> None:
