@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import queue
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import grpc
 from google.protobuf.message import Message
 
-from indomain._constants import CHANNEL_OPTIONS
+from indomain._constants import CHANNEL_OPTIONS, REQUEST_ID_KEY
 from indomain._credentials import Credentials
 from indomain._exceptions import RequestCancelledError, error_from_rpc
 from indomain.v1 import editing_pb2, editing_pb2_grpc
+
+_ADMISSION_S = 1.0
 
 
 class GrpcTransport:
@@ -137,6 +139,14 @@ class AsyncGrpcTransport:
         answers = self._stub.EditSession(
             timeout=timeout_s, metadata=self._credentials.metadata_with(request_id)
         )
+        # Were it refused while a request is being written, gRPC would forget why: the gateway says first that it is
+        # let in. What does not (a proxy may keep it back) is waited for no longer than a far gateway takes.
+        with suppress(TimeoutError), _typed_errors(request_id, self.address):
+            async with asyncio.timeout(_ADMISSION_S):
+                if REQUEST_ID_KEY not in dict(await answers.initial_metadata()):
+                    await answers.code()
+            if answers.done():
+                await answers.read()  # raises it
         return AsyncGrpcConversation(answers, request_id, self.address)
 
     async def close(self) -> None:
@@ -154,7 +164,8 @@ class AsyncGrpcConversation:
         self._address = address
 
     async def send(self, request: editing_pb2.EditSessionRequest) -> None:
-        with _typed_errors(self._request_id, self._address):
+        # One that has ended is told by the next answer, as to who does not wait for the sending.
+        with suppress(asyncio.InvalidStateError), _typed_errors(self._request_id, self._address):
             await self._call.write(request)
 
     async def receive(self) -> editing_pb2.EditSessionResponse | None:
