@@ -42,6 +42,7 @@ class ScriptedGateway(editing_pb2_grpc.EditingServicer):
         self.request_ids: list[str] = []
         self.address = ""
         self.bundle = "tiny"
+        self.stop_reason = pb.STOP_REASON_CONVERGED  # of edits
         self.delay_s = 0.0  # before each answer
         self.edit_delay_s = 0.0  # before those of Edit, too
         self.released = Event()  # set: nobody waits any more
@@ -109,7 +110,7 @@ class ScriptedGateway(editing_pb2_grpc.EditingServicer):
             request_id=self.request_ids[-1],
         )
         if request.HasField("picture"):
-            answer.losses.CopyFrom(pb.Losses(steps_done=100))
+            answer.losses.CopyFrom(pb.Losses(steps_done=100, stop_reason=self.stop_reason))
         return answer
 
     def Decode(self, request: Any, context: grpc.ServicerContext) -> Any:

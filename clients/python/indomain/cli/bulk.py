@@ -127,7 +127,7 @@ def _options(bundle: Bundle, edits: dict[str, float], arguments: argparse.Namesp
     given = {
         name: _as_noted(value)
         for name, value in vars(arguments).items()
-        if name not in _HOW and value is not None and value is not False
+        if name not in _HOW and not (value is None or value is False or value == [])
     }
     return {"command": arguments.command, "edits": edits, "bundle": _identity(bundle), **given}
 
