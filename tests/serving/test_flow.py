@@ -410,8 +410,8 @@ async def test_overload_is_refused_with_a_time_and_nothing_hangs(
     half, most = np.percentile(refused_s, [50, 99])
     record_property(
         f"overload, {times} times what it can do",
-        f"goodput {goodput / peak:.0%} of the peak of {peak:.0f} requests/s; {len(refused_s)} of {len(tasks)} told when "
-        f"to come back, within {1000 * half:.1f} ms (p50), {1000 * most:.1f} ms (p99); 0 hung",
+        f"goodput {goodput / peak:.0%} of the peak of {peak:.0f} requests/s; {len(refused_s)} of {len(tasks)} told "
+        f"when to come back, within {1000 * half:.1f} ms (p50), {1000 * most:.1f} ms (p99); 0 hung",
     )
 
 
