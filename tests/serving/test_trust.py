@@ -291,9 +291,10 @@ def test_a_refused_websocket_is_a_request_like_others(
     make_key(keys, "alice")
     running = start_gateway(keys_file=keys)
     address = f"ws://127.0.0.1:{running.gateway.http_port}/v1/edit-session"
-    with caplog.at_level(logging.INFO), pytest.raises(InvalidStatus, match="401"):
-        connect(address)
-    wait_for(lambda: "EditSession UNAUTHENTICATED" in caplog.text)
+    with caplog.at_level(logging.INFO):
+        with pytest.raises(InvalidStatus, match="401"):
+            connect(address)
+        wait_for(lambda: "EditSession UNAUTHENTICATED" in caplog.text)
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
