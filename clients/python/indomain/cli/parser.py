@@ -130,9 +130,10 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--server",
-        metavar="HOST:PORT",
+        metavar="ADDRESS",
         default=os.environ.get("INDOMAIN_SERVER", DEFAULT_ADDRESS),
-        help="the gateway's gRPC (default: $INDOMAIN_SERVER, or %(default)s)",
+        help="the gateway's gRPC, HOST:PORT; its URL, http://HOST:PORT; or :embedded: for none, where the "
+        "application is installed (default: $INDOMAIN_SERVER, or %(default)s)",
     )
     common.add_argument(
         "--timeout",
