@@ -183,6 +183,16 @@ def test_another_bundle_is_refused(server: ScriptedGateway, capsys: pytest.Captu
     assert "bundle was tiny" in capsys.readouterr().err
 
 
+def test_another_bundle_in_mid_run(server: ScriptedGateway, capsys: pytest.CaptureFixture[str]) -> None:
+    server.edit_space = "tiny-other"
+    assert edit("photos", "--jobs", "1") == 1
+    assert "now serves tiny-other" in capsys.readouterr().err
+    server.edit_space = ""
+    server.requests.clear()
+    assert edit("photos") == 0
+    assert len(server.requests) == 1 + 2
+
+
 @pytest.mark.parametrize("cut", [1, 40])
 def test_a_journal_that_is_cut_short(server: ScriptedGateway, cut: int) -> None:
     assert edit("photos") == 0
