@@ -61,7 +61,8 @@ def python_part() -> Iterator[str]:
     yield "| error | base | when |\n| --- | --- | --- |"
     for name, cls in errors.items():
         if cls is not indomain.IndomainError:
-            yield f"| `{name}` | `{cls.__base__.__name__}` | {' '.join(inspect.getdoc(cls).split())} |"
+            bases = ", ".join(f"`{base.__name__}`" for base in cls.__bases__)
+            yield f"| `{name}` | {bases} | {' '.join(inspect.getdoc(cls).split())} |"
     yield ""
 
 
