@@ -2,6 +2,7 @@
 // From a photograph to a source: sent to the gateway, with progress and previews; begun again where the gateway went.
 
 import { byId } from "./elements.js";
+import { chosenFace } from "./faces.js";
 import { GatewayError } from "./gateway.js";
 import { pictureFormat } from "./session.js";
 import { speak } from "./notices.js";
@@ -28,21 +29,27 @@ export class Inversion {
    * Raises GatewayError, or an AbortError where it was cancelled or another one began.
    * @param {import("./pictures.js").Photograph} photograph
    * @param {import("./gateway.js").Bundle} bundle
-   * @param {number | null} face
+   * @param {import("./gateway.js").Align} align
    * @param {(preview: import("./gateway.js").EncodedPicture) => void} onPreview
    * @returns {Promise<import("./source.js").Source>}
    */
-  async run(photograph, bundle, face, onPreview) {
+  async run(photograph, bundle, align, onPreview) {
     this.work.abort();
     const work = new AbortController();
     this.work = work;
     byId("progress").hidden = false;
     try {
+      if (bundle.alignment === "face" && align.alignment === undefined) {
+        this.#tell("Looking for faces", null);
+        const { faces } = await this.#untilDone(() => this.gateway.send("find-faces", { picture: photograph.blob }, { bundle: bundle.name }, work.signal));
+        align = { ...align, face: await chosenFace(faces, photograph.bitmap) };
+        work.signal.throwIfAborted();
+      }
       this.#tell("Sending the picture", null);
-      const options = { bundle: bundle.name, interval_s: INTERVAL_S, output: { ...pictureFormat(bundle), include_aligned: true } };
+      const options = { bundle: bundle.name, align, interval_s: INTERVAL_S, output: { ...pictureFormat(bundle), include_aligned: true } };
       const result = await this.#untilDone(() => this.gateway.watchInvert(photograph.blob, options, (progress) => this.#report(progress, onPreview), work.signal));
       speak("The picture is ready to edit.");
-      return sourceFrom(result, bundle, photograph.name, { photograph, face });
+      return sourceFrom(result, bundle, photograph.name, { photograph, align });
     } finally {
       if (this.work === work) byId("progress").hidden = true;
     }
