@@ -15,7 +15,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow fuzz bench bench-refine bench-serving bench-observing bench-studio bench-triton quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto clean
+.PHONY: help demo serve test test-slow fuzz bench bench-refine bench-serving bench-observing bench-studio bench-triton bench-bulk quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ bench-observing: $(VENV)/.all ## what metrics, log lines and traces cost
 
 bench-triton: $(VENV)/.all ## ways to a Triton server: the bare client, the back end, shared memory
 	$(BIN)/python -m benchmarks.triton --repository $(REPOSITORY) $(BENCH)
+
+bench-bulk: $(VENV)/.all ## the command line with a folder of pictures, beside one request after another
+	$(BIN)/python -m benchmarks.bulk $(BENCH)
 
 bench: $(VENV)/.all ## side-by-side measurements, one table
 	$(BIN)/python -m benchmarks $(BENCH)

@@ -19,8 +19,10 @@ from playwright.sync_api import Page, sync_playwright
 from benchmarks.gateway import running_gateway
 from benchmarks.graphs import markdown_table
 
-ARGUMENTS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run")
-ARGUMENTS += ("--disable-background-networking", "--disable-component-update", "--disable-sync")
+ARGUMENTS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
 _PORTRAIT = Path(__file__).resolve().parents[1] / "clients/python/examples/portrait.png"
 _FRAME_MS = 1000 / 60
 _FIGURES = """() => {

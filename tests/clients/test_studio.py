@@ -65,14 +65,16 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     contexts = []
     faults: list[str] = []
 
-    def open_page(url: str, *, expected: str = "", viewport: dict[str, int] = DESKTOP, **options: Any) -> Any:
+    def open_page(
+        url: str, *, expected: tuple[str, ...] = (), viewport: dict[str, int] = DESKTOP, **options: Any
+    ) -> Any:
         context = browser.new_context(viewport=viewport, **options)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(15_000)
 
         def said(message: Any) -> None:
-            if message.type in ("error", "warning") and not (expected and expected in message.text):
+            if message.type in ("error", "warning") and not any(text in message.text for text in expected):
                 faults.append(f"console: {message.text}")
 
         page.on("console", said)
@@ -281,7 +283,7 @@ def test_the_gateway_goes_and_comes_back_and_nothing_is_lost(
     first = RunningGateway(settings_for(tiny_repository))
     port = first.gateway.http_port
     try:
-        page = open_page(first.url, expected="net::ERR_")
+        page = open_page(first.url, expected=("net::ERR_", "503"))
         page.set_input_files("#file", PORTRAIT)
         edited(page)
         name = page.locator(".slider input").first.get_attribute("id").removeprefix("direction-")
@@ -314,7 +316,7 @@ def test_a_gateway_with_keys_asks_for_one(
     key = make_key(tmp_path / "keys.toml", "visitor")
     running = RunningGateway(settings_for(tiny_repository, keys_file=tmp_path / "keys.toml"))
     try:
-        page = open_page(running.url, expected="401")
+        page = open_page(running.url, expected=("401",))
         field = page.get_by_role("textbox", name="API key")
         field.fill("wrong")
         field.press("Enter")
