@@ -29,7 +29,7 @@ export class Inversion {
    * Raises GatewayError, or an AbortError where it was cancelled or another one began.
    * @param {import("./pictures.js").Photograph} photograph
    * @param {import("./gateway.js").Bundle} bundle
-   * @param {import("./gateway.js").Align} align
+   * @param {import("./gateway.js").Align | undefined} align
    * @param {(preview: import("./gateway.js").EncodedPicture) => void} onPreview
    * @returns {Promise<import("./source.js").Source>}
    */
@@ -39,10 +39,10 @@ export class Inversion {
     this.work = work;
     byId("progress").hidden = false;
     try {
-      if (bundle.alignment === "face" && align.alignment === undefined) {
+      if (bundle.alignment === "face" && !align) {
         this.#tell("Looking for faces", null);
         const { faces } = await this.#untilDone(() => this.gateway.send("find-faces", { picture: photograph.blob }, { bundle: bundle.name }, work.signal));
-        align = { ...align, face: await chosenFace(faces, photograph.bitmap) };
+        align = { face: await chosenFace(faces, photograph.bitmap) };
         work.signal.throwIfAborted();
       }
       this.#tell("Sending the picture", null);

@@ -167,7 +167,7 @@ async function take(file, what = "edit") {
  * @param {"edit" | "blend"} what
  * @param {import("./gateway.js").Align} [align]
  */
-async function invert(photograph, what, align = {}) {
+async function invert(photograph, what, align) {
   inversions += 1;
   const number = inversions;
   session.rest();

@@ -16,7 +16,8 @@ const WHOLE = 0.98; // a square that covers more of a photograph than this is al
  * @property {number} domainScore  NaN: not known
  * @property {Blob | null} aligned  the photograph as the encoder saw it
  * @property {import("./pictures.js").Photograph | null} photograph
- * @property {import("./gateway.js").Align} align  how the photograph was brought into place
+ * @property {import("./gateway.js").Align | undefined} align  how the photograph was brought into place, where not as
+ *   the bundle has it
  * @property {boolean} isPart  whether the code's square is a part of the photograph only
  * @property {string} name  for people and for file names
  */
@@ -28,7 +29,7 @@ const WHOLE = 0.98; // a square that covers more of a photograph than this is al
  * @param {{photograph?: import("./pictures.js").Photograph | null, align?: import("./gateway.js").Align}} [origin]
  * @returns {Source}
  */
-export function sourceFrom(result, bundle, name, { photograph = null, align = {} } = {}) {
+export function sourceFrom(result, bundle, name, { photograph = null, align } = {}) {
   const { data, shape, handle = "" } = result.code;
   return {
     code: { data, shape },
