@@ -140,7 +140,7 @@ export class Blend {
     this.use.disabled = true;
     this.betweenControls.hidden = this.mode !== "between";
     this.styleControls.hidden = this.mode !== "style";
-    this.hint.textContent = this.second ? "" : "Keep a variant, choose a picture or generate a face to blend with.";
+    this.hint.textContent = this.second ? "Working …" : "Keep a variant, choose a picture or generate a face to blend with.";
     for (const control of [this.place, this.strength, ...this.parts]) control.disabled = !this.second;
     this.#showPercent();
     if (!this.first || !this.second) return;
@@ -151,7 +151,9 @@ export class Blend {
 
   /** @param {any} error */
   #failed(error) {
-    if (error.name !== "AbortError") this.handlers.onError(error);
+    if (error.name === "AbortError") return;
+    this.hint.textContent = "";
+    this.handlers.onError(error);
   }
 
   async #bothCodes() {
@@ -177,12 +179,10 @@ export class Blend {
   async #diffuse(signal) {
     const [first, second] = [this.first, this.second];
     if (!first || !second) return;
-    this.hint.textContent = "Putting the first face into what is around the second …";
     const { bundle } = second.source;
     const pictures = { target: first.picture, context: second.picture };
     const result = await this.gateway.send("diffuse", pictures, { bundle: bundle.name, output: pictureFormat(bundle) }, signal);
     signal.throwIfAborted();
-    this.hint.textContent = "The first face, in what is around the second.";
     this.#see(result);
   }
 
@@ -231,6 +231,7 @@ export class Blend {
   /** @param {Result} result */
   #see(result) {
     this.seen = result;
+    this.hint.textContent = this.mode === "surroundings" ? "The first face, in what is around the second." : "";
     this.use.disabled = false;
     this.handlers.onPicture(result);
   }
