@@ -3,7 +3,7 @@
 // bundle's presets; and where alone the picture changes.
 
 import { byId, element, icon } from "./elements.js";
-import { written } from "./edits.js";
+import { NO_EDITS, written } from "./edits.js";
 
 const STEP = 0.05;
 
@@ -40,6 +40,7 @@ export class Directions {
   lay(bundle) {
     this.sliders.clear();
     byId("sliders").replaceChildren(...bundle.directions.map((direction) => this.#slider(direction)));
+    this.show(NO_EDITS);
     const presets = bundle.presets ?? [];
     byId("presets").hidden = presets.length === 0;
     byId("presets").replaceChildren(

@@ -37,21 +37,20 @@ export class Inversion {
     this.work.abort();
     const work = new AbortController();
     this.work = work;
-    byId("progress").hidden = false;
     try {
       if (bundle.alignment === "face" && !align) {
-        this.#tell("Looking for faces", null);
+        this.tell("Looking for faces", null);
         const { faces } = await this.#untilDone(() => this.gateway.send("find-faces", { picture: photograph.blob }, { bundle: bundle.name }, work.signal));
         align = { face: await chosenFace(faces, photograph.bitmap) };
         work.signal.throwIfAborted();
       }
-      this.#tell("Sending the picture", null);
+      this.tell("Sending the picture", null);
       const options = { bundle: bundle.name, align, interval_s: INTERVAL_S, output: { ...pictureFormat(bundle), include_aligned: true } };
       const result = await this.#untilDone(() => this.gateway.watchInvert(photograph.blob, options, (progress) => this.#report(progress, onPreview), work.signal));
       speak("The picture is ready to edit.");
       return sourceFrom(result, bundle, photograph.name, { photograph, align });
     } finally {
-      if (this.work === work) byId("progress").hidden = true;
+      if (this.work === work) this.rest();
     }
   }
 
@@ -68,7 +67,7 @@ export class Inversion {
       } catch (error) {
         if (!(error instanceof GatewayError) || !PASSING.has(error.reason)) throw error;
         this.connection.lost();
-        this.#tell("Waiting for the gateway", null);
+        this.tell("Waiting for the gateway", null);
         await Promise.race([this.connection.whenUp(), new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason), { once: true }))]);
         signal.throwIfAborted();
       }
@@ -80,15 +79,22 @@ export class Inversion {
    * @param {(preview: import("./gateway.js").EncodedPicture) => void} onPreview
    */
   #report({ step, steps, preview }, onPreview) {
-    this.#tell(step === 0 ? "A first guess" : `Refining, ${step} of ${steps}`, step / steps);
+    this.tell(step === 0 ? "A first guess" : `Refining, ${step} of ${steps}`, step / steps);
     if (preview) onPreview(preview);
   }
 
+  /** Nothing is under way. */
+  rest() {
+    byId("progress").hidden = true;
+  }
+
   /**
+   * What is under way.
    * @param {string} text
    * @param {number | null} share  done; null: not known
    */
-  #tell(text, share) {
+  tell(text, share) {
+    byId("progress").hidden = false;
     const bar = /** @type {HTMLProgressElement} */ (byId("progress-bar"));
     if (byId("progress-text").textContent !== text && (share === null || share === 0)) speak(text);
     byId("progress-text").textContent = text;

@@ -32,7 +32,7 @@ const connection = new Connection(() => gateway.ready());
 const history = new History();
 const stage = new Stage();
 const inversion = new Inversion(gateway, connection);
-const session = new EditSession(gateway, connection, { onPicture: showEdited, onError: told });
+const session = new EditSession(gateway, connection, { onPicture: showEdited, onError: toldOfEdit });
 
 /** @type {import("./gateway.js").Bundles} */
 let served = { bundles: [], limits: { max_picture_bytes: Infinity, max_picture_pixels: Infinity }, server_version: "" };
@@ -130,6 +130,12 @@ function told(error) {
   if (error.name === "AbortError") return;
   if (error.reason === "gone") connection.lost();
   else tellError(error);
+}
+
+/** A picture that was asked for on the session did not come. @param {any} error */
+function toldOfEdit(error) {
+  told(error);
+  if (whole) showFace();
 }
 
 connection.addEventListener("back", meetGateway);
@@ -290,6 +296,7 @@ function showState() {
 /** @param {import("./session.js").Shown} answer */
 async function showEdited({ face, picture, domainScore, wanted, serverMs }) {
   if (wanted.source !== history.current?.source || wanted.whole !== whole || blend.isOpen) return;
+  inversion.rest();
   if (!(await showPicture(picture, domainScore))) return;
   shown = face;
   // For whoever profiles the page: from the visitor's input until the frame with its picture is painted, and what the
@@ -336,12 +343,23 @@ async function showBefore(source) {
 async function showWhole(wanted) {
   const source = history.current?.source;
   if (wanted && source?.photograph) source.photograph.base64 ??= await base64Of(source.photograph.blob);
+  if (wanted && !whole && source?.photograph) {
+    showBitmap(source.photograph.bitmap); // until the gateway has found the face again, and put it back
+    inversion.tell("Putting the face back", null);
+  }
   whole = wanted;
   for (const radio of /** @type {NodeListOf<HTMLInputElement>} */ (document.querySelectorAll("input[name=view]"))) {
     radio.checked = (radio.value === "photograph") === wanted;
   }
   byId("against").hidden = whole || !stage.comparing || !source?.aligned;
   if (source) await showBefore(source);
+}
+
+/** The face alone again, where the whole photograph cannot be had or is not waited for. */
+async function showFace() {
+  inversion.rest();
+  await showWhole(false);
+  requestPicture(performance.now());
 }
 
 /** The photograph with the edited face in its place, as large as it came. @param {Source} source */
@@ -374,6 +392,7 @@ byId("camera").addEventListener("click", async () => {
     told(error);
   }
 });
+byId("progress-cancel").addEventListener("click", () => whole && showFace());
 byId("more-samples").addEventListener("click", generateSamples);
 byId("new").addEventListener("click", () => {
   openStart();

@@ -319,9 +319,9 @@ def test_a_face_is_chosen_edited_and_seen_in_its_photograph(
         with Image.open(io.BytesIO(pasted)) as edited_photograph:
             assert edited_photograph.size == taken.size
             change = np.abs(np.asarray(edited_photograph, float) - np.asarray(taken, float)).mean(axis=(0, 2))
-    assert change[: len(change) // 2].max() < 0.5 < change[len(change) // 2 :].max(), (
-        "the face on the right alone"
-    )
+    changed = np.flatnonzero(change > 0.5)
+    assert changed.size > 0
+    assert changed.max() < 0.6 * change.size, "the smaller face, on the left, and that one alone"
 
 
 # --- what goes wrong ---------------------------------------------------------------------------------
