@@ -54,7 +54,7 @@ export class Blend {
     this.seconds = element("div", { class: "seconds", role: "radiogroup", "aria-label": "Second picture" });
     this.modes = Object.keys(MODES).map((value, index) => element("input", { type: "radio", name: "blend-mode", value, checked: index === 0, onchange: () => this.#begin() }));
     this.place = element("input", { id: "blend-place", type: "range", min: 0, max: PICTURES_BETWEEN - 1, step: 1, value: Math.floor(PICTURES_BETWEEN / 2), oninput: () => this.#showBetween() });
-    this.percent = element("output", { for: "blend-place" });
+    this.percent = element("output", { for: "blend-place", "aria-live": "off" });
     this.strength = element("input", { id: "blend-strength", type: "range", min: 0, max: 1, step: 0.05, value: 1, oninput: () => this.#mix() });
     this.parts = PARTS.map((_, index) => element("input", { type: "checkbox", checked: index === PARTS.length - 1, onchange: () => this.#mix() }));
     this.betweenControls = element("div", { class: "slider" }, element("label", { for: "blend-place" }, "From the first to the second"), this.place, this.percent);

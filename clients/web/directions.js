@@ -78,7 +78,7 @@ export class Directions {
       },
       onchange: () => this.handlers.onSettled(`${label} ${written(strengthOf(range))}`),
     });
-    const value = element("output", { for: id });
+    const value = element("output", { for: id, "aria-live": "off" }); // the slider says it itself
     const reset = element("button", { class: "icon-button small", type: "button", "aria-label": `Reset ${label}` }, icon("reset"));
     const toZero = () => {
       range.focus(); // the button goes away
