@@ -288,20 +288,22 @@ def test_what_is_kept_and_where_go_with_the_edit(
     invert(page)
     set_slider(page, "smile", 1.5)
     smiling = seen(page)
-    page.get_by_role("button", name="Keep Age as it is").click()
+    page.get_by_role("button", name="Keep Mouth open as it is").click()
     edited(page)
     assert difference(seen(page), smiling) > 0.5
     page.get_by_label("Change").select_option("Lower third")
     edited(page)
     edit = json.loads(downloaded(page, "#download-edit"))
-    assert edit["edits"] == [{"direction": "smile", "strength": 1.5, "keep": ["age"]}]
+    assert edit["edits"] == [{"direction": "smile", "strength": 1.5, "keep": ["mouth_open"]}]
     assert edit["region"] == {"left": 0, "top": 0.64, "right": 1, "bottom": 1}
     page.click("#undo")
     edited(page)
     page.click("#undo")
     edited(page)
     assert difference(seen(page), smiling) < 0.5
-    expect(page.get_by_role("button", name="Keep Age as it is")).to_have_attribute("aria-pressed", "false")
+    expect(page.get_by_role("button", name="Keep Mouth open as it is")).to_have_attribute(
+        "aria-pressed", "false"
+    )
 
 
 def test_a_face_is_chosen_edited_and_seen_in_its_photograph(
@@ -389,6 +391,22 @@ def test_the_gateway_goes_and_comes_back_and_nothing_is_lost(
         assert second.metric("indomain_requests_total", method="WatchInvert", code="OK") == 0, "by its code"
     finally:
         second.close()
+
+
+def test_presets_set_their_sliders(open_page: Callable[..., Any], tiny_repository: Path) -> None:
+    running = RunningGateway(settings_for(tiny_repository))
+    try:
+        preset = running.http.get("/v1/bundles").json()["bundles"][0]["presets"][0]
+        page = open_page(running.url)
+        page.locator("#samples button").first.click()
+        edited(page)
+        page.get_by_role("button", name=preset["label"]).click()
+        edited(page)
+        for edit in preset["edits"]:
+            shown = page.locator(f"#direction-{edit['direction']}").input_value()
+            assert float(shown) == pytest.approx(edit["strength"], abs=0.025)
+    finally:
+        running.close()
 
 
 def test_a_gateway_with_keys_asks_for_one(
