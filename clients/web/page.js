@@ -57,7 +57,8 @@ const directions = new Directions({
   onSettled: settle,
   onPreset(preset) {
     const strengths = Object.fromEntries(preset.edits.map(({ direction, strength }) => [direction, strength]));
-    edits = { ...edits, strengths: { ...edits.strengths, ...strengths } };
+    const keep = new Set([...edits.keep, ...preset.edits.flatMap((edit) => edit.keep ?? [])]);
+    edits = { ...edits, strengths: { ...edits.strengths, ...strengths }, keep: [...keep] };
     applyEdits(preset.label);
   },
   onKeep(name, label, keep) {
