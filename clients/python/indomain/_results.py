@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from indomain import _files
 from indomain._codes import CodeArray
+
+if TYPE_CHECKING:
+    from indomain._async_client import AsyncClient
+    from indomain._client import Client
 
 
 @dataclass(frozen=True)
@@ -17,14 +25,16 @@ class Edit:
     """One step along a direction.
 
     Attributes:
-        direction: its name, e.g. `"smile"`.
-        strength: in standard deviations of sampled codes along the direction.
+        direction: its name, e.g. `"smile"`, or a preset's.
+        strength: in standard deviations of sampled codes along the direction; of a preset, how much of it.
         layers: only these layers move, where the direction has them; empty: all layers of the direction.
+        keep: directions whose meaning must not change, e.g. `("age",)`.
     """
 
     direction: str
     strength: float
     layers: tuple[int, ...] = ()
+    keep: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,8 +79,18 @@ class Direction:
 
 
 @dataclass(frozen=True)
+class Preset:
+    """Several edits under one name, which may stand where a direction's stands; at strength 1 they are as listed."""
+
+    name: str
+    label: str
+    edits: tuple[Edit, ...]
+
+
+@dataclass(frozen=True)
 class Bundle:
-    """One trained pipeline of the gateway. `resolution` is the pixels of both sides; codes are [layers, code_size]."""
+    """One trained pipeline of the gateway. `resolution` is the pixels of both sides; codes are [layers, code_size], and
+    `code_space` names what they mean: bundle and generator."""
 
     name: str
     resolution: int
@@ -84,6 +104,8 @@ class Bundle:
     licence: str
     summary: str
     data: str
+    code_space: str = ""
+    presets: Mapping[str, Preset] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -130,7 +152,73 @@ class Losses:
 
 
 @dataclass(frozen=True)
-class Edited:
+class AreaChange:
+    """How an edit was held to its area: mean squared differences to the source's picture, on [-1, 1].
+
+    Attributes:
+        inside_mse_before, inside_mse_after: in the area; `before` of the edit everywhere, `after` of the answer.
+        outside_mse_before, outside_mse_after: outside of it.
+        losses: of the refinement, against the edit everywhere within the area and the source outside.
+    """
+
+    inside_mse_before: float
+    inside_mse_after: float
+    outside_mse_before: float
+    outside_mse_after: float
+    losses: Losses
+
+
+class _Shown:
+    """What has a picture, as arrays and notebooks want it."""
+
+    image: Image.Image
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """`image` as uint8 [H, W, 3]."""
+        return np.asarray(self.image)
+
+    def _repr_png_(self) -> bytes:
+        """How a notebook shows it."""
+        buffer = io.BytesIO()
+        self.image.save(buffer, "PNG")
+        return buffer.getvalue()
+
+
+class Result(_Shown):
+    """What all results with a code have: a picture that notebooks show (`pixels` is its array, uint8 [H, W, 3]), and a
+    file to be kept in.
+
+    Example:
+        >>> client.sample(7)[0].save("seven.npz")
+        >>> seven = indomain.Sample.load("seven.npz")
+        >>> client.edit(seven, smile=1.0).image.save("seven.png")
+    """
+
+    bundle: str
+    code: CodeArray
+    code_space: str
+
+    def save(self, file: str | os.PathLike[str] | BinaryIO) -> None:
+        """Writes all of it into one .npz: code, pictures, figures, and whose code it is. `numpy.load` reads it, too.
+
+        Raises OSError where it cannot be written.
+        """
+        _files.save(self, file)
+
+    @classmethod
+    def load(cls, file: str | os.PathLike[str] | BinaryIO) -> Self:
+        """What `save` wrote. Nothing in the file is executed.
+
+        Raises:
+            OSError: the file cannot be read.
+            InvalidFileError: it is not a result of this kind that was saved.
+        """
+        return cls(**_files.load(cls, file))
+
+
+@dataclass(frozen=True)
+class Edited(Result):
     """An edited picture.
 
     Attributes:
@@ -144,6 +232,8 @@ class Edited:
         aligned, start: the picture as the encoder saw it, and that of the encoder's code; None unless asked for.
         request_id: the same id stands in the gateway's log.
         handle, source_handle: the gateway's names for the codes, for a while. Calls that take this result use them.
+        code_space: names bundle and generator whose codes they are; another's refuses them (`OtherCodeSpaceError`).
+        area: how the edit was held to its area; None where it had none.
     """
 
     bundle: str
@@ -157,16 +247,13 @@ class Edited:
     aligned: Image.Image | None = field(default=None, repr=False)
     start: Image.Image | None = field(default=None, repr=False)
     handle: str = field(default="", repr=False)
+    code_space: str = field(default="", repr=False)
     source_handle: str = field(default="", repr=False)
-
-    @property
-    def pixels(self) -> npt.NDArray[np.uint8]:
-        """`image` as uint8 [H, W, 3]."""
-        return np.asarray(self.image)
+    area: AreaChange | None = None
 
 
 @dataclass(frozen=True)
-class Inversion:
+class Inversion(Result):
     """A picture's latent code and what it decodes to.
 
     Attributes:
@@ -179,6 +266,7 @@ class Inversion:
         aligned, start: the picture as the encoder saw it, and that of the encoder's code; None unless asked for.
         request_id: the same id stands in the gateway's log.
         handle: the gateway's name for the code, for a while. Calls that take this result use it.
+        code_space: names bundle and generator whose code it is; another's refuses it (`OtherCodeSpaceError`).
     """
 
     bundle: str
@@ -191,21 +279,47 @@ class Inversion:
     aligned: Image.Image | None = field(default=None, repr=False)
     start: Image.Image | None = field(default=None, repr=False)
     handle: str = field(default="", repr=False)
-    _edit: Callable[..., Edited] | None = field(default=None, repr=False, compare=False)
+    code_space: str = field(default="", repr=False)
+    _edit: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
 
-    @property
-    def pixels(self) -> npt.NDArray[np.uint8]:
-        """`image` as uint8 [H, W, 3]."""
-        return np.asarray(self.image)
+    @classmethod
+    def load(
+        cls, file: str | os.PathLike[str] | BinaryIO, client: Client | AsyncClient | None = None
+    ) -> Self:
+        """What `save` wrote; with a client, `edit` works as it did. Nothing in the file is executed.
 
-    def edit(self, *edits: Edit, timeout_s: float | None = None, **strengths: float) -> Edited:
-        """Edits this code, without inverting again: `inversion.edit(smile=2.0, age=-1.0)`.
+        Raises:
+            OSError: the file cannot be read.
+            InvalidFileError: it is not an inversion that was saved.
+        """
+        inversion = super().load(file)
+        return inversion if client is None else replace(inversion, _edit=client.edit)
+
+    def edit(self, *edits: Edit, timeout_s: float | None = None, **options: Any) -> Edited:
+        """Edits this code, without inverting again.
+
+        Example:
+            >>> client.invert("portrait.png").edit(smile=2.0, age=-1.0).image.save("edited.png")
 
         Takes what `Client.edit` takes and raises what it raises.
         """
         if self._edit is None:
-            raise RuntimeError("this inversion has no client; pass its code to Client.edit")
-        return self._edit(self, *edits, timeout_s=timeout_s, **strengths)
+            raise RuntimeError("this inversion has no client; pass it to Client.edit")
+        result: Edited = self._edit(self, *edits, timeout_s=timeout_s, **options)
+        return result
+
+
+class AsyncInversion(Inversion):
+    """An inversion of an `AsyncClient`: `edit` is awaited."""
+
+    async def edit(  # type: ignore[override]
+        self, *edits: Edit, timeout_s: float | None = None, **options: Any
+    ) -> Edited:
+        """Edits this code, without inverting again: `await inversion.edit(smile=2.0, age=-1.0)`."""
+        if self._edit is None:
+            raise RuntimeError("this inversion has no client; pass it to AsyncClient.edit")
+        result: Edited = await self._edit(self, *edits, timeout_s=timeout_s, **options)
+        return result
 
 
 @dataclass(frozen=True)
@@ -227,7 +341,7 @@ class InvertProgress:
 
 
 @dataclass(frozen=True)
-class SessionPicture:
+class SessionPicture(_Shown):
     """An answer of an edit session.
 
     Attributes:
@@ -238,6 +352,7 @@ class SessionPicture:
         losses: of the inversion; None unless the request began with a picture.
         stage_seconds: seconds in each stage of the pipeline.
         request_id: the same id stands in the gateway's log.
+        area: how the edit was held to its area; None where it had none.
     """
 
     sequence: int
@@ -247,10 +362,11 @@ class SessionPicture:
     losses: Losses | None
     stage_seconds: Mapping[str, float]
     request_id: str
+    area: AreaChange | None = None
 
 
 @dataclass(frozen=True)
-class Between:
+class Between(Result):
     """A picture of an interpolation: `position` is 0 at the start and 1 at the end; `code` is float32 [L, 512]."""
 
     index: int
@@ -259,10 +375,11 @@ class Between:
     code: CodeArray = field(repr=False)
     image: Image.Image = field(repr=False)
     domain_score: float
+    code_space: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
-class Mixed:
+class Mixed(Result):
     """A code [L, 512] with layers of another, its picture, and how native it is to the latent space (0..1)."""
 
     bundle: str
@@ -272,10 +389,11 @@ class Mixed:
     stage_seconds: Mapping[str, float]
     request_id: str
     handle: str = field(default="", repr=False)
+    code_space: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
-class Diffused:
+class Diffused(Result):
     """A region of a target in a context: as `Inversion`, with losses within the region; `aligned` is the one pasted
     into the other, as the encoder saw it."""
 
@@ -289,18 +407,15 @@ class Diffused:
     aligned: Image.Image | None = field(default=None, repr=False)
     start: Image.Image | None = field(default=None, repr=False)
     handle: str = field(default="", repr=False)
+    code_space: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(Result):
     """A picture made from a seed: `code` is float32 [L, 512]."""
 
     seed: int
     bundle: str
     code: CodeArray = field(repr=False)
     image: Image.Image = field(repr=False)
-
-    @property
-    def pixels(self) -> npt.NDArray[np.uint8]:
-        """`image` as uint8 [H, W, 3]."""
-        return np.asarray(self.image)
+    code_space: str = field(default="", repr=False)
