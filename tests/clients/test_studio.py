@@ -221,6 +221,7 @@ def test_a_picture_is_edited_compared_undone_and_downloaded(
     assert difference(seen(again), smiling) < 0.5
 
 
+@pytest.mark.slow
 def test_pictures_come_by_drop_by_paste_and_from_the_camera(
     open_page: Callable[..., Any], shipped: RunningGateway
 ) -> None:
@@ -401,6 +402,7 @@ def test_the_gateway_goes_and_comes_back_and_nothing_is_lost(
         second.close()
 
 
+@pytest.mark.slow
 def test_presets_set_their_sliders(
     open_page: Callable[..., Any], tiny_repository: Path, tmp_path: Path
 ) -> None:
@@ -509,7 +511,7 @@ def test_it_fits_a_phone(open_page: Callable[..., Any], shipped: RunningGateway)
     assert frame["y"] + frame["height"] < slider["y"] < PHONE["height"]
 
 
-@pytest.mark.parametrize("colours", ["light", "dark"])
+@pytest.mark.parametrize("colours", ["dark", pytest.param("light", marks=pytest.mark.slow)])
 def test_axe_finds_nothing_serious(
     open_page: Callable[..., Any], shipped: RunningGateway, colours: str
 ) -> None:
