@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
+from training.alignment import ALIGNMENT_FILE
 from training.critics import CodeCritic
 from training.encoder import Encoder
 from training.generator import Generator
@@ -35,6 +36,16 @@ class Pipeline:
     directions: list[dict[str, Any]]
     vectors: dict[str, npt.NDArray[np.float32]]
     """direction name -> float32 [L, 512], of length 1, zero outside its layers"""
+    where_faces_lie: dict[str, Any] | None = None
+    """alignment.json; None if there is none"""
+
+    def face(self, alignment: str | None) -> dict[str, Any] | None:
+        """Where faces are to be brought, None for pictures that are cropped only. Raises CheckpointError."""
+        if alignment == "face" and self.where_faces_lie is None:
+            raise CheckpointError(
+                f"the run has no {ALIGNMENT_FILE}; write it with `python -m training alignment`"
+            )
+        return None if alignment == "centre-crop" else self.where_faces_lie
 
 
 def load_pipeline(run: Path) -> Pipeline:
@@ -43,7 +54,15 @@ def load_pipeline(run: Path) -> Pipeline:
     shape = (generator.config.layers, generator.config.code_size)
     file = run / "card.json"
     card = json.loads(file.read_text()) if file.is_file() else {}
-    return Pipeline(generator, encoder, critic, meta, card, *load_directions(run, shape))
+    return Pipeline(
+        generator, encoder, critic, meta, card, *load_directions(run, shape), load_alignment(run)
+    )
+
+
+def load_alignment(run: Path) -> dict[str, Any] | None:
+    """alignment.json, if there is one."""
+    file = run / ALIGNMENT_FILE
+    return json.loads(file.read_text()) if file.is_file() else None
 
 
 def load_directions(
