@@ -54,7 +54,9 @@ def align(config: AlignConfig) -> str:
         if config.alignment == "face":
             face = None if config.run is None else load_alignment(config.run)
             if face is None:
-                raise CheckpointError("name a --run that has an alignment.json, of `python -m training alignment`")
+                raise CheckpointError(
+                    "name a --run that has an alignment.json, of `python -m training alignment`"
+                )
             manifest |= alignment(face)
             tensors |= add_detector(name, manifest, tensors, work)
         replace_alignment(config.repository, name, manifest, tensors, work)
@@ -83,9 +85,7 @@ def without_detector(manifest: Manifest) -> Manifest:
     return rest | alignment(None)
 
 
-def add_detector(
-    name: str, manifest: Manifest, tensors: Mapping[str, Array], work: Path
-) -> dict[str, Array]:
+def add_detector(name: str, manifest: Manifest, tensors: Mapping[str, Array], work: Path) -> dict[str, Array]:
     """Write and check the detector, and put it into the manifest; gives the tensors of its stored sample."""
     picture = tensors.get("sample/generator/outputs/image")
     if picture is None:

@@ -192,7 +192,11 @@ def inputs_of(z: Tensor, files: Mapping[str, Path], refine: RefinementConfig) ->
         "generator": {"code": code},
         "encoder": {"image": image},
         "critic": run(open_session(files["encoder"]), {"image": image}),
-        **({"detector": {"image": for_detector(torch.from_numpy(image)).numpy()}} if "detector" in files else {}),
+        **(
+            {"detector": {"image": for_detector(torch.from_numpy(image)).numpy()}}
+            if "detector" in files
+            else {}
+        ),
         "refiner": refiner_inputs(code, np.roll(image, 1, 0), refine),
     }
 

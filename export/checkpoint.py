@@ -54,9 +54,7 @@ def load_pipeline(run: Path) -> Pipeline:
     shape = (generator.config.layers, generator.config.code_size)
     file = run / "card.json"
     card = json.loads(file.read_text()) if file.is_file() else {}
-    return Pipeline(
-        generator, encoder, critic, meta, card, *load_directions(run, shape), load_alignment(run)
-    )
+    return Pipeline(generator, encoder, critic, meta, card, *load_directions(run, shape), load_alignment(run))
 
 
 def load_alignment(run: Path) -> dict[str, Any] | None:

@@ -44,7 +44,9 @@ def measure_alignment(config: AlignmentConfig) -> str:
     pictures = load_pictures(config.data, LOADED_SIDE)
     found = find_landmarks(pictures.first(config.pictures).images)
     if len(found) < 100:
-        raise DataError(f"{config.data}: faces on {len(found)} pictures only; 100 are needed to say where they lie")
+        raise DataError(
+            f"{config.data}: faces on {len(found)} pictures only; 100 are needed to say where they lie"
+        )
     mean = found.mean(0)
     apart, turned = corners_apart(found, mean), np.abs(sideways(found))
     alignment = {
@@ -67,7 +69,9 @@ def find_landmarks(images: Tensor) -> Points:
     detector = FaceDetector()
     rows = []
     for part in images.split(32):
-        faces = detector(F.interpolate(part.float() / 127.5 - 1, (SIDE, SIDE), mode="bilinear", antialias=True))
+        faces = detector(
+            F.interpolate(part.float() / 127.5 - 1, (SIDE, SIDE), mode="bilinear", antialias=True)
+        )
         best = faces[torch.arange(len(faces)), faces[:, :, 0].argmax(1)]
         rows.append(best[best[:, 0] > SURE, 5:])
     return (torch.cat(rows).numpy() / SIDE).reshape(-1, len(LANDMARKS), 2).astype(np.float64)

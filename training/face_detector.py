@@ -27,7 +27,10 @@ class Separable(nn.Sequential):
     """A convolution of 1 x 1 and one of 3 x 3 channel by channel, with no activation between them."""
 
     def __init__(self, inputs: int, outputs: int, activation: bool = True) -> None:
-        convolutions = nn.Conv2d(inputs, outputs, 1), nn.Conv2d(outputs, outputs, 3, padding=1, groups=outputs)
+        convolutions = (
+            nn.Conv2d(inputs, outputs, 1),
+            nn.Conv2d(outputs, outputs, 3, padding=1, groups=outputs),
+        )
         super().__init__(*convolutions, *([nn.ReLU()] if activation else []))
 
 
