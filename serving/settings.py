@@ -72,6 +72,9 @@ class Settings(BaseSettings):
     reload_timeout_s: float = Field(default=300.0, gt=0.0)
     """How long a new version may take to be loaded and checked."""
 
+    studio: bool = True
+    """Serve the studio, a page to edit pictures with, at /. Off: / leads to /docs."""
+
     operations_port: int | None = Field(default=None, ge=0, le=65535)
     """Port of a second HTTP listener that has /healthz, /readyz and /metrics only, without keys and TLS: for probes and
     Prometheus, not for the world. Left out: none. 0 takes a free one."""
