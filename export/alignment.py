@@ -107,7 +107,7 @@ def add_detector(name: str, manifest: Manifest, tensors: Mapping[str, Array], wo
 def replace_alignment(
     repository: Path, name: str, manifest: Manifest, tensors: Mapping[str, Array], work: Path
 ) -> None:
-    """Detector, tensors and manifest into place, the manifest last. Raises ParityError if the result does not verify."""
+    """Detector, tensors and manifest into place, the manifest last. Raises ParityError where they do not verify."""
     file = f"{name}.safetensors"
     (work / file).write_bytes(
         to_safetensors({key: np.ascontiguousarray(value) for key, value in tensors.items()})

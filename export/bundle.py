@@ -82,8 +82,8 @@ class BundleConfig:
     precision_codes: int = 1_000
     """Codes that 16 bits are compared with float32 on."""
     alignment: Alignment | None = None
-    """How photographs are brought into place. face: by the faces on them, to where the run's alignment.json says; takes a
-    sixth graph, the detector. Left out: face where the run has that file, otherwise centre-crop."""
+    """How photographs are brought into place. face: by the faces on them, to where the run's alignment.json says; that
+    takes a sixth graph, the detector. Left out: face where the run has that file, otherwise centre-crop."""
     refine: RefinementConfig = field(default_factory=RefinementConfig)
     """Chunk size of the refiner, and the defaults that the manifest carries."""
     sampled_codes: int = 2_000

@@ -171,8 +171,8 @@ def choose(found: Sequence[Detection], wanted: int | None, template: FaceTemplat
     """Number of the face to edit. Raises NoFace, NoSuchFace, FaceNotUsable."""
     if not found:
         raise NoFace(
-            "No face was found on the picture. Send a photograph on which a face looks at the camera and is not tiny; or, "
-            "if the picture is aligned as the bundle's training pictures are, ask for the alignment centre-crop."
+            "No face was found on the picture. Send a photograph on which a face looks at the camera and is not tiny; "
+            "or, if it is aligned as the bundle's training pictures are, ask for the alignment centre-crop."
         )
     number = wanted or 0
     if not 0 <= number < len(found):
@@ -190,14 +190,14 @@ def why_unusable(face: Detection, template: FaceTemplate, resolution: int) -> st
     apart = eye_distance(face.landmarks)
     if apart < needed:
         return (
-            f"its eyes are {apart:.0f} pixels apart, and {needed:.0f} are needed; send a larger picture, or one taken from "
-            "closer."
+            f"its eyes are {apart:.1f} pixels apart, and {needed:.1f} are needed; send a larger picture, or one taken "
+            "from closer."
         )
     turned = turned_by(face.landmarks)
     if abs(turned) > template.max_turn:
         return (
-            f"it is turned away too far: the tip of its nose is {abs(turned):.2f} eye distances beside the middle of the "
-            f"eyes, at most {template.max_turn:.2f} can be edited; send a picture on which it looks at the camera."
+            f"it is turned away too far: the tip of its nose is {abs(turned):.2f} eye distances beside the middle of "
+            f"the eyes, at most {template.max_turn:.2f} can be edited; send a picture on which it looks at the camera."
         )
     return ""
 

@@ -135,8 +135,8 @@ class RefineOptions:
 
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
-    """Which pictures to answer, and in which format; `codes` False: codes by their handles only; `pasted`: also the whole
-    photograph with the result in its place."""
+    """Which pictures to answer, and in which format; `codes` False: codes by their handles only; `pasted`: also the
+    whole photograph with the result in its place."""
 
     format: ImageFormat = ImageFormat.PNG
     quality: int = 92
@@ -202,7 +202,7 @@ class EditJob:
 
 @dataclass(frozen=True, slots=True)
 class SessionRequest:
-    """One message of an edit session. Source (with bundle, refine and align) and output that are None stay as they were."""
+    """One message of an edit session. A source (with bundle, refine, align) or output that is None stays as it was."""
 
     sequence: int
     edits: tuple[EditStep, ...]

@@ -1,6 +1,7 @@
 """A photograph in memory: squares cut out of it at any place, size and angle, and put back into it.
 
-Reading and writing its bytes is pictures.py's. Beyond its borders a photograph goes on mirrored, as training pictures do.
+Reading and writing its bytes is pictures.py's. Beyond its borders a photograph goes on mirrored, as training pictures
+do.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def centre_square(
 
 
 def open_photograph(picture: EncodedPicture, *, max_bytes: int, max_pixels: int) -> Photograph:
-    """The whole of an encoded picture, upright. Raises and takes what `centre_square` does, and memory for all pixels."""
+    """The whole of an encoded picture, upright. Raises what `centre_square` does; takes memory for all pixels."""
     return _read(picture, lambda image: Photograph(_upright(image)), max_bytes, max_pixels)
 
 

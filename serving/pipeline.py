@@ -404,8 +404,8 @@ class Pipeline:
     async def _placed(
         self, origin: Origin | None, before: Image | None, after: Image, output: OutputOptions, call: Call
     ) -> dict[str, Any]:
-        """Where on the photograph a result belongs, and the photograph with it, if that is wanted. `before`: the picture
-        that was edited, where one was. Raises InvalidOption."""
+        """Where on the photograph a result belongs, and the photograph with it, if that is wanted. `before`: the
+        picture that was edited, where one was. Raises InvalidOption."""
         if not output.pasted:
             return {} if origin is None else {"placement": origin.placement}
         if origin is None:

@@ -171,13 +171,14 @@ class Stages:
     ) -> EncodedPicture:
         """The photograph with `after` in its place; with `before`, what lies between the two is added to it there."""
         place = Similarity.of_corners(origin.placement.corners)
+        face = origin.placement.alignment is Alignment.FACE
 
         def pasted() -> EncodedPicture:
             photograph = open_photograph(origin.picture, **self._limits)
             if before is not None:
-                return encode_picture(paste_change(photograph, place, before, after), output)
+                return encode_picture(paste_change(photograph, place, before, after, face=face), output)
             aligned = photograph.cut(place, len(after))
-            return encode_picture(paste_picture(photograph, place, aligned, after), output)
+            return encode_picture(paste_picture(photograph, place, aligned, after, face=face), output)
 
         with call.during("image"):
             async with self._in_memory:

@@ -1,4 +1,4 @@
-"""`python -m training alignment`: where eyes, nose and mouth lie on aligned training pictures, and how far they scatter.
+"""`python -m training alignment`: where eyes, nose and mouth lie on aligned training pictures, and how they scatter.
 
 Photographs are brought into the same place before they are encoded: who serves the pipeline fits what the face detector
 finds on a photograph to the mean found here. Written as `alignment.json` into a run folder, for the export to take up.

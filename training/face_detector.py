@@ -2,12 +2,13 @@
 
 It brings photographs into place for encoders trained on aligned faces; nothing is trained against it. Source: `yunet_n`
 of ShiqiYu/libfacedetection.train (Apache-2.0; Wu, Peng, Yu, "YuNet: A tiny millisecond-level face detector", Machine
-Intelligence Research 20, 2023); see weights/SOURCE.md. `python -m training.face_detector weights/yunet_n.pth` writes the
-weights again from that project's checkpoint.
+Intelligence Research 20, 2023); see weights/SOURCE.md. `python -m training.face_detector weights/yunet_n.pth` writes
+the weights again from that project's checkpoint.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -69,8 +70,8 @@ class Head(nn.Module):
 class FaceDetector(nn.Module):
     """Frozen detector: float [N, 3, H, W], RGB in [-1, 1], sides divisible by 32 -> float [N, P, 15].
 
-    A row for each of P places, (H / 8) (W / 8) and so on for every stride: score 0..1, left, top, right, bottom, and x, y
-    of both eyes, the nose's tip and both corners of the mouth, in pixels. Most places have no face, and several places
+    A row for each of P places, (H / 8) (W / 8) and so on for every stride: score 0..1, left, top, right, bottom, and
+    x, y of both eyes, the nose's tip and both corners of the mouth, in pixels. Most places have no face, and several
     tell of the same one: who reads it takes the highest scores and drops what overlaps them.
     """
 
@@ -82,7 +83,7 @@ class FaceDetector(nn.Module):
         channels = (16, 64, 64, 64, 64, 64)
         self.stages = nn.ModuleList(
             nn.Sequential(Separable(inputs, inputs), Separable(inputs, outputs))
-            for inputs, outputs in zip(channels[:-1], channels[1:], strict=True)
+            for inputs, outputs in pairwise(channels)
         )
         self.lateral = nn.ModuleList(Separable(CHANNELS, CHANNELS) for _ in STRIDES)
         self.heads = nn.ModuleList(Head() for _ in STRIDES)

@@ -437,7 +437,7 @@ class ErrorAnswer(Body):
 
 
 class SessionAnswerBody(Body):
-    """One answer of an edit session. Its pictures follow as binary messages: `image` and `pasted`, those that are there."""
+    """One answer of an edit session. Its pictures, `image` and `pasted`, follow as binary messages, if there."""
 
     sequence: int
     skipped: int
