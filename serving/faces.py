@@ -13,7 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from serving.alignment import CORNERS, Points, Similarity, eye_distance, face_square, turned_by
+from serving.alignment import (
+    CORNERS,
+    Points,
+    Similarity,
+    eye_distance,
+    face_square,
+    lies_as,
+    turned_by,
+)
 from serving.bundle import FaceTemplate
 from serving.errors import FaceNotUsable, NoFace, NoSuchFace
 from serving.jobs import Face
@@ -25,7 +33,11 @@ Look = Callable[[Sequence[Similarity]], Awaitable[Rows]]
 """Shows the detector squares of the photograph."""
 
 SURE = 0.6  # score of what counts as a face
-SURE_TURNED = 0.75  # the same on a photograph that had to be turned first
+# Where no face scores this, the photograph may lie on its side or on its head: the detector knows faces that do, though
+# less surely than upright ones, and takes eyes for mouths then. A face of a turned look counts if it scores clearly more.
+UNDOUBTED = 0.9
+SURE_TURNED = 0.8
+TURNED_HANDICAP = 0.02
 SAME = 0.4  # of two boxes' union is common to them: one face
 # The photograph's longer side, in looks, at each level; the next is tried where the ones before have found no face.
 LEVELS = (1.75, 3.25)
@@ -33,6 +45,9 @@ OVERLAP = 0.25  # of a look is common to it and the next
 MOST_FACES = 64
 # Sizes and angles at which a chosen face is looked at once more, relative to how it would be cut.
 SECOND_LOOKS = ((0.92, -6.0), (1.0, 6.0), (1.12, -3.0), (1.22, 3.0))
+
+MOST_LOOKS_AGAIN = 3
+STEADY = 0.04  # parts of its side by which a square's corners may move for it to have been straight enough
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,30 +72,41 @@ async def find_faces(look: Look, width: int, height: int, look_side: int) -> lis
             break
         looks = closer_looks(width, height, closer)
         found += read_looks(await look(looks), looks, look_side, (width, height))
-    if not found:
+    if all(face.score < UNDOUBTED for face in found):
         looks = [
             Similarity.square(_middle(width, height), max(width, height), roll) for roll in (90, -90, 180)
         ]
         turned = read_looks(await look(looks), looks, look_side, (width, height))
-        found = [face for face in turned if face.score >= SURE_TURNED]
+        found += [
+            Detection(face.score - TURNED_HANDICAP, face.box, face.landmarks)
+            for face in turned
+            if face.score >= SURE_TURNED
+        ]
     return distinct(found)[:MOST_FACES]
 
 
 async def look_again(look: Look, face: Detection, template: FaceTemplate, look_side: int) -> Points:
     """Its landmarks more precisely: the mean of what several looks find that have it straight and large."""
-    square = face_square(face.landmarks, template)
-    middle = complex(*square(np.array([0.5, 0.5])))
-    looks = [
-        Similarity.square(middle, square.scale * size, square.roll_degrees + roll)
-        for size, roll in SECOND_LOOKS
-    ]
-    rows = await look(looks)
-    seen = [
-        landmarks
-        for n, place in enumerate(looks)
-        if (landmarks := _nearest(read_looks(rows[n : n + 1], [place], look_side), face)) is not None
-    ]
-    return np.mean(seen, axis=0) if seen else face.landmarks
+    landmarks = face.landmarks
+    for _ in range(MOST_LOOKS_AGAIN):
+        square = face_square(landmarks, template)
+        middle = complex(*square(np.array([0.5, 0.5])))
+        looks = [
+            Similarity.square(middle, square.scale * size, square.roll_degrees + roll)
+            for size, roll in SECOND_LOOKS
+        ]
+        rows = await look(looks)
+        seen = [
+            nearest
+            for n, place in enumerate(looks)
+            if (nearest := _nearest(read_looks(rows[n : n + 1], [place], look_side), face)) is not None
+        ]
+        if not seen:
+            break
+        landmarks = np.mean(seen, axis=0)
+        if lies_as(face_square(landmarks, template), square, STEADY):
+            break
+    return landmarks
 
 
 def whole_look(width: int, height: int) -> Similarity:
