@@ -33,8 +33,8 @@ Look = Callable[[Sequence[Similarity]], Awaitable[Rows]]
 """Shows the detector squares of the photograph."""
 
 SURE = 0.6  # score of what counts as a face
-# Where no face scores this, the photograph may lie on its side or on its head: the detector knows faces that do, though
-# less surely than upright ones, and takes eyes for mouths then. A face of a turned look counts if it scores clearly more.
+# Where no face scores this, the photograph may lie on its side or on its head: the detector finds faces that do, though
+# less surely than upright ones, and takes eyes for mouths. A face of a turned look counts if it scores clearly more.
 UNDOUBTED = 0.9
 SURE_TURNED = 0.8
 TURNED_HANDICAP = 0.02
