@@ -15,7 +15,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow fuzz bench bench-refine bench-serving bench-observing bench-studio bench-triton bench-bulk quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto clean
+.PHONY: help demo serve test test-slow fuzz bench bench-refine bench-serving bench-observing bench-studio bench-triton bench-bulk quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto reference clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -128,6 +128,9 @@ lint: $(VENV)/.all ## ruff and mypy
 format: $(VENV)/.all ## rewrite the sources in ruff's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: $(VENV)/.all ## write docs/api.md from the docstrings and the wire contract
+	$(BIN)/python docs/reference.py
 
 proto: $(VENV)/.all ## generate the wire types from clients/proto
 	$(BIN)/python -m grpc_tools.protoc -I clients/proto --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \

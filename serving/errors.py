@@ -73,6 +73,10 @@ class InvalidCode(EditingError):
     """A latent code with a wrong shape or with values that are not finite."""
 
 
+class OtherCodeSpace(InvalidCode):
+    """A latent code of another bundle, or of another generator."""
+
+
 class InvalidOption(EditingError):
     """An option out of its range."""
 
@@ -176,6 +180,7 @@ ERROR_TABLE: Mapping[type[EditingError], ErrorRow] = MappingProxyType(
         NoSuchFace: ErrorRow("INVALID_ARGUMENT", 422, "no_such_face"),
         FaceNotUsable: ErrorRow("INVALID_ARGUMENT", 422, "face_not_usable"),
         InvalidCode: ErrorRow("INVALID_ARGUMENT", 400, "invalid_code"),
+        OtherCodeSpace: ErrorRow("INVALID_ARGUMENT", 400, "other_code_space"),
         InvalidOption: ErrorRow("INVALID_ARGUMENT", 400, "invalid_option"),
         UnknownBundle: ErrorRow("NOT_FOUND", 404, "unknown_bundle"),
         UnknownDirection: ErrorRow("NOT_FOUND", 404, "unknown_direction"),

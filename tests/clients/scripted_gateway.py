@@ -42,6 +42,8 @@ class ScriptedGateway(editing_pb2_grpc.EditingServicer):
         self.request_ids: list[str] = []
         self.address = ""
         self.bundle = "tiny"
+        self.edit_space = ""  # whose codes edits answer
+        self.stop_reason = pb.STOP_REASON_CONVERGED  # of edits
         self.delay_s = 0.0  # before each answer
         self.edit_delay_s = 0.0  # before those of Edit, too
         self.released = Event()  # set: nobody waits any more
@@ -108,8 +110,9 @@ class ScriptedGateway(editing_pb2_grpc.EditingServicer):
             domain_score=0.4,
             request_id=self.request_ids[-1],
         )
+        answer.code.space = self.edit_space
         if request.HasField("picture"):
-            answer.losses.CopyFrom(pb.Losses(steps_done=100))
+            answer.losses.CopyFrom(pb.Losses(steps_done=100, stop_reason=self.stop_reason))
         return answer
 
     def Decode(self, request: Any, context: grpc.ServicerContext) -> Any:

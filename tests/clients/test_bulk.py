@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from indomain.cli import main
+from indomain.v1 import editing_pb2 as pb
 from tests.clients.scripted_gateway import Failure, ScriptedGateway, serving_on
 from tests.clients.test_gateway import load_demo
 
@@ -182,6 +183,16 @@ def test_another_bundle_is_refused(server: ScriptedGateway, capsys: pytest.Captu
     assert "bundle was tiny" in capsys.readouterr().err
 
 
+def test_another_bundle_in_mid_run(server: ScriptedGateway, capsys: pytest.CaptureFixture[str]) -> None:
+    server.edit_space = "tiny-other"
+    assert edit("photos", "--jobs", "1") == 1
+    assert "now serves tiny-other" in capsys.readouterr().err
+    server.edit_space = ""
+    server.requests.clear()
+    assert edit("photos") == 0
+    assert len(server.requests) == 1 + 2
+
+
 @pytest.mark.parametrize("cut", [1, 40])
 def test_a_journal_that_is_cut_short(server: ScriptedGateway, cut: int) -> None:
     assert edit("photos") == 0
@@ -235,6 +246,15 @@ def test_what_is_wrong_with_every_picture_ends_the_run(
     assert main(["edit", "photos", "halo=1", "-o", "out", "--jobs", "1"]) == 1
     assert "it has: smile" in capsys.readouterr().err
     assert len(server.requests) == 1 + 1
+    assert edit("photos") == 0  # no picture was noted: other options are no matter
+
+
+def test_refinement_that_was_cut_short_is_told(
+    server: ScriptedGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.stop_reason = pb.STOP_REASON_DEADLINE
+    assert edit("photos") == 0
+    assert "cut short by --timeout: 2" in capsys.readouterr().err
 
 
 def test_two_runs_into_one_folder(server: ScriptedGateway, capsys: pytest.CaptureFixture[str]) -> None:

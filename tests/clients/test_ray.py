@@ -80,3 +80,11 @@ def test_edit_goes_to_the_gateway_that_answers(
 def test_what_is_wrong_with_every_picture_ends_the_stage(photos: Any, gateway: ScriptedGateway) -> None:
     with pytest.raises(Exception, match="it has: smile"):
         indomain.ray.edit(photos, halo=1.0, servers=gateway.address).take_all()
+
+
+@pytest.mark.slow  # Ray takes long to start
+def test_embedded_workers(photos: Any, tiny_repository: Path) -> None:
+    connection = {"model_repository": str(tiny_repository)}
+    stage = indomain.ray.edit(photos, smile=1.0, servers=":embedded:", connection=connection)
+    rows = stage.take_all()
+    assert sorted(row["error_reason"] or "" for row in rows) == ["", "", "", "", "invalid_picture"]

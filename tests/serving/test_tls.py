@@ -84,6 +84,10 @@ def test_both_ports_are_encrypted_and_checked(encrypted: Ports, files: Files) ->
         f"{encrypted.https}/v1/bundles", verify=ssl.create_default_context(cafile=files.authority)
     )
     assert answer.status_code == 200
+    with indomain.Client(encrypted.https, root_certificates=files.authority) as client:
+        (sample,) = client.sample(1)
+        with client.session(sample) as session:
+            assert session.edit(smile=1.0)
     assert "max-age" in answer.headers["strict-transport-security"]
 
 
@@ -92,6 +96,8 @@ def test_neither_plain_text_nor_an_unknown_authority_gets_through(encrypted: Por
         indomain.Client(encrypted.grpc),
         indomain.Client(encrypted.grpc, tls=True),
         indomain.Client(encrypted.grpc, root_certificates=files.stranger[0]),
+        indomain.Client(encrypted.https),
+        indomain.Client(encrypted.https.replace("https", "http")),
     ):
         with client, pytest.raises(indomain.GatewayUnreachableError):
             client.info(timeout_s=10)
@@ -102,10 +108,11 @@ def test_neither_plain_text_nor_an_unknown_authority_gets_through(encrypted: Por
 
 
 def test_clients_need_a_certificate_where_authorities_are_named(mutual: Ports, files: Files) -> None:
-    with indomain.Client(
-        mutual.grpc, root_certificates=files.authority, client_certificate=files.client
-    ) as client:
-        assert client.sample(1)
+    for address in (mutual.grpc, mutual.https):
+        with indomain.Client(
+            address, root_certificates=files.authority, client_certificate=files.client
+        ) as client:
+            assert client.sample(1)
     for certificate in (None, files.stranger):
         client = indomain.Client(
             mutual.grpc, root_certificates=files.authority, client_certificate=certificate

@@ -11,9 +11,10 @@ the bundle has not, a key that the gateway does not know) ends the stage with th
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,6 +57,7 @@ def edit(
     jobs: int = 8,
     batch_size: int = 64,
     wait_s: float = 300.0,
+    connection: Mapping[str, Any] = MappingProxyType({}),
     **arguments: Any,
 ) -> Dataset:
     """The dataset with its pictures edited, `indomain.ray.edit(dataset, smile=2.0, quality="fast")`.
@@ -64,19 +66,23 @@ def edit(
         dataset: has the pictures.
         edits: as in `Client.edit`.
         servers: one gateway or several; rows go to them in turn, and to another where one does not answer.
+            `":embedded:"` runs the pipeline in each worker, where the application is installed.
         column: of the pictures: bytes of files (`ray.data.read_binary_files`), uint8 [H, W, 3] (`read_images`, which
             calls it `"image"`), or paths that every worker can read.
         workers: processes of Ray that ask.
         jobs: pictures that each of them has under way; the gateways batch them.
         batch_size: rows that a worker is given at a time.
         wait_s: how long a picture may wait for gateways that are all away or full.
+        connection: how to connect, as in `Client`: `{"timeout_s": 120, "tls": True}`. A key is best in the environment
+            of the workers.
         arguments: strengths and options, as in `Client.edit`.
 
     Returns:
         the rows with `picture` (bytes of a PNG; None where it failed), `domain_score` (0..1; NaN where it failed),
         `request_id`, and `error_reason` and `error` (None where it did not fail).
     """
-    options = {"servers": servers, "column": column, "jobs": jobs, "wait_s": wait_s, **arguments}
+    options: dict[str, Any] = {"servers": servers, "column": column, "jobs": jobs, "wait_s": wait_s}
+    options |= {"connection": dict(connection), **arguments}
     return dataset.map_batches(
         EditPictures,
         fn_constructor_args=edits,
@@ -95,11 +101,13 @@ def invert(
     jobs: int = 8,
     batch_size: int = 64,
     wait_s: float = 300.0,
+    connection: Mapping[str, Any] = MappingProxyType({}),
     **arguments: Any,
 ) -> Dataset:
     """The dataset with its pictures inverted: as `edit`, with the column `code` beside (bytes of an .npy file, float32
     [L, 512]; None where it failed). `arguments` are options, as in `Client.invert`."""
-    options = {"servers": servers, "column": column, "jobs": jobs, "wait_s": wait_s, **arguments}
+    options: dict[str, Any] = {"servers": servers, "column": column, "jobs": jobs, "wait_s": wait_s}
+    options |= {"connection": dict(connection), **arguments}
     return dataset.map_batches(
         InvertPictures, fn_constructor_kwargs=options, batch_size=batch_size, concurrency=workers
     )
@@ -115,12 +123,13 @@ class _Stage:
         column: str,
         jobs: int,
         wait_s: float,
+        connection: Mapping[str, Any],
     ) -> None:
         self._call = call
         self._column = column
         self._jobs = jobs
         addresses = [servers] if isinstance(servers, str) else list(servers)
-        self._clients = [Client(address) for address in addresses]
+        self._clients = [Client(address, **connection) for address in addresses]
         self._patience = Patience(self._clients, wait_s)
         self._asked = 0  # rows so far
 
@@ -177,10 +186,16 @@ class EditPictures(_Stage):
         column: str = "bytes",
         jobs: int = 8,
         wait_s: float = 300.0,
+        connection: Mapping[str, Any] = MappingProxyType({}),
         **arguments: Any,
     ) -> None:
         super().__init__(
-            lambda client, source: client.edit(source, *edits, **arguments), servers, column, jobs, wait_s
+            lambda client, source: client.edit(source, *edits, **arguments),
+            servers,
+            column,
+            jobs,
+            wait_s,
+            connection,
         )
 
 
@@ -194,10 +209,16 @@ class InvertPictures(_Stage):
         column: str = "bytes",
         jobs: int = 8,
         wait_s: float = 300.0,
+        connection: Mapping[str, Any] = MappingProxyType({}),
         **arguments: Any,
     ) -> None:
         super().__init__(
-            lambda client, source: client.invert(source, **arguments), servers, column, jobs, wait_s
+            lambda client, source: client.invert(source, **arguments),
+            servers,
+            column,
+            jobs,
+            wait_s,
+            connection,
         )
 
     def _columns(self, results: Sequence[_Result | Exception]) -> _Rows:

@@ -94,16 +94,26 @@ def run(
             else:
                 tally.add_earlier(job, entry.error)
         stopped = threading.Event()
+
+        def back(info: GatewayInfo) -> None:
+            report.say("The gateway is back.")
+            _check_same(bundle, _bundle(info, bundle.name).code_space)
+
+        def checked(job: photos.Job) -> Outcome:
+            outcome = work(job)
+            _check_same(bundle, outcome.code_space)
+            return outcome
+
         patience = Patience(
             [client],
             arguments.wait,
             stopped=stopped,
             on_pause=lambda error: report.say(f"{error.message}; waiting, for up to {arguments.wait:g} s"),
-            on_return=lambda info: _check_same(bundle, info),
+            on_return=back,
         )
         try:
             with _ending_in_order(client, stopped), tally.shown():
-                for done in _each(left, work, patience, arguments.jobs, stopped):
+                for done in _each(left, checked, patience, arguments.jobs, stopped):
                     journal.add(done.job, done.seen, done.facts, failed=done.failed)
                     tally.add(done.job, done.facts, failed=done.failed)
         finally:
@@ -127,9 +137,9 @@ def _options(bundle: Bundle, edits: dict[str, float], arguments: argparse.Namesp
     given = {
         name: _as_noted(value)
         for name, value in vars(arguments).items()
-        if name not in _HOW and value is not None and value is not False
+        if name not in _HOW and not (value is None or value is False or value == [])
     }
-    return {"command": arguments.command, "edits": edits, "bundle": _identity(bundle), **given}
+    return {"command": arguments.command, "edits": edits, "bundle": bundle.code_space or bundle.name, **given}
 
 
 def _as_noted(value: object) -> object:
@@ -147,17 +157,12 @@ def _bundle(info: GatewayInfo, name: str) -> Bundle:
     raise UnknownBundleError(f"The gateway serves no bundle {name or 'at all'}; it has: {served}")
 
 
-def _identity(bundle: Bundle) -> str:
-    return f"{bundle.name}, {bundle.resolution} pixels, {bundle.layers} layers"
-
-
-def _check_same(bundle: Bundle, info: GatewayInfo) -> None:
-    """The gateway is back; raises UnknownBundleError where it has another bundle by that name."""
-    report.say("The gateway is back.")
-    now = _bundle(info, bundle.name)
-    if _identity(now) != _identity(bundle):
+def _check_same(bundle: Bundle, code_space: str) -> None:
+    """Raises UnknownBundleError where the gateway has taken up another bundle by that name in mid-run."""
+    if code_space != bundle.code_space:
         raise UnknownBundleError(
-            f"The gateway came back with another bundle {_identity(now)}; it was {_identity(bundle)}"
+            f"The gateway now serves {code_space}, and the run began with {bundle.code_space}; begin anew with "
+            "--restart, or go on once it serves that again"
         )
 
 

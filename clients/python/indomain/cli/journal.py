@@ -74,7 +74,8 @@ class Journal:
         try:
             path = home / "journal.jsonl"
             noted = _read(path)
-            anew = restart or noted.whole_bytes == 0
+            # A run that ended before its first picture, at a direction that is not there, say, binds nobody.
+            anew = restart or (not noted.entries and _differing(noted.begin, options) != [])
             if not anew:
                 _check_options(noted.begin, folder, options)
             elif not restart:
@@ -206,22 +207,29 @@ def _read_line(line: Mapping[str, Any], noted: _Noted) -> None:
 
 
 def _check_options(begin: Mapping[str, Any] | None, folder: Path, options: Mapping[str, Any]) -> None:
-    if begin is None or begin.get("format") != _FORMAT:
+    differing = _differing(begin, options)
+    if differing is None:
         raise UsageError(
             f"the journal of {folder} cannot be read; name another folder with -o, or begin anew with --restart"
         )
-    before = dict(begin["options"])
-    now = json.loads(json.dumps(options))
-    differing = [
-        f"{name} was {_shown(before.get(name))} and is now {_shown(now.get(name))}"
-        for name in sorted({*before, *now})
-        if before.get(name) != now.get(name)
-    ]
     if differing:
         raise UsageError(
             f"{folder} holds results of other options: {'; '.join(differing)}. Name another folder with -o, or begin "
             "anew with --restart"
         )
+
+
+def _differing(begin: Mapping[str, Any] | None, options: Mapping[str, Any]) -> list[str] | None:
+    """What is not as it was; None: it cannot be read how it was."""
+    if begin is None or begin.get("format") != _FORMAT:
+        return None
+    before = dict(begin["options"])
+    now = json.loads(json.dumps(options))
+    return [
+        f"{name} was {_shown(before.get(name))} and is now {_shown(now.get(name))}"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]
 
 
 def _shown(value: object) -> str:

@@ -37,6 +37,7 @@ class Tally:
         self._folder = folder
         self._as_json = as_json
         self._done = self._done_earlier = 0
+        self._cut_short = 0  # of those that are done
         self._failed: Counter[str] = Counter()  # by reason
         self._shown_failures: list[tuple[Job, Mapping[str, Any]]] = []
         self._rows: list[tuple[Job, Mapping[str, Any]]] = []
@@ -64,6 +65,8 @@ class Tally:
             self._add_failure(job, facts["error"], earlier=False)
         else:
             self._done += 1
+            losses = facts["losses"]
+            self._cut_short += losses is not None and losses["stop_reason"] == "deadline"
             if self._as_json:
                 paths = {"source": str(job.source), "output": str(job.output)}
                 report.print_json_line({"event": "done", **paths, **facts})
@@ -98,6 +101,10 @@ class Tally:
         for reason in self._failed:
             if reason in _ADVICE:
                 report.say(f"{reason}: {_ADVICE[reason]}")
+        if self._cut_short:
+            report.say(
+                f"Refinement was cut short by --timeout: {self._cut_short:,}. Allow more, or fewer at once (--jobs)."
+            )
         if self._folder is not None:
             self._tell_counts(self._folder)
 
