@@ -25,10 +25,10 @@ class ImageFormat(StrEnum):
 
 
 class Alignment(StrEnum):
-    """How a picture is brought into place; values as in manifests."""
+    """How a picture is brought into place."""
 
     FACE = "face"
-    CENTRE_CROP = "centre-crop"
+    CENTRE_CROP = "centre_crop"
 
 
 class Pasting(StrEnum):

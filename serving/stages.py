@@ -280,7 +280,7 @@ class Stages:
 
 def _alignment(bundle: Bundle, options: AlignOptions) -> Alignment:
     """How to bring a picture into place. Raises InvalidOption."""
-    kind = options.alignment or Alignment(bundle.alignment)
+    kind = options.alignment or (Alignment.CENTRE_CROP if bundle.face is None else Alignment.FACE)
     if kind is Alignment.FACE and bundle.face is None:
         raise _not_by_faces(bundle)
     if kind is Alignment.CENTRE_CROP and options.face is not None:

@@ -13,6 +13,7 @@ from indomain._client import Client
 from indomain._codes import CodeArray
 from indomain._exceptions import (
     DeadlineExceededError,
+    FaceError,
     GatewayUnreachableError,
     IndomainError,
     InvalidCodeError,
@@ -37,6 +38,7 @@ from indomain._exceptions import (
 )
 from indomain._pictures import PictureFormat, PictureLike
 from indomain._results import (
+    Align,
     AsyncInversion,
     Between,
     Bundle,
@@ -44,6 +46,8 @@ from indomain._results import (
     Direction,
     Edit,
     Edited,
+    Face,
+    FoundFaces,
     GatewayInfo,
     HeldOut,
     Inversion,
@@ -51,6 +55,7 @@ from indomain._results import (
     Limits,
     Losses,
     Mixed,
+    Placement,
     Refine,
     Result,
     Sample,
@@ -108,4 +113,9 @@ __all__ = [
     "UnknownBundleError",
     "UnknownCodeHandleError",
     "UnknownDirectionError",
+    "Align",
+    "Face",
+    "FaceError",
+    "FoundFaces",
+    "Placement",
 ]
