@@ -26,7 +26,7 @@ class PhotographsConfig:
     """Edit ten photographs and show what became of them."""
 
     to: Path = Path("docs/pictures/photographs.webp")
-    """Sheet to write; a row a photograph: with the crop's outline, the face, and edited and pasted back, two columns."""
+    """Sheet to write: each photograph with the crop's outline, the face on it, and edited and pasted back."""
     server: str = ":embedded:"
     """Gateway to ask."""
 
@@ -74,15 +74,16 @@ def row(client: indomain.Client, taken: Taken) -> Image.Image:
     """The photograph with the crop's outline; the face on it; the same edited and pasted back."""
     data = io.BytesIO()
     taken.picture.save(data, "JPEG", quality=95)
-    edited = client.edit(
-        data.getvalue(), include_pasted=True, align=indomain.Align(face=taken.face), **taken.edits
-    )
+    edits = [indomain.Edit(direction, strength) for direction, strength in taken.edits.items()]
+    align = indomain.Align(face=taken.face)
+    edited = client.edit(data.getvalue(), *edits, include_pasted=True, align=align)
     placement, pasted = edited.placement, edited.pasted
     assert placement is not None
     assert pasted is not None
     seconds = edited.stage_seconds
     print(
-        f"{taken.name:<24}{taken.picture.width:>5} x{taken.picture.height:>5}  face {placement.face} of {placement.faces}"
+        f"{taken.name:<24}{taken.picture.width:>5} x{taken.picture.height:>5}"
+        f"  face {placement.face} of {placement.faces}"
         f"  side {_side(placement):6.0f} px  roll {placement.roll_degrees:7.1f}  domain score {edited.domain_score:.2f}"
         f"  align {1000 * seconds['align']:5.0f} ms  image {1000 * seconds['image']:5.0f} ms"
     )
@@ -107,13 +108,10 @@ def _around(picture: Image.Image, placement: indomain.Placement) -> Image.Image:
     """What lies around the face, as large as it is."""
     x, y = (sum(corner[axis] for corner in placement.corners) / 4 for axis in (0, 1))
     half = _side(placement) * FRAMED / 2
-    box = (
-        max(0.0, x - half),
-        max(0.0, y - half),
-        min(picture.width, x + half),
-        min(picture.height, y + half),
+    left, top = max(0, round(x - half)), max(0, round(y - half))
+    part = picture.crop(
+        (left, top, min(picture.width, round(x + half)), min(picture.height, round(y + half)))
     )
-    part = picture.crop(tuple(round(edge) for edge in box))
     scale = CELL / max(part.size)
     return part.resize((round(part.width * scale), round(part.height * scale)), Image.Resampling.LANCZOS)
 

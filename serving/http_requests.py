@@ -6,20 +6,22 @@ Routes are in http_api.py; what the bodies mean, in wire/as_json.py.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import TypeVar
 
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from serving.call import Call
 from serving.errors import Cancelled, InvalidOption, MalformedRequest, UnsupportedMediaType
-from serving.jobs import EncodedPicture, ImageFormat, Losses, Source
+from serving.jobs import AreaChange, EncodedPicture, ImageFormat, Losses, Region, Source
 from serving.wire import bodies
-from serving.wire.as_json import picture_from, read_body, source_from
+from serving.wire.as_json import area_from, picture_from, read_body, source_from
 
 BodyT = TypeVar("BodyT", bound=bodies.Body)
 
@@ -68,12 +70,17 @@ async def read_watch(request: Request) -> tuple[bodies.WatchOptions, EncodedPict
     return body, picture_from(body.picture)
 
 
-async def read_edit(request: Request) -> tuple[bodies.EditOptions, Source]:
+async def read_edit(
+    request: Request,
+) -> tuple[bodies.EditOptions, Source, Region | EncodedPicture | None]:
+    """With the source and the area."""
     if _is_form(request):
-        pictures, options = await _read_form(request, "picture")
-        return read_body(bodies.EditOptions, options), pictures["picture"]
+        pictures, options = await _read_form(request, "picture", optional="mask")
+        form = read_body(bodies.EditOptions, options)
+        return form, pictures["picture"], area_from(form.region, pictures.get("mask"))
     body = await read_json(request, bodies.EditBody)
-    return body, source_from(body, "An edit")
+    mask = picture_from(body.mask) if body.mask is not None else None
+    return body, source_from(body, "An edit"), area_from(body.region, mask)
 
 
 async def read_diffuse(request: Request) -> tuple[bodies.DiffuseOptions, dict[str, EncodedPicture]]:
@@ -92,8 +99,13 @@ async def _read_form(
     request: Request, *names: str, optional: str = ""
 ) -> tuple[dict[str, EncodedPicture], bytes | str]:
     """The files of these names, and the JSON part `options` (a field or a file; may be left out)."""
-    with _caller_there():
-        form = await request.form(max_files=len(names) + 2, max_fields=4)
+    try:
+        with _caller_there():
+            async with aclosing(request.stream()) as stream:
+                parser = _InMemory(request.headers, stream, max_files=len(names) + 2, max_fields=4)
+                form = await parser.parse()
+    except MultiPartException as error:
+        raise MalformedRequest(f"The form cannot be read: {error.message} /docs has the schema.") from None
     try:
         pictures: dict[str, EncodedPicture] = {}
         for name in (*names, *([optional] if optional else [])):
@@ -106,6 +118,13 @@ async def _read_form(
         return pictures, await options.read() if isinstance(options, UploadFile) else options
     finally:
         await form.close()
+
+
+class _InMemory(MultiPartParser):
+    """Files stay in memory, where the border bounds them, with all requests together: no disk that may be full, and no
+    picture that lies on one."""
+
+    spool_max_size = sys.maxsize
 
 
 @contextmanager
@@ -146,6 +165,7 @@ def answer_picture(
     call: Call,
     domain_score: float | None = None,
     losses: Losses | None = None,
+    area: AreaChange | None = None,
 ) -> Response:
     """One picture as it is; figures in headers, stage times in Server-Timing (milliseconds)."""
     found = [pictures] if isinstance(pictures, EncodedPicture) else list(pictures or ())
@@ -166,4 +186,7 @@ def answer_picture(
         headers["x-pixel-mse-before"] = f"{losses.pixel_mse_before:.6f}"
         headers["x-pixel-mse-after"] = f"{losses.pixel_mse_after:.6f}"
         headers["x-refine-steps"] = str(losses.steps_done)
+    if area is not None:
+        headers["x-inside-mse"] = f"{area.inside_mse_after:.6f}"
+        headers["x-outside-mse"] = f"{area.outside_mse_after:.6f}"
     return Response(picture.data, headers=headers, media_type=MEDIA_TYPES[picture.format or ImageFormat.PNG])

@@ -152,11 +152,13 @@ class OutputOptions:
 
 @dataclass(frozen=True, slots=True)
 class EditStep:
-    """Move by `strength` (standard deviations of sampled codes) along a direction, in `layers` (empty: all of its)."""
+    """Move by `strength` (standard deviations of sampled codes) along a direction or a preset, in `layers` (empty: all
+    of its), but for what would change the meaning of the directions `keep`."""
 
     direction: str
     strength: float
     layers: tuple[int, ...] = ()
+    keep: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +193,8 @@ class WatchInvertJob:
 
 @dataclass(frozen=True, slots=True)
 class EditJob:
-    """`origin`: the photograph that a source code came of, and where on it, for its result to be pasted there."""
+    """With an area (a mask is white there) the picture changes only there. `origin`: the photograph that a source code
+    came of, and where on it, for its result to be pasted there."""
 
     source: Source
     edits: tuple[EditStep, ...]
@@ -200,6 +203,7 @@ class EditJob:
     output: OutputOptions = field(default_factory=OutputOptions)
     align: AlignOptions = field(default_factory=AlignOptions)
     origin: Origin | None = None
+    area: Region | EncodedPicture | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +218,7 @@ class SessionRequest:
     output: OutputOptions | None = None
     align: AlignOptions = field(default_factory=AlignOptions)
     fault: EditingError | None = None  # why the message could not be read
+    area: Region | EncodedPicture | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +293,18 @@ class Losses:
 
 
 @dataclass(frozen=True, slots=True)
+class AreaChange:
+    """How an edit was held to its area: mean squared differences to the source's picture on [-1, 1], `before` of the
+    edit everywhere, `after` of the answer; and the refinement's losses against what was wanted."""
+
+    inside_mse_before: float
+    inside_mse_after: float
+    outside_mse_before: float
+    outside_mse_after: float
+    losses: Losses
+
+
+@dataclass(frozen=True, slots=True)
 class InvertProgress:
     """A refinement under way: `loss` is the best so far, None before the first step."""
 
@@ -333,6 +350,7 @@ class Edited:
     start: EncodedPicture | None = None
     pasted: EncodedPicture | None = None
     placement: Placement | None = None
+    area: AreaChange | None = None  # None where none was asked for
 
 
 @dataclass(frozen=True, slots=True)

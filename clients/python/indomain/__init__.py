@@ -39,6 +39,7 @@ from indomain._exceptions import (
 from indomain._pictures import PictureFormat, PictureLike
 from indomain._results import (
     Align,
+    AreaChange,
     AsyncInversion,
     Between,
     Bundle,
@@ -56,6 +57,7 @@ from indomain._results import (
     Losses,
     Mixed,
     Placement,
+    Preset,
     Refine,
     Result,
     Sample,
@@ -66,6 +68,7 @@ from indomain._session import AsyncEditSession, EditSession
 __version__ = "0.1.0"
 
 __all__ = [
+    "AreaChange",
     "AsyncClient",
     "AsyncEditSession",
     "AsyncInversion",
@@ -101,6 +104,7 @@ __all__ = [
     "PermissionDeniedError",
     "PictureFormat",
     "PictureLike",
+    "Preset",
     "Refine",
     "RequestCancelledError",
     "RequestTooLargeError",

@@ -10,10 +10,12 @@ from PIL import Image
 from indomain._codes import code_from_wire
 from indomain._pictures import picture_from_wire
 from indomain._results import (
+    AreaChange,
     Between,
     Bundle,
     Diffused,
     Direction,
+    Edit,
     Edited,
     Face,
     FoundFaces,
@@ -26,6 +28,7 @@ from indomain._results import (
     Mixed,
     Placement,
     Points,
+    Preset,
     Refine,
     Sample,
     SessionPicture,
@@ -103,6 +106,7 @@ def edited(answer: editing_pb2.EditResponse) -> Edited:
         source_handle=answer.source_code.handle,
         pasted=_optional_picture(answer, "pasted", answer.pasted),
         placement=_placement(answer),
+        area=_area_change(answer),
     )
 
 
@@ -131,6 +135,7 @@ def session_picture(answer: editing_pb2.EditSessionResponse) -> SessionPicture:
         request_id=edited.request_id,
         pasted=_optional_picture(edited, "pasted", edited.pasted),
         placement=_placement(edited),
+        area=_area_change(edited),
     )
 
 
@@ -220,7 +225,15 @@ def _bundle(bundle: editing_pb2.Bundle) -> Bundle:
         summary=bundle.summary,
         data=bundle.data,
         code_space=bundle.code_space,
+        presets={preset.name: _preset(preset) for preset in bundle.presets},
     )
+
+
+def _preset(preset: editing_pb2.Preset) -> Preset:
+    edits = (
+        Edit(step.direction, step.strength, tuple(step.layers), tuple(step.keep)) for step in preset.edits
+    )
+    return Preset(name=preset.name, label=preset.label, edits=tuple(edits))
 
 
 def _direction(direction: editing_pb2.Direction) -> Direction:
@@ -276,6 +289,18 @@ def _losses(losses: editing_pb2.Losses) -> Losses:
         refine_loss_after=losses.refine_loss_after,
         steps_done=losses.steps_done,
         stop_reason=reason.removeprefix("STOP_REASON_").lower(),
+    )
+
+
+def _area_change(answer: editing_pb2.EditResponse) -> AreaChange | None:
+    if not answer.HasField("area"):
+        return None
+    return AreaChange(
+        inside_mse_before=answer.area.inside_mse_before,
+        inside_mse_after=answer.area.inside_mse_after,
+        outside_mse_before=answer.area.outside_mse_before,
+        outside_mse_after=answer.area.outside_mse_after,
+        losses=_losses(answer.area.losses),
     )
 
 

@@ -25,14 +25,16 @@ class Edit:
     """One step along a direction.
 
     Attributes:
-        direction: its name, e.g. `"smile"`.
-        strength: in standard deviations of sampled codes along the direction.
+        direction: its name, e.g. `"smile"`, or a preset's.
+        strength: in standard deviations of sampled codes along the direction; of a preset, how much of it.
         layers: only these layers move, where the direction has them; empty: all layers of the direction.
+        keep: directions whose meaning must not change, e.g. `("age",)`.
     """
 
     direction: str
     strength: float
     layers: tuple[int, ...] = ()
+    keep: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,15 @@ class Direction:
 
 
 @dataclass(frozen=True)
+class Preset:
+    """Several edits under one name, which may stand where a direction's stands; at strength 1 they are as listed."""
+
+    name: str
+    label: str
+    edits: tuple[Edit, ...]
+
+
+@dataclass(frozen=True)
 class Bundle:
     """One trained pipeline of the gateway. `resolution` is the pixels of both sides; codes are [layers, code_size], and
     `code_space` names what they mean: bundle and generator."""
@@ -170,6 +181,7 @@ class Bundle:
     summary: str
     data: str
     code_space: str = ""
+    presets: Mapping[str, Preset] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -213,6 +225,23 @@ class Losses:
     refine_loss_after: float
     steps_done: int
     stop_reason: str
+
+
+@dataclass(frozen=True)
+class AreaChange:
+    """How an edit was held to its area: mean squared differences to the source's picture, on [-1, 1].
+
+    Attributes:
+        inside_mse_before, inside_mse_after: in the area; `before` of the edit everywhere, `after` of the answer.
+        outside_mse_before, outside_mse_after: outside of it.
+        losses: of the refinement, against the edit everywhere within the area and the source outside.
+    """
+
+    inside_mse_before: float
+    inside_mse_after: float
+    outside_mse_before: float
+    outside_mse_after: float
+    losses: Losses
 
 
 class _Shown:
@@ -282,6 +311,7 @@ class Edited(Result):
         request_id: the same id stands in the gateway's log.
         handle, source_handle: the gateway's names for the codes, for a while. Calls that take this result use them.
         code_space: names bundle and generator whose codes they are; another's refuses them (`OtherCodeSpaceError`).
+        area: how the edit was held to its area; None where it had none.
     """
 
     bundle: str
@@ -299,6 +329,7 @@ class Edited(Result):
     source_handle: str = field(default="", repr=False)
     pasted: Image.Image | None = field(default=None, repr=False)
     placement: Placement | None = field(default=None, repr=False)
+    area: AreaChange | None = None
 
 
 @dataclass(frozen=True)
@@ -348,7 +379,7 @@ class Inversion(Result):
         inversion = super().load(file)
         return inversion if client is None else replace(inversion, _edit=client.edit)
 
-    def edit(self, *edits: Edit, timeout_s: float | None = None, **strengths: float) -> Edited:
+    def edit(self, *edits: Edit, timeout_s: float | None = None, **options: Any) -> Edited:
         """Edits this code, without inverting again.
 
         Example:
@@ -358,7 +389,7 @@ class Inversion(Result):
         """
         if self._edit is None:
             raise RuntimeError("this inversion has no client; pass it to Client.edit")
-        result: Edited = self._edit(self, *edits, timeout_s=timeout_s, **strengths)
+        result: Edited = self._edit(self, *edits, timeout_s=timeout_s, **options)
         return result
 
 
@@ -366,12 +397,12 @@ class AsyncInversion(Inversion):
     """An inversion of an `AsyncClient`: `edit` is awaited."""
 
     async def edit(  # type: ignore[override]
-        self, *edits: Edit, timeout_s: float | None = None, **strengths: float
+        self, *edits: Edit, timeout_s: float | None = None, **options: Any
     ) -> Edited:
         """Edits this code, without inverting again: `await inversion.edit(smile=2.0, age=-1.0)`."""
         if self._edit is None:
             raise RuntimeError("this inversion has no client; pass it to AsyncClient.edit")
-        result: Edited = await self._edit(self, *edits, timeout_s=timeout_s, **strengths)
+        result: Edited = await self._edit(self, *edits, timeout_s=timeout_s, **options)
         return result
 
 
@@ -407,6 +438,7 @@ class SessionPicture(_Shown):
         request_id: the same id stands in the gateway's log.
         pasted: the whole photograph with the result in its place; None unless the session was opened for it.
         placement: where on the photograph that is; None where the source is a code.
+        area: how the edit was held to its area; None where it had none.
     """
 
     sequence: int
@@ -418,6 +450,7 @@ class SessionPicture(_Shown):
     request_id: str
     pasted: Image.Image | None = field(default=None, repr=False)
     placement: Placement | None = field(default=None, repr=False)
+    area: AreaChange | None = None
 
 
 @dataclass(frozen=True)
