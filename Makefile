@@ -61,7 +61,7 @@ bench: $(VENV)/.all ## side-by-side measurements, one table
 bench-studio: $(VENV)/.all ## how soon a slider's picture is seen in a browser; needs a Chromium
 	$(BIN)/python -m benchmarks.studio --repository $(REPOSITORY) $(BENCH)
 
-bench-serving: $(VENV)/.all ## [BENCH=--triton HOST:PORT]: a gateway under load, beside what lies under it
+bench-serving: $(VENV)/.all ## [BENCH="--triton start"]: a gateway under load, beside what lies under it
 	$(BIN)/python -m benchmarks.serving $(BENCH)
 
 quality: $(VENV)/.all ## DATA=pictures.zip: how well they are inverted, through the graphs

@@ -6,19 +6,23 @@ a picture, inversion with refinement) come in two ways: from N callers who each 
 70 % of what was reached, where latency counts from the moment that a request was due. Then refinements that arrive one
 after another, and overload.
 
+"CPU" is what the gateway's own process took of the processors for a request: graphs too, where they are embedded.
+
 The load comes from this process: on few cores it takes its share from what is measured, the same for all.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
+from urllib.request import urlopen
 
 import grpc
 import numpy as np
@@ -26,9 +30,10 @@ import tyro
 
 from benchmarks.gateway import running_gateway
 from benchmarks.graphs import Array, Graphs, markdown_table
+from benchmarks.triton import TritonConfig, serving
 from indomain.v1 import editing_pb2 as pb
 from indomain.v1 import editing_pb2_grpc
-from serving.bundle import Bundle, Role
+from serving.bundle import Bundle, Role, TensorSpec
 from serving.edits import apply_edits
 from serving.jobs import EditStep, EncodedPicture, RefineOptions
 from serving.pictures import centre_square
@@ -61,7 +66,7 @@ class ServingConfig:
     callers: tuple[int, ...] = (1, 4, 16, 64)
     """How many wait for an answer at once."""
     triton: str = ""
-    """gRPC address of a Triton server that serves the same repository. Empty: left out."""
+    """gRPC address of a Triton server that serves the same repository; `start`: that of the tests. Empty: left out."""
     users: int = 8
     """Whose refinements arrive one after another."""
     apart_s: float = 0.1
@@ -90,6 +95,9 @@ class Target(Protocol):
     async def ask(self, kind: Kind) -> Array:
         """The picture answered, uint8 [H, W, 3]."""
 
+    def processor_s(self) -> float | None:
+        """What its process has taken of processors; None where it is not told apart."""
+
 
 class GraphTarget:
     """Does by hand what the gateway does, on something that runs graphs: as many runs, of the same inputs."""
@@ -110,6 +118,9 @@ class GraphTarget:
         if kind == "edit of a picture":
             return await self._decode([start, apply_edits(start, work.edits, work.bundle)])
         return await self._decode([start, await self._refine(start, aligned)])
+
+    def processor_s(self) -> None:
+        return None
 
     async def _decode(self, codes: list[Array]) -> Array:
         decoded, _ = await asyncio.gather(
@@ -132,9 +143,10 @@ class GraphTarget:
 
 
 class GatewayTarget:
-    """A gateway over gRPC."""
+    """A gateway over gRPC; over HTTP it is asked for its metrics."""
 
-    def __init__(self, work: Work, channel: grpc.aio.Channel) -> None:
+    def __init__(self, work: Work, channel: grpc.aio.Channel, url: str) -> None:
+        self._metrics = f"{url}/metrics"
         self.stub: editing_pb2_grpc.EditingAsyncStub = editing_pb2_grpc.EditingStub(channel)
         raw = pb.OutputOptions(format=pb.IMAGE_FORMAT_RAW)
         code = pb.Code(data=work.code.astype("<f4").tobytes(), shape=work.code.shape)
@@ -161,6 +173,12 @@ class GatewayTarget:
         method, request = self._requests[kind]
         image = (await method(request, timeout=timeout_s)).image
         return np.frombuffer(image.data, np.uint8).reshape(image.height, image.width, 3)
+
+    def processor_s(self) -> float:
+        with urlopen(self._metrics) as answer:
+            lines = answer.read().decode().splitlines()
+        (value,) = (line.split()[1] for line in lines if line.startswith("process_cpu_seconds_total "))
+        return float(value)
 
 
 # --- load ------------------------------------------------------------------------------------------------------------
@@ -283,9 +301,15 @@ async def compare(
             for name, open_target in targets.items():
                 with open_target(callers) as target:
                     await waiting_callers(target, kind, callers, config.seconds / 6)  # warms up
+                    before_s = target.processor_s()
                     measured = await waiting_callers(target, kind, callers, config.seconds)
+                    after_s = target.processor_s()
                     found[name, kind, callers] = measured
                     row = [kind, str(callers), name, f"{measured.a_second:.1f}"]
+                    if before_s is None or after_s is None:
+                        row.append("")
+                    else:
+                        row.append(f"{1000 * (after_s - before_s) / len(measured.latencies_s):.2f}")
                     row += [f"{measured.milliseconds(percent):.1f}" for percent in (50, 99)]
                     if not name.startswith("ONNX"):  # the sessions would hold up the clock of an open loop
                         rate = 0.7 * measured.a_second
@@ -374,6 +398,27 @@ async def overload(gateway: GatewayTarget, times: float, peak: float, seconds: f
     ]  # fmt: skip
 
 
+def traffic(work: Work) -> list[list[str]]:
+    """Bytes of tensors between a gateway and Triton for one request of each kind, by the shapes in the manifest."""
+    refining = -(-work.steps // work.bundle.refine.chunk_steps)
+    samples: dict[Kind, dict[Role, int]] = {
+        "edit of a code": {"generator": 1, "critic": 1},
+        "edit of a picture": {"encoder": 1, "generator": 2, "critic": 1},
+        "inversion": {"encoder": 1, "refiner": refining, "generator": 2, "critic": 1},
+    }
+
+    def size(specs: Iterable[TensorSpec]) -> int:
+        return sum(math.prod(spec.shape[1:]) * np.dtype(spec.dtype).itemsize for spec in specs)
+
+    rows = []
+    for kind, counts in samples.items():
+        graphs = {role: work.bundle.graphs[role] for role in counts}
+        there = sum(count * size(graphs[role].inputs) for role, count in counts.items())
+        back = sum(count * size(graphs[role].outputs) for role, count in counts.items())
+        rows.append([kind, f"{there:,}", f"{back:,}"])
+    return rows
+
+
 async def run(config: ServingConfig) -> None:
     graphs = Graphs(config.repository, config.bundle, threads=config.threads)
     bundle = graphs.bundle
@@ -388,19 +433,23 @@ async def run(config: ServingConfig) -> None:
 
     with ExitStack() as processes:
         opened = processes.enter_context
-        channels = [grpc.aio.insecure_channel(opened(running_gateway(config.repository, *flags))[0], CHANNEL)]
-        gateway = GatewayTarget(work, channels[0])
+        address, url = opened(running_gateway(config.repository, *flags))
+        channels = [grpc.aio.insecure_channel(address, CHANNEL)]
+        gateway = GatewayTarget(work, channels[0], url)
         targets: dict[str, Callable[[int], Any]] = {
             "ONNX Runtime": lambda callers: bare_sessions(work, graphs, callers),
             "gateway": lambda callers: nullcontext(gateway),
         }
-        if config.triton:
-            triton_flags = [*flags, "--backend", "triton", "--triton-addresses", config.triton]
-            address, _ = opened(running_gateway(config.repository, *triton_flags))
+        triton_address = config.triton
+        if config.triton == "start":
+            triton_address = opened(serving(TritonConfig(config.repository)))
+        if triton_address:
+            triton_flags = [*flags, "--backend", "triton", "--triton-addresses", triton_address]
+            address, url = opened(running_gateway(config.repository, *triton_flags))
             channels.append(grpc.aio.insecure_channel(address, CHANNEL))
-            on_triton = GatewayTarget(work, channels[1])
+            on_triton = GatewayTarget(work, channels[1], url)
         try:
-            async with triton_itself(work, config.triton) if config.triton else nullcontext() as triton:
+            async with triton_itself(work, triton_address) if triton_address else nullcontext() as triton:
                 if triton is not None:
                     targets["Triton"] = lambda callers: nullcontext(triton)
                     targets["gateway on Triton"] = lambda callers: nullcontext(on_triton)
@@ -414,8 +463,19 @@ async def run(config: ServingConfig) -> None:
             for channel in channels:
                 await channel.close()
     print(f"{bundle.name}, {config.threads} threads, {config.seconds:g} s a cell, {steps} refinement steps\n")
-    header = ["request", "callers", "on", "requests/s", "p50 ms", "p99 ms", "open p50 ms", "open p99 ms"]
+    header = [
+        "request",
+        "callers",
+        "on",
+        "requests/s",
+        "CPU ms",
+        "p50 ms",
+        "p99 ms",
+        "open p50 ms",
+        "open p99 ms",
+    ]
     print(markdown_table(header, rows))
+    print("\n" + markdown_table(["request", "bytes to Triton", "bytes from Triton"], traffic(work)))
     print("\n" + markdown_table(["what", "ours", "against", "ratio", "bar"], promised))
     header = [
         "load",

@@ -111,6 +111,12 @@ class Border:
             code = "DEADLINE_EXCEEDED" if call.deadline.expired else "CANCELLED"
             self._metrics.cancelled.labels(call.stage or "none").inc()
             raise
+        except (
+            grpc.aio.InternalError
+        ):  # from what was to be sent: the caller has hung up, gRPC is about to cancel
+            code = "CANCELLED"
+            self._metrics.cancelled.labels(call.stage or "none").inc()
+            raise asyncio.CancelledError from None
         except EditingError as error:
             code = error.row.grpc_code
             await self._abort(error, call, context)
