@@ -15,7 +15,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow faults fuzz bench bench-refine bench-serving bench-observing bench-studio bench-triton bench-bulk quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto reference clean
+.PHONY: help demo serve test test-slow faults fuzz bench bench-refine bench-serving bench-observing bench-studio bench-triton bench-bulk photographs quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto reference clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ bench-triton: $(VENV)/.all ## ways to a Triton server: the bare client, the back
 
 bench-bulk: $(VENV)/.all ## the command line with a folder of pictures, beside one request after another
 	$(BIN)/python -m benchmarks.bulk $(BENCH)
+
+photographs: $(VENV)/.all ## ten photographs edited and pasted back, on one sheet
+	$(BIN)/python -m benchmarks.photographs $(BENCH)
 
 bench: $(VENV)/.all ## side-by-side measurements, one table
 	$(BIN)/python -m benchmarks $(BENCH)

@@ -36,7 +36,7 @@ from indomain.v1 import editing_pb2_grpc
 from serving.bundle import Bundle, Role, TensorSpec
 from serving.edits import apply_edits
 from serving.jobs import EditStep, EncodedPicture, RefineOptions
-from serving.pictures import align_picture
+from serving.pictures import centre_square
 from serving.refinement import RefineSettings, first_inputs
 
 Kind = Literal["edit of a code", "edit of a picture", "inversion"]
@@ -113,7 +113,7 @@ class GraphTarget:
         if kind == "edit of a code":
             return await self._decode([apply_edits(work.code, work.edits, work.bundle)])
         picture = EncodedPicture(work.picture)
-        aligned = align_picture(picture, work.bundle.resolution, max_bytes=2**31, max_pixels=2**31)
+        aligned, _ = centre_square(picture, work.bundle.resolution, max_bytes=2**31, max_pixels=2**31)
         start = (await self._run("encoder", {"image": aligned[None]}))["code"][0]
         if kind == "edit of a picture":
             return await self._decode([start, apply_edits(start, work.edits, work.bundle)])

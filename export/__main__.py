@@ -1,4 +1,4 @@
-"""Command line of the export: `python -m export import | bundle | presets | verify | diff | tensorrt | openvino`."""
+"""Command line of the export: `python -m export import | bundle | align | presets | verify | diff | ...`."""
 
 from __future__ import annotations
 
@@ -30,12 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bad_input: tuple[type[Exception], ...] = (FileNotFoundError, TritonError, PresetError)
     not_as_promised: tuple[type[Exception], ...] = (VerificationError,)
     if not arguments or arguments[0] not in commands:  # these run where there is no PyTorch
+        from export.alignment import AlignConfig, align
         from export.bundle import BundleConfig, write_bundle
         from export.importers import ImportConfig, import_checkpoint
         from export.parity import ParityError
         from training.runs import CheckpointError
 
-        commands |= {"import": (ImportConfig, import_checkpoint), "bundle": (BundleConfig, write_bundle)}
+        commands |= {
+            "import": (ImportConfig, import_checkpoint),
+            "bundle": (BundleConfig, write_bundle),
+            "align": (AlignConfig, align),
+        }
         bad_input, not_as_promised = (*bad_input, CheckpointError), (*not_as_promised, ParityError)
     config = tyro.extras.subcommand_cli_from_dict(
         {name: kind for name, (kind, _) in commands.items()}, prog="python -m export", args=arguments

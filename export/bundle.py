@@ -27,6 +27,8 @@ from export.graphs import (
     GeneratorGraph,
     Graph,
     bundle_graphs,
+    detector_graph,
+    for_detector,
     to_onnx,
 )
 from export.parity import (
@@ -53,15 +55,16 @@ from training.refinement import OPTIMISERS, Objective, RefinementConfig, Refiner
 
 FORMAT = 1
 QUANTILES = 257
-STEPS = 13  # of the progress bar: five graphs exported, five checked, and three more; one more for 16 bits
+STEPS = 13  # of the progress bar: five graphs exported, five checked, and three more; others add theirs
 WeightFormat = Literal["float16", "float32"]
+Alignment = Literal["face", "centre-crop"]
 DOMAIN_TERM = "mean((code - E(G(code)))^2) / code_variance"
 SCORE = "percentile of the code critic's mean logit among the inversions of sampled pictures, E(G(w)), 0..1"
 
 
 @dataclass
 class BundleConfig:
-    """Write a run's five graphs, their configuration and a manifest into a model repository."""
+    """Write a run's graphs, their configuration and a manifest into a model repository."""
 
     run: tyro.conf.Positional[Path]
     """Run folder of `python -m training encoder`."""
@@ -78,6 +81,9 @@ class BundleConfig:
     demodulation and the sum of RGB stay float32, and so do mapping, critic and the refiner with its gradients."""
     precision_codes: int = 1_000
     """Codes that 16 bits are compared with float32 on."""
+    alignment: Alignment | None = None
+    """How photographs are brought into place. face: by the faces on them, to where the run's alignment.json says; that
+    takes a sixth graph, the detector. Left out: face where the run has that file, otherwise centre-crop."""
     refine: RefinementConfig = field(default_factory=RefinementConfig)
     """Chunk size of the refiner, and the defaults that the manifest carries."""
     sampled_codes: int = 2_000
@@ -105,7 +111,8 @@ def write_bundle(config: BundleConfig) -> str:
     config.to.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=config.to.parent))
     try:
-        with progress_bar(STEPS + (config.precision != "float32")) as announce:
+        steps = STEPS + (config.precision != "float32") + 2 * (pipeline.face(config.alignment) is not None)
+        with progress_bar(steps) as announce:
             sizes, figures = write_checked(pipeline, name, config, work, announce)
         move_into_place(work, config.to, name, tuple(sizes), config.version)
     finally:
@@ -185,6 +192,11 @@ def inputs_of(z: Tensor, files: Mapping[str, Path], refine: RefinementConfig) ->
         "generator": {"code": code},
         "encoder": {"image": image},
         "critic": run(open_session(files["encoder"]), {"image": image}),
+        **(
+            {"detector": {"image": for_detector(torch.from_numpy(image)).numpy()}}
+            if "detector" in files
+            else {}
+        ),
         "refiner": refiner_inputs(code, np.roll(image, 1, 0), refine),
     }
 
@@ -238,7 +250,10 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
         z_size=generator.config.z_size,
         precision=config.precision,
     )
+    if pipeline.face(config.alignment) is not None:
+        graphs["detector"] = detector_graph()
     originals = {
+        **{role: graph.module for role, graph in graphs.items() if role == "detector"},
         "encoder": EncoderGraph(pipeline.encoder),
         "generator": GeneratorGraph(generator.synthesis),
         "mapping": generator.mapping,
@@ -289,13 +304,18 @@ def describe(
         **({"presets": pipeline.presets} if pipeline.presets else {}),
         "refine": refine,
         "statistics": built.statistics,
-        "alignment": card.get("alignment", "centre-crop"),
+        **alignment(pipeline.face(config.alignment)),
         "training": training,
         "data": card.get("data", str(meta.get("data", ""))),
         "licence": card.get("licence", ""),
         "limits": card.get("limits", ""),
         **({"card": card} if card else {}),
     }
+
+
+def alignment(face: dict[str, Any] | None) -> dict[str, Any]:
+    """The manifest's entries on how photographs are brought into place."""
+    return {"alignment": "centre-crop"} if face is None else {"alignment": "face", "face": face}
 
 
 def graph_file(model: str, version: int) -> str:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from safetensors.numpy import load_file
 
 from export.presets import read_presets
+from training.alignment import ALIGNMENT_FILE
 from training.critics import CodeCritic
 from training.encoder import Encoder
 from training.generator import Generator
@@ -40,6 +41,16 @@ class Pipeline:
     boundaries: Tensors = field(default_factory=dict)
     """boundary/NAME and across/NAME -> float32 [L, 512], for directions that labels made"""
     presets: list[dict[str, Any]] = field(default_factory=list)
+    where_faces_lie: dict[str, Any] | None = None
+    """alignment.json; None if there is none"""
+
+    def face(self, alignment: str | None) -> dict[str, Any] | None:
+        """Where faces are to be brought, None for pictures that are cropped only. Raises CheckpointError."""
+        if alignment == "face" and self.where_faces_lie is None:
+            raise CheckpointError(
+                f"the run has no {ALIGNMENT_FILE}; write it with `python -m training alignment`"
+            )
+        return None if alignment == "centre-crop" else self.where_faces_lie
 
 
 def load_pipeline(run: Path) -> Pipeline:
@@ -51,7 +62,15 @@ def load_pipeline(run: Path) -> Pipeline:
     directions, vectors, boundaries = load_directions(run, shape)
     listing = run / "presets.json"
     presets = read_presets(listing, directions) if listing.is_file() else []
-    return Pipeline(generator, encoder, critic, meta, card, directions, vectors, boundaries, presets)
+    return Pipeline(
+        generator, encoder, critic, meta, card, directions, vectors, boundaries, presets, load_alignment(run)
+    )
+
+
+def load_alignment(run: Path) -> dict[str, Any] | None:
+    """alignment.json, if there is one."""
+    file = run / ALIGNMENT_FILE
+    return json.loads(file.read_text()) if file.is_file() else None
 
 
 def load_directions(run: Path, shape: tuple[int, int]) -> tuple[list[dict[str, Any]], Tensors, Tensors]:

@@ -1,4 +1,4 @@
-"""The five graphs of a bundle: modules with their borders (names, types, shapes), and their way through the exporter.
+"""The graphs of a bundle: modules with their borders (names, types, shapes), and their way through the exporter.
 
 Normalisation, rounding and layout changes live here, inside the graphs; pictures are uint8 [N, H, W, 3] outside.
 """
@@ -22,10 +22,12 @@ from export.precision import Precision
 from export.storage import compress, tidy
 from export.triton import Border, DType
 from export.unrolling import BEST, LOSS, unroll
+from training.face_detector import STRIDES, VALUES, FaceDetector
 from training.refinement import Refiner, to_float
 
 OPSET = 20
 BFLOAT16_OPSET = 22  # the first whose convolutions take bfloat16
+DETECTOR_SIDE = 320  # of the square in which faces are looked for, pixels
 EXAMPLE_BATCH = 2  # traced with; 0 and 1 would be baked in
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {"uint8": torch.uint8, "float32": torch.float32}
@@ -95,6 +97,31 @@ class CriticGraph(nn.Module):
         # the interpolated table as a sum of ramps, one an interval: each is passed, not reached, or part of the way
         ramps = ((logit - self.lower) * self.slope).clamp(0, 1)
         return ramps.mean(1, keepdim=True)
+
+
+class DetectorGraph(nn.Module):
+    """image uint8 [N, 320, 320, 3] -> faces float32 [N, P, 15], as FaceDetector gives them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.detector = FaceDetector()
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.detector(to_float(image))
+
+
+def detector_graph() -> Graph:
+    """The face detector with its borders: the same in every bundle that is aligned by faces."""
+    side = DETECTOR_SIDE
+    places = sum((side // stride) ** 2 for stride in STRIDES)
+    image, faces = Border("image", "uint8", (side, side, 3)), Border("faces", "float32", (places, VALUES))
+    return Graph("detector", DetectorGraph(), (image,), (faces,))
+
+
+def for_detector(images: Tensor) -> Tensor:
+    """Pictures uint8 [N, H, W, 3] in the size that the detector takes."""
+    x = torch.nn.functional.interpolate(images.permute(0, 3, 1, 2).float(), (DETECTOR_SIDE, DETECTOR_SIDE))
+    return x.permute(0, 2, 3, 1).to(torch.uint8).contiguous()
 
 
 def bundle_graphs(

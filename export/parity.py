@@ -17,7 +17,7 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
-from export.graphs import EncoderGraph, GeneratorGraph, Graph
+from export.graphs import EncoderGraph, GeneratorGraph, Graph, for_detector
 from export.precision import Precision, picture_psnr
 from training.refinement import OPTIMISERS, Adam, Objective, RefinementConfig, Weights, refine, to_float
 
@@ -372,6 +372,8 @@ def check_all(
         inverted = EncoderGraph(objective.encoder)(pictures)  # of sampled codes the score says 1
     figures: dict[str, Figures] = {}
     inputs = {"encoder": pictures, "generator": codes, "mapping": z, "critic": inverted}
+    if "detector" in graphs:
+        inputs["detector"] = for_detector(pictures)
     for role, x in inputs.items():
         announce(f"checking the {role}")
         graph, original = graphs[role], checkpoint[role]

@@ -30,7 +30,10 @@ from export.triton import (
     shapes,
 )
 
-PRECISE = ("refiner",)  # its gradients and Adam's moments do not fit into 16 bits
+PRECISE = (
+    "refiner",
+    "detector",
+)  # gradients and moments do not fit into 16 bits, nor do landmarks to a pixel
 OWN: dict[str, Precision] = {"float16": "fp16", "bfloat16": "bf16"}  # of a graph with 16-bit numbers in it
 SCRIPT = "build-plans.sh"
 WORKSPACE = 1 << 30

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import tyro
 
-MAX_BATCH = {"encoder": 16, "generator": 16, "mapping": 64, "critic": 64, "refiner": 8}
+MAX_BATCH = {"encoder": 16, "generator": 16, "mapping": 64, "critic": 64, "refiner": 8, "detector": 8}
 QUEUE_BATCHES = 16  # full batches that may wait; the next request is rejected, not kept waiting for ever
 LONGEST_WAIT_US = 600_000_000  # for a request's own time-out to count, one must be set here that is longer
 QUEUE_DELAY_US = 500  # a lone request waits this long for company

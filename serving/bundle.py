@@ -20,8 +20,14 @@ from safetensors.numpy import load as load_safetensors
 from serving.errors import BundleInvalid
 from serving.jobs import EditStep
 
-Role = Literal["encoder", "generator", "mapping", "critic", "refiner"]
-ROLES: tuple[Role, ...] = ("encoder", "generator", "mapping", "critic", "refiner")
+Role = Literal["encoder", "generator", "mapping", "critic", "refiner", "detector"]
+ROLES: tuple[Role, ...] = (
+    "encoder",
+    "generator",
+    "mapping",
+    "critic",
+    "refiner",
+)  # a detector only for faces
 MANIFEST_FORMAT = 1
 GraphKey = tuple[str, int, str]  # model, version, sha256
 
@@ -37,7 +43,9 @@ _NEEDED: dict[Role, tuple[frozenset[str], frozenset[str]]] = {
         frozenset({"code", "target", "mask", *REFINE_SETTINGS}),
         frozenset({"next_code", "loss", "best_code", "best_loss"}),
     ),
+    "detector": (frozenset({"image"}), frozenset({"faces"})),
 }
+_FACE_VALUES = 15  # score, box, five landmarks
 
 
 class _Part(BaseModel):
@@ -101,6 +109,34 @@ class RefineDefaults(_Part):
     quality_steps: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
 
 
+Point = tuple[Annotated[float, Field(gt=-1.0, lt=2.0)], Annotated[float, Field(gt=-1.0, lt=2.0)]]
+
+
+class _Landmarks(_Part):
+    left_eye: Point
+    right_eye: Point
+    nose: Point
+    mouth_left: Point
+    mouth_right: Point
+
+
+class FaceTemplate(_Part):
+    """Where the faces of the training pictures are; lengths are parts of a picture's side."""
+
+    template: _Landmarks
+    tolerance: float = Field(
+        ge=0.0, le=0.5
+    )  # a picture whose corners are no farther from a face's is aligned already
+    max_turn: float = Field(
+        gt=0.0
+    )  # tip of the nose beside the middle of the eyes, in distances between these
+
+    @property
+    def points(self) -> npt.NDArray[np.float64]:
+        """[5, 2]: eyes, nose, corners of the mouth."""
+        return np.array(list(self.template.model_dump().values()))
+
+
 class _DirectionEntry(_Part):
     name: str = Field(min_length=1)
     label: str = ""
@@ -135,7 +171,8 @@ class _Manifest(_Part):
     directions: tuple[_DirectionEntry, ...] = ()
     presets: tuple[_PresetEntry, ...] = ()
     refine: RefineDefaults
-    alignment: str = "centre-crop"
+    alignment: Literal["face", "centre-crop"] = "centre-crop"
+    face: FaceTemplate | None = None
     data: str = ""
     licence: str = ""
     limits: str = ""
@@ -194,7 +231,8 @@ class Bundle:
     directions: dict[str, Direction]
     presets: dict[str, Preset]
     refine: RefineDefaults
-    alignment: str
+    alignment: Literal["face", "centre-crop"]
+    face: FaceTemplate | None  # with alignment "face"
     data: str
     licence: str
     limits: str
@@ -228,7 +266,13 @@ def read_bundles(repository: Path, names: tuple[str, ...] = (), *, verify: bool 
 def read_bundle(repository: Path, name: str, *, verify: bool = True) -> Bundle:
     """One bundle, checked as far as it can be without running it. Raises BundleInvalid."""
     manifest = _read_manifest(repository, name)
-    for role in ROLES:
+    needed: tuple[Role, ...] = (*ROLES, "detector") if manifest.alignment == "face" else ROLES
+    if manifest.alignment == "face" and manifest.face is None:
+        raise BundleInvalid(
+            f"Bundle {name}: alignment is by faces, and `face` does not say where they are wanted; `python -m export "
+            "align` does."
+        )
+    for role in needed:
         if role not in manifest.graphs:
             raise BundleInvalid(f"Bundle {name}: the manifest has no graph {role!r}; export it again.")
         _check_graph(name, role, manifest)
@@ -245,7 +289,7 @@ def read_bundle(repository: Path, name: str, *, verify: bool = True) -> Bundle:
         resolution=manifest.resolution,
         layers=manifest.layers,
         code_size=manifest.code_size,
-        graphs=dict(manifest.graphs),
+        graphs={role: manifest.graphs[role] for role in needed},
         samples=_samples(name, manifest.graphs, tensors),
         folder=repository,
         mean_code=_tensor(name, tensors, "mean_code", code_shape),
@@ -254,6 +298,7 @@ def read_bundle(repository: Path, name: str, *, verify: bool = True) -> Bundle:
         presets={entry.name: _preset(name, entry, directions) for entry in manifest.presets},
         refine=manifest.refine,
         alignment=manifest.alignment,
+        face=manifest.face,
         data=manifest.data,
         licence=manifest.licence,
         limits=manifest.limits,
@@ -310,7 +355,17 @@ def _check_graph(bundle: str, role: Role, manifest: _Manifest) -> None:
     code = (-1, manifest.layers, manifest.code_size)
     if role == "mapping" and len(graph.inputs[0].shape) != 2:
         raise BundleInvalid(f"Bundle {bundle}: {role}.z has shape {list(graph.inputs[0].shape)}.")
+    if role == "detector":
+        side = graph.inputs[0].shape[1]
+        places = graph.outputs[0].shape[1]
+        expected = {"image": (-1, side, side, 3), "faces": (-1, places, _FACE_VALUES)}
+        _check_shapes(bundle, role, graph, expected)
+        return
     expected = {"image": picture, "target": picture, "code": code, "best_code": code, "next_code": code}
+    _check_shapes(bundle, role, graph, expected)
+
+
+def _check_shapes(bundle: str, role: Role, graph: GraphSpec, expected: dict[str, tuple[int, ...]]) -> None:
     for spec in (*graph.inputs, *graph.outputs):
         if spec.shape != expected.get(spec.name, spec.shape) or spec.shape[:1] != (-1,):
             raise BundleInvalid(f"Bundle {bundle}: {role}.{spec.name} has shape {list(spec.shape)}.")

@@ -57,6 +57,18 @@ class PictureTooLarge(EditingError):
     """The picture is over the limit in bytes or in pixels."""
 
 
+class NoFace(EditingError):
+    """No face was found on the picture, and the bundle is aligned by faces."""
+
+
+class NoSuchFace(EditingError):
+    """The picture has fewer faces than the number asked for."""
+
+
+class FaceNotUsable(EditingError):
+    """The face is too small or turned away too far for what the bundle was trained on."""
+
+
 class InvalidCode(EditingError):
     """A latent code with a wrong shape or with values that are not finite."""
 
@@ -164,6 +176,9 @@ ERROR_TABLE: Mapping[type[EditingError], ErrorRow] = MappingProxyType(
         RequestTooLarge: ErrorRow("RESOURCE_EXHAUSTED", 413, "request_too_large"),
         InvalidPicture: ErrorRow("INVALID_ARGUMENT", 400, "invalid_picture"),
         PictureTooLarge: ErrorRow("INVALID_ARGUMENT", 413, "picture_too_large"),
+        NoFace: ErrorRow("INVALID_ARGUMENT", 422, "no_face"),
+        NoSuchFace: ErrorRow("INVALID_ARGUMENT", 422, "no_such_face"),
+        FaceNotUsable: ErrorRow("INVALID_ARGUMENT", 422, "face_not_usable"),
         InvalidCode: ErrorRow("INVALID_ARGUMENT", 400, "invalid_code"),
         OtherCodeSpace: ErrorRow("INVALID_ARGUMENT", 400, "other_code_space"),
         InvalidOption: ErrorRow("INVALID_ARGUMENT", 400, "invalid_option"),

@@ -30,6 +30,12 @@ class EditingService(stubs.EditingServicer):
     async def ListBundles(self, request: pb.ListBundlesRequest, context: Context) -> pb.ListBundlesResponse:  # noqa: N802
         return wire.bundles_response(self._pipeline.bundles, self._pipeline.settings, current_call())
 
+    async def FindFaces(self, request: pb.FindFacesRequest, context: Context) -> pb.FindFacesResponse:  # noqa: N802
+        call = current_call()
+        return wire.find_faces_response(
+            await self._pipeline.find_faces(wire.find_faces_job(request), call), call
+        )
+
     async def Invert(self, request: pb.InvertRequest, context: Context) -> pb.InvertResponse:  # noqa: N802
         call = current_call()
         return wire.invert_response(await self._pipeline.invert(wire.invert_job(request), call), call)

@@ -21,6 +21,7 @@ from serving.http_requests import (
     answer_picture,
     read_diffuse,
     read_edit,
+    read_find_faces,
     read_invert,
     read_json,
     read_watch,
@@ -88,6 +89,19 @@ def _add_editing_routes(app: FastAPI, pipeline: Pipeline) -> None:
         return answer_json(wire.bundles_answer(pipeline.bundles, pipeline.settings, _call(request)))
 
     @app.post(
+        "/v1/find-faces",
+        tags=["editing"],
+        **picture_or_json("FindFacesBody", "FindFacesOptions", bodies.FindFacesAnswer),
+    )
+    async def find_faces(request: Request) -> Response:
+        """Which faces are on a picture, the largest first, and which of them can be edited."""
+        call = _call(request)
+        job = wire.find_faces_job_from(*await read_find_faces(request))
+        return answer_json(
+            wire.find_faces_answer(await unless_gone(request, pipeline.find_faces(job, call)), call)
+        )
+
+    @app.post(
         "/v1/invert", tags=["editing"], **picture_or_json("InvertBody", "InvertOptions", bodies.InvertAnswer)
     )
     async def invert(request: Request) -> Response:
@@ -97,7 +111,7 @@ def _add_editing_routes(app: FastAPI, pipeline: Pipeline) -> None:
         job = wire.invert_job_from(body, picture, accept)
         result = await unless_gone(request, pipeline.invert(job, call))
         if accept:
-            return answer_picture(result.image, call, result.domain_score, result.losses)
+            return answer_picture(result.pasted or result.image, call, result.domain_score, result.losses)
         return answer_json(wire.invert_answer(result, call))
 
     @app.post(
@@ -114,7 +128,8 @@ def _add_editing_routes(app: FastAPI, pipeline: Pipeline) -> None:
         job = wire.edit_job_from(body, source, area, accept)
         result = await unless_gone(request, pipeline.edit(job, call))
         if accept:
-            return answer_picture(result.image, call, result.domain_score, result.losses, result.area)
+            picture = result.pasted or result.image
+            return answer_picture(picture, call, result.domain_score, result.losses, result.area)
         return answer_json(wire.edit_answer(result, call))
 
     @app.post("/v1/mix", tags=["editing"], **json_only("MixBody", bodies.MixAnswer))
@@ -124,7 +139,7 @@ def _add_editing_routes(app: FastAPI, pipeline: Pipeline) -> None:
         job = wire.mix_job_from(await read_json(request, bodies.MixBody), accept)
         result = await unless_gone(request, pipeline.mix(job, call))
         if accept:
-            return answer_picture(result.image, call, result.domain_score)
+            return answer_picture(result.pasted or result.image, call, result.domain_score)
         return answer_json(wire.mix_answer(result, call))
 
     @app.post(
@@ -141,7 +156,7 @@ def _add_editing_routes(app: FastAPI, pipeline: Pipeline) -> None:
         job = wire.diffuse_job_from(body, pictures, accept)
         result = await unless_gone(request, pipeline.diffuse(job, call))
         if accept:
-            return answer_picture(result.image, call, result.domain_score, result.losses)
+            return answer_picture(result.pasted or result.image, call, result.domain_score, result.losses)
         return answer_json(wire.diffuse_answer(result, call))
 
     @app.post("/v1/decode", tags=["editing"], **json_only("DecodeBody", bodies.DecodeAnswer))

@@ -46,6 +46,14 @@ async def read_json(request: Request, kind: type[BodyT]) -> BodyT:
     return await asyncio.to_thread(read_body, kind, content)
 
 
+async def read_find_faces(request: Request) -> tuple[bodies.FindFacesOptions, EncodedPicture]:
+    if _is_form(request):
+        pictures, options = await _read_form(request, "picture")
+        return read_body(bodies.FindFacesOptions, options), pictures["picture"]
+    body = await read_json(request, bodies.FindFacesBody)
+    return body, picture_from(body.picture)
+
+
 async def read_invert(request: Request) -> tuple[bodies.InvertOptions, EncodedPicture]:
     if _is_form(request):
         pictures, options = await _read_form(request, "picture")

@@ -85,9 +85,9 @@ async def serve_session(websocket: WebSocket, pipeline: Pipeline, call: Call) ->
             return SessionRequest(0, (), fault=error)
 
     async def tell(answer: SessionAnswer) -> None:
-        body, picture = wire.session_answer(answer)
+        body, pictures = wire.session_answer(answer)
         await websocket.send_text(body.model_dump_json(exclude_none=True))
-        if picture is not None:
+        for picture in pictures:
             await websocket.send_bytes(picture)
 
     try:

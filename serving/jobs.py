@@ -24,6 +24,20 @@ class ImageFormat(StrEnum):
     RAW = "raw"  # uint8 [H, W, 3], no header
 
 
+class Alignment(StrEnum):
+    """How a picture is brought into place."""
+
+    FACE = "face"
+    CENTRE_CROP = "centre_crop"
+
+
+class Pasting(StrEnum):
+    """How a result is put back into its photograph: added to it, or in its place."""
+
+    CHANGE = "change"
+    REPLACE = "replace"
+
+
 class StopReason(StrEnum):
     """Why a refinement ended."""
 
@@ -71,6 +85,43 @@ Source = EncodedPicture | CodeSource
 
 
 @dataclass(frozen=True, slots=True)
+class AlignOptions:
+    """alignment None: the bundle's own. face: which of several, in the order of FoundFaces; None: the largest."""
+
+    alignment: Alignment | None = None
+    face: int | None = None
+
+
+Coordinates = tuple[tuple[float, float], ...]  # x and y, in pixels of the upright picture
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """A face on a picture. `corners`: of the square that would be edited, clockwise from the face's own top left."""
+
+    box: tuple[float, float, float, float]  # left, top, right, bottom
+    score: float
+    landmarks: Coordinates  # eyes, tip of the nose, corners of the mouth
+    corners: Coordinates
+    roll_degrees: float
+    unusable: str  # empty, or why it cannot be edited and what to do
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where on a picture the square is that was encoded. `faces` 0: nobody looked for any, and `found` is None."""
+
+    alignment: Alignment  # what was done
+    face: int
+    faces: int
+    found: Face | None
+    corners: Coordinates
+    roll_degrees: float
+    width: int  # of the upright picture
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
 class RefineOptions:
     """How to refine; None takes the bundle's default. steps = 0: not at all. quality: a name for a number of steps.
     allow_fewer_steps: rather than wait or be refused where the gateway is busy."""
@@ -86,7 +137,8 @@ class RefineOptions:
 
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
-    """Which pictures to answer, and in which format; `codes` False: codes by their handles only."""
+    """Which pictures to answer, and in which format; `codes` False: codes by their handles only; `pasted`: also the
+    whole photograph with the result in its place."""
 
     format: ImageFormat = ImageFormat.PNG
     quality: int = 92
@@ -94,6 +146,8 @@ class OutputOptions:
     aligned: bool = False
     start: bool = False
     codes: bool = True
+    pasted: bool = False
+    pasting: Pasting | None = None  # None: as fits the job
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +162,26 @@ class EditStep:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """A photograph, and where on it a code's square is."""
+
+    picture: EncodedPicture
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class FindFacesJob:
+    picture: EncodedPicture
+    bundle: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class InvertJob:
     picture: EncodedPicture
     bundle: str = ""
     refine: RefineOptions = field(default_factory=RefineOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
+    align: AlignOptions = field(default_factory=AlignOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,19 +193,22 @@ class WatchInvertJob:
 
 @dataclass(frozen=True, slots=True)
 class EditJob:
-    """With an area (a mask is white there) the picture changes only there."""
+    """With an area (a mask is white there) the picture changes only there. `origin`: the photograph that a source code
+    came of, and where on it, for its result to be pasted there."""
 
     source: Source
     edits: tuple[EditStep, ...]
     bundle: str = ""
     refine: RefineOptions = field(default_factory=RefineOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
+    align: AlignOptions = field(default_factory=AlignOptions)
+    origin: Origin | None = None
     area: Region | EncodedPicture | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SessionRequest:
-    """One message of an edit session. Source (with bundle and refine) and output that are None stay as they were."""
+    """One message of an edit session. A source (with bundle, refine, align) or output that is None stays as it was."""
 
     sequence: int
     edits: tuple[EditStep, ...]
@@ -144,6 +216,7 @@ class SessionRequest:
     bundle: str = ""
     refine: RefineOptions = field(default_factory=RefineOptions)
     output: OutputOptions | None = None
+    align: AlignOptions = field(default_factory=AlignOptions)
     fault: EditingError | None = None  # why the message could not be read
     area: Region | EncodedPicture | None = None
 
@@ -156,6 +229,7 @@ class InterpolateJob:
     bundle: str = ""
     refine: RefineOptions = field(default_factory=RefineOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
+    align: AlignOptions = field(default_factory=AlignOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +241,7 @@ class MixJob:
     bundle: str = ""
     refine: RefineOptions = field(default_factory=RefineOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
+    align: AlignOptions = field(default_factory=AlignOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +262,7 @@ class DiffuseJob:
     bundle: str = ""
     refine: RefineOptions = field(default_factory=RefineOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
+    align: AlignOptions = field(default_factory=AlignOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +316,16 @@ class InvertProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class FoundFaces:
+    """The largest first."""
+
+    bundle: str
+    faces: tuple[Face, ...]
+    width: int  # of the upright picture
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
 class Inversion:
     bundle: str
     code: NamedCode
@@ -248,6 +334,8 @@ class Inversion:
     image: EncodedPicture | None = None
     aligned: EncodedPicture | None = None
     start: EncodedPicture | None = None
+    pasted: EncodedPicture | None = None
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +348,8 @@ class Edited:
     image: EncodedPicture | None = None
     aligned: EncodedPicture | None = None
     start: EncodedPicture | None = None
+    pasted: EncodedPicture | None = None
+    placement: Placement | None = None
     area: AreaChange | None = None  # None where none was asked for
 
 
@@ -273,6 +363,8 @@ class Between:
     code: NamedCode
     domain_score: float
     image: EncodedPicture | None = None
+    pasted: EncodedPicture | None = None
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +373,8 @@ class Mixed:
     code: NamedCode
     domain_score: float
     image: EncodedPicture | None = None
+    pasted: EncodedPicture | None = None
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +388,8 @@ class Diffused:
     image: EncodedPicture | None = None
     aligned: EncodedPicture | None = None
     start: EncodedPicture | None = None
+    pasted: EncodedPicture | None = None
+    placement: Placement | None = None
 
 
 @dataclass(frozen=True, slots=True)

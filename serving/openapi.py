@@ -12,6 +12,8 @@ from pydantic.json_schema import models_json_schema
 from serving.wire import bodies
 
 _REQUESTS = (
+    bodies.FindFacesBody,
+    bodies.FindFacesOptions,
     bodies.InvertBody,
     bodies.InvertOptions,
     bodies.WatchInvertBody,

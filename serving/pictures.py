@@ -1,8 +1,8 @@
-"""Pictures in and out: encoded bytes <-> uint8 [H, W, 3]. The only file that knows Pillow.
+"""Pictures in and out: encoded bytes <-> uint8 [H, W, 3], or a whole photograph (photograph.py).
 
 In: PNG, JPEG, WebP or raw RGB. Limits are checked against the header, before anything is decoded. EXIF orientation is
 honoured; grey, palette, 16-bit and CMYK become RGB; what is transparent becomes white; of an animation the first frame
-counts; colour profiles are ignored (values are taken as sRGB). The largest centred square is resized with Lanczos.
+counts; colour profiles are ignored (values are taken as sRGB). A centred square is resized with Lanczos.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -17,6 +19,9 @@ from PIL import UnidentifiedImageError
 
 from serving.errors import InvalidOption, InvalidPicture, PictureTooLarge
 from serving.jobs import EncodedPicture, Image, ImageFormat, OutputOptions
+from serving.photograph import Photograph
+
+T = TypeVar("T")
 
 _ACCEPTED = ("PNG", "JPEG", "WEBP")
 _TURNS = {  # EXIF orientation -> what brings the picture upright
@@ -32,11 +37,25 @@ _TURNS = {  # EXIF orientation -> what brings the picture upright
 warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)
 
 
-def align_picture(picture: EncodedPicture, resolution: int, *, max_bytes: int, max_pixels: int) -> Image:
-    """An encoded picture as the encoder wants it: centre-cropped, uint8 [resolution, resolution, 3].
+def centre_square(
+    picture: EncodedPicture, resolution: int, *, max_bytes: int, max_pixels: int
+) -> tuple[Image, tuple[int, int]]:
+    """The middle of an encoded picture as the encoder wants it, uint8 [resolution, resolution, 3]; and the upright
+    picture's width and height in pixels.
 
     Raises InvalidPicture and PictureTooLarge. Takes processor time: call it off the event loop.
     """
+    return _read(picture, lambda image: _centre_square(image, resolution), max_bytes, max_pixels)
+
+
+def open_photograph(picture: EncodedPicture, *, max_bytes: int, max_pixels: int) -> Photograph:
+    """The whole of an encoded picture, upright. Raises what `centre_square` does; takes memory for all pixels."""
+    return _read(picture, lambda image: Photograph(_upright(image)), max_bytes, max_pixels)
+
+
+def _read(
+    picture: EncodedPicture, take: Callable[[PillowImage.Image], T], max_bytes: int, max_pixels: int
+) -> T:
     if not picture.data:
         raise InvalidPicture("The picture is empty; send PNG, JPEG or WebP bytes.")
     if len(picture.data) > max_bytes:
@@ -44,12 +63,12 @@ def align_picture(picture: EncodedPicture, resolution: int, *, max_bytes: int, m
             f"The picture has {len(picture.data)} bytes, the limit is {max_bytes}; send a smaller one."
         )
     if picture.format is ImageFormat.RAW:
-        return _centre_square(_from_raw(picture, max_pixels), resolution)
+        return take(_from_raw(picture, max_pixels))
     _check_pixels(_webp_size(picture.data), max_pixels)
     try:
         with PillowImage.open(io.BytesIO(picture.data), formats=_ACCEPTED) as image:
             _check_pixels(image.size, max_pixels)
-            return _centre_square(image, resolution)
+            return take(image)
     except (InvalidPicture, PictureTooLarge):
         raise
     except UnidentifiedImageError:
@@ -120,7 +139,8 @@ def _from_raw(picture: EncodedPicture, max_pixels: int) -> PillowImage.Image:
     return PillowImage.frombytes("RGB", (width, height), picture.data)
 
 
-def _centre_square(image: PillowImage.Image, resolution: int) -> Image:
+def _centre_square(image: PillowImage.Image, resolution: int) -> tuple[Image, tuple[int, int]]:
+    full = image.size
     if image.format == "JPEG":
         # Lets the decoder halve as it goes; four times the wanted size keeps the result within a grey level.
         image.draft(None, (4 * resolution, 4 * resolution))
@@ -139,10 +159,23 @@ def _centre_square(image: PillowImage.Image, resolution: int) -> Image:
         )
     if turn is not None:
         square = square.transpose(turn)
-    if square.mode == "RGBA":
-        white = PillowImage.new("RGBA", square.size, (255, 255, 255, 255))
-        square = PillowImage.alpha_composite(white, square).convert("RGB")
-    return np.array(square, dtype=np.uint8)
+    sideways = turn is not None and _orientation(image) >= 5
+    return np.array(_on_white(square), dtype=np.uint8), full[::-1] if sideways else full
+
+
+def _upright(image: PillowImage.Image) -> PillowImage.Image:
+    transparent = "transparency" in image.info
+    image.load()
+    turn = _TURNS.get(_orientation(image))
+    whole = _on_white(_to_rgb_or_rgba(image, transparent))
+    return whole.copy() if turn is None else whole.transpose(turn)
+
+
+def _on_white(picture: PillowImage.Image) -> PillowImage.Image:
+    if picture.mode != "RGBA":
+        return picture
+    white = PillowImage.new("RGBA", picture.size, (255, 255, 255, 255))
+    return PillowImage.alpha_composite(white, picture).convert("RGB")
 
 
 def _orientation(image: PillowImage.Image) -> int:

@@ -32,7 +32,10 @@ from serving.edits import (
 )
 from serving.errors import InvalidCode, InvalidOption, OtherCodeSpace, QueueFull, ShuttingDown, UnknownBundle
 from serving.handles import CodeHandles
+from serving.intake import Intake
 from serving.jobs import (
+    Alignment,
+    AlignOptions,
     AreaChange,
     Between,
     Code,
@@ -45,6 +48,8 @@ from serving.jobs import (
     Edited,
     EditJob,
     EncodedPicture,
+    FindFacesJob,
+    FoundFaces,
     Image,
     ImageFormat,
     InterpolateJob,
@@ -55,7 +60,9 @@ from serving.jobs import (
     Mixed,
     MixJob,
     NamedCode,
+    Origin,
     OutputOptions,
+    Pasting,
     RefineOptions,
     Region,
     Sampled,
@@ -69,7 +76,7 @@ from serving.progress import Progress
 from serving.refinement import Refinement, RefineSettings, Report, unreported
 from serving.session import EditSession, Receive, SessionAnswer
 from serving.settings import Settings
-from serving.stages import Stages
+from serving.stages import Aligned, Stages
 
 T = TypeVar("T")
 Tell = Callable[[T], Awaitable[None]]
@@ -95,6 +102,7 @@ class Pipeline:
             settings.max_code_handles, settings.max_code_handles_per_owner, settings.code_handle_expiry_s
         )
         self._sessions: set[EditSession] = set()
+        self._session_photographs = Intake(settings.max_session_photograph_bytes)
         self._backend = backend
         self._metrics = metrics
         self._stages = Stages(backend, settings)
@@ -122,13 +130,18 @@ class Pipeline:
             await asyncio.wait(under_way, timeout=self.settings.max_deadline_s)
         self._stages.keep_only(self.bundles)
 
+    async def find_faces(self, job: FindFacesJob, call: Call) -> FoundFaces:
+        """The faces on a picture, the largest first. Raises errors of the table only."""
+        async with self._admission.admitted(call):
+            return await self._stages.find_faces(self._bundle(job.bundle), job.picture, call)
+
     async def invert(self, job: InvertJob, call: Call) -> Inversion:
         """Picture -> code. Raises errors of the table only."""
         async with self._admission.admitted(call):
             bundle = self._bundle(job.bundle)
             check_output(job.output)
             settings = self._refine_settings(job.refine, bundle)
-            return await self._invert(bundle, job.picture, settings, job.output, call)
+            return await self._invert(bundle, job, settings, call)
 
     async def watch_invert(self, job: WatchInvertJob, call: Call, tell: Tell[InvertProgress]) -> Inversion:
         """The same; tells how it goes, at most every `job.interval_s` seconds. Raises errors of the table only."""
@@ -149,9 +162,7 @@ class Pipeline:
                 await tell(InvertProgress(step, settings.steps, loss, preview, score))
 
             async with Progress(report, job.interval_s, call.deadline.clock) as progress:
-                return await self._invert(
-                    bundle, invert.picture, settings, invert.output, call, progress.report
-                )
+                return await self._invert(bundle, invert, settings, call, progress.report)
 
     async def edit(self, job: EditJob, call: Call) -> Edited:
         """Picture or code -> edited code and picture. Raises errors of the table only."""
@@ -179,19 +190,21 @@ class Pipeline:
             raise QueueFull(
                 f"{len(self._sessions)} edit sessions are open already; try again a little later."
             )
-        session = EditSession(
-            self.edit,
-            receive,
-            tell,
-            call,
-            request_s=self.settings.default_deadline_s,
-            idle_s=self.settings.session_idle_s,
-        )
-        self._sessions.add(session)
-        try:
-            await session.run()
-        finally:
-            self._sessions.discard(session)
+        with self._session_photographs.request() as take:
+            session = EditSession(
+                self.edit,
+                receive,
+                tell,
+                take,
+                call,
+                request_s=self.settings.default_deadline_s,
+                idle_s=self.settings.session_idle_s,
+            )
+            self._sessions.add(session)
+            try:
+                await session.run()
+            finally:
+                self._sessions.discard(session)
 
     async def interpolate(self, job: InterpolateJob, call: Call, tell: Tell[Between]) -> None:
         """Tells the pictures on the way from one code to another, in order. Raises errors of the table only."""
@@ -203,19 +216,22 @@ class Pipeline:
                     f"count is {job.count}; it goes from 2 to {self.settings.max_interpolated_pictures}."
                 )
             settings = self._refine_settings(job.refine, bundle)
-            start = await self._code_of(job.start, settings, bundle, call)
-            end = await self._code_of(job.end, settings, bundle, call)
+            start, origin = await self._code_of(job.start, settings, job.align, bundle, call)
+            end, _ = await self._code_of(job.end, settings, job.align, bundle, call)
             with call.during("edit"):
                 codes = list(codes_between(start, end, job.count))
+            first_image: Image | None = None
             for first in range(0, job.count, _PICTURES_AT_ONCE):
                 part = codes[first : first + _PICTURES_AT_ONCE]
                 images, scores = await self._stages.generate_and_score(bundle, part, len(part), call)
                 pictures: Sequence[EncodedPicture | None] = [None] * len(part)
                 if job.output.image:
                     pictures = await self._stages.encode_pictures(images, job.output, call)
+                first_image = images[0] if first_image is None else first_image
                 for n, (code, score, picture) in enumerate(zip(part, scores, pictures, strict=True), first):
                     named = NamedCode(code if job.output.codes else None, space=bundle.code_space)
-                    await tell(Between(bundle.name, n, n / (job.count - 1), named, score, picture))
+                    placed = await self._placed(origin, first_image, images[n - first], job.output, call)
+                    await tell(Between(bundle.name, n, n / (job.count - 1), named, score, picture, **placed))
 
     async def mix(self, job: MixJob, call: Call) -> Mixed:
         """Layers of one code put into another. Raises errors of the table only."""
@@ -224,11 +240,11 @@ class Pipeline:
             check_output(job.output)
             check_mixing(job.layers, job.strength, bundle)
             settings = self._refine_settings(job.refine, bundle)
-            base = await self._code_of(job.base, settings, bundle, call)
-            style = await self._code_of(job.style, settings, bundle, call)
+            base, origin = await self._code_of(job.base, settings, job.align, bundle, call)
+            style, _ = await self._code_of(job.style, settings, job.align, bundle, call)
             with call.during("edit"):
                 code = mix_codes(base, style, job.layers, job.strength)
-            score, pictures = await self._show_code(bundle, code, job.output, call)
+            score, pictures = await self._show_code(bundle, code, base, origin, job.output, call)
             return Mixed(bundle.name, self._named(code, bundle, job.output, call), score, **pictures)
 
     async def diffuse(self, job: DiffuseJob, call: Call) -> Diffused:
@@ -239,11 +255,12 @@ class Pipeline:
             check_output(job.output)
             settings = self._refine_settings(job.refine, bundle)
             mask = await self._area(bundle, job.area, call)
-            target = await self._stages.align(bundle, job.target, call)
-            pasted = paste(target, await self._stages.align(bundle, job.context, call), mask)
-            start, refined = await self._stages.find_code(bundle, pasted, settings, call, mask=mask)
+            target = await self._stages.align(bundle, job.target, AlignOptions(job.align.alignment), call)
+            context = await self._stages.align(bundle, job.context, job.align, call)
+            both = Aligned(paste(target.image, context.image, mask), context.origin)
+            start, refined = await self._stages.find_code(bundle, both.image, settings, call, mask=mask)
             score, losses, pictures = await self._show(
-                bundle, pasted, start, refined, refined.code, job.output, call, mask
+                bundle, both, start, refined, refined.code, job.output, call, mask
             )
             named = self._named(refined.code, bundle, job.output, call)
             return Diffused(bundle.name, named, score, losses, **pictures)
@@ -281,7 +298,10 @@ class Pipeline:
             side = bundle.resolution
             grey = EncodedPicture(bytes([128]) * (side * side * 3), ImageFormat.RAW, side, side)
             one_chunk = RefineSettings.resolve(RefineOptions(steps=1), bundle.refine, max_steps=1)
-            await self._invert(bundle, grey, one_chunk, OutputOptions(), call)
+            as_it_is = AlignOptions(Alignment.CENTRE_CROP)
+            await self._invert(bundle, InvertJob(grey, align=as_it_is), one_chunk, call)
+            if bundle.face is not None:
+                await self._stages.find_faces(bundle, grey, call)
             await self._stages.map(bundle, (0,), 1.0, call)
         self._admission.open = True
 
@@ -301,30 +321,30 @@ class Pipeline:
     async def _invert(
         self,
         bundle: Bundle,
-        picture: EncodedPicture,
+        job: InvertJob,
         settings: RefineSettings,
-        output: OutputOptions,
         call: Call,
         report: Report = unreported,
     ) -> Inversion:
-        aligned = await self._stages.align(bundle, picture, call)
-        start, refined = await self._stages.find_code(bundle, aligned, settings, call, report=report)
+        aligned = await self._stages.align(bundle, job.picture, job.align, call)
+        start, refined = await self._stages.find_code(bundle, aligned.image, settings, call, report=report)
         score, losses, pictures = await self._show(
-            bundle, aligned, start, refined, refined.code, output, call
+            bundle, aligned, start, refined, refined.code, job.output, call
         )
-        return Inversion(
-            bundle.name, self._named(refined.code, bundle, output, call), score, losses, **pictures
-        )
+        named = self._named(refined.code, bundle, job.output, call)
+        return Inversion(bundle.name, named, score, losses, **pictures)
 
     async def _edit_picture(
         self, bundle: Bundle, job: EditJob, picture: EncodedPicture, area: Area | None, call: Call
     ) -> Edited:
         settings = self._refine_settings(job.refine, bundle)
-        aligned = await self._stages.align(bundle, picture, call)
+        aligned = await self._stages.align(bundle, picture, job.align, call)
         kept_s = 0.0 if area is None else call.deadline.remaining_s / 2
-        start, refined = await self._stages.find_code(bundle, aligned, settings, call, kept_s=kept_s)
+        start, refined = await self._stages.find_code(bundle, aligned.image, settings, call, kept_s=kept_s)
         code, change = await self._edited(bundle, refined.code, job, area, call)
-        score, losses, pictures = await self._show(bundle, aligned, start, refined, code, job.output, call)
+        score, losses, pictures = await self._show(
+            bundle, aligned, start, refined, code, job.output, call, edited=True
+        )
         named = self._named(code, bundle, job.output, call)
         source = self._named(refined.code, bundle, job.output, call)
         return Edited(bundle.name, named, source, score, losses, **pictures, area=change)
@@ -334,7 +354,7 @@ class Pipeline:
     ) -> Edited:
         source = self._one_code(bundle, code_source, call)
         code, change = await self._edited(bundle, source, job, area, call)
-        score, pictures = await self._show_code(bundle, code, job.output, call)
+        score, pictures = await self._show_code(bundle, code, source, job.origin, job.output, call)
         named = self._named(code, bundle, job.output, call)
         if isinstance(code_source, CodeHandle):
             named_source = NamedCode(source, code_source.name, bundle.code_space)
@@ -371,48 +391,87 @@ class Pipeline:
     async def _show(
         self,
         bundle: Bundle,
-        aligned: Image,
+        aligned: Aligned,
         start: Code,
         refined: Refinement,
         code: Code,
         output: OutputOptions,
         call: Call,
         mask: Area | None = None,
-    ) -> tuple[float, Losses, dict[str, EncodedPicture]]:
+        *,
+        edited: bool = False,
+    ) -> tuple[float, Losses, dict[str, Any]]:
         """What is answered of a code that came of a picture: its domain score, how refinement went, the pictures."""
         begun_s = call.deadline.clock.now()
         images, (score,) = await self._stages.generate_and_score(bundle, [start, refined.code, code], 1, call)
         self._metrics.domain_score.observe(score)
         chosen = {
             "image": images[2] if output.image else None,
-            "aligned": aligned if output.aligned else None,
+            "aligned": aligned.image if output.aligned else None,
             "start": images[0] if output.start else None,
         }
-        pictures = await self._stages.encode_named(chosen, output, call)
+        pictures: dict[str, Any] = dict(await self._stages.encode_named(chosen, output, call))
+        before = images[1] if edited else None
+        pictures |= await self._placed(aligned.origin, before, images[2], output, call)
         self._stages.learn_answer_time(call.deadline.clock.now() - begun_s)
-        return score, _losses(aligned, images[0], images[1], refined, mask), pictures
+        return score, _losses(aligned.image, images[0], images[1], refined, mask), pictures
 
     async def _show_code(
-        self, bundle: Bundle, code: Code, output: OutputOptions, call: Call
-    ) -> tuple[float, dict[str, EncodedPicture]]:
+        self,
+        bundle: Bundle,
+        code: Code,
+        source: Code,
+        origin: Origin | None,
+        output: OutputOptions,
+        call: Call,
+    ) -> tuple[float, dict[str, Any]]:
         """What is answered of a code that came of others: its domain score and its picture."""
-        images, (score,) = await self._stages.generate_and_score(bundle, [code], 1, call)
+        codes = [source, code] if output.pasted and origin is not None else [code]
+        images, (score,) = await self._stages.generate_and_score(bundle, codes, 1, call)
         self._metrics.domain_score.observe(score)
-        return score, await self._stages.encode_named(
-            {"image": images[0] if output.image else None}, output, call
+        pictures: dict[str, Any] = dict(
+            await self._stages.encode_named({"image": images[-1] if output.image else None}, output, call)
         )
+        return score, pictures | await self._placed(origin, images[0], images[-1], output, call)
+
+    async def _placed(
+        self, origin: Origin | None, before: Image | None, after: Image, output: OutputOptions, call: Call
+    ) -> dict[str, Any]:
+        """Where on the photograph a result belongs, and the photograph with it, if that is wanted. `before`: the
+        picture that was edited, where one was. Raises InvalidOption."""
+        if not output.pasted:
+            return {} if origin is None else {"placement": origin.placement}
+        if origin is None:
+            raise InvalidOption(
+                "There is no photograph to paste into, as a code is edited; send the picture, or send it to an edit "
+                "session, which keeps it."
+            )
+        if output.pasting is Pasting.CHANGE and before is None:
+            raise InvalidOption(
+                "Nothing is edited whose change could be pasted; ask for the pasting replace."
+            )
+        base = None if output.pasting is Pasting.REPLACE else before
+        return {
+            "pasted": await self._stages.paste(origin, base, after, output, call),
+            "placement": origin.placement,
+        }
 
     async def _area(self, bundle: Bundle, area: Region | EncodedPicture, call: Call) -> Area:
         if isinstance(area, Region):
             return region_area(area, bundle.resolution)
-        return mask_area(await self._stages.align(bundle, area, call))
+        white = await self._stages.align(bundle, area, AlignOptions(Alignment.CENTRE_CROP), call)
+        return mask_area(white.image)
 
-    async def _code_of(self, source: Source, settings: RefineSettings, bundle: Bundle, call: Call) -> Code:
-        """The code of a source, which is inverted if it is a picture."""
+    async def _code_of(
+        self, source: Source, settings: RefineSettings, align: AlignOptions, bundle: Bundle, call: Call
+    ) -> tuple[Code, Origin | None]:
+        """The code of a source, which is inverted if it is a picture, and then also where it came of."""
         if isinstance(source, EncodedPicture):
-            aligned = await self._stages.align(bundle, source, call)
-            return (await self._stages.find_code(bundle, aligned, settings, call))[1].code
-        return self._one_code(bundle, source, call)
+            aligned = await self._stages.align(bundle, source, align, call)
+            return (await self._stages.find_code(bundle, aligned.image, settings, call))[
+                1
+            ].code, aligned.origin
+        return self._one_code(bundle, source, call), None
 
     # --- what the stages share ---------------------------------------------------------------------------------
 

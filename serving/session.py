@@ -18,9 +18,13 @@ from serving.errors import (
     MalformedRequest,
     ShuttingDown,
 )
+from serving.intake import Take
 from serving.jobs import (
+    AlignOptions,
     Edited,
     EditJob,
+    EncodedPicture,
+    Origin,
     OutputOptions,
     RefineOptions,
     SessionRequest,
@@ -44,20 +48,32 @@ Tell = Callable[[SessionAnswer], Awaitable[None]]
 
 
 class EditSession:
-    """`request_s` is the time that each request has, from when its turn comes."""
+    """`request_s` is the time that each request has, from when its turn comes; `take` is told how many bytes of a
+    photograph are kept to paste into, and raises QueueFull."""
 
     def __init__(
-        self, edit: Edit, receive: Receive, tell: Tell, call: Call, *, request_s: float, idle_s: float
+        self,
+        edit: Edit,
+        receive: Receive,
+        tell: Tell,
+        take: Take,
+        call: Call,
+        *,
+        request_s: float,
+        idle_s: float,
     ) -> None:
         self._edit = edit
         self._receive = receive
         self._tell = tell
+        self._take = take
         self._call = call
         self._request_s = request_s
         self._idle_s = idle_s
         self._source: Source | None = None
         self._bundle = ""
         self._refine = RefineOptions()
+        self._align = AlignOptions()
+        self._origin: Origin | None = None
         self._output = OutputOptions()
         self._pending: SessionRequest | None = None
         self._skipped = 0
@@ -102,6 +118,8 @@ class EditSession:
         self._output = request.output or self._output
         if request.source is not None:
             self._source, self._bundle, self._refine = request.source, request.bundle, request.refine
+            self._align = request.align
+            self._forget_photograph()
             if self._under_way is not None:  # of a source that nobody looks at any more
                 self._superseded = True
                 self._under_way.cancel()
@@ -109,6 +127,11 @@ class EditSession:
             self._skipped += 1
         self._pending = request
         self._news.set()
+
+    def _forget_photograph(self) -> None:
+        if self._origin is not None:
+            self._take(-len(self._origin.picture.data))
+            self._origin = None
 
     async def _work(self) -> None:
         while True:
@@ -159,10 +182,13 @@ class EditSession:
             raise MalformedRequest("A session begins with a picture or a code; send one with the edits.")
         source, output = self._source, self._output
         options = self._bundle, self._refine, replace(output, codes=True)
-        job = EditJob(source, request.edits, *options, area=request.area)
+        job = EditJob(source, request.edits, *options, self._align, self._origin, request.area)
         edited = await self._edit(job, call)
         if self._source is source:  # from here on its code stands for it: nothing is inverted twice
             self._source, self._bundle = edited.source_code, edited.bundle
+            if isinstance(source, EncodedPicture) and edited.placement is not None:
+                self._take(len(source.data))
+                self._origin = Origin(source, edited.placement)
         if output.codes:
             return edited
         return replace(edited, code=edited.code.by_handle(), source_code=edited.source_code.by_handle())

@@ -142,6 +142,14 @@ class Settings(BaseSettings):
     max_picture_pixels: int = Field(default=50_000_000, ge=64)
     """Width times height of a picture, at most; read from its header, before it is decoded."""
 
+    max_open_photographs: int = Field(default=4, ge=1)
+    """Photographs held decoded at once, at most, to find faces on them or to paste into them: others wait. One takes
+    some 8 bytes for each of its pixels."""
+
+    max_session_photograph_bytes: int = Field(default=512 * _MIB, ge=1024)
+    """Size of the encoded photographs that all open edit sessions hold to paste into, at most. Beyond:
+    RESOURCE_EXHAUSTED / 429."""
+
     max_codes: int = Field(default=64, ge=1)
     """Codes or seeds in one request, at most."""
 

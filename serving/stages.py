@@ -6,23 +6,49 @@ Each is timed on its call, and errors of the table leave it with its name. Which
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from serving.alignment import Similarity, centred_square, face_square, lies_as
 from serving.backends import Backend, Inference
 from serving.bundle import Bundle, GraphKey, Role
-from serving.call import Call
+from serving.call import Call, Lap
 from serving.edits import gaussian_inputs, truncate
-from serving.jobs import Code, EncodedPicture, Image, ImageFormat, OutputOptions, StopReason
-from serving.pictures import align_picture, encode_picture
+from serving.errors import InvalidOption
+from serving.faces import Detection, as_face, choose, find_faces, look_again
+from serving.jobs import (
+    Alignment,
+    AlignOptions,
+    Code,
+    EncodedPicture,
+    FoundFaces,
+    Image,
+    ImageFormat,
+    Origin,
+    OutputOptions,
+    Placement,
+    StopReason,
+)
+from serving.pasting import paste_change, paste_picture
+from serving.photograph import Photograph
+from serving.pictures import centre_square, encode_picture, open_photograph
 from serving.refinement import Refinement, Refiner, RefineSettings, Report, StopRule, unreported
 from serving.settings import Settings
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """A picture in place, as the encoder takes it, and where on the picture sent that is."""
+
+    image: Image
+    origin: Origin
 
 
 class Stages:
@@ -32,6 +58,7 @@ class Stages:
         self._backend = backend
         self._settings = settings
         self._pictures = ThreadPoolExecutor(settings.picture_threads, thread_name_prefix="pictures")
+        self._in_memory = asyncio.Semaphore(settings.max_open_photographs)
         self._answer_s = 0.0  # smoothed time to decode and encode an answer
         self._refiners: dict[GraphKey, Refiner] = {}
 
@@ -49,16 +76,113 @@ class Stages:
         current = {bundle.graphs["refiner"].key for bundle in bundles.values()}
         self._refiners = {key: refiner for key, refiner in self._refiners.items() if key in current}
 
-    async def align(self, bundle: Bundle, picture: EncodedPicture, call: Call) -> Image:
-        with call.during("align"):
-            return await self._in_picture_thread(
-                lambda: align_picture(
-                    picture,
-                    bundle.resolution,
-                    max_bytes=self._settings.max_picture_bytes,
-                    max_pixels=self._settings.max_picture_pixels,
-                )
+    async def align(
+        self, bundle: Bundle, picture: EncodedPicture, options: AlignOptions, call: Call
+    ) -> Aligned:
+        """Brings a picture into place. A picture of exactly the bundle's size, and one on which the face lies where the
+        bundle wants it already, are taken as they are."""
+        with call.during("align") as lap:
+            kind = _alignment(bundle, options)
+            if kind is Alignment.CENTRE_CROP:
+                return await self._in_picture_thread(lambda: self._centre_square(bundle, picture))
+            async with self._in_memory:
+                photograph = await self._open(picture)
+                side = bundle.resolution
+                if options == AlignOptions() and (photograph.width, photograph.height) == (side, side):
+                    return await self._in_picture_thread(lambda: self._centre_square(bundle, picture))
+                return await self._align_face(bundle, picture, photograph, options, call, lap)
+
+    async def find_faces(self, bundle: Bundle, picture: EncodedPicture, call: Call) -> FoundFaces:
+        """All of them, the largest first."""
+        with call.during("align") as lap:
+            if bundle.face is None:
+                raise _not_by_faces(bundle)
+            template, side = bundle.face, bundle.resolution
+            async with self._in_memory:
+                photograph = await self._open(picture)
+                width, height = photograph.width, photograph.height
+                look, look_side = self._look(bundle, photograph, call, lap)
+                found = await find_faces(look, width, height, look_side)
+            faces = tuple(as_face(face, template, side) for face in found)
+            return FoundFaces(bundle.name, faces, width, height)
+
+    async def _align_face(
+        self,
+        bundle: Bundle,
+        picture: EncodedPicture,
+        photograph: Photograph,
+        options: AlignOptions,
+        call: Call,
+        lap: Lap,
+    ) -> Aligned:
+        assert bundle.face is not None, "the kind was checked"
+        template, side = bundle.face, bundle.resolution
+        look, look_side = self._look(bundle, photograph, call, lap)
+        found = await find_faces(look, photograph.width, photograph.height, look_side)
+        number = choose(found, options.face, template, side)
+        face = found[number]
+        if lies_as(face_square(face.landmarks, template), photograph.centred_square, template.tolerance):
+            aligned = await self._in_picture_thread(lambda: self._centre_square(bundle, picture))
+            place, image = photograph.centred_square, aligned.image
+        else:
+            landmarks = await look_again(look, face, template, look_side)
+            place = face_square(landmarks, template)
+            face = Detection(face.score, face.box, landmarks)
+            image = await self._in_picture_thread(lambda: photograph.cut(place, side))
+        placement = replace(
+            _placement(Alignment.FACE, place, photograph.width, photograph.height),
+            face=number,
+            faces=len(found),
+            found=as_face(face, template, side),
+        )
+        return Aligned(image, Origin(picture, placement))
+
+    def _look(
+        self, bundle: Bundle, photograph: Photograph, call: Call, lap: Lap
+    ) -> tuple[Callable[[Sequence[Similarity]], Awaitable[npt.NDArray[np.float32]]], int]:
+        """What shows the detector parts of a photograph, and how large it wants them, in pixels."""
+        side = bundle.graphs["detector"].inputs[0].shape[1]
+
+        async def look(places: Sequence[Similarity]) -> npt.NDArray[np.float32]:
+            squares = await self._in_picture_thread(
+                lambda: np.stack([photograph.cut(place, side, mirrored=False) for place in places])
             )
+            seen = await self._infer(bundle, "detector", {"image": squares}, call)
+            lap.queued_s += seen.queued_s
+            return seen.outputs["faces"]
+
+        return look, side
+
+    async def _open(self, picture: EncodedPicture) -> Photograph:
+        return await self._in_picture_thread(lambda: open_photograph(picture, **self._limits))
+
+    def _centre_square(self, bundle: Bundle, picture: EncodedPicture) -> Aligned:
+        image, (width, height) = centre_square(picture, bundle.resolution, **self._limits)
+        place = centred_square(width, height)
+        return Aligned(image, Origin(picture, _placement(Alignment.CENTRE_CROP, place, width, height)))
+
+    @property
+    def _limits(self) -> dict[str, int]:
+        settings = self._settings
+        return {"max_bytes": settings.max_picture_bytes, "max_pixels": settings.max_picture_pixels}
+
+    async def paste(
+        self, origin: Origin, before: Image | None, after: Image, output: OutputOptions, call: Call
+    ) -> EncodedPicture:
+        """The photograph with `after` in its place; with `before`, what lies between the two is added to it there."""
+        place = Similarity.of_corners(origin.placement.corners)
+        face = origin.placement.alignment is Alignment.FACE
+
+        def pasted() -> EncodedPicture:
+            photograph = open_photograph(origin.picture, **self._limits)
+            if before is not None:
+                return encode_picture(paste_change(photograph, place, before, after, face=face), output)
+            aligned = photograph.cut(place, len(after))
+            return encode_picture(paste_picture(photograph, place, aligned, after, face=face), output)
+
+        with call.during("image"):
+            async with self._in_memory:
+                return await self._in_picture_thread(pasted)
 
     async def find_code(
         self,
@@ -177,3 +301,23 @@ class Stages:
 
     def close(self) -> None:
         self._pictures.shutdown(wait=True)
+
+
+def _alignment(bundle: Bundle, options: AlignOptions) -> Alignment:
+    """How to bring a picture into place. Raises InvalidOption."""
+    kind = options.alignment or (Alignment.CENTRE_CROP if bundle.face is None else Alignment.FACE)
+    if kind is Alignment.FACE and bundle.face is None:
+        raise _not_by_faces(bundle)
+    if kind is Alignment.CENTRE_CROP and options.face is not None:
+        raise InvalidOption("align.face counts with the alignment by faces only; leave one of the two out.")
+    return kind
+
+
+def _not_by_faces(bundle: Bundle) -> InvalidOption:
+    return InvalidOption(
+        f"Bundle {bundle.name} is not aligned by faces; send pictures that lie as its training pictures do."
+    )
+
+
+def _placement(alignment: Alignment, place: Similarity, width: int, height: int) -> Placement:
+    return Placement(alignment, 0, 0, None, place.corners, place.roll_degrees, width, height)

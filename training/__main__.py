@@ -1,4 +1,4 @@
-"""Command line of the training: `python -m training gan | encoder | directions | factors | evaluate | publish`."""
+"""Command line of the training: `python -m training gan | encoder | directions | factors | alignment | ...`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import tyro
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
+from training.alignment import AlignmentConfig, measure_alignment
 from training.data import DataError
 from training.directions import DirectionsConfig, find_directions
 from training.evaluation import EvaluationConfig, evaluate
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "encoder": (InversionConfig, train_encoder),
         "directions": (DirectionsConfig, find_directions),
         "factors": (FactorsConfig, find_factors),
+        "alignment": (AlignmentConfig, measure_alignment),
         "evaluate": (EvaluationConfig, evaluate),
         "publish": (PublicationConfig, publish),
     }

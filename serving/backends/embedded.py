@@ -17,7 +17,7 @@ from serving.backends import Inference, Tensors, count_samples
 from serving.backends.engines import EngineUnfit, OnnxRuntimeSession, Session, open_refiner
 from serving.backends.samples import check_sample
 from serving.batcher import Batcher
-from serving.bundle import ROLES, Bundle, GraphKey, GraphSpec, Role
+from serving.bundle import Bundle, GraphKey, GraphSpec, Role
 from serving.deadline import Clock, Deadline, MonotonicClock
 from serving.errors import BackendUnavailable, BundleInvalid, EditingError, ShuttingDown
 from serving.metrics import Metrics
@@ -58,7 +58,7 @@ class EmbeddedBackend:
         added: dict[GraphKey, _Graph] = {}
         try:
             for bundle in bundles:
-                for role in ROLES:
+                for role in bundle.graphs:
                     if bundle.graphs[role].key not in self._graphs:
                         graph = _Graph(bundle, role, self._settings, self._metrics, self._clock)
                         added[bundle.graphs[role].key] = graph

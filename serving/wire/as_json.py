@@ -14,9 +14,11 @@ from serving.bundle import Bundle, Direction, Preset
 from serving.call import Call
 from serving.errors import EditingError, MalformedRequest
 from serving.jobs import (
+    AlignOptions,
     Between,
     CodeHandle,
     CodeSource,
+    Coordinates,
     Decoded,
     DecodeJob,
     Diffused,
@@ -25,6 +27,9 @@ from serving.jobs import (
     EditJob,
     EditStep,
     EncodedPicture,
+    Face,
+    FindFacesJob,
+    FoundFaces,
     ImageFormat,
     InterpolateJob,
     Inversion,
@@ -35,6 +40,7 @@ from serving.jobs import (
     MixJob,
     NamedCode,
     OutputOptions,
+    Placement,
     RefineOptions,
     Region,
     Sampled,
@@ -64,10 +70,14 @@ def read_body(kind: type[BodyT], content: bytes | str) -> BodyT:
         raise MalformedRequest(f"{where[:120]}: {first['msg'][:200]}; /docs has the schema.") from None
 
 
+def find_faces_job_from(body: bodies.FindFacesOptions, picture: EncodedPicture) -> FindFacesJob:
+    return FindFacesJob(picture, body.bundle)
+
+
 def invert_job_from(
     body: bodies.InvertOptions, picture: EncodedPicture, accept: ImageFormat | None
 ) -> InvertJob:
-    return InvertJob(picture, body.bundle, _refine_from(body.refine), _output_from(body.output, accept))
+    return InvertJob(picture, *_options_from(body, accept))
 
 
 def watch_invert_job_from(body: bodies.WatchOptions, picture: EncodedPicture) -> WatchInvertJob:
@@ -80,8 +90,7 @@ def edit_job_from(
     area: Region | EncodedPicture | None,
     accept: ImageFormat | None,
 ) -> EditJob:
-    options = body.bundle, _refine_from(body.refine), _output_from(body.output, accept)
-    return EditJob(source, _edits_from(body.edits), *options, area=area)
+    return EditJob(source, _edits_from(body.edits), *_options_from(body, accept), area=area)
 
 
 def source_from(body: bodies.SourceBody | bodies.EditBody, what: str) -> Source:
@@ -112,6 +121,7 @@ def session_request_from(body: bodies.SessionBody) -> SessionRequest:
             body.bundle,
             _refine_from(body.refine),
             _output_from(body.output, None) if body.output is not None else None,
+            _align_from(body.align),
             area=area_from(body.region, picture_from(body.mask) if body.mask is not None else None),
         )
     except EditingError as error:
@@ -120,14 +130,12 @@ def session_request_from(body: bodies.SessionBody) -> SessionRequest:
 
 def interpolate_job_from(body: bodies.InterpolateBody) -> InterpolateJob:
     start, end = source_from(body.start, "The start"), source_from(body.end, "The end")
-    options = body.bundle, _refine_from(body.refine), _output_from(body.output, None)
-    return InterpolateJob(start, end, body.count, *options)
+    return InterpolateJob(start, end, body.count, *_options_from(body, None))
 
 
 def mix_job_from(body: bodies.MixBody, accept: ImageFormat | None) -> MixJob:
     base, style = source_from(body.base, "The base"), source_from(body.style, "The style")
-    options = body.bundle, _refine_from(body.refine), _output_from(body.output, accept)
-    return MixJob(base, style, tuple(body.layers), body.strength, *options)
+    return MixJob(base, style, tuple(body.layers), body.strength, *_options_from(body, accept))
 
 
 def diffuse_job_from(
@@ -135,8 +143,7 @@ def diffuse_job_from(
 ) -> DiffuseJob:
     """`pictures`: target, context and perhaps mask."""
     area = area_from(body.region, pictures.get("mask")) or Region()
-    options = body.bundle, _refine_from(body.refine), _output_from(body.output, accept)
-    return DiffuseJob(pictures["target"], pictures["context"], area, *options)
+    return DiffuseJob(pictures["target"], pictures["context"], area, *_options_from(body, accept))
 
 
 def decode_job_from(body: bodies.DecodeBody, accept: ImageFormat | None) -> DecodeJob:
@@ -168,6 +175,17 @@ def _refine_from(body: bodies.RefineBody) -> RefineOptions:
     return RefineOptions(**body.model_dump())
 
 
+def _options_from(
+    body: bodies.InvertOptions | bodies.InterpolateBody | bodies.MixBody, accept: ImageFormat | None
+) -> tuple[str, RefineOptions, OutputOptions, AlignOptions]:
+    """What the jobs that take pictures have in common, in their fields' order."""
+    return body.bundle, _refine_from(body.refine), _output_from(body.output, accept), _align_from(body.align)
+
+
+def _align_from(body: bodies.AlignBody) -> AlignOptions:
+    return AlignOptions(body.alignment, body.face)
+
+
 def _output_from(body: bodies.OutputBody, accept: ImageFormat | None) -> OutputOptions:
     return OutputOptions(
         format=body.format or accept or ImageFormat.PNG,
@@ -176,10 +194,23 @@ def _output_from(body: bodies.OutputBody, accept: ImageFormat | None) -> OutputO
         aligned=body.include_aligned,
         start=body.include_start,
         codes=not body.omit_codes,
+        pasted=body.include_pasted,
+        pasting=body.pasting,
     )
 
 
 # --- results -> JSON ----------------------------------------------------------------------------------------------
+
+
+def find_faces_answer(result: FoundFaces, call: Call) -> bodies.FindFacesAnswer:
+    return bodies.FindFacesAnswer(
+        bundle=result.bundle,
+        faces=[_face_answer(face) for face in result.faces],
+        width=result.width,
+        height=result.height,
+        timings=_timings_answer(call),
+        request_id=call.request_id,
+    )
 
 
 def invert_answer(result: Inversion, call: Call) -> bodies.InvertAnswer:
@@ -193,6 +224,8 @@ def invert_answer(result: Inversion, call: Call) -> bodies.InvertAnswer:
         start=_optional_answer(result.start),
         timings=_timings_answer(call),
         request_id=call.request_id,
+        pasted=_optional_answer(result.pasted),
+        placement=_placement_answer(result.placement),
     )
 
 
@@ -209,6 +242,8 @@ def edit_answer(result: Edited, call: Call) -> bodies.EditAnswer:
         area=bodies.AreaChangeAnswer(**asdict(result.area)) if result.area else None,
         timings=_timings_answer(call),
         request_id=call.request_id,
+        pasted=_optional_answer(result.pasted),
+        placement=_placement_answer(result.placement),
     )
 
 
@@ -223,16 +258,20 @@ def progress_answer(progress: InvertProgress, call: Call) -> bodies.ProgressAnsw
     )
 
 
-def session_answer(answer: SessionAnswer) -> tuple[bodies.SessionAnswerBody, bytes | None]:
-    """The text message and, where there is a picture, the binary one that follows it."""
+def session_answer(answer: SessionAnswer) -> tuple[bodies.SessionAnswerBody, list[bytes]]:
+    """The text message, and the pictures that follow it as they are: `image`, then `pasted`, those that are there."""
     body = bodies.SessionAnswerBody(sequence=answer.sequence, skipped=answer.skipped)
     if isinstance(answer.outcome, EditingError):
         body.error = error_answer(answer.outcome, answer.call.request_id)
-        return body, None
-    image = answer.outcome.image
-    emptied = replace(answer.outcome, image=None if image is None else replace(image, data=b""))
+        return body, []
+    image, pasted = answer.outcome.image, answer.outcome.pasted
+    emptied = replace(answer.outcome, image=_without_data(image), pasted=_without_data(pasted))
     body.edited = edit_answer(emptied, answer.call)
-    return body, None if image is None else image.data
+    return body, [picture.data for picture in (image, pasted) if picture is not None]
+
+
+def _without_data(picture: EncodedPicture | None) -> EncodedPicture | None:
+    return None if picture is None else replace(picture, data=b"")
 
 
 def between_answer(result: Between, call: Call) -> bodies.BetweenAnswer:
@@ -245,6 +284,8 @@ def between_answer(result: Between, call: Call) -> bodies.BetweenAnswer:
         image=_optional_answer(result.image),
         timings=_timings_answer(call),
         request_id=call.request_id,
+        pasted=_optional_answer(result.pasted),
+        placement=_placement_answer(result.placement),
     )
 
 
@@ -256,6 +297,8 @@ def mix_answer(result: Mixed, call: Call) -> bodies.MixAnswer:
         image=_optional_answer(result.image),
         timings=_timings_answer(call),
         request_id=call.request_id,
+        pasted=_optional_answer(result.pasted),
+        placement=_placement_answer(result.placement),
     )
 
 
@@ -270,6 +313,8 @@ def diffuse_answer(result: Diffused, call: Call) -> bodies.DiffuseAnswer:
         start=_optional_answer(result.start),
         timings=_timings_answer(call),
         request_id=call.request_id,
+        pasted=_optional_answer(result.pasted),
+        placement=_placement_answer(result.placement),
     )
 
 
@@ -318,6 +363,43 @@ def _code_answer(code: NamedCode) -> bodies.CodeAnswer:
     data = base64.b64encode(code_bytes(code.values)).decode()
     shape = list(code.values.shape)
     return bodies.CodeAnswer(data=data, shape=shape, handle=code.handle or None, space=code.space)
+
+
+def _face_answer(face: Face) -> bodies.FaceAnswer:
+    return bodies.FaceAnswer(
+        box=_box_answer(face),
+        score=face.score,
+        landmarks=_points_answer(face.landmarks),
+        corners=_points_answer(face.corners),
+        roll_degrees=face.roll_degrees,
+        unusable=face.unusable,
+    )
+
+
+def _placement_answer(placement: Placement | None) -> bodies.PlacementAnswer | None:
+    if placement is None:
+        return None
+    found = placement.found
+    return bodies.PlacementAnswer(
+        alignment=placement.alignment,
+        face=placement.face,
+        faces=placement.faces,
+        box=None if found is None else _box_answer(found),
+        landmarks=[] if found is None else _points_answer(found.landmarks),
+        corners=_points_answer(placement.corners),
+        roll_degrees=placement.roll_degrees,
+        width=placement.width,
+        height=placement.height,
+    )
+
+
+def _box_answer(face: Face) -> bodies.BoxAnswer:
+    left, top, right, bottom = face.box
+    return bodies.BoxAnswer(left=left, top=top, right=right, bottom=bottom)
+
+
+def _points_answer(points: Coordinates) -> list[bodies.PointAnswer]:
+    return [bodies.PointAnswer(x=x, y=y) for x, y in points]
 
 
 def _optional_answer(picture: EncodedPicture | None) -> bodies.PictureAnswer | None:

@@ -13,10 +13,13 @@ from serving.bundle import Bundle, Direction, Preset
 from serving.call import Call
 from serving.errors import EditingError, InvalidOption, MalformedRequest
 from serving.jobs import (
+    Alignment,
+    AlignOptions,
     AreaChange,
     Between,
     CodeHandle,
     CodeSource,
+    Coordinates,
     Decoded,
     DecodeJob,
     Diffused,
@@ -25,6 +28,9 @@ from serving.jobs import (
     EditJob,
     EditStep,
     EncodedPicture,
+    Face,
+    FindFacesJob,
+    FoundFaces,
     ImageFormat,
     InterpolateJob,
     Inversion,
@@ -35,6 +41,8 @@ from serving.jobs import (
     MixJob,
     NamedCode,
     OutputOptions,
+    Pasting,
+    Placement,
     RefineOptions,
     Region,
     Sampled,
@@ -59,6 +67,12 @@ _FORMATS = {
     pb.IMAGE_FORMAT_WEBP: ImageFormat.WEBP,
     pb.IMAGE_FORMAT_RAW: ImageFormat.RAW,
 }
+_ALIGNMENTS = {
+    pb.ALIGNMENT_FACE: Alignment.FACE,
+    pb.ALIGNMENT_CENTRE_CROP: Alignment.CENTRE_CROP,
+}
+_ALIGNMENTS_ON_WIRE = {value: key for key, value in _ALIGNMENTS.items()}
+_PASTINGS = {pb.PASTING_CHANGE: Pasting.CHANGE, pb.PASTING_REPLACE: Pasting.REPLACE}
 _FORMATS_ON_WIRE = {value: key for key, value in _FORMATS.items()}
 _STOP_REASONS = {
     StopReason.NOT_REFINED: pb.STOP_REASON_NOT_REFINED,
@@ -73,24 +87,22 @@ _REFINE_FIELDS = ("steps", "quality", "learning_rate", "pixel_weight", "perceptu
 # --- messages -> jobs ---------------------------------------------------------------------------------------------
 
 
-def invert_job(request: pb.InvertRequest) -> InvertJob:
-    return InvertJob(
-        _picture(request.picture), request.bundle, _refine(request.refine), _output(request.output)
-    )
+def find_faces_job(request: pb.FindFacesRequest) -> FindFacesJob:
+    return FindFacesJob(_picture(request.picture), request.bundle)
+
+
+def invert_job(request: pb.InvertRequest | pb.WatchInvertRequest) -> InvertJob:
+    return InvertJob(_picture(request.picture), *_options(request))
 
 
 def watch_invert_job(request: pb.WatchInvertRequest) -> WatchInvertJob:
-    invert = InvertJob(
-        _picture(request.picture), request.bundle, _refine(request.refine), _output(request.output)
-    )
     interval_s = request.interval_s if request.HasField("interval_s") else _DEFAULT_INTERVAL_S
-    return WatchInvertJob(invert, interval_s, not request.omit_previews)
+    return WatchInvertJob(invert_job(request), interval_s, not request.omit_previews)
 
 
 def edit_job(request: pb.EditRequest) -> EditJob:
     source, area = _source(request, "An edit"), _area(request)
-    options = request.bundle, _refine(request.refine), _output(request.output)
-    return EditJob(source, _edits(request.edits), *options, area=area)
+    return EditJob(source, _edits(request.edits), *_options(request), area=area)
 
 
 def session_request(request: pb.EditSessionRequest) -> SessionRequest:
@@ -103,6 +115,7 @@ def session_request(request: pb.EditSessionRequest) -> SessionRequest:
             request.bundle,
             _refine(request.refine),
             _output(request.output) if request.HasField("output") else None,
+            _align(request.align),
             area=_area(request),
         )
     except EditingError as error:
@@ -111,21 +124,18 @@ def session_request(request: pb.EditSessionRequest) -> SessionRequest:
 
 def interpolate_job(request: pb.InterpolateRequest) -> InterpolateJob:
     start, end = _source(request.start, "The start"), _source(request.end, "The end")
-    options = request.bundle, _refine(request.refine), _output(request.output)
-    return InterpolateJob(start, end, request.count, *options)
+    return InterpolateJob(start, end, request.count, *_options(request))
 
 
 def mix_job(request: pb.MixRequest) -> MixJob:
     base, style = _source(request.base, "The base"), _source(request.style, "The style")
     strength = request.strength if request.HasField("strength") else 1.0
-    options = request.bundle, _refine(request.refine), _output(request.output)
-    return MixJob(base, style, tuple(request.layers), strength, *options)
+    return MixJob(base, style, tuple(request.layers), strength, *_options(request))
 
 
 def diffuse_job(request: pb.DiffuseRequest) -> DiffuseJob:
-    pictures = _picture(request.target), _picture(request.context)
-    area = _area(request) or Region()
-    return DiffuseJob(*pictures, area, request.bundle, _refine(request.refine), _output(request.output))
+    target, context = _picture(request.target), _picture(request.context)
+    return DiffuseJob(target, context, _area(request) or Region(), *_options(request))
 
 
 def decode_job(request: pb.DecodeRequest) -> DecodeJob:
@@ -136,6 +146,30 @@ def decode_job(request: pb.DecodeRequest) -> DecodeJob:
 def sample_job(request: pb.SampleRequest) -> SampleJob:
     truncation = request.truncation if request.HasField("truncation") else _DEFAULT_TRUNCATION
     return SampleJob(tuple(request.seeds), truncation, request.bundle, _output(request.output))
+
+
+_Options = (
+    pb.InvertRequest
+    | pb.WatchInvertRequest
+    | pb.EditRequest
+    | pb.InterpolateRequest
+    | pb.MixRequest
+    | pb.DiffuseRequest
+)
+
+
+def _options(request: _Options) -> tuple[str, RefineOptions, OutputOptions, AlignOptions]:
+    """What the jobs that take pictures have in common, in their fields' order."""
+    return request.bundle, _refine(request.refine), _output(request.output), _align(request.align)
+
+
+def _align(options: pb.AlignOptions) -> AlignOptions:
+    if options.alignment not in (pb.ALIGNMENT_UNSPECIFIED, *_ALIGNMENTS):
+        raise InvalidOption(
+            f"align.alignment {options.alignment} is unknown; FACE and CENTRE_CROP are there."
+        )
+    face = options.face if options.HasField("face") else None
+    return AlignOptions(_ALIGNMENTS.get(options.alignment), face)
 
 
 def _source(message: pb.EditRequest | pb.EditSessionRequest | pb.Source, what: str) -> Source:
@@ -183,6 +217,8 @@ def _refine(options: pb.RefineOptions) -> RefineOptions:
 def _output(options: pb.OutputOptions) -> OutputOptions:
     if options.format not in (pb.IMAGE_FORMAT_UNSPECIFIED, *_FORMATS):
         raise InvalidOption(f"output.format {options.format} is unknown; PNG, JPEG, WEBP and RAW are there.")
+    if options.pasting not in (pb.PASTING_UNSPECIFIED, *_PASTINGS):
+        raise InvalidOption(f"output.pasting {options.pasting} is unknown; CHANGE and REPLACE are there.")
     return OutputOptions(
         format=_FORMATS.get(options.format, ImageFormat.PNG),
         quality=options.quality if options.HasField("quality") else _DEFAULTS.quality,
@@ -190,10 +226,23 @@ def _output(options: pb.OutputOptions) -> OutputOptions:
         aligned=options.include_aligned,
         start=options.include_start,
         codes=not options.omit_codes,
+        pasted=options.include_pasted,
+        pasting=_PASTINGS.get(options.pasting),
     )
 
 
 # --- results -> messages ------------------------------------------------------------------------------------------
+
+
+def find_faces_response(result: FoundFaces, call: Call) -> pb.FindFacesResponse:
+    return pb.FindFacesResponse(
+        bundle=result.bundle,
+        faces=[_pb_face(face) for face in result.faces],
+        width=result.width,
+        height=result.height,
+        timings=_pb_timings(call),
+        request_id=call.request_id,
+    )
 
 
 def invert_response(result: Inversion, call: Call) -> pb.InvertResponse:
@@ -207,6 +256,8 @@ def invert_response(result: Inversion, call: Call) -> pb.InvertResponse:
         request_id=call.request_id,
         aligned=_pb_optional(result.aligned),
         start=_pb_optional(result.start),
+        pasted=_pb_optional(result.pasted),
+        placement=_pb_placement(result.placement),
     )
 
 
@@ -239,6 +290,8 @@ def edit_response(result: Edited, call: Call) -> pb.EditResponse:
         source_code=_pb_code(result.source_code),
         aligned=_pb_optional(result.aligned),
         start=_pb_optional(result.start),
+        pasted=_pb_optional(result.pasted),
+        placement=_pb_placement(result.placement),
         area=_pb_area_change(result.area) if result.area else None,
     )
 
@@ -262,6 +315,8 @@ def interpolate_response(result: Between, call: Call) -> pb.InterpolateResponse:
         domain_score=result.domain_score,
         timings=_pb_timings(call),
         request_id=call.request_id,
+        pasted=_pb_optional(result.pasted),
+        placement=_pb_placement(result.placement),
     )
 
 
@@ -273,6 +328,8 @@ def mix_response(result: Mixed, call: Call) -> pb.MixResponse:
         domain_score=result.domain_score,
         timings=_pb_timings(call),
         request_id=call.request_id,
+        pasted=_pb_optional(result.pasted),
+        placement=_pb_placement(result.placement),
     )
 
 
@@ -287,6 +344,8 @@ def diffuse_response(result: Diffused, call: Call) -> pb.DiffuseResponse:
         request_id=call.request_id,
         aligned=_pb_optional(result.aligned),
         start=_pb_optional(result.start),
+        pasted=_pb_optional(result.pasted),
+        placement=_pb_placement(result.placement),
     )
 
 
@@ -323,6 +382,43 @@ def _pb_code(code: NamedCode) -> pb.Code:
         return pb.Code(handle=code.handle, space=code.space)
     data = code_bytes(code.values)
     return pb.Code(data=data, shape=code.values.shape, handle=code.handle, space=code.space)
+
+
+def _pb_face(face: Face) -> pb.Face:
+    return pb.Face(
+        box=_pb_box(face),
+        score=face.score,
+        landmarks=_pb_points(face.landmarks),
+        corners=_pb_points(face.corners),
+        roll_degrees=face.roll_degrees,
+        unusable=face.unusable,
+    )
+
+
+def _pb_placement(placement: Placement | None) -> pb.Placement | None:
+    if placement is None:
+        return None
+    found = placement.found
+    return pb.Placement(
+        alignment=_ALIGNMENTS_ON_WIRE[placement.alignment],
+        face=placement.face,
+        faces=placement.faces,
+        box=None if found is None else _pb_box(found),
+        landmarks=() if found is None else _pb_points(found.landmarks),
+        corners=_pb_points(placement.corners),
+        roll_degrees=placement.roll_degrees,
+        width=placement.width,
+        height=placement.height,
+    )
+
+
+def _pb_box(face: Face) -> pb.Box:
+    left, top, right, bottom = face.box
+    return pb.Box(left=left, top=top, right=right, bottom=bottom)
+
+
+def _pb_points(points: Coordinates) -> list[pb.Point]:
+    return [pb.Point(x=x, y=y) for x, y in points]
 
 
 def _pb_optional(picture: EncodedPicture | None) -> pb.Picture | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 
-from serving.jobs import ImageFormat, StopReason
+from serving.jobs import Alignment, ImageFormat, Pasting, StopReason
 
 
 class Body(BaseModel):
@@ -71,6 +71,20 @@ class OutputBody(Body):
     """Also the picture of the encoder's code, before refinement."""
     omit_codes: bool = False
     """Codes by their handles only, where they have one."""
+    include_pasted: bool = False
+    """Also the whole photograph with the result in its place; where a picture alone is accepted, that one."""
+    pasting: Pasting | None = None
+    """change: what the edit changed is added to the photograph. replace: the face is the generator's. Left out: change
+    where a picture is edited, replace where it is another one's."""
+
+
+class AlignBody(Body):
+    """How a picture is brought into place before it is encoded."""
+
+    alignment: Alignment | None = None
+    """Left out: the bundle's own, and a picture of exactly its size is taken as it is."""
+    face: int | None = None
+    """Which of several faces, 0 the largest, in the order of find-faces."""
 
 
 class EditStepBody(Body):
@@ -93,12 +107,23 @@ class RegionBody(Body):
     bottom: float
 
 
+class FindFacesOptions(Body):
+    """The JSON part `options` of a multipart request; a JSON request has the picture beside these."""
+
+    bundle: str = ""
+
+
+class FindFacesBody(FindFacesOptions):
+    picture: PictureBody
+
+
 class InvertOptions(Body):
     """The JSON part `options` of a multipart request; a JSON request has the picture beside these."""
 
     bundle: str = ""
     refine: RefineBody = Field(default_factory=RefineBody)
     output: OutputBody = Field(default_factory=OutputBody)
+    align: AlignBody = Field(default_factory=AlignBody)
 
 
 class InvertBody(InvertOptions):
@@ -142,6 +167,8 @@ class SessionBody(SourceBody):
     refine: RefineBody = Field(default_factory=RefineBody)
     output: OutputBody | None = None
     """Stays in force until a message has another."""
+    align: AlignBody = Field(default_factory=AlignBody)
+    """Counts with a picture."""
     region: RegionBody | None = None
     """As for an edit; the one in force, as with edits: a message without region and mask has none."""
     mask: PictureBody | None = None
@@ -155,6 +182,7 @@ class InterpolateBody(Body):
     bundle: str = ""
     refine: RefineBody = Field(default_factory=RefineBody)
     output: OutputBody = Field(default_factory=OutputBody)
+    align: AlignBody = Field(default_factory=AlignBody)
 
 
 class MixBody(Body):
@@ -167,6 +195,7 @@ class MixBody(Body):
     bundle: str = ""
     refine: RefineBody = Field(default_factory=RefineBody)
     output: OutputBody = Field(default_factory=OutputBody)
+    align: AlignBody = Field(default_factory=AlignBody)
 
 
 class DiffuseOptions(InvertOptions):
@@ -205,6 +234,49 @@ class PictureAnswer(Body):
     height: int
 
 
+class PointAnswer(Body):
+    x: float
+    y: float
+
+
+class BoxAnswer(Body):
+    """In pixels of the upright picture: EXIF orientation is taken into account."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+class FaceAnswer(Body):
+    box: BoxAnswer
+    score: float
+    landmarks: list[PointAnswer]
+    """Eyes, tip of the nose, corners of the mouth; left before right, as on the picture."""
+    corners: list[PointAnswer]
+    """What would be edited: the square's corners, clockwise from the face's own top left."""
+    roll_degrees: float
+    unusable: str
+    """Empty, or why it cannot be edited and what to do."""
+
+
+class PlacementAnswer(Body):
+    """Where on the picture the code's square is."""
+
+    alignment: Alignment
+    """What was done."""
+    face: int
+    faces: int
+    """How many there are; 0: nobody looked for faces."""
+    box: BoxAnswer | None = None
+    landmarks: list[PointAnswer]
+    corners: list[PointAnswer]
+    roll_degrees: float
+    width: int
+    """Of the upright picture, pixels."""
+    height: int
+
+
 class CodeAnswer(Body):
     data: str | None = None
     """float32, little-endian, row by row, in base64."""
@@ -237,7 +309,21 @@ class _Answer(Body):
     request_id: str
 
 
-class InvertAnswer(_Answer):
+class FindFacesAnswer(_Answer):
+    faces: list[FaceAnswer]
+    """The largest first; empty: none was found."""
+    width: int
+    """Of the upright picture, pixels."""
+    height: int
+
+
+class _PlacedAnswer(_Answer):
+    pasted: PictureAnswer | None = None
+    """The whole photograph with the result in its place."""
+    placement: PlacementAnswer | None = None
+
+
+class InvertAnswer(_PlacedAnswer):
     code: CodeAnswer
     domain_score: float
     losses: LossesAnswer
@@ -258,7 +344,7 @@ class AreaChangeAnswer(Body):
     """Against what was wanted: the edit everywhere within the area, the source outside."""
 
 
-class EditAnswer(_Answer):
+class EditAnswer(_PlacedAnswer):
     code: CodeAnswer
     source_code: CodeAnswer
     domain_score: float
@@ -281,7 +367,7 @@ class ProgressAnswer(Body):
     request_id: str
 
 
-class BetweenAnswer(_Answer):
+class BetweenAnswer(_PlacedAnswer):
     """One picture of an interpolation."""
 
     index: int
@@ -292,7 +378,7 @@ class BetweenAnswer(_Answer):
     image: PictureAnswer | None = None
 
 
-class MixAnswer(_Answer):
+class MixAnswer(_PlacedAnswer):
     code: CodeAnswer
     domain_score: float
     image: PictureAnswer | None = None
@@ -391,7 +477,7 @@ class ErrorAnswer(Body):
 
 
 class SessionAnswerBody(Body):
-    """One answer of an edit session. Its picture follows as a binary message, if `picture` is there."""
+    """One answer of an edit session. Its pictures, `image` and `pasted`, follow as binary messages, if there."""
 
     sequence: int
     skipped: int

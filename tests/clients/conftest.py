@@ -24,7 +24,7 @@ def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def live_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     """The gateway itself, over both transports, with two bundles: codes of one shape that mean different things."""
     repository = tmp_path_factory.mktemp("two_bundles")
-    write_tiny_bundle(repository, "tiny16")
+    write_tiny_bundle(repository, "tiny16", faces=True)
     write_tiny_bundle(repository, "twin16", seed=8)
     running = RunningGateway(settings_for(repository))
     yield running

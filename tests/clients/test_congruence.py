@@ -27,6 +27,7 @@ from serving.keys import make_key
 from tests.serving.conftest import RunningGateway, settings_for
 
 PORTRAIT = Path(__file__).resolve().parents[2] / "clients/python/examples/portrait.png"
+HOPPER = PORTRAIT.with_name("hopper.jpg")
 LAYERS = 6
 CODE = np.linspace(-1, 1, LAYERS * 512, dtype=np.float32).reshape(LAYERS, 512)
 
@@ -143,8 +144,17 @@ def assert_same(one: Any, other: Any, where: str = "answer") -> None:
 CALLS: dict[str, Callable[[Any], Any]] = {
     "info": lambda client: client.info(),
     "bundles": lambda client: client.bundles(),
+    "find faces": lambda client: client.find_faces(HOPPER),
+    "paste an edit": lambda client: client.edit(
+        HOPPER, smile=1.5, steps=0, include_pasted=True, align=indomain.Align("face", face=0)
+    ),
+    "paste a way": lambda client: client.interpolate(
+        HOPPER, PORTRAIT, 2, steps=0, include_pasted=True, pasting="replace"
+    ),
     "invert": lambda client: client.invert(PORTRAIT, include_aligned=True, include_start=True),
-    "invert an array": lambda client: client.invert(np.full((20, 30, 3), 90, np.uint8), steps=0),
+    "invert an array": lambda client: client.invert(
+        np.full((20, 30, 3), 90, np.uint8), steps=0, align=indomain.Align("centre-crop")
+    ),
     "invert an open file": lambda client: client.invert(io.BytesIO(PORTRAIT.read_bytes()), steps=0),
     "invert with options": lambda client: client.invert(
         PORTRAIT, quality="fast", refine=indomain.Refine(learning_rate=0.01, domain_weight=0.0)

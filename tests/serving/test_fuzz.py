@@ -27,7 +27,7 @@ from websockets.sync.client import connect
 from indomain.v1 import editing_pb2 as pb
 from serving.errors import ERROR_TABLE, InvalidPicture, PictureTooLarge
 from serving.jobs import EncodedPicture, ImageFormat
-from serving.pictures import align_picture
+from serving.pictures import centre_square
 from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
 from tests.serving.test_pictures import png_header, webp_header
 
@@ -331,7 +331,7 @@ def forms(draw: st.DrawFn) -> tuple[str, bytes]:
 def test_pictures(turn: int, data: bytes, kind: ImageFormat | None) -> None:
     picture = EncodedPicture(data, kind, width=len(data) % 40, height=len(data) // 40)
     try:
-        aligned = align_picture(picture, 16, max_bytes=50_000, max_pixels=200_000)
+        aligned, _ = centre_square(picture, 16, max_bytes=50_000, max_pixels=200_000)
     except (InvalidPicture, PictureTooLarge):
         return
     assert (aligned.shape, aligned.dtype) == ((16, 16, 3), np.uint8)

@@ -15,17 +15,18 @@ from PIL import Image
 
 from serving.errors import EditingError, InvalidOption, InvalidPicture, PictureTooLarge
 from serving.jobs import EncodedPicture, ImageFormat, OutputOptions
-from serving.pictures import align_picture, check_output, encode_picture
+from serving.pictures import centre_square, check_output, encode_picture
 from tests.serving.conftest import encoded, photograph
 
 
 def align(data: bytes, resolution: int = 16, **picture: object) -> np.ndarray:
-    return align_picture(
+    image, _ = centre_square(
         EncodedPicture(data, **picture),  # type: ignore[arg-type]
         resolution,
         max_bytes=1_000_000,
         max_pixels=250_000,
     )
+    return image
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -199,7 +200,7 @@ def test_encoded_answers_can_be_read_back(format: ImageFormat) -> None:
     quality = 100 if format is ImageFormat.WEBP else 95  # 100 is lossless
     answer = encode_picture(image, OutputOptions(format=format, quality=quality))
     assert (answer.width, answer.height, answer.format) == (64, 64, format)
-    back = align_picture(answer, 64, max_bytes=1_000_000, max_pixels=250_000)
+    back, _ = centre_square(answer, 64, max_bytes=1_000_000, max_pixels=250_000)
     worst = np.abs(back.astype(int) - image.astype(int)).max()
     assert worst <= (12 if format is ImageFormat.JPEG else 0)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,7 @@ _REFINER = (
 }"""
 )
 
+_SHIPPED = Path(__file__).parents[2] / "model_repository" / "faces64"
 _GRAPHS = {
     "encoder": _ENCODER,
     "generator": _GENERATOR,
@@ -164,12 +166,17 @@ _GRAPHS = {
 }
 
 
-def write_tiny_bundle(repository: Path, name: str = "tiny16", version: int = 1, seed: int = 7) -> Path:
-    """Writes the bundle into a model repository and returns the repository. Each seed makes another generator."""
+def write_tiny_bundle(
+    repository: Path, name: str = "tiny16", version: int = 1, seed: int = 7, *, faces: bool = False
+) -> Path:
+    """Writes the bundle into a model repository and returns the repository. Each seed makes another generator. `faces`:
+    aligned by faces, with the shipped bundle's detector."""
     weights = _weights(seed)
     graphs = {
         role: _write_graph(repository, name, role, text, weights, version) for role, text in _GRAPHS.items()
     }
+    if faces:
+        graphs["detector"] = _copy_detector(repository, name)
     directions, vectors = _directions(name)
     tensors = {
         "mean_code": np.full((LAYERS, CODE_SIZE), 0.05, np.float32),
@@ -203,8 +210,21 @@ def write_tiny_bundle(repository: Path, name: str = "tiny16", version: int = 1, 
         "licence": "Apache-2.0",
         "limits": "for tests only",
     }
+    if faces:
+        manifest |= {
+            "alignment": "face",
+            "face": json.loads(_SHIPPED.with_suffix(".json").read_text())["face"],
+        }
     (repository / f"{name}.json").write_text(json.dumps(manifest, indent=1))
     return repository
+
+
+def _copy_detector(repository: Path, name: str) -> dict[str, Any]:
+    shutil.copytree(f"{_SHIPPED}_detector", repository / f"{name}_detector")
+    config = repository / f"{name}_detector" / "config.pbtxt"
+    config.write_text(config.read_text().replace(f'"{_SHIPPED.name}_detector"', f'"{name}_detector"'))
+    graph: dict[str, Any] = json.loads(_SHIPPED.with_suffix(".json").read_text())["graphs"]["detector"]
+    return graph | {"model": f"{name}_detector", "file": f"{name}_detector/1/model.onnx"}
 
 
 def _write_graph(

@@ -13,6 +13,7 @@ from indomain._client import Client
 from indomain._codes import CodeArray
 from indomain._exceptions import (
     DeadlineExceededError,
+    FaceError,
     GatewayUnreachableError,
     IndomainError,
     InvalidCodeError,
@@ -37,6 +38,7 @@ from indomain._exceptions import (
 )
 from indomain._pictures import PictureFormat, PictureLike
 from indomain._results import (
+    Align,
     AreaChange,
     AsyncInversion,
     Between,
@@ -45,6 +47,8 @@ from indomain._results import (
     Direction,
     Edit,
     Edited,
+    Face,
+    FoundFaces,
     GatewayInfo,
     HeldOut,
     Inversion,
@@ -52,6 +56,7 @@ from indomain._results import (
     Limits,
     Losses,
     Mixed,
+    Placement,
     Preset,
     Refine,
     Result,
@@ -112,4 +117,9 @@ __all__ = [
     "UnknownBundleError",
     "UnknownCodeHandleError",
     "UnknownDirectionError",
+    "Align",
+    "Face",
+    "FaceError",
+    "FoundFaces",
+    "Placement",
 ]

@@ -17,6 +17,8 @@ from indomain._results import (
     Direction,
     Edit,
     Edited,
+    Face,
+    FoundFaces,
     GatewayInfo,
     HeldOut,
     Inversion,
@@ -24,6 +26,8 @@ from indomain._results import (
     Limits,
     Losses,
     Mixed,
+    Placement,
+    Points,
     Preset,
     Refine,
     Sample,
@@ -48,6 +52,25 @@ def gateway_info(answer: editing_pb2.ListBundlesResponse) -> GatewayInfo:
     )
 
 
+def found_faces(answer: editing_pb2.FindFacesResponse) -> FoundFaces:
+    return FoundFaces(
+        bundle=answer.bundle,
+        faces=tuple(
+            Face(
+                box=_box(face.box),
+                score=face.score,
+                landmarks=_points(face.landmarks),
+                corners=_points(face.corners),
+                roll_degrees=face.roll_degrees,
+                unusable=face.unusable,
+            )
+            for face in answer.faces
+        ),
+        width=answer.width,
+        height=answer.height,
+    )
+
+
 def inversion(answer: editing_pb2.InvertResponse) -> Inversion:
     return Inversion(
         bundle=answer.bundle,
@@ -61,6 +84,8 @@ def inversion(answer: editing_pb2.InvertResponse) -> Inversion:
         start=_optional_picture(answer, "start", answer.start),
         handle=answer.code.handle,
         code_space=answer.code.space,
+        pasted=_optional_picture(answer, "pasted", answer.pasted),
+        placement=_placement(answer),
     )
 
 
@@ -79,6 +104,8 @@ def edited(answer: editing_pb2.EditResponse) -> Edited:
         handle=answer.code.handle,
         code_space=answer.code.space,
         source_handle=answer.source_code.handle,
+        pasted=_optional_picture(answer, "pasted", answer.pasted),
+        placement=_placement(answer),
         area=_area_change(answer),
     )
 
@@ -106,6 +133,8 @@ def session_picture(answer: editing_pb2.EditSessionResponse) -> SessionPicture:
         losses=_losses(edited.losses) if edited.HasField("losses") else None,
         stage_seconds=_stage_seconds(edited.timings),
         request_id=edited.request_id,
+        pasted=_optional_picture(edited, "pasted", edited.pasted),
+        placement=_placement(edited),
         area=_area_change(edited),
     )
 
@@ -119,6 +148,8 @@ def between(answer: editing_pb2.InterpolateResponse) -> Between:
         image=picture_from_wire(answer.image),
         domain_score=answer.domain_score,
         code_space=answer.code.space,
+        pasted=_optional_picture(answer, "pasted", answer.pasted),
+        placement=_placement(answer),
     )
 
 
@@ -132,6 +163,8 @@ def mixed(answer: editing_pb2.MixResponse) -> Mixed:
         request_id=answer.request_id,
         handle=answer.code.handle,
         code_space=answer.code.space,
+        pasted=_optional_picture(answer, "pasted", answer.pasted),
+        placement=_placement(answer),
     )
 
 
@@ -148,6 +181,8 @@ def diffused(answer: editing_pb2.DiffuseResponse) -> Diffused:
         start=_optional_picture(answer, "start", answer.start),
         handle=answer.code.handle,
         code_space=answer.code.space,
+        pasted=_optional_picture(answer, "pasted", answer.pasted),
+        placement=_placement(answer),
     )
 
 
@@ -211,6 +246,38 @@ def _direction(direction: editing_pb2.Direction) -> Direction:
         held_out=HeldOut(held_out.metric, held_out.value) if direction.HasField("held_out") else None,
         conditioned_on=tuple(direction.conditioned_on),
     )
+
+
+def _placement(
+    answer: editing_pb2.InvertResponse
+    | editing_pb2.EditResponse
+    | editing_pb2.InterpolateResponse
+    | editing_pb2.MixResponse
+    | editing_pb2.DiffuseResponse,
+) -> Placement | None:
+    if not answer.HasField("placement"):
+        return None
+    placement = answer.placement
+    alignment = editing_pb2.Alignment.Name(placement.alignment)
+    return Placement(
+        alignment=alignment.removeprefix("ALIGNMENT_").lower().replace("_", "-"),
+        face=placement.face,
+        faces=placement.faces,
+        box=_box(placement.box) if placement.HasField("box") else None,
+        landmarks=_points(placement.landmarks),
+        corners=_points(placement.corners),
+        roll_degrees=placement.roll_degrees,
+        width=placement.width,
+        height=placement.height,
+    )
+
+
+def _box(box: editing_pb2.Box) -> tuple[float, float, float, float]:
+    return box.left, box.top, box.right, box.bottom
+
+
+def _points(points: Iterable[editing_pb2.Point]) -> Points:
+    return tuple((point.x, point.y) for point in points)
 
 
 def _losses(losses: editing_pb2.Losses) -> Losses:

@@ -20,16 +20,19 @@ from indomain._credentials import Credentials
 from indomain._exceptions import IndomainError
 from indomain._pictures import PictureFormat, PictureLike
 from indomain._results import (
+    Align,
     AsyncInversion,
     Between,
     Bundle,
     Diffused,
     Edit,
     Edited,
+    FoundFaces,
     GatewayInfo,
     Inversion,
     InvertProgress,
     Mixed,
+    Pasting,
     Refine,
     Sample,
 )
@@ -84,6 +87,11 @@ class AsyncClient:
     async def bundles(self, *, timeout_s: float | None = None) -> tuple[Bundle, ...]:
         return (await self.info(timeout_s=timeout_s)).bundles
 
+    async def find_faces(
+        self, image: PictureLike, *, bundle: str = "", timeout_s: float | None = None
+    ) -> FoundFaces:
+        return await self._answer(_calls.find_faces(image, bundle=bundle), timeout_s)
+
     async def invert(
         self,
         image: PictureLike,
@@ -94,13 +102,23 @@ class AsyncClient:
         refine: Refine | None = None,
         include_aligned: bool = False,
         include_start: bool = False,
+        include_pasted: bool = False,
+        pasting: Pasting | None = None,
+        align: Align | None = None,
         timeout_s: float | None = None,
     ) -> AsyncInversion:
         call = _calls.invert(
             image,
             bundle=bundle,
             refine=_calls.refine_options(steps, quality, refine),
-            output=_calls.output_options(self._picture_format, aligned=include_aligned, start=include_start),
+            output=_calls.output_options(
+                self._picture_format,
+                aligned=include_aligned,
+                start=include_start,
+                pasted=include_pasted,
+                pasting=pasting,
+            ),
+            align=_calls.align_options(align),
         )
         return await self._answer(call.then(self._bound), timeout_s)
 
@@ -116,6 +134,9 @@ class AsyncClient:
         refine: Refine | None = None,
         include_aligned: bool = False,
         include_start: bool = False,
+        include_pasted: bool = False,
+        pasting: Pasting | None = None,
+        align: Align | None = None,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[InvertProgress | AsyncInversion, None]:
         call = _calls.watch_invert(
@@ -124,7 +145,14 @@ class AsyncClient:
             previews=previews,
             bundle=bundle,
             refine=_calls.refine_options(steps, quality, refine),
-            output=_calls.output_options(self._picture_format, aligned=include_aligned, start=include_start),
+            output=_calls.output_options(
+                self._picture_format,
+                aligned=include_aligned,
+                start=include_start,
+                pasted=include_pasted,
+                pasting=pasting,
+            ),
+            align=_calls.align_options(align),
         )
 
         def bound(event: InvertProgress | Inversion) -> InvertProgress | AsyncInversion:
@@ -145,6 +173,9 @@ class AsyncClient:
         refine: Refine | None = None,
         include_aligned: bool = False,
         include_start: bool = False,
+        include_pasted: bool = False,
+        pasting: Pasting | None = None,
+        align: Align | None = None,
         timeout_s: float | None = None,
         **strengths: float,
     ) -> Edited:
@@ -155,7 +186,14 @@ class AsyncClient:
             mask,
             bundle=bundle,
             refine=_calls.refine_options(steps, quality, refine),
-            output=_calls.output_options(self._picture_format, aligned=include_aligned, start=include_start),
+            output=_calls.output_options(
+                self._picture_format,
+                aligned=include_aligned,
+                start=include_start,
+                pasted=include_pasted,
+                pasting=pasting,
+            ),
+            align=_calls.align_options(align),
         )
         return await self._answer(call, timeout_s)
 
@@ -167,15 +205,26 @@ class AsyncClient:
         steps: int | None = None,
         quality: str | None = None,
         refine: Refine | None = None,
+        include_pasted: bool = False,
+        pasting: Pasting | None = None,
+        align: Align | None = None,
         picture_format: PictureFormat | None = None,
         picture_quality: int | None = None,
         timeout_s: float | None = None,
     ) -> AsyncEditSession:
         output = _calls.output_options(
-            picture_format or self._picture_format, codes=False, quality=picture_quality
+            picture_format or self._picture_format,
+            codes=False,
+            quality=picture_quality,
+            pasted=include_pasted,
+            pasting=pasting,
         )
         opening = _calls.session_opening(
-            source, bundle=bundle, refine=_calls.refine_options(steps, quality, refine), output=output
+            source,
+            bundle=bundle,
+            refine=_calls.refine_options(steps, quality, refine),
+            output=output,
+            align=_calls.align_options(align),
         )
         request_id = self._terms.new_request_id()
         converse = partial(self._transport.session, request_id, timeout_s)
@@ -191,6 +240,9 @@ class AsyncClient:
         steps: int | None = None,
         quality: str | None = None,
         refine: Refine | None = None,
+        include_pasted: bool = False,
+        pasting: Pasting | None = None,
+        align: Align | None = None,
         timeout_s: float | None = None,
     ) -> AsyncGenerator[Between, None]:
         call = _calls.interpolate(
@@ -199,7 +251,8 @@ class AsyncClient:
             count,
             bundle=bundle,
             refine=_calls.refine_options(steps, quality, refine),
-            output=_calls.output_options(self._picture_format),
+            output=_calls.output_options(self._picture_format, pasted=include_pasted, pasting=pasting),
+            align=_calls.align_options(align),
         )
         return self._answers(call, timeout_s)
 
@@ -214,6 +267,9 @@ class AsyncClient:
         steps: int | None = None,
         quality: str | None = None,
         refine: Refine | None = None,
+        include_pasted: bool = False,
+        pasting: Pasting | None = None,
+        align: Align | None = None,
         timeout_s: float | None = None,
     ) -> Mixed:
         call = _calls.mix(
@@ -223,7 +279,8 @@ class AsyncClient:
             strength,
             bundle=bundle,
             refine=_calls.refine_options(steps, quality, refine),
-            output=_calls.output_options(self._picture_format),
+            output=_calls.output_options(self._picture_format, pasted=include_pasted, pasting=pasting),
+            align=_calls.align_options(align),
         )
         return await self._answer(call, timeout_s)
 
@@ -240,6 +297,9 @@ class AsyncClient:
         refine: Refine | None = None,
         include_aligned: bool = False,
         include_start: bool = False,
+        include_pasted: bool = False,
+        pasting: Pasting | None = None,
+        align: Align | None = None,
         timeout_s: float | None = None,
     ) -> Diffused:
         call = _calls.diffuse(
@@ -249,7 +309,14 @@ class AsyncClient:
             mask,
             bundle=bundle,
             refine=_calls.refine_options(steps, quality, refine),
-            output=_calls.output_options(self._picture_format, aligned=include_aligned, start=include_start),
+            output=_calls.output_options(
+                self._picture_format,
+                aligned=include_aligned,
+                start=include_start,
+                pasted=include_pasted,
+                pasting=pasting,
+            ),
+            align=_calls.align_options(align),
         )
         return await self._answer(call, timeout_s)
 

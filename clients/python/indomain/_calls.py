@@ -16,14 +16,17 @@ from indomain import _answers
 from indomain._codes import CodeArray, code_to_wire, codes_to_wire
 from indomain._pictures import WIRE_FORMATS, PictureFormat, PictureLike, is_picture, picture_to_wire
 from indomain._results import (
+    Align,
     Between,
     Diffused,
     Edit,
     Edited,
+    FoundFaces,
     GatewayInfo,
     Inversion,
     InvertProgress,
     Mixed,
+    Pasting,
     Refine,
     Result,
     Sample,
@@ -76,6 +79,8 @@ def output_options(
     start: bool = False,
     codes: bool = True,
     quality: int | None = None,
+    pasted: bool = False,
+    pasting: Pasting | None = None,
 ) -> editing_pb2.OutputOptions:
     return editing_pb2.OutputOptions(
         format=WIRE_FORMATS[picture_format],
@@ -83,7 +88,28 @@ def output_options(
         include_aligned=aligned,
         include_start=start,
         omit_codes=not codes,
+        include_pasted=pasted,
+        pasting=_choice("PASTING", pasting, editing_pb2.Pasting),
     )
+
+
+def align_options(align: Align | None) -> editing_pb2.AlignOptions:
+    """Raises ValueError for an alignment that there is not."""
+    align = align or Align()
+    kind = _choice("ALIGNMENT", align.alignment, editing_pb2.Alignment)
+    return editing_pb2.AlignOptions(alignment=kind, face=align.face)
+
+
+def _choice(prefix: str, name: str | None, enum: Any) -> Any:
+    """A value of an enum by its short name, as "centre-crop"; None: the one that says nothing."""
+    values = dict(enum.items())
+    full = f"{prefix}_{'UNSPECIFIED' if name is None else name.upper().replace('-', '_')}"
+    if full not in values:
+        known = ", ".join(
+            key.removeprefix(f"{prefix}_").lower().replace("_", "-") for key in list(values)[1:]
+        )
+        raise ValueError(f"{prefix.lower()} is {name!r}; it is one of {known}")
+    return values[full]
 
 
 def edit_steps(
@@ -121,15 +147,21 @@ def info() -> Call[GatewayInfo]:
     return Call("ListBundles", editing_pb2.ListBundlesRequest(), _answers.gateway_info)
 
 
+def find_faces(picture: PictureLike, *, bundle: str) -> Call[FoundFaces]:
+    request = editing_pb2.FindFacesRequest(bundle=bundle, picture=picture_to_wire(picture))
+    return Call("FindFaces", request, _answers.found_faces)
+
+
 def invert(
     picture: PictureLike,
     *,
     bundle: str,
     refine: editing_pb2.RefineOptions,
     output: editing_pb2.OutputOptions,
+    align: editing_pb2.AlignOptions,
 ) -> Call[Inversion]:
     request = editing_pb2.InvertRequest(
-        bundle=bundle, picture=picture_to_wire(picture), refine=refine, output=output
+        bundle=bundle, picture=picture_to_wire(picture), refine=refine, output=output, align=align
     )
     return Call("Invert", request, _answers.inversion)
 
@@ -142,12 +174,14 @@ def watch_invert(
     bundle: str,
     refine: editing_pb2.RefineOptions,
     output: editing_pb2.OutputOptions,
+    align: editing_pb2.AlignOptions,
 ) -> Call[InvertProgress | Inversion]:
     request = editing_pb2.WatchInvertRequest(
         bundle=bundle,
         picture=picture_to_wire(picture),
         refine=refine,
         output=output,
+        align=align,
         interval_s=interval_s,
         omit_previews=not previews,
     )
@@ -163,12 +197,15 @@ def edit(
     bundle: str,
     refine: editing_pb2.RefineOptions,
     output: editing_pb2.OutputOptions,
+    align: editing_pb2.AlignOptions,
 ) -> Call[Edited]:
     request = editing_pb2.EditRequest(bundle=_bundle_of(bundle, source), edits=steps, output=output)
     _put_source(request, source)
     put_area(request, region, mask)
     if request.HasField("picture") or request.WhichOneof("area"):
         request.refine.CopyFrom(refine)
+    if request.HasField("picture"):
+        request.align.CopyFrom(align)
     return Call("Edit", request, _answers.edited)
 
 
@@ -178,9 +215,11 @@ def session_opening(
     bundle: str,
     refine: editing_pb2.RefineOptions,
     output: editing_pb2.OutputOptions,
+    align: editing_pb2.AlignOptions,
 ) -> editing_pb2.EditSessionRequest:
     """A request of a session that names its source: by its code, as there is no second try within a session."""
     request = editing_pb2.EditSessionRequest(bundle=_bundle_of(bundle, source), refine=refine, output=output)
+    request.align.CopyFrom(align)
     _put_source(request, source)
     name_codes(request, by_handle=False)
     return request
@@ -194,6 +233,7 @@ def interpolate(
     bundle: str,
     refine: editing_pb2.RefineOptions,
     output: editing_pb2.OutputOptions,
+    align: editing_pb2.AlignOptions,
 ) -> Call[Between]:
     request = editing_pb2.InterpolateRequest(
         bundle=_bundle_of(bundle, start, end),
@@ -202,6 +242,7 @@ def interpolate(
         count=count,
         refine=refine,
         output=output,
+        align=align,
     )
     return Call("Interpolate", request, _answers.between)
 
@@ -215,6 +256,7 @@ def mix(
     bundle: str,
     refine: editing_pb2.RefineOptions,
     output: editing_pb2.OutputOptions,
+    align: editing_pb2.AlignOptions,
 ) -> Call[Mixed]:
     request = editing_pb2.MixRequest(
         bundle=_bundle_of(bundle, base, style),
@@ -224,6 +266,7 @@ def mix(
         strength=strength,
         refine=refine,
         output=output,
+        align=align,
     )
     return Call("Mix", request, _answers.mixed)
 
@@ -237,6 +280,7 @@ def diffuse(
     bundle: str,
     refine: editing_pb2.RefineOptions,
     output: editing_pb2.OutputOptions,
+    align: editing_pb2.AlignOptions,
 ) -> Call[Diffused]:
     request = editing_pb2.DiffuseRequest(
         bundle=bundle,
@@ -244,6 +288,7 @@ def diffuse(
         context=picture_to_wire(context),
         refine=refine,
         output=output,
+        align=align,
     )
     put_area(request, region, mask)
     return Call("Diffuse", request, _answers.diffused)

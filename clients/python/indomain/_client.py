@@ -20,15 +20,18 @@ from indomain._credentials import Credentials
 from indomain._exceptions import IndomainError
 from indomain._pictures import PictureFormat, PictureLike
 from indomain._results import (
+    Align,
     Between,
     Bundle,
     Diffused,
     Edit,
     Edited,
+    FoundFaces,
     GatewayInfo,
     Inversion,
     InvertProgress,
     Mixed,
+    Pasting,
     Refine,
     Sample,
 )
@@ -109,6 +112,23 @@ class Client:
         """
         return self.info(timeout_s=timeout_s).bundles
 
+    def find_faces(
+        self, image: PictureLike, *, bundle: str = "", timeout_s: float | None = None
+    ) -> FoundFaces:
+        """Which faces are on a picture, the largest first, and which of them can be edited.
+
+        Example:
+            >>> [face.unusable for face in client.find_faces("portrait.png").faces]
+            ['']
+
+        Args:
+            image, bundle, timeout_s: as in `invert`.
+
+        Raises:
+            what `invert` raises; InvalidOptionError: the bundle is not aligned by faces.
+        """
+        return self._answer(_calls.find_faces(image, bundle=bundle), timeout_s)
+
     def invert(
         self,
         image: PictureLike,
@@ -119,6 +139,9 @@ class Client:
         refine: Refine | None = None,
         include_aligned: bool = False,
         include_start: bool = False,
+        include_pasted: bool = False,
+        pasting: Pasting | None = None,
+        align: Align | None = None,
         timeout_s: float | None = None,
     ) -> Inversion:
         """Finds the latent code of a picture: align, encode, refine, decode.
@@ -139,11 +162,16 @@ class Client:
             refine: the other refinement options.
             include_aligned: also answer the picture as the encoder saw it, cropped and resized.
             include_start: also answer the picture of the encoder's code, before refinement.
+            include_pasted: also answer the whole photograph with the result in its place (`pasted`).
+            pasting: "change" adds what was edited to the photograph, "replace" takes the generator's face; None: change
+                where a picture is edited, replace where it is not.
+            align: how the photograph is brought into place, and which of several faces.
             timeout_s: seconds for the call; refinement stops in time to answer with the best code found so far.
 
         Raises:
             OSError, TypeError, ValueError: `image` cannot be read or is no picture.
             InvalidPictureError: the gateway cannot read it, or it is over its limits.
+            FaceError: it has no face, or not the one asked for, or one that is too small or turned away.
             InvalidOptionError: a refinement option out of its range.
             UnknownBundleError: no such bundle.
         """
@@ -151,7 +179,14 @@ class Client:
             image,
             bundle=bundle,
             refine=_calls.refine_options(steps, quality, refine),
-            output=_calls.output_options(self._picture_format, aligned=include_aligned, start=include_start),
+            output=_calls.output_options(
+                self._picture_format,
+                aligned=include_aligned,
+                start=include_start,
+                pasted=include_pasted,
+                pasting=pasting,
+            ),
+            align=_calls.align_options(align),
         )
         return self._answer(call.then(self._bound), timeout_s)
 
@@ -167,6 +202,9 @@ class Client:
         refine: Refine | None = None,
         include_aligned: bool = False,
         include_start: bool = False,
+        include_pasted: bool = False,
+        pasting: Pasting | None = None,
+        align: Align | None = None,
         timeout_s: float | None = None,
     ) -> Generator[InvertProgress | Inversion, None, None]:
         """The same with progress: reports while it refines, and at the end the `Inversion`.
@@ -191,7 +229,14 @@ class Client:
             previews=previews,
             bundle=bundle,
             refine=_calls.refine_options(steps, quality, refine),
-            output=_calls.output_options(self._picture_format, aligned=include_aligned, start=include_start),
+            output=_calls.output_options(
+                self._picture_format,
+                aligned=include_aligned,
+                start=include_start,
+                pasted=include_pasted,
+                pasting=pasting,
+            ),
+            align=_calls.align_options(align),
         )
 
         def bound(event: InvertProgress | Inversion) -> InvertProgress | Inversion:
@@ -212,6 +257,9 @@ class Client:
         refine: Refine | None = None,
         include_aligned: bool = False,
         include_start: bool = False,
+        include_pasted: bool = False,
+        pasting: Pasting | None = None,
+        align: Align | None = None,
         timeout_s: float | None = None,
         **strengths: float,
     ) -> Edited:
@@ -231,8 +279,9 @@ class Client:
             region: left, top, right, bottom in parts of the picture's sides, once it is brought into place: only there
                 it changes. The code is refined for that.
             mask: in place of it, a picture that is white where it changes.
-            bundle, steps, quality, refine, include_aligned, include_start, timeout_s: as in `invert`; the refinement
-                and the pictures count only where the source is a picture, the refinement also with an area.
+            bundle, steps, quality, refine, include_aligned, include_start, include_pasted, pasting, align, timeout_s:
+                as in `invert`; all but the first and the last count only where the source is a picture, the refinement
+                also with an area.
 
         Raises:
             OSError, TypeError, ValueError: `source` or `mask` cannot be read or is neither picture nor code.
@@ -246,7 +295,14 @@ class Client:
             mask,
             bundle=bundle,
             refine=_calls.refine_options(steps, quality, refine),
-            output=_calls.output_options(self._picture_format, aligned=include_aligned, start=include_start),
+            output=_calls.output_options(
+                self._picture_format,
+                aligned=include_aligned,
+                start=include_start,
+                pasted=include_pasted,
+                pasting=pasting,
+            ),
+            align=_calls.align_options(align),
         )
         return self._answer(call, timeout_s)
 
@@ -258,6 +314,9 @@ class Client:
         steps: int | None = None,
         quality: str | None = None,
         refine: Refine | None = None,
+        include_pasted: bool = False,
+        pasting: Pasting | None = None,
+        align: Align | None = None,
         picture_format: PictureFormat | None = None,
         picture_quality: int | None = None,
         timeout_s: float | None = None,
@@ -271,7 +330,8 @@ class Client:
             ...         picture = session.edit(smile=strength)
 
         Args:
-            source, bundle, steps, quality, refine: as in `edit`.
+            source, bundle, steps, quality, refine, align: as in `edit`.
+            include_pasted, pasting: each answer also has the whole photograph, which stays with the session.
             picture_format, picture_quality: of the answers, in place of the client's; quality 1..100 for JPEG and WebP.
             timeout_s: seconds for the whole session; None: as long as it is used.
 
@@ -279,10 +339,18 @@ class Client:
             OSError, TypeError, ValueError: `source` cannot be read or is neither picture nor code.
         """
         output = _calls.output_options(
-            picture_format or self._picture_format, codes=False, quality=picture_quality
+            picture_format or self._picture_format,
+            codes=False,
+            quality=picture_quality,
+            pasted=include_pasted,
+            pasting=pasting,
         )
         opening = _calls.session_opening(
-            source, bundle=bundle, refine=_calls.refine_options(steps, quality, refine), output=output
+            source,
+            bundle=bundle,
+            refine=_calls.refine_options(steps, quality, refine),
+            output=output,
+            align=_calls.align_options(align),
         )
         conversation = self._transport.session(self._terms.new_request_id(), timeout_s)
         return EditSession(conversation, opening, self._transport.address)
@@ -297,6 +365,9 @@ class Client:
         steps: int | None = None,
         quality: str | None = None,
         refine: Refine | None = None,
+        include_pasted: bool = False,
+        pasting: Pasting | None = None,
+        align: Align | None = None,
         timeout_s: float | None = None,
     ) -> Generator[Between, None, None]:
         """The pictures on the straight way from one code to another, in order, each as soon as it is there.
@@ -308,7 +379,8 @@ class Client:
         Args:
             start, end: pictures, codes float32 [L, 512], or results, as in `edit`.
             count: pictures, with both ends; from 2 to `Limits.max_interpolated_pictures`.
-            bundle, steps, quality, refine, timeout_s: as in `edit`.
+            bundle, steps, quality, refine, align, timeout_s: as in `edit`.
+            include_pasted, pasting: as in `invert`; the photograph is that of the first of the two.
 
         Raises:
             what `edit` raises, when the first picture is asked for.
@@ -319,7 +391,8 @@ class Client:
             count,
             bundle=bundle,
             refine=_calls.refine_options(steps, quality, refine),
-            output=_calls.output_options(self._picture_format),
+            output=_calls.output_options(self._picture_format, pasted=include_pasted, pasting=pasting),
+            align=_calls.align_options(align),
         )
         return self._answers(call, timeout_s)
 
@@ -334,6 +407,9 @@ class Client:
         steps: int | None = None,
         quality: str | None = None,
         refine: Refine | None = None,
+        include_pasted: bool = False,
+        pasting: Pasting | None = None,
+        align: Align | None = None,
         timeout_s: float | None = None,
     ) -> Mixed:
         """Puts layers of one code into another.
@@ -345,7 +421,8 @@ class Client:
             base, style: pictures, codes float32 [L, 512], or results, as in `edit`.
             layers: taken from the style; low ones hold pose and shape, high ones colours and texture.
             strength: how much of them, 0..1; None: all.
-            bundle, steps, quality, refine, timeout_s: as in `edit`.
+            bundle, steps, quality, refine, align, timeout_s: as in `edit`.
+            include_pasted, pasting: as in `invert`; the photograph is that of the first of the two.
 
         Raises:
             what `edit` raises; InvalidOptionError: layers that the bundle has not, a strength out of its range.
@@ -357,7 +434,8 @@ class Client:
             strength,
             bundle=bundle,
             refine=_calls.refine_options(steps, quality, refine),
-            output=_calls.output_options(self._picture_format),
+            output=_calls.output_options(self._picture_format, pasted=include_pasted, pasting=pasting),
+            align=_calls.align_options(align),
         )
         return self._answer(call, timeout_s)
 
@@ -374,6 +452,9 @@ class Client:
         refine: Refine | None = None,
         include_aligned: bool = False,
         include_start: bool = False,
+        include_pasted: bool = False,
+        pasting: Pasting | None = None,
+        align: Align | None = None,
         timeout_s: float | None = None,
     ) -> Diffused:
         """Semantic diffusion: pastes a region of a target into a context and refines the code where the target is, so
@@ -388,7 +469,8 @@ class Client:
                 no mask either: the middle of a face.
             mask: in place of it, a picture that is white where the target counts.
             include_aligned: also answer the target pasted into the context.
-            bundle, steps, quality, refine, include_start, timeout_s: as in `invert`.
+            bundle, steps, quality, refine, include_start, include_pasted, pasting, align, timeout_s: as in `invert`;
+                the photograph is the context.
 
         Raises:
             what `invert` raises; InvalidOptionError also: a region or a mask that holds nothing.
@@ -400,7 +482,14 @@ class Client:
             mask,
             bundle=bundle,
             refine=_calls.refine_options(steps, quality, refine),
-            output=_calls.output_options(self._picture_format, aligned=include_aligned, start=include_start),
+            output=_calls.output_options(
+                self._picture_format,
+                aligned=include_aligned,
+                start=include_start,
+                pasted=include_pasted,
+                pasting=pasting,
+            ),
+            align=_calls.align_options(align),
         )
         return self._answer(call, timeout_s)
 

@@ -63,6 +63,11 @@ class InvalidPictureError(InvalidRequestError):
     """Not a picture that the gateway reads, or one over its limits."""
 
 
+class FaceError(InvalidPictureError):
+    """The picture has no face (`reason` no_face), not as many as asked for (no_such_face), or one that is too small or
+    turned away (face_not_usable)."""
+
+
 class InvalidCodeError(InvalidRequestError):
     """A latent code of a wrong shape, or with values that are not finite."""
 
@@ -143,6 +148,9 @@ _CLASS_OF_REASON: Mapping[str, type[IndomainError]] = MappingProxyType(
     {
         "invalid_picture": InvalidPictureError,
         "picture_too_large": InvalidPictureError,
+        "no_face": FaceError,
+        "no_such_face": FaceError,
+        "face_not_usable": FaceError,
         "invalid_code": InvalidCodeError,
         "other_code_space": OtherCodeSpaceError,
         "invalid_option": InvalidOptionError,

@@ -296,7 +296,7 @@ class _Course:
 
 
 class WebSocketConversation:
-    """An edit session over a websocket: JSON texts, each answer's picture as a binary message after it."""
+    """An edit session over a websocket: JSON texts, each answer's pictures as binary messages after it."""
 
     def __init__(self, socket: Any, opened: ExitStack, course: _Course) -> None:
         self._socket = socket
@@ -312,8 +312,8 @@ class WebSocketConversation:
             return None
         with self._course.typed_errors():
             answer = self._course.read(self._socket.recv(self._course.remaining_s()))
-            if answer.edited.HasField("image"):
-                answer.edited.image.data = self._socket.recv(self._course.remaining_s())
+            for picture in _pictures_to_come(answer):
+                picture.data = self._socket.recv(self._course.remaining_s())
         return answer
 
     def finish(self) -> None:
@@ -342,8 +342,8 @@ class AsyncWebSocketConversation:
         with self._course.typed_errors():
             async with asyncio.timeout(self._course.remaining_s()):
                 answer = self._course.read(await self._socket.recv())
-                if answer.edited.HasField("image"):
-                    answer.edited.image.data = await self._socket.recv()
+                for picture in _pictures_to_come(answer):
+                    picture.data = await self._socket.recv()
         return answer
 
     async def finish(self) -> None:
@@ -352,6 +352,12 @@ class AsyncWebSocketConversation:
     async def close(self) -> None:
         self._course.closed = True
         await self._opened.aclose()
+
+
+def _pictures_to_come(answer: editing_pb2.EditSessionResponse) -> list[editing_pb2.Picture]:
+    """Those whose data follow as binary messages, in this order."""
+    edited = answer.edited
+    return [getattr(edited, name) for name in ("image", "pasted") if edited.HasField(name)]
 
 
 def _websocket_options(

@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,82 @@ class Refine:
     perceptual_weight: float | None = None
     domain_weight: float | None = None
     allow_fewer_steps: bool | None = None
+
+
+@dataclass(frozen=True)
+class Align:
+    """How a photograph is brought into place before it is encoded.
+
+    Attributes:
+        alignment: `"face"`: a face is looked for, and brought to where the bundle was trained on faces;
+            `"centre-crop"`: the largest centred square is taken; None: the bundle's own way (`Bundle.alignment`), and a
+            picture of exactly the bundle's size as it is.
+        face: which of several faces, 0 the largest, in the order of `Client.find_faces`; None: the largest.
+    """
+
+    alignment: Literal["face", "centre-crop"] | None = None
+    face: int | None = None
+
+
+Pasting: TypeAlias = Literal["change", "replace"]
+"""How a result is put into its photograph: what was changed is added to it, or the face is the generator's."""
+
+Points: TypeAlias = tuple[tuple[float, float], ...]
+"""x and y of each, in pixels of the upright picture: EXIF orientation is taken into account."""
+
+
+@dataclass(frozen=True)
+class Face:
+    """A face on a picture.
+
+    Attributes:
+        box: left, top, right, bottom in pixels of the upright picture.
+        score: 0..1.
+        landmarks: eyes, tip of the nose, corners of the mouth; left before right, as on the picture.
+        corners: of the square that would be edited, clockwise from the face's own top left.
+        roll_degrees: clockwise.
+        unusable: empty, or why it cannot be edited and what to do.
+    """
+
+    box: tuple[float, float, float, float]
+    score: float
+    landmarks: Points
+    corners: Points
+    roll_degrees: float
+    unusable: str
+
+
+@dataclass(frozen=True)
+class FoundFaces:
+    """The faces on a picture, the largest first; `width` and `height` are the upright picture's pixels."""
+
+    bundle: str
+    faces: tuple[Face, ...]
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where on a picture the square is that a code came of.
+
+    Attributes:
+        alignment: what was done, `"face"` or `"centre-crop"`.
+        face, faces: which face, of how many; 0 of 0 where nobody looked for any.
+        box, landmarks: of the face; None and empty without one.
+        corners, roll_degrees: of the square, as in `Face`.
+        width, height: the upright picture's, in pixels.
+    """
+
+    alignment: str
+    face: int
+    faces: int
+    box: tuple[float, float, float, float] | None
+    landmarks: Points
+    corners: Points
+    roll_degrees: float
+    width: int
+    height: int
 
 
 @dataclass(frozen=True)
@@ -230,6 +306,8 @@ class Edited(Result):
         losses: of the inversion; None where the source was a code.
         stage_seconds: seconds in each stage of the pipeline.
         aligned, start: the picture as the encoder saw it, and that of the encoder's code; None unless asked for.
+        pasted: the whole photograph with the result in its place; None unless asked for.
+        placement: where on the photograph that is; None where the source was a code.
         request_id: the same id stands in the gateway's log.
         handle, source_handle: the gateway's names for the codes, for a while. Calls that take this result use them.
         code_space: names bundle and generator whose codes they are; another's refuses them (`OtherCodeSpaceError`).
@@ -249,6 +327,8 @@ class Edited(Result):
     handle: str = field(default="", repr=False)
     code_space: str = field(default="", repr=False)
     source_handle: str = field(default="", repr=False)
+    pasted: Image.Image | None = field(default=None, repr=False)
+    placement: Placement | None = field(default=None, repr=False)
     area: AreaChange | None = None
 
 
@@ -264,6 +344,8 @@ class Inversion(Result):
         domain_score: 0..1, how native `code` is to the latent space.
         stage_seconds: seconds in each stage of the pipeline.
         aligned, start: the picture as the encoder saw it, and that of the encoder's code; None unless asked for.
+        pasted: the whole photograph with the result in its place; None unless asked for.
+        placement: where on the photograph that is; None where the source was a code.
         request_id: the same id stands in the gateway's log.
         handle: the gateway's name for the code, for a while. Calls that take this result use it.
         code_space: names bundle and generator whose code it is; another's refuses it (`OtherCodeSpaceError`).
@@ -280,6 +362,8 @@ class Inversion(Result):
     start: Image.Image | None = field(default=None, repr=False)
     handle: str = field(default="", repr=False)
     code_space: str = field(default="", repr=False)
+    pasted: Image.Image | None = field(default=None, repr=False)
+    placement: Placement | None = field(default=None, repr=False)
     _edit: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -352,6 +436,8 @@ class SessionPicture(_Shown):
         losses: of the inversion; None unless the request began with a picture.
         stage_seconds: seconds in each stage of the pipeline.
         request_id: the same id stands in the gateway's log.
+        pasted: the whole photograph with the result in its place; None unless the session was opened for it.
+        placement: where on the photograph that is; None where the source is a code.
         area: how the edit was held to its area; None where it had none.
     """
 
@@ -362,6 +448,8 @@ class SessionPicture(_Shown):
     losses: Losses | None
     stage_seconds: Mapping[str, float]
     request_id: str
+    pasted: Image.Image | None = field(default=None, repr=False)
+    placement: Placement | None = field(default=None, repr=False)
     area: AreaChange | None = None
 
 
@@ -376,6 +464,8 @@ class Between(Result):
     image: Image.Image = field(repr=False)
     domain_score: float
     code_space: str = field(default="", repr=False)
+    pasted: Image.Image | None = field(default=None, repr=False)
+    placement: Placement | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -390,6 +480,8 @@ class Mixed(Result):
     request_id: str
     handle: str = field(default="", repr=False)
     code_space: str = field(default="", repr=False)
+    pasted: Image.Image | None = field(default=None, repr=False)
+    placement: Placement | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -408,6 +500,8 @@ class Diffused(Result):
     start: Image.Image | None = field(default=None, repr=False)
     handle: str = field(default="", repr=False)
     code_space: str = field(default="", repr=False)
+    pasted: Image.Image | None = field(default=None, repr=False)
+    placement: Placement | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Self
 from indomain import _answers, _calls
 from indomain._exceptions import RequestCancelledError, error_from_detail
 from indomain._pictures import PictureLike
-from indomain._results import Edit, Refine, SessionPicture
+from indomain._results import Align, Edit, Refine, SessionPicture
 from indomain._transports import AsyncConversation, Conversation
 from indomain._twins import documented_as
 from indomain.v1 import editing_pb2
@@ -40,9 +40,15 @@ class _Requests:
         request.edits.extend(steps)
         return request
 
-    def change(self, source: _calls.EditSource, bundle: str, refine: Refine | None) -> None:
+    def change(
+        self, source: _calls.EditSource, bundle: str, refine: Refine | None, align: Align | None
+    ) -> None:
         self._opening = _calls.session_opening(
-            source, bundle=bundle, refine=_calls.refine_options(None, None, refine), output=self._output
+            source,
+            bundle=bundle,
+            refine=_calls.refine_options(None, None, refine),
+            output=self._output,
+            align=_calls.align_options(align),
         )
 
 
@@ -120,9 +126,16 @@ class EditSession:
             if answer.sequence >= sequence:
                 return _picture(answer, self._address)
 
-    def change(self, source: _calls.EditSource, *, bundle: str = "", refine: Refine | None = None) -> None:
+    def change(
+        self,
+        source: _calls.EditSource,
+        *,
+        bundle: str = "",
+        refine: Refine | None = None,
+        align: Align | None = None,
+    ) -> None:
         """Goes on with another source, from the next request on; work on the old one stops when that is sent."""
-        self._requests.change(source, bundle, refine)
+        self._requests.change(source, bundle, refine, align)
 
     def finish(self) -> None:
         """No more requests: iterating ends after the answers to those that were sent."""
@@ -200,9 +213,14 @@ class AsyncEditSession:
                 return _picture(answer, self._address)
 
     async def change(
-        self, source: _calls.EditSource, *, bundle: str = "", refine: Refine | None = None
+        self,
+        source: _calls.EditSource,
+        *,
+        bundle: str = "",
+        refine: Refine | None = None,
+        align: Align | None = None,
     ) -> None:
-        self._requests.change(source, bundle, refine)
+        self._requests.change(source, bundle, refine, align)
 
     async def finish(self) -> None:
         await (await self._opened()).finish()

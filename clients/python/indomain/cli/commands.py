@@ -12,12 +12,15 @@ import numpy as np
 from PIL import Image
 
 from indomain import (
+    Align,
     Between,
     Client,
     Diffused,
     Edit,
+    Edited,
     GatewayUnreachableError,
     IndomainError,
+    Inversion,
     Mixed,
     Sample,
 )
@@ -67,7 +70,7 @@ def _invert(client: Client, arguments: argparse.Namespace) -> bool:
         result = client.invert(job.source, **_refinement(arguments))
         with photos.whole_file(job.code_output) as file:
             np.save(file, result.code)
-        _save_picture(result.image, job.output)
+        _save_picture(_picture(result), job.output)
         return result
 
     return bulk.run(client, plan, invert, "Inverting", {}, arguments)
@@ -87,7 +90,7 @@ def _edit(client: Client, arguments: argparse.Namespace) -> bool:
         result = client.edit(
             _source(job.source), *edits, keep=arguments.keep or (), **area, **_refinement(arguments)
         )
-        _save_picture(result.image, job.output)
+        _save_picture(_picture(result), job.output)
         return result
 
     return bulk.run(client, plan, edit, "Editing", strengths, arguments)
@@ -117,7 +120,7 @@ def _interpolate(client: Client, arguments: argparse.Namespace) -> bool:
         for picture in client.interpolate(start, end, arguments.count, **_refinement(arguments)):
             found.append(picture)
             advance(1)
-    images = [picture.image for picture in found]
+    images = [_picture(picture) for picture in found]
     outputs = [output] * len(images)
     if output.suffix.lower() == ".gif":
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +160,7 @@ def _save_result(result: Mixed | Diffused, arguments: argparse.Namespace) -> boo
     output: Path = arguments.output
     if output.suffix.lower() not in photos.PICTURE_SUFFIXES:
         raise parser.UsageError(f"{output}: the result is written as .png, .jpg or .webp")
-    _save_picture(result.image, output)
+    _save_picture(_picture(result), output)
     np.save(output.with_suffix(photos.CODE_SUFFIX), result.code)
     if arguments.json:
         report.print_json(report.result_as_json(result, output))
@@ -190,7 +193,19 @@ def _sample(client: Client, arguments: argparse.Namespace) -> bool:
 
 
 def _refinement(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {"bundle": arguments.bundle, "steps": arguments.steps, "quality": arguments.quality}
+    return {
+        "bundle": arguments.bundle,
+        "steps": arguments.steps,
+        "quality": arguments.quality,
+        "include_pasted": arguments.paste,
+        "pasting": arguments.pasting,
+        "align": Align(arguments.align, arguments.face),
+    }
+
+
+def _picture(result: Inversion | Edited | Between | Mixed | Diffused) -> Image.Image:
+    """What is written: the photograph with the result in its place, where that was asked for."""
+    return result.image if result.pasted is None else result.pasted
 
 
 def _save_picture(image: Image.Image, path: Path) -> None:

@@ -25,6 +25,7 @@ examples:
   find . -name '*.jpg' | indomain edit - smile=1.5 -o smiling/
   indomain edit portrait.jpg age=1 --keep smile    (older, but the smile stays)
   indomain invert portrait.jpg -o portrait.png     (writes portrait.npy too)
+  indomain edit group.jpg smile=1.5 --face 1 --paste -o group-smiles.jpg
   indomain edit portrait.npy yaw=1 -o turned.png   (a code: nothing to invert again)
 """
 
@@ -170,6 +171,23 @@ def _parser() -> argparse.ArgumentParser:
     effort.add_argument("--quality", metavar="NAME", help="of the refinement: fast, balanced or best")
     effort.add_argument(
         "--steps", metavar="N", type=int, help="refinement steps; 0: the encoder's code as it is"
+    )
+    placing = refinement.add_argument_group("photographs")
+    placing.add_argument(
+        "--paste",
+        action="store_true",
+        help="write the whole photograph with the result in its place (default: the aligned picture alone)",
+    )
+    placing.add_argument(
+        "--pasting",
+        choices=("change", "replace"),
+        help="with --paste: add what was edited to the photograph, or take the generator's face",
+    )
+    placing.add_argument("--face", metavar="N", type=int, help="which of several, 0 the largest (default)")
+    placing.add_argument(
+        "--align",
+        choices=("face", "centre-crop"),
+        help="bring a face into place, or take the middle (default: as the bundle does)",
     )
     photos = argparse.ArgumentParser(add_help=False, parents=[refinement])
     _add_bulk(photos)

@@ -24,6 +24,18 @@ class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STOP_REASON_DEADLINE: _ClassVar[StopReason]
     STOP_REASON_DIVERGED: _ClassVar[StopReason]
     STOP_REASON_PRESSURE: _ClassVar[StopReason]
+
+class Alignment(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ALIGNMENT_UNSPECIFIED: _ClassVar[Alignment]
+    ALIGNMENT_FACE: _ClassVar[Alignment]
+    ALIGNMENT_CENTRE_CROP: _ClassVar[Alignment]
+
+class Pasting(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PASTING_UNSPECIFIED: _ClassVar[Pasting]
+    PASTING_CHANGE: _ClassVar[Pasting]
+    PASTING_REPLACE: _ClassVar[Pasting]
 IMAGE_FORMAT_UNSPECIFIED: ImageFormat
 IMAGE_FORMAT_PNG: ImageFormat
 IMAGE_FORMAT_JPEG: ImageFormat
@@ -36,6 +48,12 @@ STOP_REASON_CONVERGED: StopReason
 STOP_REASON_DEADLINE: StopReason
 STOP_REASON_DIVERGED: StopReason
 STOP_REASON_PRESSURE: StopReason
+ALIGNMENT_UNSPECIFIED: Alignment
+ALIGNMENT_FACE: Alignment
+ALIGNMENT_CENTRE_CROP: Alignment
+PASTING_UNSPECIFIED: Pasting
+PASTING_CHANGE: Pasting
+PASTING_REPLACE: Pasting
 
 class Picture(_message.Message):
     __slots__ = ("data", "format", "width", "height")
@@ -69,6 +87,72 @@ class Source(_message.Message):
     code: Code
     def __init__(self, picture: _Optional[_Union[Picture, _Mapping]] = ..., code: _Optional[_Union[Code, _Mapping]] = ...) -> None: ...
 
+class AlignOptions(_message.Message):
+    __slots__ = ("alignment", "face")
+    ALIGNMENT_FIELD_NUMBER: _ClassVar[int]
+    FACE_FIELD_NUMBER: _ClassVar[int]
+    alignment: Alignment
+    face: int
+    def __init__(self, alignment: _Optional[_Union[Alignment, str]] = ..., face: _Optional[int] = ...) -> None: ...
+
+class Point(_message.Message):
+    __slots__ = ("x", "y")
+    X_FIELD_NUMBER: _ClassVar[int]
+    Y_FIELD_NUMBER: _ClassVar[int]
+    x: float
+    y: float
+    def __init__(self, x: _Optional[float] = ..., y: _Optional[float] = ...) -> None: ...
+
+class Box(_message.Message):
+    __slots__ = ("left", "top", "right", "bottom")
+    LEFT_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
+    RIGHT_FIELD_NUMBER: _ClassVar[int]
+    BOTTOM_FIELD_NUMBER: _ClassVar[int]
+    left: float
+    top: float
+    right: float
+    bottom: float
+    def __init__(self, left: _Optional[float] = ..., top: _Optional[float] = ..., right: _Optional[float] = ..., bottom: _Optional[float] = ...) -> None: ...
+
+class Face(_message.Message):
+    __slots__ = ("box", "score", "landmarks", "corners", "roll_degrees", "unusable")
+    BOX_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    LANDMARKS_FIELD_NUMBER: _ClassVar[int]
+    CORNERS_FIELD_NUMBER: _ClassVar[int]
+    ROLL_DEGREES_FIELD_NUMBER: _ClassVar[int]
+    UNUSABLE_FIELD_NUMBER: _ClassVar[int]
+    box: Box
+    score: float
+    landmarks: _containers.RepeatedCompositeFieldContainer[Point]
+    corners: _containers.RepeatedCompositeFieldContainer[Point]
+    roll_degrees: float
+    unusable: str
+    def __init__(self, box: _Optional[_Union[Box, _Mapping]] = ..., score: _Optional[float] = ..., landmarks: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., corners: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., roll_degrees: _Optional[float] = ..., unusable: _Optional[str] = ...) -> None: ...
+
+class Placement(_message.Message):
+    __slots__ = ("alignment", "face", "faces", "box", "landmarks", "corners", "roll_degrees", "width", "height")
+    ALIGNMENT_FIELD_NUMBER: _ClassVar[int]
+    FACE_FIELD_NUMBER: _ClassVar[int]
+    FACES_FIELD_NUMBER: _ClassVar[int]
+    BOX_FIELD_NUMBER: _ClassVar[int]
+    LANDMARKS_FIELD_NUMBER: _ClassVar[int]
+    CORNERS_FIELD_NUMBER: _ClassVar[int]
+    ROLL_DEGREES_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    alignment: Alignment
+    face: int
+    faces: int
+    box: Box
+    landmarks: _containers.RepeatedCompositeFieldContainer[Point]
+    corners: _containers.RepeatedCompositeFieldContainer[Point]
+    roll_degrees: float
+    width: int
+    height: int
+    def __init__(self, alignment: _Optional[_Union[Alignment, str]] = ..., face: _Optional[int] = ..., faces: _Optional[int] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., landmarks: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., corners: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., roll_degrees: _Optional[float] = ..., width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
+
 class RefineOptions(_message.Message):
     __slots__ = ("steps", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight", "quality", "allow_fewer_steps")
     STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -88,20 +172,24 @@ class RefineOptions(_message.Message):
     def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., quality: _Optional[str] = ..., allow_fewer_steps: _Optional[bool] = ...) -> None: ...
 
 class OutputOptions(_message.Message):
-    __slots__ = ("format", "quality", "omit_image", "include_aligned", "include_start", "omit_codes")
+    __slots__ = ("format", "quality", "omit_image", "include_aligned", "include_start", "omit_codes", "include_pasted", "pasting")
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
     OMIT_IMAGE_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_ALIGNED_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_START_FIELD_NUMBER: _ClassVar[int]
     OMIT_CODES_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_PASTED_FIELD_NUMBER: _ClassVar[int]
+    PASTING_FIELD_NUMBER: _ClassVar[int]
     format: ImageFormat
     quality: int
     omit_image: bool
     include_aligned: bool
     include_start: bool
     omit_codes: bool
-    def __init__(self, format: _Optional[_Union[ImageFormat, str]] = ..., quality: _Optional[int] = ..., omit_image: _Optional[bool] = ..., include_aligned: _Optional[bool] = ..., include_start: _Optional[bool] = ..., omit_codes: _Optional[bool] = ...) -> None: ...
+    include_pasted: bool
+    pasting: Pasting
+    def __init__(self, format: _Optional[_Union[ImageFormat, str]] = ..., quality: _Optional[int] = ..., omit_image: _Optional[bool] = ..., include_aligned: _Optional[bool] = ..., include_start: _Optional[bool] = ..., omit_codes: _Optional[bool] = ..., include_pasted: _Optional[bool] = ..., pasting: _Optional[_Union[Pasting, str]] = ...) -> None: ...
 
 class EditStep(_message.Message):
     __slots__ = ("direction", "strength", "layers", "keep")
@@ -262,20 +350,46 @@ class Limits(_message.Message):
     max_interpolated_pictures: int
     def __init__(self, max_picture_bytes: _Optional[int] = ..., max_picture_pixels: _Optional[int] = ..., max_codes: _Optional[int] = ..., max_refine_steps: _Optional[int] = ..., max_edits: _Optional[int] = ..., max_request_bytes: _Optional[int] = ..., max_interpolated_pictures: _Optional[int] = ...) -> None: ...
 
+class FindFacesRequest(_message.Message):
+    __slots__ = ("bundle", "picture")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    PICTURE_FIELD_NUMBER: _ClassVar[int]
+    bundle: str
+    picture: Picture
+    def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
+
+class FindFacesResponse(_message.Message):
+    __slots__ = ("bundle", "faces", "width", "height", "timings", "request_id")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    FACES_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    bundle: str
+    faces: _containers.RepeatedCompositeFieldContainer[Face]
+    width: int
+    height: int
+    timings: _containers.RepeatedCompositeFieldContainer[StageTiming]
+    request_id: str
+    def __init__(self, bundle: _Optional[str] = ..., faces: _Optional[_Iterable[_Union[Face, _Mapping]]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
 class InvertRequest(_message.Message):
-    __slots__ = ("bundle", "picture", "refine", "output")
+    __slots__ = ("bundle", "picture", "refine", "output", "align")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     PICTURE_FIELD_NUMBER: _ClassVar[int]
     REFINE_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    ALIGN_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     picture: Picture
     refine: RefineOptions
     output: OutputOptions
-    def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ...) -> None: ...
+    align: AlignOptions
+    def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ...) -> None: ...
 
 class InvertResponse(_message.Message):
-    __slots__ = ("bundle", "code", "image", "domain_score", "losses", "timings", "request_id", "aligned", "start")
+    __slots__ = ("bundle", "code", "image", "domain_score", "losses", "timings", "request_id", "aligned", "start", "pasted", "placement")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -285,6 +399,8 @@ class InvertResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ALIGNED_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
+    PASTED_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     code: Code
     image: Picture
@@ -294,23 +410,27 @@ class InvertResponse(_message.Message):
     request_id: str
     aligned: Picture
     start: Picture
-    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., aligned: _Optional[_Union[Picture, _Mapping]] = ..., start: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
+    pasted: Picture
+    placement: Placement
+    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., aligned: _Optional[_Union[Picture, _Mapping]] = ..., start: _Optional[_Union[Picture, _Mapping]] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ...) -> None: ...
 
 class WatchInvertRequest(_message.Message):
-    __slots__ = ("bundle", "picture", "refine", "output", "interval_s", "omit_previews")
+    __slots__ = ("bundle", "picture", "refine", "output", "interval_s", "omit_previews", "align")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     PICTURE_FIELD_NUMBER: _ClassVar[int]
     REFINE_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     INTERVAL_S_FIELD_NUMBER: _ClassVar[int]
     OMIT_PREVIEWS_FIELD_NUMBER: _ClassVar[int]
+    ALIGN_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     picture: Picture
     refine: RefineOptions
     output: OutputOptions
     interval_s: float
     omit_previews: bool
-    def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., interval_s: _Optional[float] = ..., omit_previews: _Optional[bool] = ...) -> None: ...
+    align: AlignOptions
+    def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., interval_s: _Optional[float] = ..., omit_previews: _Optional[bool] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ...) -> None: ...
 
 class WatchInvertResponse(_message.Message):
     __slots__ = ("progress", "result")
@@ -337,13 +457,14 @@ class InvertProgress(_message.Message):
     def __init__(self, step: _Optional[int] = ..., steps: _Optional[int] = ..., loss: _Optional[float] = ..., preview: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class EditRequest(_message.Message):
-    __slots__ = ("bundle", "picture", "code", "edits", "refine", "output", "region", "mask")
+    __slots__ = ("bundle", "picture", "code", "edits", "refine", "output", "align", "region", "mask")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     PICTURE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     EDITS_FIELD_NUMBER: _ClassVar[int]
     REFINE_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    ALIGN_FIELD_NUMBER: _ClassVar[int]
     REGION_FIELD_NUMBER: _ClassVar[int]
     MASK_FIELD_NUMBER: _ClassVar[int]
     bundle: str
@@ -352,12 +473,13 @@ class EditRequest(_message.Message):
     edits: _containers.RepeatedCompositeFieldContainer[EditStep]
     refine: RefineOptions
     output: OutputOptions
+    align: AlignOptions
     region: Region
     mask: Picture
-    def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., edits: _Optional[_Iterable[_Union[EditStep, _Mapping]]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mask: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
+    def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., edits: _Optional[_Iterable[_Union[EditStep, _Mapping]]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mask: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
 
 class EditResponse(_message.Message):
-    __slots__ = ("bundle", "code", "image", "domain_score", "losses", "timings", "request_id", "source_code", "aligned", "start", "area")
+    __slots__ = ("bundle", "code", "image", "domain_score", "losses", "timings", "request_id", "source_code", "aligned", "start", "pasted", "placement", "area")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -368,6 +490,8 @@ class EditResponse(_message.Message):
     SOURCE_CODE_FIELD_NUMBER: _ClassVar[int]
     ALIGNED_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
+    PASTED_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     AREA_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     code: Code
@@ -379,8 +503,10 @@ class EditResponse(_message.Message):
     source_code: Code
     aligned: Picture
     start: Picture
+    pasted: Picture
+    placement: Placement
     area: AreaChange
-    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., source_code: _Optional[_Union[Code, _Mapping]] = ..., aligned: _Optional[_Union[Picture, _Mapping]] = ..., start: _Optional[_Union[Picture, _Mapping]] = ..., area: _Optional[_Union[AreaChange, _Mapping]] = ...) -> None: ...
+    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., source_code: _Optional[_Union[Code, _Mapping]] = ..., aligned: _Optional[_Union[Picture, _Mapping]] = ..., start: _Optional[_Union[Picture, _Mapping]] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., area: _Optional[_Union[AreaChange, _Mapping]] = ...) -> None: ...
 
 class AreaChange(_message.Message):
     __slots__ = ("inside_mse_before", "inside_mse_after", "outside_mse_before", "outside_mse_after", "losses")
@@ -397,7 +523,7 @@ class AreaChange(_message.Message):
     def __init__(self, inside_mse_before: _Optional[float] = ..., inside_mse_after: _Optional[float] = ..., outside_mse_before: _Optional[float] = ..., outside_mse_after: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ...) -> None: ...
 
 class EditSessionRequest(_message.Message):
-    __slots__ = ("sequence", "bundle", "picture", "code", "edits", "refine", "output", "region", "mask")
+    __slots__ = ("sequence", "bundle", "picture", "code", "edits", "refine", "output", "align", "region", "mask")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     PICTURE_FIELD_NUMBER: _ClassVar[int]
@@ -405,6 +531,7 @@ class EditSessionRequest(_message.Message):
     EDITS_FIELD_NUMBER: _ClassVar[int]
     REFINE_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    ALIGN_FIELD_NUMBER: _ClassVar[int]
     REGION_FIELD_NUMBER: _ClassVar[int]
     MASK_FIELD_NUMBER: _ClassVar[int]
     sequence: int
@@ -414,9 +541,10 @@ class EditSessionRequest(_message.Message):
     edits: _containers.RepeatedCompositeFieldContainer[EditStep]
     refine: RefineOptions
     output: OutputOptions
+    align: AlignOptions
     region: Region
     mask: Picture
-    def __init__(self, sequence: _Optional[int] = ..., bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., edits: _Optional[_Iterable[_Union[EditStep, _Mapping]]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mask: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
+    def __init__(self, sequence: _Optional[int] = ..., bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., edits: _Optional[_Iterable[_Union[EditStep, _Mapping]]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mask: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
 
 class EditSessionResponse(_message.Message):
     __slots__ = ("sequence", "edited", "error", "skipped")
@@ -431,23 +559,25 @@ class EditSessionResponse(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., edited: _Optional[_Union[EditResponse, _Mapping]] = ..., error: _Optional[_Union[ErrorDetail, _Mapping]] = ..., skipped: _Optional[int] = ...) -> None: ...
 
 class InterpolateRequest(_message.Message):
-    __slots__ = ("bundle", "start", "end", "count", "refine", "output")
+    __slots__ = ("bundle", "start", "end", "count", "refine", "output", "align")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     REFINE_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    ALIGN_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     start: Source
     end: Source
     count: int
     refine: RefineOptions
     output: OutputOptions
-    def __init__(self, bundle: _Optional[str] = ..., start: _Optional[_Union[Source, _Mapping]] = ..., end: _Optional[_Union[Source, _Mapping]] = ..., count: _Optional[int] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ...) -> None: ...
+    align: AlignOptions
+    def __init__(self, bundle: _Optional[str] = ..., start: _Optional[_Union[Source, _Mapping]] = ..., end: _Optional[_Union[Source, _Mapping]] = ..., count: _Optional[int] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ...) -> None: ...
 
 class InterpolateResponse(_message.Message):
-    __slots__ = ("bundle", "index", "position", "code", "image", "domain_score", "timings", "request_id")
+    __slots__ = ("bundle", "index", "position", "code", "image", "domain_score", "timings", "request_id", "pasted", "placement")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
@@ -456,6 +586,8 @@ class InterpolateResponse(_message.Message):
     DOMAIN_SCORE_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    PASTED_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     index: int
     position: float
@@ -464,10 +596,12 @@ class InterpolateResponse(_message.Message):
     domain_score: float
     timings: _containers.RepeatedCompositeFieldContainer[StageTiming]
     request_id: str
-    def __init__(self, bundle: _Optional[str] = ..., index: _Optional[int] = ..., position: _Optional[float] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    pasted: Picture
+    placement: Placement
+    def __init__(self, bundle: _Optional[str] = ..., index: _Optional[int] = ..., position: _Optional[float] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ...) -> None: ...
 
 class MixRequest(_message.Message):
-    __slots__ = ("bundle", "base", "style", "layers", "strength", "refine", "output")
+    __slots__ = ("bundle", "base", "style", "layers", "strength", "refine", "output", "align")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
     STYLE_FIELD_NUMBER: _ClassVar[int]
@@ -475,6 +609,7 @@ class MixRequest(_message.Message):
     STRENGTH_FIELD_NUMBER: _ClassVar[int]
     REFINE_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    ALIGN_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     base: Source
     style: Source
@@ -482,26 +617,31 @@ class MixRequest(_message.Message):
     strength: float
     refine: RefineOptions
     output: OutputOptions
-    def __init__(self, bundle: _Optional[str] = ..., base: _Optional[_Union[Source, _Mapping]] = ..., style: _Optional[_Union[Source, _Mapping]] = ..., layers: _Optional[_Iterable[int]] = ..., strength: _Optional[float] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ...) -> None: ...
+    align: AlignOptions
+    def __init__(self, bundle: _Optional[str] = ..., base: _Optional[_Union[Source, _Mapping]] = ..., style: _Optional[_Union[Source, _Mapping]] = ..., layers: _Optional[_Iterable[int]] = ..., strength: _Optional[float] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ...) -> None: ...
 
 class MixResponse(_message.Message):
-    __slots__ = ("bundle", "code", "image", "domain_score", "timings", "request_id")
+    __slots__ = ("bundle", "code", "image", "domain_score", "timings", "request_id", "pasted", "placement")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     DOMAIN_SCORE_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    PASTED_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     code: Code
     image: Picture
     domain_score: float
     timings: _containers.RepeatedCompositeFieldContainer[StageTiming]
     request_id: str
-    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    pasted: Picture
+    placement: Placement
+    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ...) -> None: ...
 
 class DiffuseRequest(_message.Message):
-    __slots__ = ("bundle", "target", "context", "region", "mask", "refine", "output")
+    __slots__ = ("bundle", "target", "context", "region", "mask", "refine", "output", "align")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
@@ -509,6 +649,7 @@ class DiffuseRequest(_message.Message):
     MASK_FIELD_NUMBER: _ClassVar[int]
     REFINE_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    ALIGN_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     target: Picture
     context: Picture
@@ -516,7 +657,8 @@ class DiffuseRequest(_message.Message):
     mask: Picture
     refine: RefineOptions
     output: OutputOptions
-    def __init__(self, bundle: _Optional[str] = ..., target: _Optional[_Union[Picture, _Mapping]] = ..., context: _Optional[_Union[Picture, _Mapping]] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mask: _Optional[_Union[Picture, _Mapping]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ...) -> None: ...
+    align: AlignOptions
+    def __init__(self, bundle: _Optional[str] = ..., target: _Optional[_Union[Picture, _Mapping]] = ..., context: _Optional[_Union[Picture, _Mapping]] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mask: _Optional[_Union[Picture, _Mapping]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ...) -> None: ...
 
 class Region(_message.Message):
     __slots__ = ("left", "top", "right", "bottom")
@@ -531,7 +673,7 @@ class Region(_message.Message):
     def __init__(self, left: _Optional[float] = ..., top: _Optional[float] = ..., right: _Optional[float] = ..., bottom: _Optional[float] = ...) -> None: ...
 
 class DiffuseResponse(_message.Message):
-    __slots__ = ("bundle", "code", "image", "domain_score", "losses", "timings", "request_id", "aligned", "start")
+    __slots__ = ("bundle", "code", "image", "domain_score", "losses", "timings", "request_id", "aligned", "start", "pasted", "placement")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -541,6 +683,8 @@ class DiffuseResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ALIGNED_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
+    PASTED_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     code: Code
     image: Picture
@@ -550,7 +694,9 @@ class DiffuseResponse(_message.Message):
     request_id: str
     aligned: Picture
     start: Picture
-    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., aligned: _Optional[_Union[Picture, _Mapping]] = ..., start: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
+    pasted: Picture
+    placement: Placement
+    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., aligned: _Optional[_Union[Picture, _Mapping]] = ..., start: _Optional[_Union[Picture, _Mapping]] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
     __slots__ = ("bundle", "codes", "output")

@@ -39,6 +39,11 @@ class EditingStub:
                 request_serializer=indomain_dot_v1_dot_editing__pb2.ListBundlesRequest.SerializeToString,
                 response_deserializer=indomain_dot_v1_dot_editing__pb2.ListBundlesResponse.FromString,
                 _registered_method=True)
+        self.FindFaces = channel.unary_unary(
+                '/indomain.v1.Editing/FindFaces',
+                request_serializer=indomain_dot_v1_dot_editing__pb2.FindFacesRequest.SerializeToString,
+                response_deserializer=indomain_dot_v1_dot_editing__pb2.FindFacesResponse.FromString,
+                _registered_method=True)
         self.Invert = channel.unary_unary(
                 '/indomain.v1.Editing/Invert',
                 request_serializer=indomain_dot_v1_dot_editing__pb2.InvertRequest.SerializeToString,
@@ -91,6 +96,13 @@ class EditingServicer:
 
     def ListBundles(self, request, context):
         """The bundles this gateway serves, their directions, defaults and limits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindFaces(self, request, context):
+        """Which faces are on a picture, the largest first, and which of them can be edited.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,6 +180,11 @@ def add_EditingServicer_to_server(servicer, server):
                     request_deserializer=indomain_dot_v1_dot_editing__pb2.ListBundlesRequest.FromString,
                     response_serializer=indomain_dot_v1_dot_editing__pb2.ListBundlesResponse.SerializeToString,
             ),
+            'FindFaces': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindFaces,
+                    request_deserializer=indomain_dot_v1_dot_editing__pb2.FindFacesRequest.FromString,
+                    response_serializer=indomain_dot_v1_dot_editing__pb2.FindFacesResponse.SerializeToString,
+            ),
             'Invert': grpc.unary_unary_rpc_method_handler(
                     servicer.Invert,
                     request_deserializer=indomain_dot_v1_dot_editing__pb2.InvertRequest.FromString,
@@ -241,6 +258,33 @@ class Editing:
             '/indomain.v1.Editing/ListBundles',
             indomain_dot_v1_dot_editing__pb2.ListBundlesRequest.SerializeToString,
             indomain_dot_v1_dot_editing__pb2.ListBundlesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindFaces(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/indomain.v1.Editing/FindFaces',
+            indomain_dot_v1_dot_editing__pb2.FindFacesRequest.SerializeToString,
+            indomain_dot_v1_dot_editing__pb2.FindFacesResponse.FromString,
             options,
             channel_credentials,
             insecure,

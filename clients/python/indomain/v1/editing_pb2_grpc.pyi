@@ -48,6 +48,8 @@ class EditingStub:
     def __new__(cls, channel: _aio.Channel) -> EditingAsyncStub: ...
     ListBundles: _grpc.UnaryUnaryMultiCallable[_editing_pb2.ListBundlesRequest, _editing_pb2.ListBundlesResponse]
     """The bundles this gateway serves, their directions, defaults and limits."""
+    FindFaces: _grpc.UnaryUnaryMultiCallable[_editing_pb2.FindFacesRequest, _editing_pb2.FindFacesResponse]
+    """Which faces are on a picture, the largest first, and which of them can be edited."""
     Invert: _grpc.UnaryUnaryMultiCallable[_editing_pb2.InvertRequest, _editing_pb2.InvertResponse]
     """Picture -> code: align, encode, refine, decode."""
     WatchInvert: _grpc.UnaryStreamMultiCallable[_editing_pb2.WatchInvertRequest, _editing_pb2.WatchInvertResponse]
@@ -74,6 +76,8 @@ class EditingAsyncStub(EditingStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListBundles: _aio.UnaryUnaryMultiCallable[_editing_pb2.ListBundlesRequest, _editing_pb2.ListBundlesResponse]  # type: ignore[assignment]
     """The bundles this gateway serves, their directions, defaults and limits."""
+    FindFaces: _aio.UnaryUnaryMultiCallable[_editing_pb2.FindFacesRequest, _editing_pb2.FindFacesResponse]  # type: ignore[assignment]
+    """Which faces are on a picture, the largest first, and which of them can be edited."""
     Invert: _aio.UnaryUnaryMultiCallable[_editing_pb2.InvertRequest, _editing_pb2.InvertResponse]  # type: ignore[assignment]
     """Picture -> code: align, encode, refine, decode."""
     WatchInvert: _aio.UnaryStreamMultiCallable[_editing_pb2.WatchInvertRequest, _editing_pb2.WatchInvertResponse]  # type: ignore[assignment]
@@ -103,6 +107,14 @@ class EditingServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_editing_pb2.ListBundlesResponse, _abc.Awaitable[_editing_pb2.ListBundlesResponse]]:
         """The bundles this gateway serves, their directions, defaults and limits."""
+
+    @_abc_1.abstractmethod
+    def FindFaces(
+        self,
+        request: _editing_pb2.FindFacesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_editing_pb2.FindFacesResponse, _abc.Awaitable[_editing_pb2.FindFacesResponse]]:
+        """Which faces are on a picture, the largest first, and which of them can be edited."""
 
     @_abc_1.abstractmethod
     def Invert(

@@ -1,0 +1,66 @@
+"""`python -m export align`: a bundle is aligned by faces, or not, and nothing else of it changes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from export.__main__ import main
+from export.verification import VerifyConfig, verify
+from serving.bundle import read_bundle
+from serving.errors import BundleInvalid
+
+ROOT = Path(__file__).parents[2]
+RUN = ROOT / "training/checkpoints/faces64"
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(ROOT / "model_repository", tmp_path / "repository"))
+
+
+def test_the_detector_comes_and_goes_and_the_rest_stays(repository: Path) -> None:
+    before = json.loads((repository / "faces64.json").read_text())
+    assert main(["align", str(repository), "--alignment", "centre-crop"]) == 0
+    cropped = read_bundle(repository, "faces64")
+    assert (cropped.alignment, cropped.face, "detector" in cropped.graphs) == ("centre-crop", None, False)
+    assert not (repository / "faces64_detector").exists()
+
+    assert main(["align", str(repository), "--run", str(RUN)]) == 0
+    verify(VerifyConfig(repository))
+    after = json.loads((repository / "faces64.json").read_text())
+    unchanged = {role: graph for role, graph in before["graphs"].items() if role != "detector"}
+    assert {role: graph for role, graph in after["graphs"].items() if role != "detector"} == unchanged
+    assert after["face"] == json.loads((RUN / "alignment.json").read_text())
+    bundle = read_bundle(repository, "faces64")
+    assert bundle.alignment == "face"
+    assert set(bundle.samples) == set(bundle.graphs)
+    differs = {key for key in before if before[key] != after[key]}
+    assert differs <= {
+        "tensors",
+        "parity",
+        "graphs",
+    }  # the detector's rounding, where a processor rounds otherwise
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [([], "--run"), (["--run", "nowhere"], "alignment.json"), (["--bundle", "other"], "hold one bundle")],
+)
+def test_what_is_missing_is_said(
+    repository: Path, arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (repository / "faces64.json").read_text()
+    assert main(["align", str(repository), *arguments]) == 2
+    assert complaint in capsys.readouterr().err
+    assert (repository / "faces64.json").read_text() == before
+
+
+def test_a_bundle_that_does_not_say_where_faces_are_wanted_is_not_served(repository: Path) -> None:
+    manifest = json.loads((repository / "faces64.json").read_text())
+    (repository / "faces64.json").write_text(json.dumps(manifest | {"face": None}))
+    with pytest.raises(BundleInvalid, match="python -m export align"):
+        read_bundle(repository, "faces64")
