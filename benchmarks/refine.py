@@ -20,7 +20,6 @@ import tyro
 from torch import nn
 
 from benchmarks.graphs import Array, Graphs, markdown_table
-from benchmarks.scale import IDINVERT_ENCODER
 from benchmarks.speed import Step, TorchSide, interleaved
 from export.bundle import describe_graph, fold
 from export.checkpoint import Pipeline, load_pipeline
@@ -31,7 +30,7 @@ from serving.backends.engines import OnnxRuntimeSession, OpenVinoSession, Sessio
 from serving.bundle import GraphSpec
 from training.critics import CodeCritic
 from training.data import load_pictures
-from training.encoder import Encoder
+from training.encoder import Encoder, EncoderConfig
 from training.generator import Generator, GeneratorConfig
 from training.perceptual import LPIPSSq, VGG16Conv43
 from training.refinement import OPTIMISERS, Objective, OptimiserName, RefinementConfig, Refiner, Weights
@@ -45,6 +44,7 @@ MOST_STEPS = 150
 CHUNK = RefinementConfig().chunk_steps
 IN_DOMAIN = "in-domain code's loop (PyTorch)"
 TUNED = "the same loop, tuned (PyTorch)"
+IDINVERT_ENCODER = EncoderConfig(256, (64, 128, 256, 512, 1024, 1024, 1024), 1024, 14)  # 165 million weights
 IDINVERT_GENERATOR = GeneratorConfig(
     256, (512, 512, 512, 512, 256, 128, 64), architecture="stylegan1", final_tanh=True
 )
