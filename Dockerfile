@@ -9,6 +9,7 @@ RUN python -m venv --without-pip /opt/gateway
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY pyproject.toml README.md LICENSE ./
 COPY clients/python clients/python
+COPY clients/web clients/web
 COPY serving serving
 # One command for both, so that pip finds the SDK that the gateway asks for.
 RUN pip --python /opt/gateway/bin/python install ./clients/python '.[tracing]' \

@@ -15,7 +15,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow fuzz bench bench-refine bench-serving bench-observing bench-triton quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto clean
+.PHONY: help demo serve test test-slow faults fuzz bench bench-refine bench-serving bench-observing bench-studio bench-triton bench-bulk quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto reference clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -23,7 +23,7 @@ help: ## this list
 demo: $(VENV)/.serving ## invert and edit a real photograph through the gateway, write demo/edits.png
 	@$(BIN)/python clients/python/examples/demo.py --repository $(REPOSITORY)
 
-serve: $(VENV)/.serving ## the gateway: gRPC on 8500, HTTP on 8080
+serve: $(VENV)/.serving ## the gateway: gRPC on 8500, HTTP and the studio on 8080
 	INDOMAIN_MODEL_REPOSITORY=$(REPOSITORY) exec $(BIN)/python -m serving
 
 # Each of the processes has one thread: two that spin for one core are slower than one.
@@ -32,6 +32,9 @@ test: $(VENV)/.all ## the tests, without the slow ones, in JOBS processes
 
 test-slow: $(VENV)/.all ## only the slow tests
 	$(BIN)/python -m pytest -m slow $(PYTEST)
+
+faults: $(VENV)/.all ## what breaks, broken: servers killed, disks full, overload; a table of what became of requests
+	$(BIN)/python -m pytest tests/serving -m fault $(PYTEST)
 
 FUZZ_INPUTS ?= 25000
 fuzz: $(VENV)/.all ## 150,000 damaged pictures, messages, bodies, forms, paths, sessions; FUZZ_INPUTS for each of the six
@@ -46,8 +49,14 @@ bench-observing: $(VENV)/.all ## what metrics, log lines and traces cost
 bench-triton: $(VENV)/.all ## ways to a Triton server: the bare client, the back end, shared memory
 	$(BIN)/python -m benchmarks.triton --repository $(REPOSITORY) $(BENCH)
 
+bench-bulk: $(VENV)/.all ## the command line with a folder of pictures, beside one request after another
+	$(BIN)/python -m benchmarks.bulk $(BENCH)
+
 bench: $(VENV)/.all ## side-by-side measurements, one table
 	$(BIN)/python -m benchmarks $(BENCH)
+
+bench-studio: $(VENV)/.all ## how soon a slider's picture is seen in a browser; needs a Chromium
+	$(BIN)/python -m benchmarks.studio --repository $(REPOSITORY) $(BENCH)
 
 bench-serving: $(VENV)/.all ## [BENCH=--triton HOST:PORT]: a gateway under load, beside what lies under it
 	$(BIN)/python -m benchmarks.serving $(BENCH)
@@ -122,6 +131,9 @@ lint: $(VENV)/.all ## ruff and mypy
 format: $(VENV)/.all ## rewrite the sources in ruff's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+reference: $(VENV)/.all ## write docs/api.md from the docstrings and the wire contract
+	$(BIN)/python docs/reference.py
 
 proto: $(VENV)/.all ## generate the wire types from clients/proto
 	$(BIN)/python -m grpc_tools.protoc -I clients/proto --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \

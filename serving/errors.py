@@ -61,6 +61,10 @@ class InvalidCode(EditingError):
     """A latent code with a wrong shape or with values that are not finite."""
 
 
+class OtherCodeSpace(InvalidCode):
+    """A latent code of another bundle, or of another generator."""
+
+
 class InvalidOption(EditingError):
     """An option out of its range."""
 
@@ -161,6 +165,7 @@ ERROR_TABLE: Mapping[type[EditingError], ErrorRow] = MappingProxyType(
         InvalidPicture: ErrorRow("INVALID_ARGUMENT", 400, "invalid_picture"),
         PictureTooLarge: ErrorRow("INVALID_ARGUMENT", 413, "picture_too_large"),
         InvalidCode: ErrorRow("INVALID_ARGUMENT", 400, "invalid_code"),
+        OtherCodeSpace: ErrorRow("INVALID_ARGUMENT", 400, "other_code_space"),
         InvalidOption: ErrorRow("INVALID_ARGUMENT", 400, "invalid_option"),
         UnknownBundle: ErrorRow("NOT_FOUND", 404, "unknown_bundle"),
         UnknownDirection: ErrorRow("NOT_FOUND", 404, "unknown_direction"),

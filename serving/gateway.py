@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -36,6 +37,14 @@ from serving.tls import Certificates
 from serving.tracing import Tracing
 
 _log = logging.getLogger(__name__)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """uvicorn takes every websocket that was refused with an answer for a fault; the gateway logs it as a request."""
+    return "without completing handshake" not in record.getMessage()
+
+
+logging.getLogger("uvicorn.error").addFilter(_is_news)
 
 
 class _HttpServer(uvicorn.Server):
@@ -97,10 +106,16 @@ def _listening_socket(host: str, port: int) -> socket.socket:
 
 
 class Gateway:
-    """`await start()`, then it serves; `await stop()` finishes what was accepted."""
+    """`await start()`, then it serves; `await stop()` finishes what was accepted.
 
-    def __init__(self, settings: Settings, backend: Backend | None = None) -> None:
+    With a `unix_socket` it listens there alone, over gRPC: for the program that it runs in (in_process.py).
+    """
+
+    def __init__(
+        self, settings: Settings, backend: Backend | None = None, *, unix_socket: Path | None = None
+    ) -> None:
         self.settings = settings
+        self._unix_socket = unix_socket
         self.metrics = Metrics()
         self.grpc_port = 0
         self.http_port = 0
@@ -132,7 +147,8 @@ class Gateway:
         self.tracing = Tracing(settings) if settings.trace_endpoint else None
         try:
             await self._start_grpc()
-            await self._start_http()
+            if self._unix_socket is None:
+                await self._start_http()
             if self._certificates is not None:
                 self._own(self._certificates.keep_renewing(), "certificates")
             await self._backend.load()
@@ -143,13 +159,14 @@ class Gateway:
         await self._report(serving=True)
         self._own(self._follow_health(), "health")
         self._own(self._repository.watch(self._backend, self.pipeline), "repository")
-        _log.info(
-            "ready: gRPC on %s:%d, HTTP on %s:%d",
-            settings.host,
-            self.grpc_port,
-            settings.host,
-            self.http_port,
-        )
+        if self._unix_socket is None:
+            _log.info(
+                "ready: gRPC on %s:%d, HTTP on %s:%d",
+                settings.host,
+                self.grpc_port,
+                settings.host,
+                self.http_port,
+            )
 
     def reload(self) -> None:
         """Looks for new versions of bundles now; the log and a metric say what became of it."""
@@ -209,6 +226,8 @@ class Gateway:
         names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._grpc)
         address = f"{self.settings.host}:{self.settings.grpc_port}"
+        if self._unix_socket is not None:
+            address = f"unix:{self._unix_socket}"
         try:
             if self._certificates is None:
                 self.grpc_port = self._grpc.add_insecure_port(address)

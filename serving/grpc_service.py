@@ -54,7 +54,10 @@ class EditingService(stubs.EditingServicer):
         async def tell(answer: SessionAnswer) -> None:
             await context.write(wire.session_response(answer))
 
-        await self._pipeline.edit_session(receive, tell, current_call())
+        call = current_call()
+        # says that it is let in, before there is anything to answer
+        await context.send_initial_metadata((("x-request-id", call.request_id),))
+        await self._pipeline.edit_session(receive, tell, call)
 
     async def Interpolate(self, request: pb.InterpolateRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
         call = current_call()

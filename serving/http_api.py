@@ -33,6 +33,7 @@ from serving.keys import Keys
 from serving.metrics import Metrics
 from serving.openapi import describe, events, json_only, picture_or_json
 from serving.pipeline import Pipeline
+from serving.studio import add_studio
 from serving.tracing import Tracing
 from serving.wire import as_json as wire
 from serving.wire import bodies
@@ -65,7 +66,10 @@ def create_app(
     _add_editing_routes(app, pipeline)
     _add_stream_routes(app, pipeline)
     _add_operation_routes(app, pipeline, metrics)
-    app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
+    if settings.studio:
+        add_studio(app)
+    else:
+        app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     describe(app, with_keys=keys is not None)
     return app
 

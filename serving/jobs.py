@@ -5,7 +5,7 @@ Neither protobuf nor JSON: wire/ turns those into these and back. Checks of mean
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -54,14 +54,16 @@ class CodeHandle:
 
 @dataclass(frozen=True, slots=True)
 class NamedCode:
-    """A code with its handle (empty: none); in an answer `values` is None where only the handle was asked for."""
+    """A code with its handle (empty: none) and whose code it is (`Bundle.code_space`; empty: nobody said). In an
+    answer `values` is None where only the handle was asked for."""
 
     values: Code | None
     handle: str = ""
+    space: str = ""
 
     def by_handle(self) -> NamedCode:
-        """Only the handle, where there is one."""
-        return NamedCode(None, self.handle) if self.handle else self
+        """Without the values, where there is a handle."""
+        return replace(self, values=None) if self.handle else self
 
 
 CodeSource = npt.NDArray[np.float32] | CodeHandle | NamedCode
@@ -284,5 +286,5 @@ class Decoded:
 @dataclass(frozen=True, slots=True)
 class Sampled:
     bundle: str
-    codes: tuple[Code, ...]
+    codes: tuple[NamedCode, ...]
     images: tuple[EncodedPicture, ...]

@@ -30,7 +30,7 @@ from serving.edits import (
     paste,
     region_mask,
 )
-from serving.errors import InvalidCode, InvalidOption, QueueFull, ShuttingDown, UnknownBundle
+from serving.errors import InvalidCode, InvalidOption, OtherCodeSpace, QueueFull, ShuttingDown, UnknownBundle
 from serving.handles import CodeHandles
 from serving.jobs import (
     Between,
@@ -207,7 +207,7 @@ class Pipeline:
                 if job.output.image:
                     pictures = await self._stages.encode_pictures(images, job.output, call)
                 for n, (code, score, picture) in enumerate(zip(part, scores, pictures, strict=True), first):
-                    named = NamedCode(code if job.output.codes else None)
+                    named = NamedCode(code if job.output.codes else None, space=bundle.code_space)
                     await tell(Between(bundle.name, n, n / (job.count - 1), named, score, picture))
 
     async def mix(self, job: MixJob, call: Call) -> Mixed:
@@ -263,7 +263,9 @@ class Pipeline:
             if job.output.image:
                 pictures = await self._stages.generate(bundle, codes, call)
                 images = await self._stages.encode_pictures(pictures, job.output, call)
-            return Sampled(bundle.name, tuple(codes), images)
+            return Sampled(
+                bundle.name, tuple(NamedCode(code, space=bundle.code_space) for code in codes), images
+            )
 
     async def warm_up(self) -> None:
         """Runs every graph of every bundle once, so that the first caller does not pay for it."""
@@ -326,11 +328,11 @@ class Pipeline:
         score, pictures = await self._show_code(bundle, code, job.output, call)
         named = self._named(code, bundle, job.output, call)
         if isinstance(code_source, CodeHandle):
-            named_source = NamedCode(source, code_source.name)
-        elif isinstance(code_source, NamedCode):
+            named_source = NamedCode(source, code_source.name, bundle.code_space)
+        elif isinstance(code_source, NamedCode) and code_source.handle:
             named_source = code_source
         else:
-            named_source = NamedCode(source, self._handles.keep(call.owner, bundle.code_space, source))
+            named_source = self._kept(source, bundle, call)
         if not job.output.codes:
             named_source = named_source.by_handle()
         return Edited(bundle.name, named, named_source, score, None, **pictures)
@@ -398,6 +400,11 @@ class Pipeline:
             return self._handles.find(call.owner, bundle.code_space, source.name)
         if isinstance(source, NamedCode):
             assert source.values is not None, "who has a handle alone sends a CodeHandle"
+            if source.space not in ("", bundle.code_space):
+                raise OtherCodeSpace(
+                    f"The code is one of {source.space[:80]} and means nothing to {bundle.code_space}; ask the bundle "
+                    "that it came from, or invert the picture again with this one."
+                )
             return source.values
         return source
 
@@ -411,8 +418,11 @@ class Pipeline:
 
     def _named(self, code: Code, bundle: Bundle, output: OutputOptions, call: Call) -> NamedCode:
         """A code as it is answered: with a handle, and itself unless the handle is enough."""
-        named = NamedCode(code, self._handles.keep(call.owner, bundle.code_space, code))
+        named = self._kept(code, bundle, call)
         return named if output.codes else named.by_handle()
+
+    def _kept(self, code: Code, bundle: Bundle, call: Call) -> NamedCode:
+        return NamedCode(code, self._handles.keep(call.owner, bundle.code_space, code), bundle.code_space)
 
     def _bundle(self, name: str) -> Bundle:
         """By its name, the first by none. Raises UnknownBundle. Keeps its version until the request is answered."""

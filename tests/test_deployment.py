@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,23 @@ def test_the_image_gets_no_data_and_no_environments() -> None:
     kept = {line.removeprefix("!") for line in lines if line.startswith("!")}
     assert "*" in lines
     assert kept == {"pyproject.toml", "README.md", "LICENSE", "clients", "serving"}
+
+
+def test_the_image_has_the_studio(tmp_path: Path) -> None:
+    """Built from nothing but what the Dockerfile copies."""
+    for what in re.findall(r"^COPY (?!--from)(.+) \S+$", text("Dockerfile"), flags=re.MULTILINE):
+        for name in what.split():
+            source, target = ROOT / name, tmp_path / name
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
+            else:
+                shutil.copy(source, target)
+    build = "import setuptools.build_meta as build; build.build_wheel('.')"
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("clients/")}
+    web = ROOT / "clients/web"
+    assert packed == {str(file.relative_to(ROOT)) for file in web.rglob("*") if file.is_file()}
 
 
 # --- compose -----------------------------------------------------------------------------------------

@@ -143,7 +143,7 @@ def picture_from(body: bodies.PictureBody) -> EncodedPicture:
 def _code_from(body: bodies.CodeBody) -> CodeSource:
     if body.handle and not body.data:
         return CodeHandle(body.handle)
-    return code_array(body.data, body.shape)
+    return NamedCode(code_array(body.data, body.shape), space=body.space)
 
 
 def _edits_from(edits: list[bodies.EditStepBody]) -> tuple[EditStep, ...]:
@@ -268,7 +268,7 @@ def decode_answer(result: Decoded, call: Call) -> bodies.DecodeAnswer:
 def sample_answer(result: Sampled, call: Call) -> bodies.SampleAnswer:
     return bodies.SampleAnswer(
         bundle=result.bundle,
-        codes=[_code_answer(NamedCode(code)) for code in result.codes],
+        codes=[_code_answer(code) for code in result.codes],
         images=[_picture_answer(image) for image in result.images],
         timings=_timings_answer(call),
         request_id=call.request_id,
@@ -288,6 +288,7 @@ def bundles_answer(bundles: Mapping[str, Bundle], settings: Settings, call: Call
 def error_answer(error: EditingError, request_id: str) -> bodies.ErrorAnswer:
     return bodies.ErrorAnswer(
         reason=error.row.reason,
+        code=error.row.grpc_code,
         message=error.message,
         stage=error.stage,
         retryable=error.row.retryable,
@@ -298,9 +299,10 @@ def error_answer(error: EditingError, request_id: str) -> bodies.ErrorAnswer:
 
 def _code_answer(code: NamedCode) -> bodies.CodeAnswer:
     if code.values is None:
-        return bodies.CodeAnswer(handle=code.handle or None)
+        return bodies.CodeAnswer(handle=code.handle or None, space=code.space)
     data = base64.b64encode(code_bytes(code.values)).decode()
-    return bodies.CodeAnswer(data=data, shape=list(code.values.shape), handle=code.handle or None)
+    shape = list(code.values.shape)
+    return bodies.CodeAnswer(data=data, shape=shape, handle=code.handle or None, space=code.space)
 
 
 def _optional_answer(picture: EncodedPicture | None) -> bodies.PictureAnswer | None:
@@ -336,6 +338,7 @@ def _bundle_answer(bundle: Bundle) -> bodies.BundleAnswer:
         licence=bundle.licence,
         summary=bundle.limits,
         data=bundle.data,
+        code_space=bundle.code_space,
     )
 
 

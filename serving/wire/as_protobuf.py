@@ -153,7 +153,7 @@ def _source(message: pb.EditRequest | pb.EditSessionRequest | pb.Source, what: s
 def _code(code: pb.Code) -> CodeSource:
     if code.handle and not code.data:
         return CodeHandle(code.handle)
-    return code_array(code.data, code.shape)
+    return NamedCode(code_array(code.data, code.shape), space=code.space)
 
 
 def _edits(edits: Iterable[pb.EditStep]) -> tuple[EditStep, ...]:
@@ -294,7 +294,7 @@ def decode_response(result: Decoded, call: Call) -> pb.DecodeResponse:
 def sample_response(result: Sampled, call: Call) -> pb.SampleResponse:
     return pb.SampleResponse(
         bundle=result.bundle,
-        codes=[_pb_code(NamedCode(code)) for code in result.codes],
+        codes=[_pb_code(code) for code in result.codes],
         images=[_pb_picture(image) for image in result.images],
         timings=_pb_timings(call),
         request_id=call.request_id,
@@ -312,8 +312,9 @@ def bundles_response(bundles: Mapping[str, Bundle], settings: Settings, call: Ca
 
 def _pb_code(code: NamedCode) -> pb.Code:
     if code.values is None:
-        return pb.Code(handle=code.handle)
-    return pb.Code(data=code_bytes(code.values), shape=code.values.shape, handle=code.handle)
+        return pb.Code(handle=code.handle, space=code.space)
+    data = code_bytes(code.values)
+    return pb.Code(data=data, shape=code.values.shape, handle=code.handle, space=code.space)
 
 
 def _pb_optional(picture: EncodedPicture | None) -> pb.Picture | None:
@@ -356,6 +357,7 @@ def _pb_bundle(bundle: Bundle) -> pb.Bundle:
         licence=bundle.licence,
         summary=bundle.limits,
         data=bundle.data,
+        code_space=bundle.code_space,
     )
 
 
@@ -391,4 +393,5 @@ def error_detail(error: EditingError, request_id: str) -> pb.ErrorDetail:
         retryable=error.row.retryable,
         retry_after_s=error.retry_after_s,
         request_id=request_id,
+        code=error.row.grpc_code,
     )

@@ -33,6 +33,8 @@ class CodeBody(Body):
     shape: list[int] = Field(default_factory=list)
     """[layers, 512]; for decode also [N, layers, 512]."""
     handle: str = ""
+    space: str = ""
+    """Whose code it is, as it was answered. Refused where the bundle's `code_space` is another; empty: not checked."""
 
 
 class SourceBody(Body):
@@ -199,6 +201,8 @@ class CodeAnswer(Body):
     shape: list[int] | None = None
     handle: str | None = None
     """This gateway's name for the code, which stands for it in later requests of the same caller, for a while."""
+    space: str
+    """Whose code it is: the bundle's `code_space`."""
 
 
 class LossesAnswer(Body):
@@ -320,6 +324,8 @@ class BundleAnswer(Body):
     licence: str
     summary: str
     data: str
+    code_space: str
+    """Names what codes mean: bundle and generator. Codes of one space are none of another's."""
 
 
 class LimitsAnswer(Body):
@@ -343,6 +349,8 @@ class ErrorAnswer(Body):
     """Every answer that is not a success. `reason` is stable, for programs; `message` is for people."""
 
     reason: str
+    code: str
+    """Name of the status that gRPC has for it."""
     message: str
     stage: str
     retryable: bool

@@ -10,6 +10,7 @@ import pytest
 
 import indomain
 from tests.clients.scripted_gateway import ScriptedGateway, serving_on
+from tests.serving.conftest import RunningGateway, settings_for
 from tests.serving.tiny_bundle import write_tiny_bundle
 
 
@@ -17,6 +18,17 @@ from tests.serving.tiny_bundle import write_tiny_bundle
 def tiny_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model repository with a bundle in miniature."""
     return write_tiny_bundle(tmp_path_factory.mktemp("model_repository"))
+
+
+@pytest.fixture(scope="session")
+def live_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    """The gateway itself, over both transports, with two bundles: codes of one shape that mean different things."""
+    repository = tmp_path_factory.mktemp("two_bundles")
+    write_tiny_bundle(repository, "tiny16")
+    write_tiny_bundle(repository, "twin16", seed=8)
+    running = RunningGateway(settings_for(repository))
+    yield running
+    running.close()
 
 
 @pytest.fixture

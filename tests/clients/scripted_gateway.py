@@ -34,14 +34,18 @@ class Failure:
 
 
 class ScriptedGateway(editing_pb2_grpc.EditingServicer):
-    """Fails as long as `failures` has one, then answers with fixed pictures and codes."""
+    """Fails as long as `failures` has one (OK: not this time), then answers with fixed pictures and codes."""
 
     def __init__(self) -> None:
         self.failures: deque[Failure] = deque()
         self.requests: list[Any] = []
         self.request_ids: list[str] = []
         self.address = ""
+        self.bundle = "tiny"
+        self.edit_space = ""  # whose codes edits answer
+        self.stop_reason = pb.STOP_REASON_CONVERGED  # of edits
         self.delay_s = 0.0  # before each answer
+        self.edit_delay_s = 0.0  # before those of Edit, too
         self.released = Event()  # set: nobody waits any more
         self.picture = np.full((SIZE, SIZE, 3), 200, np.uint8)
         self.code = np.arange(LAYERS * 512, dtype=np.float32).reshape(LAYERS, 512)
@@ -57,7 +61,7 @@ class ScriptedGateway(editing_pb2_grpc.EditingServicer):
             held_out=pb.HeldOut(metric="r", value=0.9),
         )
         bundle = pb.Bundle(
-            name="tiny",
+            name=self.bundle,
             resolution=SIZE,
             layers=LAYERS,
             code_size=512,
@@ -91,6 +95,9 @@ class ScriptedGateway(editing_pb2_grpc.EditingServicer):
 
     def Edit(self, request: Any, context: grpc.ServicerContext) -> Any:
         self._begin(request, context)
+        self.released.wait(self.edit_delay_s)
+        if request.picture.data == b"poison":
+            self._fail(context, Failure(grpc.StatusCode.UNAVAILABLE))
         for step in request.edits:
             if step.direction != "smile":
                 unknown = f"tiny has no direction {step.direction}; it has: smile"
@@ -103,8 +110,9 @@ class ScriptedGateway(editing_pb2_grpc.EditingServicer):
             domain_score=0.4,
             request_id=self.request_ids[-1],
         )
+        answer.code.space = self.edit_space
         if request.HasField("picture"):
-            answer.losses.CopyFrom(pb.Losses(steps_done=100))
+            answer.losses.CopyFrom(pb.Losses(steps_done=100, stop_reason=self.stop_reason))
         return answer
 
     def Decode(self, request: Any, context: grpc.ServicerContext) -> Any:
@@ -126,8 +134,9 @@ class ScriptedGateway(editing_pb2_grpc.EditingServicer):
         self.requests.append(request)
         self.request_ids.append(str(metadata["x-request-id"]))
         self.released.wait(self.delay_s)
-        if self.failures:
-            self._fail(context, self.failures.popleft())
+        failure = self.failures.popleft() if self.failures else None
+        if failure is not None and failure.code is not grpc.StatusCode.OK:
+            self._fail(context, failure)
 
     def _fail(self, context: grpc.ServicerContext, failure: Failure) -> NoReturn:
         if failure.reason is not None:
@@ -154,5 +163,6 @@ def serving_on(port: int = 0) -> Iterator[ScriptedGateway]:
     try:
         yield gateway
     finally:
+        stopped = server.stop(0)  # first: nobody who waits shall be answered
         gateway.released.set()
-        server.stop(0).wait()
+        stopped.wait()

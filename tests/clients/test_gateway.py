@@ -172,7 +172,7 @@ def test_the_command_line_from_picture_to_edit(
     capsys.readouterr()
     arguments = ["edit", str(again.with_suffix(".npy")), "smile=2", "-o", str(smiling)]
     assert main([*arguments, "--server", address, "--json"]) == 0
-    (result,) = json.loads(capsys.readouterr().out)
+    result = json.loads(capsys.readouterr().out)
     assert result["bundle"] == "tiny16"
     assert Image.open(smiling).size == (RESOLUTION, RESOLUTION)
 

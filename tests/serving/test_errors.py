@@ -88,6 +88,7 @@ def test_the_walk(kind: type[EditingError], failing: RunningGateway) -> None:
         retryable=row.retryable,
         retry_after_s=row.retry_after_s,
         request_id="walk-1",
+        code=row.grpc_code,
     )
     assert detail == expected
 
@@ -98,6 +99,7 @@ def test_the_walk(kind: type[EditingError], failing: RunningGateway) -> None:
     assert ("retry-after" in answer.headers) == row.retryable
     assert answer.json() == {
         "reason": row.reason,
+        "code": row.grpc_code,
         "message": "What was wrong, and what to do.",
         "stage": "encode",
         "retryable": row.retryable,

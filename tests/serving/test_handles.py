@@ -112,7 +112,7 @@ def test_an_edit_by_handle_is_the_edit_of_the_code(gateway: RunningGateway, phot
     }
     over_http = gateway.http.post("/v1/edit", json=body).json()
     close(image_of(over_http["image"]), image_of(expected.image))
-    assert set(over_http["code"]) == {"handle"}
+    assert set(over_http["code"]) == {"handle", "space"}
 
 
 def test_an_unknown_handle_is_told_to_send_the_code(gateway: RunningGateway) -> None:

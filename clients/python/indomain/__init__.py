@@ -1,12 +1,14 @@
-"""Client of the Indomain image-editing gateway: invert, edit, decode and sample pictures over gRPC.
+"""Client of the Indomain image-editing gateway: invert, edit, decode and sample pictures, over gRPC, over HTTP, or with
+the same pipeline in this process.
 
-    with indomain.Client("localhost:8500") as client:
-        inversion = client.invert("portrait.jpg")
-        inversion.edit(smile=2.0).image.save("smile.png")
+    >>> with indomain.Client("localhost:8500") as client:
+    ...     inversion = client.invert("portrait.png")
+    ...     inversion.edit(smile=2.0).image.save("smile.png")
 
 The public names of the package and nothing else.
 """
 
+from indomain._async_client import AsyncClient
 from indomain._client import Client
 from indomain._codes import CodeArray
 from indomain._exceptions import (
@@ -14,11 +16,14 @@ from indomain._exceptions import (
     GatewayUnreachableError,
     IndomainError,
     InvalidCodeError,
+    InvalidFileError,
     InvalidOptionError,
     InvalidPictureError,
     InvalidRequestError,
     KeyLimitError,
     NotFoundError,
+    NotInstalledError,
+    OtherCodeSpaceError,
     OverloadedError,
     PermissionDeniedError,
     RequestCancelledError,
@@ -32,6 +37,7 @@ from indomain._exceptions import (
 )
 from indomain._pictures import PictureFormat, PictureLike
 from indomain._results import (
+    AsyncInversion,
     Between,
     Bundle,
     Diffused,
@@ -46,14 +52,18 @@ from indomain._results import (
     Losses,
     Mixed,
     Refine,
+    Result,
     Sample,
     SessionPicture,
 )
-from indomain._session import EditSession
+from indomain._session import AsyncEditSession, EditSession
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncClient",
+    "AsyncEditSession",
+    "AsyncInversion",
     "Between",
     "Bundle",
     "Client",
@@ -69,6 +79,7 @@ __all__ = [
     "HeldOut",
     "IndomainError",
     "InvalidCodeError",
+    "InvalidFileError",
     "InvalidOptionError",
     "InvalidPictureError",
     "InvalidRequestError",
@@ -79,6 +90,8 @@ __all__ = [
     "Losses",
     "Mixed",
     "NotFoundError",
+    "NotInstalledError",
+    "OtherCodeSpaceError",
     "OverloadedError",
     "PermissionDeniedError",
     "PictureFormat",
@@ -86,6 +99,7 @@ __all__ = [
     "Refine",
     "RequestCancelledError",
     "RequestTooLargeError",
+    "Result",
     "Sample",
     "ServerError",
     "SessionPicture",

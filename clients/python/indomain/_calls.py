@@ -1,51 +1,62 @@
-"""Arguments to request messages, and answers to results. No transport here, so that every kind of client shares it."""
+"""The calls of the service: what each sends, and how its answer is read. No transport and no waiting here, so that
+every kind of client shares it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
-from typing import TypeAlias, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import Message
 from PIL import Image
 
-from indomain._codes import CodeArray, code_from_wire, code_to_wire, codes_to_wire
-from indomain._pictures import (
-    WIRE_FORMATS,
-    PictureFormat,
-    PictureLike,
-    is_picture,
-    picture_from_wire,
-    picture_to_wire,
-)
+from indomain import _answers
+from indomain._codes import CodeArray, code_to_wire, codes_to_wire
+from indomain._pictures import WIRE_FORMATS, PictureFormat, PictureLike, is_picture, picture_to_wire
 from indomain._results import (
     Between,
-    Bundle,
     Diffused,
-    Direction,
     Edit,
     Edited,
     GatewayInfo,
-    HeldOut,
     Inversion,
     InvertProgress,
-    Limits,
-    Losses,
     Mixed,
     Refine,
+    Result,
     Sample,
-    SessionPicture,
 )
 from indomain.v1 import editing_pb2
 
-Result: TypeAlias = Inversion | Edited | Mixed | Diffused | Between | Sample
 EditSource: TypeAlias = PictureLike | CodeArray | Result
 """A picture, which is inverted first; or a code float32 [L, 512], alone or within a result."""
 
+Area: TypeAlias = tuple[float, float, float, float]
+"""Left, top, right, bottom of a rectangle, in parts of the picture's sides."""
 
-# --- requests ----------------------------------------------------------------------------------------
+_Answer = TypeVar("_Answer")
+_Other = TypeVar("_Other")
+
+
+@dataclass(frozen=True)
+class Call(Generic[_Answer]):
+    """One call: the method's name in the contract, its request, and how an answer (or each of a stream's) is read.
+
+    Codes in the request that the gateway has a handle for carry both; which of them travels is settled by each try.
+    """
+
+    method: str
+    request: Message
+    read: Callable[[Any], _Answer]
+
+    def then(self, change: Callable[[_Answer], _Other]) -> Call[_Other]:
+        """The same call, of whose answers something else is made."""
+        return Call(self.method, self.request, lambda answer: change(self.read(answer)))
+
+
+# --- options that calls share ------------------------------------------------------------------------
 
 
 def refine_options(
@@ -75,53 +86,67 @@ def output_options(
     )
 
 
-def invert_request(
-    picture: PictureLike,
-    *,
-    bundle: str,
-    refine: editing_pb2.RefineOptions,
-    output: editing_pb2.OutputOptions,
-) -> editing_pb2.InvertRequest:
-    return editing_pb2.InvertRequest(
-        bundle=bundle, picture=picture_to_wire(picture), refine=refine, output=output
-    )
-
-
-def watch_invert_request(
-    invert: editing_pb2.InvertRequest, *, interval_s: float | None, previews: bool
-) -> editing_pb2.WatchInvertRequest:
-    return editing_pb2.WatchInvertRequest(
-        bundle=invert.bundle,
-        picture=invert.picture,
-        refine=invert.refine,
-        output=invert.output,
-        interval_s=interval_s,
-        omit_previews=not previews,
-    )
-
-
-def edit_request(
-    source: EditSource,
-    steps: list[editing_pb2.EditStep],
-    *,
-    bundle: str,
-    refine: editing_pb2.RefineOptions,
-    output: editing_pb2.OutputOptions,
-    by_handle: bool,
-) -> editing_pb2.EditRequest:
-    request = editing_pb2.EditRequest(bundle=_bundle_of(bundle, source), edits=steps, output=output)
-    _put_source(request, source, by_handle=by_handle)
-    if request.HasField("picture"):
-        request.refine.CopyFrom(refine)
-    return request
-
-
 def edit_steps(edits: Iterable[Edit], strengths: Mapping[str, float]) -> list[editing_pb2.EditStep]:
     steps = [*edits, *(Edit(name, strength) for name, strength in strengths.items())]
     return [
         editing_pb2.EditStep(direction=step.direction, strength=step.strength, layers=step.layers)
         for step in steps
     ]
+
+
+# --- calls -------------------------------------------------------------------------------------------
+
+
+def info() -> Call[GatewayInfo]:
+    return Call("ListBundles", editing_pb2.ListBundlesRequest(), _answers.gateway_info)
+
+
+def invert(
+    picture: PictureLike,
+    *,
+    bundle: str,
+    refine: editing_pb2.RefineOptions,
+    output: editing_pb2.OutputOptions,
+) -> Call[Inversion]:
+    request = editing_pb2.InvertRequest(
+        bundle=bundle, picture=picture_to_wire(picture), refine=refine, output=output
+    )
+    return Call("Invert", request, _answers.inversion)
+
+
+def watch_invert(
+    picture: PictureLike,
+    *,
+    interval_s: float | None,
+    previews: bool,
+    bundle: str,
+    refine: editing_pb2.RefineOptions,
+    output: editing_pb2.OutputOptions,
+) -> Call[InvertProgress | Inversion]:
+    request = editing_pb2.WatchInvertRequest(
+        bundle=bundle,
+        picture=picture_to_wire(picture),
+        refine=refine,
+        output=output,
+        interval_s=interval_s,
+        omit_previews=not previews,
+    )
+    return Call("WatchInvert", request, _answers.watched)
+
+
+def edit(
+    source: EditSource,
+    steps: Iterable[editing_pb2.EditStep],
+    *,
+    bundle: str,
+    refine: editing_pb2.RefineOptions,
+    output: editing_pb2.OutputOptions,
+) -> Call[Edited]:
+    request = editing_pb2.EditRequest(bundle=_bundle_of(bundle, source), edits=steps, output=output)
+    _put_source(request, source)
+    if request.HasField("picture"):
+        request.refine.CopyFrom(refine)
+    return Call("Edit", request, _answers.edited)
 
 
 def session_opening(
@@ -133,11 +158,12 @@ def session_opening(
 ) -> editing_pb2.EditSessionRequest:
     """A request of a session that names its source: by its code, as there is no second try within a session."""
     request = editing_pb2.EditSessionRequest(bundle=_bundle_of(bundle, source), refine=refine, output=output)
-    _put_source(request, source, by_handle=False)
+    _put_source(request, source)
+    name_codes(request, by_handle=False)
     return request
 
 
-def interpolate_request(
+def interpolate(
     start: EditSource,
     end: EditSource,
     count: int,
@@ -145,19 +171,19 @@ def interpolate_request(
     bundle: str,
     refine: editing_pb2.RefineOptions,
     output: editing_pb2.OutputOptions,
-    by_handle: bool,
-) -> editing_pb2.InterpolateRequest:
-    return editing_pb2.InterpolateRequest(
+) -> Call[Between]:
+    request = editing_pb2.InterpolateRequest(
         bundle=_bundle_of(bundle, start, end),
-        start=_put_source(editing_pb2.Source(), start, by_handle=by_handle),
-        end=_put_source(editing_pb2.Source(), end, by_handle=by_handle),
+        start=_put_source(editing_pb2.Source(), start),
+        end=_put_source(editing_pb2.Source(), end),
         count=count,
         refine=refine,
         output=output,
     )
+    return Call("Interpolate", request, _answers.between)
 
 
-def mix_request(
+def mix(
     base: EditSource,
     style: EditSource,
     layers: Iterable[int],
@@ -166,29 +192,29 @@ def mix_request(
     bundle: str,
     refine: editing_pb2.RefineOptions,
     output: editing_pb2.OutputOptions,
-    by_handle: bool,
-) -> editing_pb2.MixRequest:
-    return editing_pb2.MixRequest(
+) -> Call[Mixed]:
+    request = editing_pb2.MixRequest(
         bundle=_bundle_of(bundle, base, style),
-        base=_put_source(editing_pb2.Source(), base, by_handle=by_handle),
-        style=_put_source(editing_pb2.Source(), style, by_handle=by_handle),
+        base=_put_source(editing_pb2.Source(), base),
+        style=_put_source(editing_pb2.Source(), style),
         layers=layers,
         strength=strength,
         refine=refine,
         output=output,
     )
+    return Call("Mix", request, _answers.mixed)
 
 
-def diffuse_request(
+def diffuse(
     target: PictureLike,
     context: PictureLike,
-    region: tuple[float, float, float, float] | None,
+    region: Area | None,
     mask: PictureLike | None,
     *,
     bundle: str,
     refine: editing_pb2.RefineOptions,
     output: editing_pb2.OutputOptions,
-) -> editing_pb2.DiffuseRequest:
+) -> Call[Diffused]:
     if region is not None and mask is not None:
         raise ValueError("the area is a region or a mask; give one of them")
     request = editing_pb2.DiffuseRequest(
@@ -203,22 +229,53 @@ def diffuse_request(
         request.region.CopyFrom(editing_pb2.Region(left=left, top=top, right=right, bottom=bottom))
     if mask is not None:
         request.mask.CopyFrom(picture_to_wire(mask))
-    return request
+    return Call("Diffuse", request, _answers.diffused)
 
 
-def decode_request(
+def decode(
     codes: npt.ArrayLike, *, bundle: str, output: editing_pb2.OutputOptions
-) -> editing_pb2.DecodeRequest:
-    return editing_pb2.DecodeRequest(bundle=bundle, codes=codes_to_wire(codes), output=output)
+) -> Call[list[Image.Image]]:
+    request = editing_pb2.DecodeRequest(bundle=bundle, codes=codes_to_wire(codes), output=output)
+    return Call("Decode", request, _answers.decoded)
 
 
-def sample_request(
-    seeds: list[int], truncation: float | None, *, bundle: str, output: editing_pb2.OutputOptions
-) -> editing_pb2.SampleRequest:
-    request = editing_pb2.SampleRequest(bundle=bundle, seeds=seeds, output=output)
-    if truncation is not None:
-        request.truncation = truncation
-    return request
+def sample(
+    seeds: int | Iterable[int],
+    truncation: float | None,
+    *,
+    bundle: str,
+    output: editing_pb2.OutputOptions,
+) -> Call[list[Sample]]:
+    wanted: Sequence[int] = [seeds] if isinstance(seeds, int) else list(seeds)
+    request = editing_pb2.SampleRequest(bundle=bundle, seeds=wanted, truncation=truncation, output=output)
+    return Call("Sample", request, lambda answer: _answers.samples(wanted, answer))
+
+
+# --- codes and handles -------------------------------------------------------------------------------
+
+
+def has_handles(request: Message) -> bool:
+    """Whether a code of the request may go by the gateway's handle for it."""
+    return any(code.handle for code in _codes_in(request))
+
+
+def name_codes(request: Message, *, by_handle: bool) -> None:
+    """Leaves of each code that has a handle either the handle or the values."""
+    for code in _codes_in(request):
+        if code.handle:
+            for field in ("data", "shape") if by_handle else ("handle",):
+                code.ClearField(field)
+
+
+def _codes_in(request: Message) -> Iterator[editing_pb2.Code]:
+    for _, value in request.ListFields():
+        if isinstance(value, editing_pb2.Code):
+            yield value
+        elif isinstance(value, editing_pb2.Source):
+            yield from _codes_in(value)
+
+
+# --- sources -----------------------------------------------------------------------------------------
 
 
 def _bundle_of(bundle: str, *sources: EditSource) -> str:
@@ -231,14 +288,12 @@ _HasSource = TypeVar(
 )
 
 
-def _put_source(message: _HasSource, source: EditSource, *, by_handle: bool) -> _HasSource:
-    """The message, with the source in it; by its handle where it has one and that is asked for."""
+def _put_source(message: _HasSource, source: EditSource) -> _HasSource:
+    """The message, with the source in it."""
     if isinstance(source, Result):
-        handle = getattr(source, "handle", "")
-        if handle and by_handle:
-            message.code.handle = handle
-        else:
-            message.code.CopyFrom(code_to_wire(source.code))
+        message.code.CopyFrom(code_to_wire(source.code))
+        message.code.handle = getattr(source, "handle", "")
+        message.code.space = source.code_space
     elif is_picture(source):
         message.picture.CopyFrom(picture_to_wire(source))
     else:
@@ -254,188 +309,3 @@ def _single_code_to_wire(source: object) -> editing_pb2.Code:
             f"a result of invert or edit, not {type(source).__name__}"
         )
     return code_to_wire(array)
-
-
-# --- answers -----------------------------------------------------------------------------------------
-
-
-def gateway_info(answer: editing_pb2.ListBundlesResponse) -> GatewayInfo:
-    return GatewayInfo(
-        bundles=tuple(_bundle(bundle) for bundle in answer.bundles),
-        limits=Limits(
-            max_picture_bytes=answer.limits.max_picture_bytes,
-            max_picture_pixels=answer.limits.max_picture_pixels,
-            max_codes=answer.limits.max_codes,
-            max_refine_steps=answer.limits.max_refine_steps,
-            max_edits=answer.limits.max_edits,
-            max_request_bytes=answer.limits.max_request_bytes,
-            max_interpolated_pictures=answer.limits.max_interpolated_pictures,
-        ),
-        version=answer.server_version,
-    )
-
-
-def inversion(answer: editing_pb2.InvertResponse) -> Inversion:
-    return Inversion(
-        bundle=answer.bundle,
-        code=code_from_wire(answer.code),
-        image=picture_from_wire(answer.image),
-        losses=_losses(answer.losses),
-        domain_score=answer.domain_score,
-        stage_seconds=_stage_seconds(answer.timings),
-        request_id=answer.request_id,
-        aligned=_optional_picture(answer, "aligned", answer.aligned),
-        start=_optional_picture(answer, "start", answer.start),
-        handle=answer.code.handle,
-    )
-
-
-def edited(answer: editing_pb2.EditResponse) -> Edited:
-    return Edited(
-        bundle=answer.bundle,
-        code=code_from_wire(answer.code),
-        source_code=code_from_wire(answer.source_code),
-        image=picture_from_wire(answer.image),
-        domain_score=answer.domain_score,
-        losses=_losses(answer.losses) if answer.HasField("losses") else None,
-        stage_seconds=_stage_seconds(answer.timings),
-        request_id=answer.request_id,
-        aligned=_optional_picture(answer, "aligned", answer.aligned),
-        start=_optional_picture(answer, "start", answer.start),
-        handle=answer.code.handle,
-        source_handle=answer.source_code.handle,
-    )
-
-
-def watched(answer: editing_pb2.WatchInvertResponse) -> InvertProgress | Inversion:
-    if answer.WhichOneof("event") == "result":
-        return inversion(answer.result)
-    progress = answer.progress
-    return InvertProgress(
-        step=progress.step,
-        steps=progress.steps,
-        loss=progress.loss if progress.HasField("loss") else None,
-        preview=_optional_picture(progress, "preview", progress.preview),
-        domain_score=progress.domain_score if progress.HasField("domain_score") else None,
-    )
-
-
-def session_picture(answer: editing_pb2.EditSessionResponse) -> SessionPicture:
-    edited = answer.edited
-    return SessionPicture(
-        sequence=answer.sequence,
-        skipped=answer.skipped,
-        image=picture_from_wire(edited.image),
-        domain_score=edited.domain_score,
-        losses=_losses(edited.losses) if edited.HasField("losses") else None,
-        stage_seconds=_stage_seconds(edited.timings),
-        request_id=edited.request_id,
-    )
-
-
-def between(answer: editing_pb2.InterpolateResponse) -> Between:
-    return Between(
-        index=answer.index,
-        position=answer.position,
-        bundle=answer.bundle,
-        code=code_from_wire(answer.code),
-        image=picture_from_wire(answer.image),
-        domain_score=answer.domain_score,
-    )
-
-
-def mixed(answer: editing_pb2.MixResponse) -> Mixed:
-    return Mixed(
-        bundle=answer.bundle,
-        code=code_from_wire(answer.code),
-        image=picture_from_wire(answer.image),
-        domain_score=answer.domain_score,
-        stage_seconds=_stage_seconds(answer.timings),
-        request_id=answer.request_id,
-        handle=answer.code.handle,
-    )
-
-
-def diffused(answer: editing_pb2.DiffuseResponse) -> Diffused:
-    return Diffused(
-        bundle=answer.bundle,
-        code=code_from_wire(answer.code),
-        image=picture_from_wire(answer.image),
-        losses=_losses(answer.losses),
-        domain_score=answer.domain_score,
-        stage_seconds=_stage_seconds(answer.timings),
-        request_id=answer.request_id,
-        aligned=_optional_picture(answer, "aligned", answer.aligned),
-        start=_optional_picture(answer, "start", answer.start),
-        handle=answer.code.handle,
-    )
-
-
-def decoded(answer: editing_pb2.DecodeResponse) -> list[Image.Image]:
-    return [picture_from_wire(image) for image in answer.images]
-
-
-def samples(seeds: list[int], answer: editing_pb2.SampleResponse) -> list[Sample]:
-    return [
-        Sample(seed=seed, bundle=answer.bundle, code=code_from_wire(code), image=picture_from_wire(image))
-        for seed, code, image in zip(seeds, answer.codes, answer.images, strict=True)
-    ]
-
-
-def _bundle(bundle: editing_pb2.Bundle) -> Bundle:
-    refine = bundle.refine
-    return Bundle(
-        name=bundle.name,
-        resolution=bundle.resolution,
-        layers=bundle.layers,
-        code_size=bundle.code_size,
-        directions={direction.name: _direction(direction) for direction in bundle.directions},
-        refine=Refine(
-            steps=refine.steps,
-            learning_rate=refine.learning_rate,
-            pixel_weight=refine.pixel_weight,
-            perceptual_weight=refine.perceptual_weight,
-            domain_weight=refine.domain_weight,
-        ),
-        chunk_steps=refine.chunk_steps,
-        quality_steps=dict(refine.quality_steps),
-        alignment=bundle.alignment,
-        licence=bundle.licence,
-        summary=bundle.summary,
-        data=bundle.data,
-    )
-
-
-def _direction(direction: editing_pb2.Direction) -> Direction:
-    held_out = direction.held_out
-    return Direction(
-        name=direction.name,
-        label=direction.label,
-        layers=tuple(direction.layers),
-        range=(direction.range_min, direction.range_max),
-        held_out=HeldOut(held_out.metric, held_out.value) if direction.HasField("held_out") else None,
-        conditioned_on=tuple(direction.conditioned_on),
-    )
-
-
-def _losses(losses: editing_pb2.Losses) -> Losses:
-    reason = editing_pb2.StopReason.Name(losses.stop_reason)
-    return Losses(
-        pixel_mse_before=losses.pixel_mse_before,
-        pixel_mse_after=losses.pixel_mse_after,
-        refine_loss_before=losses.refine_loss_before,
-        refine_loss_after=losses.refine_loss_after,
-        steps_done=losses.steps_done,
-        stop_reason=reason.removeprefix("STOP_REASON_").lower(),
-    )
-
-
-def _stage_seconds(timings: Iterable[editing_pb2.StageTiming]) -> dict[str, float]:
-    seconds: dict[str, float] = {}
-    for timing in timings:
-        seconds[timing.stage] = seconds.get(timing.stage, 0.0) + timing.seconds
-    return seconds
-
-
-def _optional_picture(answer: Message, name: str, picture: editing_pb2.Picture) -> Image.Image | None:
-    return picture_from_wire(picture) if answer.HasField(name) else None

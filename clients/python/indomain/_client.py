@@ -1,28 +1,23 @@
-"""The client that waits for its answers. What the messages hold is in _calls.py, what may be retried in _retry.py."""
+"""The client that waits for its answers. What is sent and how answers are read is in _calls.py, what may be retried in
+_retry.py, how it travels in _transports.py; its twin for coroutines is _async_client.py."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator, Iterable
+from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
-import grpc
 import numpy.typing as npt
-from google.protobuf.message import Message
 from PIL import Image
 
 from indomain import _calls
-from indomain._constants import (
-    CHANNEL_OPTIONS,
-    DEFAULT_ADDRESS,
-    DEFAULT_MAX_RETRIES,
-    DEFAULT_TIMEOUT_S,
-)
+from indomain._constants import DEFAULT_ADDRESS, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S
 from indomain._credentials import Credentials
+from indomain._exceptions import IndomainError
 from indomain._pictures import PictureFormat, PictureLike
 from indomain._results import (
     Between,
@@ -37,18 +32,24 @@ from indomain._results import (
     Refine,
     Sample,
 )
-from indomain._retry import Tries
+from indomain._retry import Terms
 from indomain._session import EditSession
-from indomain.v1 import editing_pb2, editing_pb2_grpc
+from indomain._transports import connect
 
-_Answer = TypeVar("_Answer", bound=Message)
+_Answer = TypeVar("_Answer")
 
 
 class Client:
     """A connection to a gateway. May be used from many threads at once; close it or use it in a `with`.
 
+    Example:
+        >>> with indomain.Client("localhost:8500") as client:
+        ...     client.edit("portrait.png", smile=1.5).image.save("smiling.png")
+
     Args:
-        address: host and port of the gateway's gRPC, e.g. `"localhost:8500"`.
+        address: host and port of the gateway's gRPC, `"localhost:8500"`; a URL, `"http://localhost:8080"` or
+            `"https://..."`, for the same over HTTP (extra `http`); or `":embedded:"` for the pipeline in this process
+            (needs the application installed).
         timeout_s: seconds for each call with its retries, unless the call says otherwise.
         max_retries: further tries of a call that the gateway refuses for now.
         picture_format: how pictures travel back. `"raw"` costs no coding and is best on one host; `"jpeg"` and
@@ -57,11 +58,16 @@ class Client:
         tls: encrypt, and check the gateway's certificate. Without it a key can be read on the way.
         root_certificates: PEM file of the authorities to check it against; None: the usual ones. Implies `tls`.
         client_certificate: PEM files of a certificate and its key, for a gateway that wants one. Implies `tls`.
+        model_repository: with `":embedded:"`, the folder of its bundles; None: `INDOMAIN_MODEL_REPOSITORY` of the
+            environment, otherwise `model_repository`.
 
-    Raises OSError where a certificate's file cannot be read, ValueError where the key is none.
+    Raises OSError where a certificate's file cannot be read, ValueError where the key is none, NotInstalledError where
+    the address asks for what is not installed, ServerError where an embedded gateway cannot start.
 
     Every call raises an `IndomainError`: `GatewayUnreachableError` where nothing answers, `DeadlineExceededError`
-    when its time ran out, `OverloadedError` when the gateway is full, and what its own docstring names.
+    when its time ran out, `OverloadedError` when the gateway is full, and what its own docstring names. A call that
+    the gateway refuses for now (`IndomainError.retryable`: it is full, starting or stopping) is tried again after the
+    wait that it asks for, as long as the call's time allows; nothing else is, a broken connection neither.
     """
 
     def __init__(
@@ -75,29 +81,32 @@ class Client:
         tls: bool = False,
         root_certificates: str | os.PathLike[str] | None = None,
         client_certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
+        model_repository: str | os.PathLike[str] | None = None,
     ) -> None:
         credentials = Credentials.of(
             api_key, tls=tls, root_certificates=root_certificates, client_certificate=client_certificate
         )
-        self._metadata = credentials.metadata
-        self._address = address
-        self._timeout_s = timeout_s
-        self._max_retries = max_retries
+        self._transport = connect(address, credentials, model_repository)
+        self._terms = Terms(self._transport.address, timeout_s, max_retries)
         self._picture_format: PictureFormat = picture_format
-        self._channel = (
-            grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-            if credentials.channel is None
-            else grpc.secure_channel(address, credentials.channel, options=CHANNEL_OPTIONS)
-        )
-        self._stub = editing_pb2_grpc.EditingStub(self._channel)
 
     def info(self, *, timeout_s: float | None = None) -> GatewayInfo:
-        """What the gateway serves: bundles, limits, version."""
-        answer = self._call(self._stub.ListBundles, editing_pb2.ListBundlesRequest(), timeout_s)
-        return _calls.gateway_info(answer)
+        """What the gateway serves: bundles, limits, version.
+
+        Example:
+            >>> client.info().limits.max_picture_bytes
+            20971520
+        """
+        return self._answer(_calls.info(), timeout_s)
 
     def bundles(self, *, timeout_s: float | None = None) -> tuple[Bundle, ...]:
-        """The bundles with their directions; the default one first."""
+        """The bundles with their directions; the default one first.
+
+        Example:
+            >>> bundle = client.bundles()[0]
+            >>> bundle.directions["smile"].range
+            (-..., ...)
+        """
         return self.info(timeout_s=timeout_s).bundles
 
     def invert(
@@ -114,8 +123,16 @@ class Client:
     ) -> Inversion:
         """Finds the latent code of a picture: align, encode, refine, decode.
 
+        Example:
+            >>> inversion = client.invert("portrait.png")
+            >>> inversion.losses.pixel_mse_after < inversion.losses.pixel_mse_before
+            True
+            >>> inversion.edit(smile=2.0).image.save("smile.png")
+            >>> inversion.save("portrait.npz")
+            >>> indomain.Inversion.load("portrait.npz", client).edit(smile=-1.0).image.save("frown.png")
+
         Args:
-            image: path, bytes of a PNG, JPEG or WebP file, PIL picture, or uint8 [H, W, 3].
+            image: path, bytes of a PNG, JPEG or WebP file, file opened in binary, PIL picture, or uint8 [H, W, 3].
             bundle: its name; empty: the gateway's default.
             steps: refinement steps, 0 for the encoder's code as it is; None: the bundle's default.
             quality: in place of steps, "fast", "balanced" or "best" (`Bundle.quality_steps`).
@@ -130,14 +147,13 @@ class Client:
             InvalidOptionError: a refinement option out of its range.
             UnknownBundleError: no such bundle.
         """
-        request = _calls.invert_request(
+        call = _calls.invert(
             image,
             bundle=bundle,
             refine=_calls.refine_options(steps, quality, refine),
             output=_calls.output_options(self._picture_format, aligned=include_aligned, start=include_start),
         )
-        result = _calls.inversion(self._call(self._stub.Invert, request, timeout_s))
-        return replace(result, _edit=self.edit)
+        return self._answer(call.then(self._bound), timeout_s)
 
     def watch_invert(
         self,
@@ -152,8 +168,14 @@ class Client:
         include_aligned: bool = False,
         include_start: bool = False,
         timeout_s: float | None = None,
-    ) -> Iterator[InvertProgress | Inversion]:
+    ) -> Generator[InvertProgress | Inversion, None, None]:
         """The same with progress: reports while it refines, and at the end the `Inversion`.
+
+        Example:
+            >>> for event in client.watch_invert("portrait.png", interval_s=0.5):
+            ...     if isinstance(event, indomain.InvertProgress):
+            ...         event.preview.save("preview.png")
+            >>> event.edit(smile=2.0).image.save("smile.png")
 
         Args:
             interval_s: seconds between two reports, at least; 0: as often as there is news; None: a quarter.
@@ -163,18 +185,19 @@ class Client:
         Raises:
             what `invert` raises, when the first report is asked for. Leaving the iteration early stops the refinement.
         """
-        invert = _calls.invert_request(
+        call = _calls.watch_invert(
             image,
+            interval_s=interval_s,
+            previews=previews,
             bundle=bundle,
             refine=_calls.refine_options(steps, quality, refine),
             output=_calls.output_options(self._picture_format, aligned=include_aligned, start=include_start),
         )
-        request = _calls.watch_invert_request(invert, interval_s=interval_s, previews=previews)
-        return map(self._watched, self._stream(self._stub.WatchInvert, request, timeout_s))
 
-    def _watched(self, answer: editing_pb2.WatchInvertResponse) -> InvertProgress | Inversion:
-        event = _calls.watched(answer)
-        return replace(event, _edit=self.edit) if isinstance(event, Inversion) else event
+        def bound(event: InvertProgress | Inversion) -> InvertProgress | Inversion:
+            return self._bound(event) if isinstance(event, Inversion) else event
+
+        return self._answers(call.then(bound), timeout_s)
 
     def edit(
         self,
@@ -189,7 +212,11 @@ class Client:
         timeout_s: float | None = None,
         **strengths: float,
     ) -> Edited:
-        """Moves a picture's code along directions: `client.edit("me.jpg", smile=2.0, age=-1.0)`.
+        """Moves a picture's code along directions.
+
+        Example:
+            >>> younger = client.edit("portrait.png", smile=2.0, age=-1.0)
+            >>> back = client.edit(younger, indomain.Edit("age", 1.0, layers=(0, 1)))
 
         Args:
             source: a picture, which is inverted first; or a code float32 [L, 512], or a result of `invert` or `edit`.
@@ -203,15 +230,14 @@ class Client:
             UnknownDirectionError, UnknownBundleError: no such direction, no such bundle.
             InvalidPictureError, InvalidCodeError, InvalidOptionError: the gateway refuses the source or an option.
         """
-        request = partial(
-            _calls.edit_request,
+        call = _calls.edit(
             source,
             _calls.edit_steps(edits, strengths),
             bundle=bundle,
             refine=_calls.refine_options(steps, quality, refine),
             output=_calls.output_options(self._picture_format, aligned=include_aligned, start=include_start),
         )
-        return _calls.edited(self._call(self._stub.Edit, request, timeout_s))
+        return self._answer(call, timeout_s)
 
     def session(
         self,
@@ -225,8 +251,13 @@ class Client:
         picture_quality: int | None = None,
         timeout_s: float | None = None,
     ) -> EditSession:
-        """A session in which one source is edited again and again: `with client.session("me.jpg") as session:
-        session.edit(smile=1.0)`. The source is inverted once; nothing is tried again.
+        """A session in which one source is edited again and again, as somebody drags a slider. The source is inverted
+        once; nothing is tried again.
+
+        Example:
+            >>> with client.session("portrait.png", picture_format="jpeg") as session:
+            ...     for strength in (0.5, 1.0, 1.5):
+            ...         picture = session.edit(smile=strength)
 
         Args:
             source, bundle, steps, quality, refine: as in `edit`.
@@ -242,7 +273,8 @@ class Client:
         opening = _calls.session_opening(
             source, bundle=bundle, refine=_calls.refine_options(steps, quality, refine), output=output
         )
-        return EditSession(self._stub.EditSession, opening, self._address, timeout_s, self._metadata)
+        conversation = self._transport.session(self._terms.new_request_id(), timeout_s)
+        return EditSession(conversation, opening, self._transport.address)
 
     def interpolate(
         self,
@@ -255,8 +287,12 @@ class Client:
         quality: str | None = None,
         refine: Refine | None = None,
         timeout_s: float | None = None,
-    ) -> Iterator[Between]:
+    ) -> Generator[Between, None, None]:
         """The pictures on the straight way from one code to another, in order, each as soon as it is there.
+
+        Example:
+            >>> for picture in client.interpolate("portrait.png", "other.png", 3):
+            ...     picture.image.save(f"way{picture.index}.png")
 
         Args:
             start, end: pictures, codes float32 [L, 512], or results, as in `edit`.
@@ -266,8 +302,7 @@ class Client:
         Raises:
             what `edit` raises, when the first picture is asked for.
         """
-        request = partial(
-            _calls.interpolate_request,
+        call = _calls.interpolate(
             start,
             end,
             count,
@@ -275,7 +310,7 @@ class Client:
             refine=_calls.refine_options(steps, quality, refine),
             output=_calls.output_options(self._picture_format),
         )
-        return map(_calls.between, self._stream(self._stub.Interpolate, request, timeout_s))
+        return self._answers(call, timeout_s)
 
     def mix(
         self,
@@ -292,6 +327,9 @@ class Client:
     ) -> Mixed:
         """Puts layers of one code into another.
 
+        Example:
+            >>> coloured = client.mix("portrait.png", "other.png", layers=[4, 5])
+
         Args:
             base, style: pictures, codes float32 [L, 512], or results, as in `edit`.
             layers: taken from the style; low ones hold pose and shape, high ones colours and texture.
@@ -301,17 +339,16 @@ class Client:
         Raises:
             what `edit` raises; InvalidOptionError: layers that the bundle has not, a strength out of its range.
         """
-        request = partial(
-            _calls.mix_request,
+        call = _calls.mix(
             base,
             style,
-            list(layers),
+            layers,
             strength,
             bundle=bundle,
             refine=_calls.refine_options(steps, quality, refine),
             output=_calls.output_options(self._picture_format),
         )
-        return _calls.mixed(self._call(self._stub.Mix, request, timeout_s))
+        return self._answer(call, timeout_s)
 
     def diffuse(
         self,
@@ -331,6 +368,9 @@ class Client:
         """Semantic diffusion: pastes a region of a target into a context and refines the code where the target is, so
         that the rest follows.
 
+        Example:
+            >>> moved = client.diffuse("portrait.png", "other.png", region=(0.25, 0.3, 0.75, 0.8))
+
         Args:
             target, context: pictures, as in `invert`.
             region: left, top, right, bottom in parts of the picture's sides, once it is brought into place; None, with
@@ -342,7 +382,7 @@ class Client:
         Raises:
             what `invert` raises; InvalidOptionError also: a region or a mask that holds nothing.
         """
-        request = _calls.diffuse_request(
+        call = _calls.diffuse(
             target,
             context,
             region,
@@ -351,12 +391,16 @@ class Client:
             refine=_calls.refine_options(steps, quality, refine),
             output=_calls.output_options(self._picture_format, aligned=include_aligned, start=include_start),
         )
-        return _calls.diffused(self._call(self._stub.Diffuse, request, timeout_s))
+        return self._answer(call, timeout_s)
 
     def decode(
         self, codes: npt.ArrayLike, *, bundle: str = "", timeout_s: float | None = None
     ) -> list[Image.Image]:
         """The pictures of codes.
+
+        Example:
+            >>> one, other = client.sample([1, 2])
+            >>> [halfway] = client.decode((one.code + other.code) / 2)
 
         Args:
             codes: float32 [L, 512], [N, L, 512], or a sequence of such.
@@ -366,8 +410,7 @@ class Client:
             UnknownBundleError: no such bundle.
         """
         output = _calls.output_options(self._picture_format)
-        request = _calls.decode_request(codes, bundle=bundle, output=output)
-        return _calls.decoded(self._call(self._stub.Decode, request, timeout_s))
+        return self._answer(_calls.decode(codes, bundle=bundle, output=output), timeout_s)
 
     def sample(
         self,
@@ -379,6 +422,10 @@ class Client:
     ) -> list[Sample]:
         """Pictures that the generator makes up; a seed gives the same one on any machine.
 
+        Example:
+            >>> for sample in client.sample(range(4), truncation=0.7):
+            ...     sample.image.save(f"sample{sample.seed}.png")
+
         Args:
             seeds: one or several, each 0..2^64 - 1.
             truncation: 0 gives the mean picture, 1 the variety of the training data; None: the gateway's default.
@@ -387,14 +434,13 @@ class Client:
             InvalidOptionError: too many seeds, or a truncation out of its range.
             UnknownBundleError: no such bundle.
         """
-        wanted = [seeds] if isinstance(seeds, int) else list(seeds)
         output = _calls.output_options(self._picture_format)
-        request = _calls.sample_request(wanted, truncation, bundle=bundle, output=output)
-        return _calls.samples(wanted, self._call(self._stub.Sample, request, timeout_s))
+        return self._answer(_calls.sample(seeds, truncation, bundle=bundle, output=output), timeout_s)
 
     def close(self) -> None:
         """Closes the connection; calls that are under way fail with `RequestCancelledError`."""
-        self._channel.close()
+        self._terms.close()
+        self._transport.close()
 
     def __enter__(self) -> Self:
         return self
@@ -404,45 +450,30 @@ class Client:
     ) -> None:
         self.close()
 
-    def _call(
-        self,
-        method: grpc.UnaryUnaryMultiCallable[Any, _Answer],
-        request: Message | Callable[..., Message],
-        timeout_s: float | None,
-    ) -> _Answer:
-        """One call with its retries. `request` may be a function that makes it, with handles or with codes."""
-        tries = self._tries(timeout_s, by_handle=callable(request))
+    def _bound(self, inversion: Inversion) -> Inversion:
+        return replace(inversion, _edit=self.edit)
+
+    def _answer(self, call: _calls.Call[_Answer], timeout_s: float | None) -> _Answer:
+        """One call with its retries."""
+        tries = self._terms.tries(call.request, timeout_s)
         while True:
-            message = request(by_handle=tries.by_handle) if callable(request) else request
             try:
-                return method(message, timeout=tries.remaining_s(), metadata=tries.metadata)
-            except grpc.RpcError as failure:
-                wait_s = tries.wait_after_s(failure)
+                return call.read(self._transport.call(call.method, *tries.next()))
+            except IndomainError as error:
+                wait_s = tries.wait_after_s(error)
             time.sleep(wait_s)
 
-    def _stream(
-        self,
-        method: grpc.UnaryStreamMultiCallable[Any, _Answer],
-        request: Message | Callable[..., Message],
-        timeout_s: float | None,
-    ) -> Iterator[_Answer]:
+    def _answers(self, call: _calls.Call[_Answer], timeout_s: float | None) -> Generator[_Answer, None, None]:
         """The same for a call of many answers, tried again until the first. Leaving it early cancels it."""
-        tries = self._tries(timeout_s, by_handle=callable(request))
+        tries = self._terms.tries(call.request, timeout_s)
         while True:
-            message = request(by_handle=tries.by_handle) if callable(request) else request
-            answers = method(message, timeout=tries.remaining_s(), metadata=tries.metadata)
             answered = False
             try:
-                for answer in answers:
-                    answered = True
-                    yield answer
+                with closing(self._transport.stream(call.method, *tries.next())) as answers:
+                    for answer in answers:
+                        answered = True
+                        yield call.read(answer)
                 return
-            except grpc.RpcError as failure:
-                wait_s = tries.wait_after_s(failure, answered=answered)
-            finally:
-                answers.cancel()
+            except IndomainError as error:
+                wait_s = tries.wait_after_s(error, answered=answered)
             time.sleep(wait_s)
-
-    def _tries(self, timeout_s: float | None, *, by_handle: bool) -> Tries:
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        return Tries(self._address, timeout_s, self._max_retries, self._metadata, by_handle=by_handle)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 DEFAULT_ADDRESS: Final = "localhost:8500"
+EMBEDDED: Final = ":embedded:"  # in place of an address: the pipeline in this process
 
 # Refinement is the slow part; the gateway stops it in time and answers with the best code found so far.
 DEFAULT_TIMEOUT_S: Final = 60.0

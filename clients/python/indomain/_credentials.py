@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import grpc
 
-from indomain._constants import API_KEY_VARIABLE
+from indomain._constants import API_KEY_VARIABLE, REQUEST_ID_KEY
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Credentials:
-    """`metadata` goes with every call; `channel` is None where nothing is encrypted. Never shown in a repr."""
+    """`metadata` goes with every call. Files are PEM; without `tls` nothing is encrypted. Never shown in a repr."""
 
     metadata: tuple[tuple[str, str], ...]
-    channel: grpc.ChannelCredentials | None
+    tls: bool
+    root_certificates: str | os.PathLike[str] | None
+    client_certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None
 
     @classmethod
     def of(
@@ -28,22 +31,42 @@ class Credentials:
         root_certificates: str | os.PathLike[str] | None = None,
         client_certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
     ) -> Self:
-        """The arguments are those of `Client`. Raises OSError where a file cannot be read, ValueError for no key."""
+        """The arguments are those of `Client`. Raises ValueError for no key."""
         key = os.environ.get(API_KEY_VARIABLE) if api_key is None else api_key
         if key and not (key.isascii() and key.isprintable() and " " not in key):
             raise ValueError(
                 "the API key has characters that no key has; copy it again, without spaces or line ends"
             )
         metadata = (("authorization", f"Bearer {key}"),) if key else ()
-        if not (tls or root_certificates or client_certificate):
-            return cls(metadata, None)
-        certificate, private_key = client_certificate or (None, None)
-        channel = grpc.ssl_channel_credentials(
-            root_certificates=_bytes(root_certificates),
+        encrypted = tls or root_certificates is not None or client_certificate is not None
+        return cls(metadata, encrypted, root_certificates, client_certificate)
+
+    @classmethod
+    def none(cls) -> Self:
+        """For what is in this process."""
+        return cls((), False, None, None)
+
+    def metadata_with(self, request_id: str) -> tuple[tuple[str, str], ...]:
+        """What goes with one call."""
+        return ((REQUEST_ID_KEY, request_id), *self.metadata)
+
+    def for_grpc(self) -> grpc.ChannelCredentials | None:
+        """None where nothing is encrypted. Raises OSError where a file cannot be read."""
+        if not self.tls:
+            return None
+        certificate, private_key = self.client_certificate or (None, None)
+        return grpc.ssl_channel_credentials(
+            root_certificates=_bytes(self.root_certificates),
             certificate_chain=_bytes(certificate),
             private_key=_bytes(private_key),
         )
-        return cls(metadata, channel)
+
+    def for_https(self) -> ssl.SSLContext:
+        """Raises OSError where a file cannot be read."""
+        context = ssl.create_default_context(cafile=self.root_certificates)
+        if self.client_certificate is not None:
+            context.load_cert_chain(*self.client_certificate)
+        return context
 
 
 def _bytes(file: str | os.PathLike[str] | None) -> bytes | None:

@@ -67,6 +67,10 @@ class InvalidCodeError(InvalidRequestError):
     """A latent code of a wrong shape, or with values that are not finite."""
 
 
+class OtherCodeSpaceError(InvalidCodeError):
+    """A latent code of another bundle, or of another generator under the same name; the message names both."""
+
+
 class InvalidOptionError(InvalidRequestError):
     """An option out of its range."""
 
@@ -127,11 +131,20 @@ class ServerError(IndomainError):
     """Something failed inside the gateway; its log has more under the request id."""
 
 
+class InvalidFileError(IndomainError, ValueError):
+    """A file that is not what `save` of a result wrote."""
+
+
+class NotInstalledError(IndomainError, ImportError):
+    """What was asked for needs a package that is not installed; the message names it."""
+
+
 _CLASS_OF_REASON: Mapping[str, type[IndomainError]] = MappingProxyType(
     {
         "invalid_picture": InvalidPictureError,
         "picture_too_large": InvalidPictureError,
         "invalid_code": InvalidCodeError,
+        "other_code_space": OtherCodeSpaceError,
         "invalid_option": InvalidOptionError,
         "request_too_large": RequestTooLargeError,
         "unknown_bundle": UnknownBundleError,
@@ -145,46 +158,35 @@ _CLASS_OF_REASON: Mapping[str, type[IndomainError]] = MappingProxyType(
 )
 
 # For reasons that a newer gateway may have, and for failures on the way that never reached one.
-_CLASS_OF_CODE: Mapping[grpc.StatusCode, type[IndomainError]] = MappingProxyType(
+_CLASS_OF_CODE: Mapping[str, type[IndomainError]] = MappingProxyType(
     {
-        grpc.StatusCode.INVALID_ARGUMENT: InvalidRequestError,
-        grpc.StatusCode.OUT_OF_RANGE: InvalidRequestError,
-        grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
-        grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
-        grpc.StatusCode.UNIMPLEMENTED: NotFoundError,
-        grpc.StatusCode.NOT_FOUND: NotFoundError,
-        grpc.StatusCode.RESOURCE_EXHAUSTED: OverloadedError,
-        grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
-        grpc.StatusCode.CANCELLED: RequestCancelledError,
-        grpc.StatusCode.UNAVAILABLE: UnavailableError,
+        "INVALID_ARGUMENT": InvalidRequestError,
+        "OUT_OF_RANGE": InvalidRequestError,
+        "UNAUTHENTICATED": UnauthenticatedError,
+        "PERMISSION_DENIED": PermissionDeniedError,
+        "UNIMPLEMENTED": NotFoundError,
+        "NOT_FOUND": NotFoundError,
+        "RESOURCE_EXHAUSTED": OverloadedError,
+        "DEADLINE_EXCEEDED": DeadlineExceededError,
+        "CANCELLED": RequestCancelledError,
+        "UNAVAILABLE": UnavailableError,
     }
 )
 
 
-def error_from_detail(detail: editing_pb2.ErrorDetail, *, address: str) -> IndomainError:
-    """The typed error of one request within a session, which has no status of its own."""
-    kind = _CLASS_OF_REASON.get(detail.reason, ServerError)
-    return _from_detail(kind, detail, code="", text=f"The gateway at {address} refused it", request_id="")
-
-
-def error_from_rpc(error: grpc.RpcError, *, request_id: str, address: str) -> IndomainError:
-    """The typed error of a failed call; `request_id` is the one that was sent with it."""
-    # Every error that a call of grpc raises is a grpc.Call too; its types do not say so.
-    call: grpc.Call = error  # type: ignore[assignment]
-    status = call.code()
-    detail = _detail_of(call)
-    if detail is None:
-        return _error_without_detail(status, call.details() or "", request_id=request_id, address=address)
-    kind = _CLASS_OF_REASON.get(detail.reason) or _CLASS_OF_CODE.get(status, ServerError)
-    text = call.details() or status.name
-    return _from_detail(kind, detail, code=status.name, text=text, request_id=request_id)
-
-
-def _from_detail(
-    kind: type[IndomainError], detail: editing_pb2.ErrorDetail, *, code: str, text: str, request_id: str
+def error_from_detail(
+    detail: editing_pb2.ErrorDetail,
+    *,
+    address: str,
+    status: grpc.StatusCode | None = None,
+    text: str = "",
+    request_id: str = "",
 ) -> IndomainError:
+    """The typed error of what the gateway says; the other arguments stand in for what its detail leaves out."""
+    code = detail.code or (status.name if status else "")
+    kind = _CLASS_OF_REASON.get(detail.reason) or _CLASS_OF_CODE.get(code, ServerError)
     return kind(
-        detail.message or text,
+        detail.message or text or f"The gateway at {address} refused it",
         reason=detail.reason,
         code=code,
         stage=detail.stage,
@@ -194,11 +196,24 @@ def _from_detail(
     )
 
 
-def _error_without_detail(
+def error_from_rpc(error: grpc.RpcError, *, request_id: str, address: str) -> IndomainError:
+    """The typed error of a failed call; `request_id` is the one that was sent with it."""
+    # Every error that a call of grpc raises is a grpc.Call too; its types do not say so.
+    call: grpc.Call = error  # type: ignore[assignment]
+    status, text = call.code(), call.details() or ""
+    detail = _detail_of(call)
+    if detail is None:
+        return error_without_detail(status, text, request_id=request_id, address=address)
+    return error_from_detail(
+        detail, address=address, status=status, text=text or status.name, request_id=request_id
+    )
+
+
+def error_without_detail(
     status: grpc.StatusCode, text: str, *, request_id: str, address: str
 ) -> IndomainError:
     """An error that gRPC itself made: nobody there, a broken connection, a deadline, a message over a limit."""
-    kind = _CLASS_OF_CODE.get(status, ServerError)
+    kind = _CLASS_OF_CODE.get(status.name, ServerError)
     message = text or status.name
     if status is grpc.StatusCode.UNAVAILABLE:
         kind = GatewayUnreachableError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
-from typing import Final, Literal, TypeAlias, TypeGuard
+from typing import BinaryIO, Final, Literal, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,10 @@ from indomain._constants import MAX_RAW_PICTURE_BYTES
 from indomain.v1 import editing_pb2
 
 PictureLike: TypeAlias = (
-    str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.uint8]
+    str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | npt.NDArray[np.uint8]
 )
-"""A path, the bytes of a PNG, JPEG or WebP file, a PIL picture, or uint8 [H, W, 3] (also [H, W] and [H, W, 4])."""
+"""A path, the bytes of a PNG, JPEG or WebP file, such a file opened for reading in binary, a PIL picture, or uint8
+[H, W, 3] (also [H, W] and [H, W, 4])."""
 
 PictureFormat: TypeAlias = Literal["png", "jpeg", "webp", "raw"]
 
@@ -43,12 +44,18 @@ def picture_to_wire(picture: PictureLike) -> editing_pb2.Picture:
         return editing_pb2.Picture(data=Path(picture).read_bytes())
     if isinstance(picture, (bytes, bytearray, memoryview)):
         return editing_pb2.Picture(data=bytes(picture))
+    if _is_open_file(picture):
+        data: object = picture.read()
+        if not isinstance(data, bytes):
+            raise TypeError("the picture's file is opened as text; open it in binary: open(path, 'rb')")
+        return editing_pb2.Picture(data=data)
     if isinstance(picture, Image.Image):
         return _pil_to_wire(picture)
     if isinstance(picture, np.ndarray):
         return _array_to_wire(picture)
     raise TypeError(
-        f"a picture is a path, bytes, a PIL image or a uint8 array [H, W, 3], not {type(picture).__name__}"
+        "a picture is a path, bytes, a file opened in binary, a PIL image or a uint8 array [H, W, 3], not "
+        f"{type(picture).__name__}"
     )
 
 
@@ -64,7 +71,12 @@ def is_picture(value: object) -> TypeGuard[PictureLike]:
     """Whether `value` is meant as a picture: floating arrays are codes."""
     if isinstance(value, np.ndarray):
         return bool(value.dtype == np.uint8)
-    return isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image))
+    kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
+    return isinstance(value, kinds) or _is_open_file(value)
+
+
+def _is_open_file(value: object) -> TypeGuard[BinaryIO]:
+    return hasattr(value, "read")
 
 
 def _pil_to_wire(image: Image.Image) -> editing_pb2.Picture:

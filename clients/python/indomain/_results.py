@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from indomain import _files
 from indomain._codes import CodeArray
+
+if TYPE_CHECKING:
+    from indomain._async_client import AsyncClient
+    from indomain._client import Client
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,8 @@ class Direction:
 
 @dataclass(frozen=True)
 class Bundle:
-    """One trained pipeline of the gateway. `resolution` is the pixels of both sides; codes are [layers, code_size]."""
+    """One trained pipeline of the gateway. `resolution` is the pixels of both sides; codes are [layers, code_size], and
+    `code_space` names what they mean: bundle and generator."""
 
     name: str
     resolution: int
@@ -84,6 +93,7 @@ class Bundle:
     licence: str
     summary: str
     data: str
+    code_space: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,8 +139,57 @@ class Losses:
     stop_reason: str
 
 
+class _Shown:
+    """What has a picture, as arrays and notebooks want it."""
+
+    image: Image.Image
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """`image` as uint8 [H, W, 3]."""
+        return np.asarray(self.image)
+
+    def _repr_png_(self) -> bytes:
+        """How a notebook shows it."""
+        buffer = io.BytesIO()
+        self.image.save(buffer, "PNG")
+        return buffer.getvalue()
+
+
+class Result(_Shown):
+    """What all results with a code have: a picture that notebooks show (`pixels` is its array, uint8 [H, W, 3]), and a
+    file to be kept in.
+
+    Example:
+        >>> client.sample(7)[0].save("seven.npz")
+        >>> seven = indomain.Sample.load("seven.npz")
+        >>> client.edit(seven, smile=1.0).image.save("seven.png")
+    """
+
+    bundle: str
+    code: CodeArray
+    code_space: str
+
+    def save(self, file: str | os.PathLike[str] | BinaryIO) -> None:
+        """Writes all of it into one .npz: code, pictures, figures, and whose code it is. `numpy.load` reads it, too.
+
+        Raises OSError where it cannot be written.
+        """
+        _files.save(self, file)
+
+    @classmethod
+    def load(cls, file: str | os.PathLike[str] | BinaryIO) -> Self:
+        """What `save` wrote. Nothing in the file is executed.
+
+        Raises:
+            OSError: the file cannot be read.
+            InvalidFileError: it is not a result of this kind that was saved.
+        """
+        return cls(**_files.load(cls, file))
+
+
 @dataclass(frozen=True)
-class Edited:
+class Edited(Result):
     """An edited picture.
 
     Attributes:
@@ -144,6 +203,7 @@ class Edited:
         aligned, start: the picture as the encoder saw it, and that of the encoder's code; None unless asked for.
         request_id: the same id stands in the gateway's log.
         handle, source_handle: the gateway's names for the codes, for a while. Calls that take this result use them.
+        code_space: names bundle and generator whose codes they are; another's refuses them (`OtherCodeSpaceError`).
     """
 
     bundle: str
@@ -157,16 +217,12 @@ class Edited:
     aligned: Image.Image | None = field(default=None, repr=False)
     start: Image.Image | None = field(default=None, repr=False)
     handle: str = field(default="", repr=False)
+    code_space: str = field(default="", repr=False)
     source_handle: str = field(default="", repr=False)
-
-    @property
-    def pixels(self) -> npt.NDArray[np.uint8]:
-        """`image` as uint8 [H, W, 3]."""
-        return np.asarray(self.image)
 
 
 @dataclass(frozen=True)
-class Inversion:
+class Inversion(Result):
     """A picture's latent code and what it decodes to.
 
     Attributes:
@@ -179,6 +235,7 @@ class Inversion:
         aligned, start: the picture as the encoder saw it, and that of the encoder's code; None unless asked for.
         request_id: the same id stands in the gateway's log.
         handle: the gateway's name for the code, for a while. Calls that take this result use it.
+        code_space: names bundle and generator whose code it is; another's refuses it (`OtherCodeSpaceError`).
     """
 
     bundle: str
@@ -191,21 +248,47 @@ class Inversion:
     aligned: Image.Image | None = field(default=None, repr=False)
     start: Image.Image | None = field(default=None, repr=False)
     handle: str = field(default="", repr=False)
-    _edit: Callable[..., Edited] | None = field(default=None, repr=False, compare=False)
+    code_space: str = field(default="", repr=False)
+    _edit: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
 
-    @property
-    def pixels(self) -> npt.NDArray[np.uint8]:
-        """`image` as uint8 [H, W, 3]."""
-        return np.asarray(self.image)
+    @classmethod
+    def load(
+        cls, file: str | os.PathLike[str] | BinaryIO, client: Client | AsyncClient | None = None
+    ) -> Self:
+        """What `save` wrote; with a client, `edit` works as it did. Nothing in the file is executed.
+
+        Raises:
+            OSError: the file cannot be read.
+            InvalidFileError: it is not an inversion that was saved.
+        """
+        inversion = super().load(file)
+        return inversion if client is None else replace(inversion, _edit=client.edit)
 
     def edit(self, *edits: Edit, timeout_s: float | None = None, **strengths: float) -> Edited:
-        """Edits this code, without inverting again: `inversion.edit(smile=2.0, age=-1.0)`.
+        """Edits this code, without inverting again.
+
+        Example:
+            >>> client.invert("portrait.png").edit(smile=2.0, age=-1.0).image.save("edited.png")
 
         Takes what `Client.edit` takes and raises what it raises.
         """
         if self._edit is None:
-            raise RuntimeError("this inversion has no client; pass its code to Client.edit")
-        return self._edit(self, *edits, timeout_s=timeout_s, **strengths)
+            raise RuntimeError("this inversion has no client; pass it to Client.edit")
+        result: Edited = self._edit(self, *edits, timeout_s=timeout_s, **strengths)
+        return result
+
+
+class AsyncInversion(Inversion):
+    """An inversion of an `AsyncClient`: `edit` is awaited."""
+
+    async def edit(  # type: ignore[override]
+        self, *edits: Edit, timeout_s: float | None = None, **strengths: float
+    ) -> Edited:
+        """Edits this code, without inverting again: `await inversion.edit(smile=2.0, age=-1.0)`."""
+        if self._edit is None:
+            raise RuntimeError("this inversion has no client; pass it to AsyncClient.edit")
+        result: Edited = await self._edit(self, *edits, timeout_s=timeout_s, **strengths)
+        return result
 
 
 @dataclass(frozen=True)
@@ -227,7 +310,7 @@ class InvertProgress:
 
 
 @dataclass(frozen=True)
-class SessionPicture:
+class SessionPicture(_Shown):
     """An answer of an edit session.
 
     Attributes:
@@ -250,7 +333,7 @@ class SessionPicture:
 
 
 @dataclass(frozen=True)
-class Between:
+class Between(Result):
     """A picture of an interpolation: `position` is 0 at the start and 1 at the end; `code` is float32 [L, 512]."""
 
     index: int
@@ -259,10 +342,11 @@ class Between:
     code: CodeArray = field(repr=False)
     image: Image.Image = field(repr=False)
     domain_score: float
+    code_space: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
-class Mixed:
+class Mixed(Result):
     """A code [L, 512] with layers of another, its picture, and how native it is to the latent space (0..1)."""
 
     bundle: str
@@ -272,10 +356,11 @@ class Mixed:
     stage_seconds: Mapping[str, float]
     request_id: str
     handle: str = field(default="", repr=False)
+    code_space: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
-class Diffused:
+class Diffused(Result):
     """A region of a target in a context: as `Inversion`, with losses within the region; `aligned` is the one pasted
     into the other, as the encoder saw it."""
 
@@ -289,18 +374,15 @@ class Diffused:
     aligned: Image.Image | None = field(default=None, repr=False)
     start: Image.Image | None = field(default=None, repr=False)
     handle: str = field(default="", repr=False)
+    code_space: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(Result):
     """A picture made from a seed: `code` is float32 [L, 512]."""
 
     seed: int
     bundle: str
     code: CodeArray = field(repr=False)
     image: Image.Image = field(repr=False)
-
-    @property
-    def pixels(self) -> npt.NDArray[np.uint8]:
-        """`image` as uint8 [H, W, 3]."""
-        return np.asarray(self.image)
+    code_space: str = field(default="", repr=False)

@@ -2,19 +2,54 @@
 
 from __future__ import annotations
 
-import queue
-import uuid
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import grpc
-
-from indomain import _calls
-from indomain._constants import REQUEST_ID_KEY
-from indomain._exceptions import error_from_detail, error_from_rpc
+from indomain import _answers, _calls
+from indomain._exceptions import RequestCancelledError, error_from_detail
 from indomain._results import Edit, Refine, SessionPicture
+from indomain._transports import AsyncConversation, Conversation
+from indomain._twins import documented_as
 from indomain.v1 import editing_pb2
+
+
+class _Requests:
+    """The requests of one session, numbered; a source stands in the first one and in those that change it."""
+
+    def __init__(self, opening: editing_pb2.EditSessionRequest) -> None:
+        self._output = opening.output
+        self._opening: editing_pb2.EditSessionRequest | None = opening
+        self._sequence = 0
+
+    def next(self, edits: tuple[Edit, ...], strengths: dict[str, float]) -> editing_pb2.EditSessionRequest:
+        request = editing_pb2.EditSessionRequest()
+        steps = _calls.edit_steps(edits, strengths)
+        if self._opening is not None:
+            request.CopyFrom(self._opening)
+            self._opening = None
+        self._sequence += 1
+        request.sequence = self._sequence
+        request.edits.extend(steps)
+        return request
+
+    def change(self, source: _calls.EditSource, bundle: str, refine: Refine | None) -> None:
+        self._opening = _calls.session_opening(
+            source, bundle=bundle, refine=_calls.refine_options(None, None, refine), output=self._output
+        )
+
+
+def _picture(answer: editing_pb2.EditSessionResponse, address: str) -> SessionPicture:
+    if answer.WhichOneof("outcome") == "error":
+        raise error_from_detail(answer.error, address=address)
+    return _answers.session_picture(answer)
+
+
+def _ended() -> RequestCancelledError:
+    return RequestCancelledError(
+        "The session has ended; open another one", reason="cancelled", code="CANCELLED"
+    )
 
 
 class EditSession:
@@ -25,34 +60,29 @@ class EditSession:
     """
 
     def __init__(
-        self,
-        method: Any,
-        opening: editing_pb2.EditSessionRequest,
-        address: str,
-        timeout_s: float | None,
-        credentials: Sequence[tuple[str, str]] = (),
+        self, conversation: Conversation, opening: editing_pb2.EditSessionRequest, address: str
     ) -> None:
+        self._conversation = conversation
+        self._requests = _Requests(opening)
         self._address = address
-        self._output = opening.output
-        self._opening: editing_pb2.EditSessionRequest | None = opening
-        self._sequence = 0
-        self._requests: queue.SimpleQueue[editing_pb2.EditSessionRequest | None] = queue.SimpleQueue()
-        self._request_id = uuid.uuid4().hex
-        metadata = ((REQUEST_ID_KEY, self._request_id), *credentials)
-        self._answers = method(iter(self._requests.get, None), timeout=timeout_s, metadata=metadata)
 
     def send(self, *edits: Edit, **strengths: float) -> int:
-        """Asks for the source with these edits and does not wait: `session.send(smile=1.5)`. They are all that are in
-        force, not what has changed. Returns the request's number."""
-        request = editing_pb2.EditSessionRequest()
-        if self._opening is not None:
-            request.CopyFrom(self._opening)
-            self._opening = None
-        self._sequence += 1
-        request.sequence = self._sequence
-        request.edits.extend(_calls.edit_steps(edits, strengths))
-        self._requests.put(request)
-        return self._sequence
+        """Asks for the source with these edits and does not wait. They are all that are in force, not what has changed.
+        Returns the request's number.
+
+        Example:
+            >>> with client.session("portrait.png") as session:
+            ...     for strength in range(20):
+            ...         number = session.send(smile=strength / 10)
+            ...     session.finish()
+            ...     for picture in session:  # not of all: the newest request wins
+            ...         picture.image.save("slider.png")
+            >>> picture.sequence == number
+            True
+        """
+        request = self._requests.next(edits, strengths)
+        self._conversation.send(request)
+        return request.sequence
 
     def edit(self, *edits: Edit, **strengths: float) -> SessionPicture:
         """The same, and waits for its answer, or a newer one.
@@ -64,31 +94,33 @@ class EditSession:
         """
         sequence = self.send(*edits, **strengths)
         while True:
-            answer = self._next()
+            answer = self._conversation.receive()
+            if answer is None:
+                raise _ended()
             if answer.sequence >= sequence:
-                return self._picture(answer)
+                return _picture(answer, self._address)
 
     def change(self, source: _calls.EditSource, *, bundle: str = "", refine: Refine | None = None) -> None:
         """Goes on with another source, from the next request on; work on the old one stops when that is sent."""
-        self._opening = _calls.session_opening(
-            source, bundle=bundle, refine=_calls.refine_options(None, None, refine), output=self._output
-        )
+        self._requests.change(source, bundle, refine)
 
     def finish(self) -> None:
         """No more requests: iterating ends after the answers to those that were sent."""
-        self._requests.put(None)
+        self._conversation.finish()
 
     def close(self) -> None:
         """Ends the session; what is under way is given up."""
-        self._requests.put(None)
-        self._answers.cancel()
+        self._conversation.close()
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> SessionPicture:
         """The next answer; waits for it. Raises what `edit` raises, for the request that it answers."""
-        return self._picture(self._next())
+        answer = self._conversation.receive()
+        if answer is None:
+            raise StopIteration
+        return _picture(answer, self._address)
 
     def __enter__(self) -> Self:
         return self
@@ -98,14 +130,73 @@ class EditSession:
     ) -> None:
         self.close()
 
-    def _next(self) -> editing_pb2.EditSessionResponse:
-        try:
-            answer: editing_pb2.EditSessionResponse = next(self._answers)
-        except grpc.RpcError as failure:
-            raise error_from_rpc(failure, request_id=self._request_id, address=self._address) from failure
-        return answer
 
-    def _picture(self, answer: editing_pb2.EditSessionResponse) -> SessionPicture:
-        if answer.WhichOneof("outcome") == "error":
-            raise error_from_detail(answer.error, address=self._address)
-        return _calls.session_picture(answer)
+@documented_as(EditSession)
+class AsyncEditSession:
+    """Open it with `AsyncClient.session`; close it or use it in an `async with`.
+
+    As `EditSession`: one task may send while another iterates over the answers; `edit` does both and is for one task.
+    """
+
+    def __init__(
+        self,
+        converse: Callable[[], Awaitable[AsyncConversation]],
+        opening: editing_pb2.EditSessionRequest,
+        address: str,
+    ) -> None:
+        self._converse = converse
+        self._conversation: AsyncConversation | None = None
+        self._opening = asyncio.Lock()
+        self._requests = _Requests(opening)
+        self._address = address
+
+    async def send(self, *edits: Edit, **strengths: float) -> int:
+        request = self._requests.next(edits, strengths)
+        await (await self._opened()).send(request)
+        return request.sequence
+
+    async def edit(self, *edits: Edit, **strengths: float) -> SessionPicture:
+        sequence = await self.send(*edits, **strengths)
+        conversation = await self._opened()
+        while True:
+            answer = await conversation.receive()
+            if answer is None:
+                raise _ended()
+            if answer.sequence >= sequence:
+                return _picture(answer, self._address)
+
+    async def change(
+        self, source: _calls.EditSource, *, bundle: str = "", refine: Refine | None = None
+    ) -> None:
+        self._requests.change(source, bundle, refine)
+
+    async def finish(self) -> None:
+        await (await self._opened()).finish()
+
+    async def close(self) -> None:
+        if self._conversation is not None:
+            await self._conversation.close()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> SessionPicture:
+        answer = await (await self._opened()).receive()
+        if answer is None:
+            raise StopAsyncIteration
+        return _picture(answer, self._address)
+
+    async def __aenter__(self) -> Self:
+        await self._opened()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _opened(self) -> AsyncConversation:
+        async with self._opening:
+            if self._conversation is None:
+                self._conversation = await self._converse()
+            return self._conversation

@@ -17,13 +17,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        0: done. 1: the gateway refused it, or at least one of several pictures failed. 2: wrong usage.
-        3: no gateway answers. 130: interrupted.
+        0: done. 1: the gateway refused it, or at least one of several pictures failed, now or in a run before. 2: wrong
+        usage, a folder of another run's results among it. 3: no gateway answers, or it was away for too long. 130:
+        interrupted.
     """
     try:
+        import filelock  # noqa: F401
         import rich  # noqa: F401
-    except ModuleNotFoundError:
-        print("The command line needs rich: pip install 'indomain-client[cli]'", file=sys.stderr)
+    except ModuleNotFoundError as error:
+        print(f"The command line needs {error.name}: pip install 'indomain-client[cli]'", file=sys.stderr)
         return EXIT_USAGE
     from indomain.cli import commands, parser, report
 
@@ -33,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (parser.UsageError, OSError, ValueError) as error:
         report.complain(str(error))
         return EXIT_USAGE
+    except commands.OutOfPatienceError as error:
+        report.complain(error.message)
+        return EXIT_UNREACHABLE
     except commands.GatewayUnreachableError:
         report.complain(
             f"No gateway answers at {arguments.server}.",

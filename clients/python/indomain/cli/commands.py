@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +14,20 @@ from PIL import Image
 from indomain import (
     Between,
     Client,
-    DeadlineExceededError,
     Diffused,
     Edit,
-    Edited,
     GatewayUnreachableError,
     IndomainError,
-    Inversion,
     Mixed,
     Sample,
 )
-from indomain.cli import parser, photos, report
+from indomain._patience import OutOfPatienceError
+from indomain.cli import bulk, parser, photos, report
 
-__all__ = ["GatewayUnreachableError", "IndomainError", "run"]
+__all__ = ["GatewayUnreachableError", "IndomainError", "OutOfPatienceError", "run"]
 
 # Seeds in one request; well under what any gateway takes, and large enough to fill a batch.
 _SEEDS_A_CALL = 16
-
-_Outcome = Inversion | Edited
 
 
 def run(arguments: argparse.Namespace) -> bool:
@@ -66,15 +61,16 @@ def _bundles(client: Client, arguments: argparse.Namespace) -> bool:
 
 
 def _invert(client: Client, arguments: argparse.Namespace) -> bool:
-    jobs = photos.plan(arguments.items, arguments.output, default_folder="inverted", codes=False)
+    plan = _plan(arguments.items, arguments, default_folder="inverted", codes_out=True)
 
-    def invert(job: photos.Job) -> _Outcome:
+    def invert(job: photos.Job) -> bulk.Outcome:
         result = client.invert(job.source, **_refinement(arguments))
+        with photos.whole_file(job.code_output) as file:
+            np.save(file, result.code)
         _save_picture(result.image, job.output)
-        np.save(job.output.with_suffix(photos.CODE_SUFFIX), result.code)
         return result
 
-    return _for_each(client, jobs, invert, "Inverting", arguments)
+    return bulk.run(client, plan, invert, "Inverting", {}, arguments)
 
 
 def _edit(client: Client, arguments: argparse.Namespace) -> bool:
@@ -83,15 +79,26 @@ def _edit(client: Client, arguments: argparse.Namespace) -> bool:
         raise parser.UsageError(
             "name at least one edit, as in smile=2; `indomain bundles` lists the directions"
         )
-    jobs = photos.plan(items, arguments.output, default_folder="edited", codes=True)
+    plan = _plan(items, arguments, default_folder="edited", codes_in=True)
     edits = [Edit(direction, strength) for direction, strength in strengths.items()]
 
-    def edit(job: photos.Job) -> _Outcome:
+    def edit(job: photos.Job) -> bulk.Outcome:
         result = client.edit(_source(job.source), *edits, **_refinement(arguments))
         _save_picture(result.image, job.output)
         return result
 
-    return _for_each(client, jobs, edit, "Editing", arguments)
+    return bulk.run(client, plan, edit, "Editing", strengths, arguments)
+
+
+def _plan(
+    items: Sequence[str], arguments: argparse.Namespace, *, default_folder: str, **codes: bool
+) -> photos.Plan:
+    naming = photos.Naming(
+        recursive=arguments.recursive, root=arguments.root, full_names=arguments.full_names, **codes
+    )
+    return photos.plan(
+        items, arguments.from_list, arguments.output, default_folder=default_folder, naming=naming
+    )
 
 
 def _source(path: Path) -> Any:
@@ -183,45 +190,12 @@ def _refinement(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"bundle": arguments.bundle, "steps": arguments.steps, "quality": arguments.quality}
 
 
-def _for_each(
-    client: Client,
-    jobs: Sequence[photos.Job],
-    work: Callable[[photos.Job], _Outcome],
-    title: str,
-    arguments: argparse.Namespace,
-) -> bool:
-    """Does every job, several at a time so that the gateway can batch them; one that fails does not stop the rest."""
-    outcomes: dict[photos.Job, _Outcome] = {}
-    failures: dict[photos.Job, Exception] = {}
-    with ThreadPoolExecutor(arguments.jobs) as pool, report.progress(title, len(jobs)) as advance:
-        futures: dict[Future[_Outcome], photos.Job] = {pool.submit(work, job): job for job in jobs}
-        try:
-            for future in as_completed(futures):
-                try:
-                    outcomes[futures[future]] = future.result()
-                except GatewayUnreachableError:
-                    raise  # the other pictures would fail as well
-                except (IndomainError, OSError, ValueError, TypeError) as error:
-                    failures[futures[future]] = error
-                advance(1)
-        except BaseException:  # Ctrl-C too: nobody waits for what is under way
-            pool.shutdown(wait=False, cancel_futures=True)
-            client.close()
-            raise
-    done = [(job, outcomes[job]) for job in jobs if job in outcomes]
-    failed = [(job, failures[job]) for job in jobs if job in failures]
-    if arguments.json:
-        report.print_json(report.outcomes_as_json(done, failed))
-    else:
-        report.print_outcomes(done, failed)
-    if any(isinstance(error, DeadlineExceededError) for _, error in failed):
-        report.say("More time for each picture: --timeout SECONDS; fewer at once: --jobs N")
-    return not failed
-
-
 def _save_picture(image: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, quality=95)  # PNG has no quality and ignores it
+    suffix = path.suffix.lower()
+    with photos.whole_file(path) as file:
+        image.save(
+            file, Image.registered_extensions()[suffix], quality=95
+        )  # PNG has no quality and ignores it
 
 
 def _sheet(images: Sequence[Image.Image]) -> Image.Image:

@@ -12,13 +12,17 @@ from pathlib import Path
 import indomain
 from indomain._constants import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
 
+DEFAULT_JOBS = 16  # `make bench-bulk`: more of them gain nothing
+DEFAULT_WAIT_S = 300.0
+
 _EDIT = re.compile(r"(?P<direction>[A-Za-z_][\w.-]*)=(?P<strength>.*)", re.DOTALL)
 _SEED_RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 
 _EDIT_EXAMPLES = """\
 examples:
   indomain edit portrait.jpg smile=2 age=-1 -o happy.png
-  indomain edit holiday/ smile=1.5 -o smiling/
+  indomain edit holiday/ smile=1.5 -o smiling/     (killed or stopped: the same command goes on)
+  find . -name '*.jpg' | indomain edit - smile=1.5 -o smiling/
   indomain invert portrait.jpg -o portrait.png     (writes portrait.npy too)
   indomain edit portrait.npy yaw=1 -o turned.png   (a code: nothing to invert again)
 """
@@ -33,7 +37,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     # argparse takes no positional arguments after an option: `edit a.jpg -o b.png smile=2` is meant all the same.
-    late = [] if any(item.startswith("-") for item in rest) else rest
+    late = [] if any(item.startswith("-") and item != "-" for item in rest) else rest
     if "items" in arguments and late:
         arguments.items += late
     elif rest:
@@ -102,6 +106,10 @@ def _positive(text: str) -> float:
     return value
 
 
+def _not_negative(text: str) -> float:
+    return 0.0 if text.strip() == "0" else _positive(text)
+
+
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
@@ -122,9 +130,10 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--server",
-        metavar="HOST:PORT",
+        metavar="ADDRESS",
         default=os.environ.get("INDOMAIN_SERVER", DEFAULT_ADDRESS),
-        help="the gateway's gRPC (default: $INDOMAIN_SERVER, or %(default)s)",
+        help="the gateway's gRPC, HOST:PORT; its URL, http://HOST:PORT; or :embedded: for none, where the "
+        "application is installed (default: $INDOMAIN_SERVER, or %(default)s)",
     )
     common.add_argument(
         "--timeout",
@@ -158,9 +167,7 @@ def _parser() -> argparse.ArgumentParser:
         "--steps", metavar="N", type=int, help="refinement steps; 0: the encoder's code as it is"
     )
     photos = argparse.ArgumentParser(add_help=False, parents=[refinement])
-    photos.add_argument(
-        "--jobs", metavar="N", type=_count, default=4, help="pictures at once (default: %(default)s)"
-    )
+    _add_bulk(photos)
 
     commands.add_parser(
         "bundles", parents=[common], help="what the gateway serves, with directions and ranges"
@@ -169,7 +176,9 @@ def _parser() -> argparse.ArgumentParser:
     invert = commands.add_parser(
         "invert", parents=[common, bundle, photos], help="pictures to codes (.npy) and reconstructions"
     )
-    invert.add_argument("items", nargs="+", metavar="PHOTO", help="files, folders or 'globs'")
+    invert.add_argument(
+        "items", nargs="*", metavar="PHOTO", help="files, folders, 'globs', or - for a list on standard input"
+    )
     invert.add_argument(
         "-o",
         "--output",
@@ -186,9 +195,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     edit.add_argument(
         "items",
-        nargs="+",
+        nargs="*",
         metavar="PHOTO|DIRECTION=STRENGTH",
-        help="files, folders, 'globs' or codes (.npy), and what to do with them",
+        help="files, folders, 'globs', codes (.npy) or - for a list, and what to do with them",
     )
     edit.add_argument(
         "-o", "--output", type=Path, help="a picture's file name, or a folder for several (default: edited/)"
@@ -273,3 +282,37 @@ def _parser() -> argparse.ArgumentParser:
         help="a file: one sheet; a folder: a file for each seed (default: %(default)s)",
     )
     return parser
+
+
+def _add_bulk(photos: argparse.ArgumentParser) -> None:
+    """What concerns many pictures."""
+    group = photos.add_argument_group("many pictures", "The same command again goes on where it was stopped.")
+    group.add_argument(
+        "--jobs", metavar="N", type=_count, default=DEFAULT_JOBS, help="at once (default: %(default)s)"
+    )
+    group.add_argument(
+        "-r",
+        "--recursive",
+        action="store_true",
+        help="folders with the folders in them, which the results mirror",
+    )
+    group.add_argument(
+        "--from-list",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="pictures named in a file, one a line or with NUL between; -: standard input, as the argument - does",
+    )
+    group.add_argument(
+        "--root", metavar="FOLDER", type=Path, help="results mirror what lies below this folder"
+    )
+    group.add_argument("--full-names", action="store_true", help="a.jpg.png for a.jpg, beside one for a.png")
+    group.add_argument("--retry-failed", action="store_true", help="try those again that failed before")
+    group.add_argument("--restart", action="store_true", help="forget what was done, and write over it")
+    group.add_argument(
+        "--wait",
+        metavar="SECONDS",
+        type=_not_negative,
+        default=DEFAULT_WAIT_S,
+        help="for a gateway that goes away or is full meanwhile (default: %(default)s)",
+    )

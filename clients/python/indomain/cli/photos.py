@@ -1,86 +1,222 @@
-"""Which files the arguments mean, and where the results go. Files, folders and globs; no picture is read here."""
+"""Which files the arguments mean, and where the results go. No picture is read here."""
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from indomain.cli.parser import UsageError
 
 PICTURE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 CODE_SUFFIX: Final = ".npy"
+STANDARD_INPUT: Final = "-"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
-    """One picture (or code, .npy) and the file that its result is written to."""
+    """One picture (or code, .npy) and the file that its result is written to; its code beside it, where that is
+    wanted too."""
 
     source: Path
     output: Path
+    with_code: bool = False
+
+    @property
+    def code_output(self) -> Path:
+        return self.output.with_suffix(CODE_SUFFIX)
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        return (self.output, self.code_output) if self.with_code else (self.output,)
 
 
-def plan(items: Sequence[str], output: Path | None, *, default_folder: str, codes: bool) -> list[Job]:
-    """One job a file, in a stable order, none writing over a source or over another's result.
+@dataclass(frozen=True)
+class Plan:
+    """Jobs in a stable order, none writing over a source or over another's result. `folder` is where all results go;
+    None: there is one picture, and one file for it."""
+
+    jobs: tuple[Job, ...]
+    folder: Path | None
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How files are found and results are named.
+
+    Attributes:
+        recursive: folders with the folders in them.
+        root: results lie below the output as their pictures lie below this; None: as they lie in the folder, or below
+            the fixed part of the glob, that named them. A single file counts by its name alone.
+        full_names: `a.jpg.png` for `a.jpg`, where a folder has an a.jpg and an a.png.
+        codes_in: .npy files are sources too.
+        codes_out: codes are results too.
+    """
+
+    recursive: bool = False
+    root: Path | None = None
+    full_names: bool = False
+    codes_in: bool = False
+    codes_out: bool = False
+
+
+def plan(
+    items: Sequence[str], lists: Sequence[str], output: Path | None, *, default_folder: str, naming: Naming
+) -> Plan:
+    """What to do with what was named.
 
     Args:
-        items: files, folders (their pictures, not those of folders within) and globs.
+        items: files, folders and globs; `-` is a list on standard input.
+        lists: files with a name a line, or with NUL between names.
         output: a file where there is one source, else a folder.
         default_folder: where results go if `output` is None.
-        codes: whether .npy files are sources too.
 
     Raises:
-        UsageError: a file is missing, a folder is empty, or the output does not fit.
+        UsageError: a file is missing, a folder is empty, results would have one name, or the output does not fit.
     """
-    sources = _expand(items, codes=codes)
-    if not sources:
-        raise UsageError("name at least one picture, folder or glob")
-    single = len(sources) == 1 and not any(Path(item).is_dir() for item in items)
-    if output is not None and single and output.suffix and not output.is_dir():
-        if output.suffix.lower() not in PICTURE_SUFFIXES:
-            raise UsageError(f"{output}: the result is written as .png, .jpg or .webp")
-        jobs = [Job(sources[0], output)]
-    else:
-        if output is not None and output.suffix.lower() in PICTURE_SUFFIXES and not output.is_dir():
-            raise UsageError(f"{output} is one file, but there are {len(sources)} pictures; name a folder")
-        jobs = _into_folder(sources, output or Path(default_folder))
-    taken = {source.resolve() for source in sources}
-    for job in jobs:
-        if job.output.resolve() in taken:
-            raise UsageError(f"{job.output} would be written over its source; name another output with -o")
-    return jobs
-
-
-def _expand(items: Sequence[str], *, codes: bool) -> list[Path]:
-    suffixes = PICTURE_SUFFIXES | ({CODE_SUFFIX} if codes else set())
-    sources: dict[Path, None] = {}  # a set that keeps the order
+    lists = [*lists, *(item for item in items if item == STANDARD_INPUT)]
+    items = [item for item in items if item != STANDARD_INPUT]
+    folder = Path(default_folder) if output is None else output
+    found: dict[str, tuple[Path, Path]] = {}  # absolute path: the source, and its place below the output
     for item in items:
-        path = Path(item)
-        if path.is_dir():
-            # A folder's codes are left out: they lie beside the reconstructions that `invert` wrote.
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
-            if not found:
-                raise UsageError(f"{item} has no .png, .jpg, .jpeg or .webp file")
-        elif path.exists():
-            found = [path]
-        else:
-            found = [Path(file) for file in sorted(glob.glob(item)) if Path(file).suffix.lower() in suffixes]
-            if not found:
-                raise UsageError(f"{item}: no such file")
-        sources.update(dict.fromkeys(found))
-    return list(sources)
+        for source, place in _expand(item, naming, below=folder):
+            found.setdefault(os.path.abspath(source), (source, place))
+    for name in lists:
+        for source in _listed(name):
+            found.setdefault(os.path.abspath(source), (source, Path(source.name)))
+    if not found:
+        raise UsageError("name at least one picture, folder or glob")
+    if output is not None and output.suffix and not output.is_dir():
+        named_once = len(found) == 1 and not lists and not any(Path(item).is_dir() for item in items)
+        if output.suffix.lower() in PICTURE_SUFFIXES and not named_once:
+            raise UsageError(f"{output} is one file, but there are {len(found)} pictures; name a folder")
+        if named_once and output.suffix.lower() not in PICTURE_SUFFIXES:
+            raise UsageError(f"{output}: the result is written as .png, .jpg or .webp")
+        if named_once:
+            ((source, _),) = found.values()
+            jobs: tuple[Job, ...] = (Job(source, output, naming.codes_out),)
+            _check_sources(jobs)
+            return Plan(jobs, None)
+    jobs = tuple(_named(source, place, folder, naming) for source, place in found.values())
+    _check_sources(jobs)
+    _check_names(jobs)
+    single = not lists and len(items) == 1 and Path(items[0]).is_file()
+    return Plan(jobs, None if single else folder)
 
 
-def _into_folder(sources: Sequence[Path], folder: Path) -> list[Job]:
-    used: set[str] = set()
-    jobs = []
-    for source in sources:
-        stem, number = source.stem, 1
-        while stem in used:  # a/me.jpg and b/me.jpg
-            number += 1
-            stem = f"{source.stem}-{number}"
-        used.add(stem)
-        jobs.append(Job(source, folder / f"{stem}.png"))
-    return jobs
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that bears its name only when it is whole and on the disk: a kill leaves none cut short."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+# --- what is there -----------------------------------------------------------------------------------
+
+
+def _expand(item: str, naming: Naming, *, below: Path) -> Iterator[tuple[Path, Path]]:
+    """The pictures of a folder or glob, or the file itself, each with its place. Those in `below`, where results are
+    written, are left out."""
+    path = Path(item)
+    if path.is_dir():
+        if path.resolve() == below.resolve():
+            raise UsageError(
+                f"results would be written among the pictures of {item}; name another output with -o"
+            )
+        # A folder's codes are left out: they lie beside the reconstructions that `invert` wrote.
+        files = [file for file in _files_in(path, naming.recursive) if not _lies_in(file, below)]
+        if not files:
+            hint = "" if naming.recursive else "; with --recursive folders within it count too"
+            raise UsageError(f"{item} has no .png, .jpg, .jpeg or .webp file{hint}")
+        yield from ((file, file.relative_to(path)) for file in files)
+    elif path.exists():
+        yield path, Path(path.name)
+    else:
+        suffixes = PICTURE_SUFFIXES | ({CODE_SUFFIX} if naming.codes_in else set())
+        top = _fixed_part(path)
+        files = [Path(name) for name in sorted(glob.glob(item, recursive=True))]
+        files = [file for file in files if file.suffix.lower() in suffixes and not _lies_in(file, below)]
+        if not files:
+            raise UsageError(f"{item}: no such file")
+        yield from ((file, file.relative_to(top)) for file in files)
+
+
+def _files_in(folder: Path, recursive: bool) -> Iterator[Path]:
+    """Pictures, by name; what begins with a dot is hidden and left out."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and Path(name).suffix.lower() in PICTURE_SUFFIXES:
+                yield Path(parent, name)
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The folders of a glob before its first wildcard."""
+    fixed: list[str] = []
+    for part in pattern.parent.parts:
+        if glob.has_magic(part):
+            break
+        fixed.append(part)
+    return Path(*fixed)
+
+
+def _lies_in(file: Path, folder: Path) -> bool:
+    return Path(os.path.abspath(file)).is_relative_to(os.path.abspath(folder))
+
+
+def _listed(name: str) -> Iterator[Path]:
+    """Files of a list, one a line, or apart by NUL as `find -print0` writes them. Those that are missing fail later,
+    each for itself."""
+    data = sys.stdin.buffer.read() if name == STANDARD_INPUT else Path(name).read_bytes()
+    separated = data.split(b"\0") if b"\0" in data else data.splitlines()
+    for entry in separated:
+        if entry.strip():
+            yield Path(os.fsdecode(entry))
+
+
+# --- where results go --------------------------------------------------------------------------------
+
+
+def _named(source: Path, place: Path, folder: Path, naming: Naming) -> Job:
+    if naming.root is not None:
+        if not _lies_in(source, naming.root):
+            raise UsageError(f"{source} does not lie in {naming.root}, which --root names")
+        place = Path(os.path.relpath(source, naming.root))
+    name = place.name if naming.full_names else place.stem
+    return Job(source, folder / place.with_name(f"{name}.png"), naming.codes_out)
+
+
+def _check_sources(jobs: Sequence[Job]) -> None:
+    real_folder = cache(os.path.realpath)  # of ten thousand files most share theirs
+    sources = {(real_folder(job.source.parent), job.source.name) for job in jobs}
+    for job in jobs:
+        if any((real_folder(output.parent), output.name) in sources for output in job.outputs):
+            raise UsageError(f"{job.output} would be written over its source; name another output with -o")
+
+
+def _check_names(jobs: Sequence[Job]) -> None:
+    first_of: dict[Path, Path] = {}
+    for job in jobs:
+        first = first_of.setdefault(job.output, job.source)
+        if first is not job.source:
+            apart = first.parent != job.source.parent
+            top = os.path.commonpath([os.path.abspath(first.parent), os.path.abspath(job.source.parent)])
+            advice = (
+                f"--root {os.path.relpath(top)} keeps their folders" if apart else "--full-names keeps .jpg"
+            )
+            raise UsageError(f"{first} and {job.source} would both be written to {job.output}; {advice}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,11 +16,14 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from indomain import (
     Between,
@@ -33,11 +37,13 @@ from indomain import (
     Mixed,
     Sample,
 )
-from indomain.cli.photos import Job
 
 # Answers go to standard output, all else to standard error, so that a pipe gets nothing but the answer.
 _answers = Console()
 _notes = Console(stderr=True)
+
+# Between two lines of progress where there is no terminal: enough for a log to show that it goes on.
+_LINE_EVERY_S = 10.0
 
 
 def say(text: str) -> None:
@@ -62,20 +68,54 @@ def print_json(value: object) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def print_json_line(value: object) -> None:
+    """One JSON object on a line, at once: a reader on the other end of a pipe need not wait for the last."""
+    print(json.dumps(value), flush=True)
+
+
+def print_table(table: Table) -> None:
+    _answers.print(table)
+
+
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar for `total` pictures, shown on a terminal only; what it yields moves it on."""
+def progress(title: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
+    """A bar for `total` pictures on a terminal, a line now and then elsewhere; what it yields moves it on. `done` of
+    them were done before and count neither for the rate nor for the time left."""
+    begun_s = told_s = time.monotonic()
+    count = 0
+
+    def tell(advanced: int) -> None:
+        nonlocal count, told_s
+        count += advanced
+        now_s = time.monotonic()
+        if now_s - told_s >= _LINE_EVERY_S and done + count < total:
+            told_s = now_s
+            rate = count / (now_s - begun_s)
+            left = duration((total - done - count) / rate)
+            say(f"{title}: {done + count:,} of {total:,}, {rate:.1f} a second, {left} left")
+
+    if not _notes.is_terminal:
+        yield tell
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        _RateColumn(),
         TimeElapsedColumn(),
+        TextColumn("left:"),
         TimeRemainingColumn(),
     )
-    shown = _notes.is_terminal and total > 1
-    with Progress(*columns, console=_notes, transient=True, disable=not shown) as bar:
-        task = bar.add_task(title, total=total)
+    with Progress(*columns, console=_notes, transient=True, disable=total <= 1) as bar:
+        task = bar.add_task(title, total=total, completed=done)
         yield lambda count: bar.advance(task, count)
+
+
+class _RateColumn(ProgressColumn):
+    """Pictures a second, as of late."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:.1f}/s", style="progress.data.speed")
 
 
 # --- tables ------------------------------------------------------------------------------------------
@@ -115,32 +155,6 @@ def _directions_table(bundle: Bundle) -> Table:
     return table
 
 
-def print_outcomes(
-    done: Sequence[tuple[Job, Inversion | Edited]], failed: Sequence[tuple[Job, Exception]]
-) -> None:
-    if done:
-        table = Table(box=None, padding=(0, 2), header_style="bold")
-        for title in ("picture", "written to"):
-            table.add_column(title, overflow="fold")  # a name that is cut short is of no use
-        for title in ("domain score", "mse before", "after", "steps", "seconds"):
-            table.add_column(title, justify="right")
-        for job, result in done:
-            losses = result.losses
-            table.add_row(
-                escape(str(job.source)),
-                escape(str(job.output)),
-                f"{result.domain_score:.2f}",
-                "-" if losses is None else f"{losses.pixel_mse_before:.4f}",
-                "-" if losses is None else f"{losses.pixel_mse_after:.4f}",
-                "-" if losses is None else str(losses.steps_done),
-                f"{sum(result.stage_seconds.values()):.2f}",
-            )
-        _answers.print(table)
-    for job, error in failed:
-        hint = f"request id: {error.request_id}" if isinstance(error, IndomainError) else ""
-        complain(f"{job.source}: {_error_text(error)}", hint=hint)
-
-
 # --- JSON --------------------------------------------------------------------------------------------
 
 
@@ -148,21 +162,15 @@ def info_as_json(info: GatewayInfo) -> dict[str, Any]:
     return asdict(info)
 
 
-def outcomes_as_json(
-    done: Sequence[tuple[Job, Inversion | Edited]], failed: Sequence[tuple[Job, Exception]]
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "source": str(job.source),
-            "output": str(job.output),
-            "bundle": result.bundle,
-            "domain_score": result.domain_score,
-            "losses": None if result.losses is None else asdict(result.losses),
-            "stage_seconds": dict(result.stage_seconds),
-            "request_id": result.request_id,
-        }
-        for job, result in done
-    ] + [{"source": str(job.source), "error": _error_as_json(error)} for job, error in failed]
+def outcome_as_json(result: Inversion | Edited) -> dict[str, Any]:
+    """The figures of a result; no picture, no code."""
+    return {
+        "bundle": result.bundle,
+        "domain_score": result.domain_score,
+        "losses": None if result.losses is None else asdict(result.losses),
+        "stage_seconds": dict(result.stage_seconds),
+        "request_id": result.request_id,
+    }
 
 
 def between_as_json(found: Sequence[Between], outputs: Sequence[Path]) -> list[dict[str, Any]]:
@@ -196,9 +204,10 @@ def samples_as_json(samples: Sequence[Sample], outputs: Sequence[Path]) -> list[
     ]
 
 
-def _error_as_json(error: Exception) -> dict[str, Any]:
+def error_as_json(error: Exception) -> dict[str, Any]:
     if not isinstance(error, IndomainError):
-        return {"message": str(error), "reason": "unreadable_file"}
+        text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        return {"message": text, "reason": "unreadable_file"}
     return {
         "message": error.message,
         "reason": error.reason,
@@ -211,14 +220,16 @@ def _error_as_json(error: Exception) -> dict[str, Any]:
 # --- texts -------------------------------------------------------------------------------------------
 
 
-def _error_text(error: Exception) -> str:
-    if isinstance(error, IndomainError):
-        return _with_stage(error)
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
-
-
 def _with_stage(error: IndomainError) -> str:
     return f"{error.message} (in {error.stage})" if error.stage else error.message
+
+
+def duration(seconds: float) -> str:
+    """`1 h 02 min`, `3 min 20 s`, `4 s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
 def _layers_text(layers: Sequence[int]) -> str:

@@ -50,14 +50,16 @@ class Picture(_message.Message):
     def __init__(self, data: _Optional[bytes] = ..., format: _Optional[_Union[ImageFormat, str]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
 
 class Code(_message.Message):
-    __slots__ = ("data", "shape", "handle")
+    __slots__ = ("data", "shape", "handle", "space")
     DATA_FIELD_NUMBER: _ClassVar[int]
     SHAPE_FIELD_NUMBER: _ClassVar[int]
     HANDLE_FIELD_NUMBER: _ClassVar[int]
+    SPACE_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     shape: _containers.RepeatedScalarFieldContainer[int]
     handle: str
-    def __init__(self, data: _Optional[bytes] = ..., shape: _Optional[_Iterable[int]] = ..., handle: _Optional[str] = ...) -> None: ...
+    space: str
+    def __init__(self, data: _Optional[bytes] = ..., shape: _Optional[_Iterable[int]] = ..., handle: _Optional[str] = ..., space: _Optional[str] = ...) -> None: ...
 
 class Source(_message.Message):
     __slots__ = ("picture", "code")
@@ -152,7 +154,7 @@ class ListBundlesResponse(_message.Message):
     def __init__(self, bundles: _Optional[_Iterable[_Union[Bundle, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., server_version: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class Bundle(_message.Message):
-    __slots__ = ("name", "resolution", "layers", "code_size", "directions", "refine", "alignment", "licence", "summary", "data")
+    __slots__ = ("name", "resolution", "layers", "code_size", "directions", "refine", "alignment", "licence", "summary", "data", "code_space")
     NAME_FIELD_NUMBER: _ClassVar[int]
     RESOLUTION_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
@@ -163,6 +165,7 @@ class Bundle(_message.Message):
     LICENCE_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    CODE_SPACE_FIELD_NUMBER: _ClassVar[int]
     name: str
     resolution: int
     layers: int
@@ -173,7 +176,8 @@ class Bundle(_message.Message):
     licence: str
     summary: str
     data: str
-    def __init__(self, name: _Optional[str] = ..., resolution: _Optional[int] = ..., layers: _Optional[int] = ..., code_size: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[Direction, _Mapping]]] = ..., refine: _Optional[_Union[RefineDefaults, _Mapping]] = ..., alignment: _Optional[str] = ..., licence: _Optional[str] = ..., summary: _Optional[str] = ..., data: _Optional[str] = ...) -> None: ...
+    code_space: str
+    def __init__(self, name: _Optional[str] = ..., resolution: _Optional[int] = ..., layers: _Optional[int] = ..., code_size: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[Direction, _Mapping]]] = ..., refine: _Optional[_Union[RefineDefaults, _Mapping]] = ..., alignment: _Optional[str] = ..., licence: _Optional[str] = ..., summary: _Optional[str] = ..., data: _Optional[str] = ..., code_space: _Optional[str] = ...) -> None: ...
 
 class Direction(_message.Message):
     __slots__ = ("name", "label", "layers", "range_min", "range_max", "held_out", "conditioned_on")
@@ -559,17 +563,19 @@ class SampleResponse(_message.Message):
     def __init__(self, bundle: _Optional[str] = ..., codes: _Optional[_Iterable[_Union[Code, _Mapping]]] = ..., images: _Optional[_Iterable[_Union[Picture, _Mapping]]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class ErrorDetail(_message.Message):
-    __slots__ = ("reason", "message", "stage", "retryable", "retry_after_s", "request_id")
+    __slots__ = ("reason", "message", "stage", "retryable", "retry_after_s", "request_id", "code")
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
     RETRYABLE_FIELD_NUMBER: _ClassVar[int]
     RETRY_AFTER_S_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
     reason: str
     message: str
     stage: str
     retryable: bool
     retry_after_s: float
     request_id: str
-    def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ..., stage: _Optional[str] = ..., retryable: _Optional[bool] = ..., retry_after_s: _Optional[float] = ..., request_id: _Optional[str] = ...) -> None: ...
+    code: str
+    def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ..., stage: _Optional[str] = ..., retryable: _Optional[bool] = ..., retry_after_s: _Optional[float] = ..., request_id: _Optional[str] = ..., code: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,223 @@
+"""Answers of the service to results: messages to plain Python values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from google.protobuf.message import Message
+from PIL import Image
+
+from indomain._codes import code_from_wire
+from indomain._pictures import picture_from_wire
+from indomain._results import (
+    Between,
+    Bundle,
+    Diffused,
+    Direction,
+    Edited,
+    GatewayInfo,
+    HeldOut,
+    Inversion,
+    InvertProgress,
+    Limits,
+    Losses,
+    Mixed,
+    Refine,
+    Sample,
+    SessionPicture,
+)
+from indomain.v1 import editing_pb2
+
+
+def gateway_info(answer: editing_pb2.ListBundlesResponse) -> GatewayInfo:
+    return GatewayInfo(
+        bundles=tuple(_bundle(bundle) for bundle in answer.bundles),
+        limits=Limits(
+            max_picture_bytes=answer.limits.max_picture_bytes,
+            max_picture_pixels=answer.limits.max_picture_pixels,
+            max_codes=answer.limits.max_codes,
+            max_refine_steps=answer.limits.max_refine_steps,
+            max_edits=answer.limits.max_edits,
+            max_request_bytes=answer.limits.max_request_bytes,
+            max_interpolated_pictures=answer.limits.max_interpolated_pictures,
+        ),
+        version=answer.server_version,
+    )
+
+
+def inversion(answer: editing_pb2.InvertResponse) -> Inversion:
+    return Inversion(
+        bundle=answer.bundle,
+        code=code_from_wire(answer.code),
+        image=picture_from_wire(answer.image),
+        losses=_losses(answer.losses),
+        domain_score=answer.domain_score,
+        stage_seconds=_stage_seconds(answer.timings),
+        request_id=answer.request_id,
+        aligned=_optional_picture(answer, "aligned", answer.aligned),
+        start=_optional_picture(answer, "start", answer.start),
+        handle=answer.code.handle,
+        code_space=answer.code.space,
+    )
+
+
+def edited(answer: editing_pb2.EditResponse) -> Edited:
+    return Edited(
+        bundle=answer.bundle,
+        code=code_from_wire(answer.code),
+        source_code=code_from_wire(answer.source_code),
+        image=picture_from_wire(answer.image),
+        domain_score=answer.domain_score,
+        losses=_losses(answer.losses) if answer.HasField("losses") else None,
+        stage_seconds=_stage_seconds(answer.timings),
+        request_id=answer.request_id,
+        aligned=_optional_picture(answer, "aligned", answer.aligned),
+        start=_optional_picture(answer, "start", answer.start),
+        handle=answer.code.handle,
+        code_space=answer.code.space,
+        source_handle=answer.source_code.handle,
+    )
+
+
+def watched(answer: editing_pb2.WatchInvertResponse) -> InvertProgress | Inversion:
+    if answer.WhichOneof("event") == "result":
+        return inversion(answer.result)
+    progress = answer.progress
+    return InvertProgress(
+        step=progress.step,
+        steps=progress.steps,
+        loss=progress.loss if progress.HasField("loss") else None,
+        preview=_optional_picture(progress, "preview", progress.preview),
+        domain_score=progress.domain_score if progress.HasField("domain_score") else None,
+    )
+
+
+def session_picture(answer: editing_pb2.EditSessionResponse) -> SessionPicture:
+    edited = answer.edited
+    return SessionPicture(
+        sequence=answer.sequence,
+        skipped=answer.skipped,
+        image=picture_from_wire(edited.image),
+        domain_score=edited.domain_score,
+        losses=_losses(edited.losses) if edited.HasField("losses") else None,
+        stage_seconds=_stage_seconds(edited.timings),
+        request_id=edited.request_id,
+    )
+
+
+def between(answer: editing_pb2.InterpolateResponse) -> Between:
+    return Between(
+        index=answer.index,
+        position=answer.position,
+        bundle=answer.bundle,
+        code=code_from_wire(answer.code),
+        image=picture_from_wire(answer.image),
+        domain_score=answer.domain_score,
+        code_space=answer.code.space,
+    )
+
+
+def mixed(answer: editing_pb2.MixResponse) -> Mixed:
+    return Mixed(
+        bundle=answer.bundle,
+        code=code_from_wire(answer.code),
+        image=picture_from_wire(answer.image),
+        domain_score=answer.domain_score,
+        stage_seconds=_stage_seconds(answer.timings),
+        request_id=answer.request_id,
+        handle=answer.code.handle,
+        code_space=answer.code.space,
+    )
+
+
+def diffused(answer: editing_pb2.DiffuseResponse) -> Diffused:
+    return Diffused(
+        bundle=answer.bundle,
+        code=code_from_wire(answer.code),
+        image=picture_from_wire(answer.image),
+        losses=_losses(answer.losses),
+        domain_score=answer.domain_score,
+        stage_seconds=_stage_seconds(answer.timings),
+        request_id=answer.request_id,
+        aligned=_optional_picture(answer, "aligned", answer.aligned),
+        start=_optional_picture(answer, "start", answer.start),
+        handle=answer.code.handle,
+        code_space=answer.code.space,
+    )
+
+
+def decoded(answer: editing_pb2.DecodeResponse) -> list[Image.Image]:
+    return [picture_from_wire(image) for image in answer.images]
+
+
+def samples(seeds: Sequence[int], answer: editing_pb2.SampleResponse) -> list[Sample]:
+    return [
+        Sample(
+            seed=seed,
+            bundle=answer.bundle,
+            code=code_from_wire(code),
+            image=picture_from_wire(image),
+            code_space=code.space,
+        )
+        for seed, code, image in zip(seeds, answer.codes, answer.images, strict=True)
+    ]
+
+
+def _bundle(bundle: editing_pb2.Bundle) -> Bundle:
+    refine = bundle.refine
+    return Bundle(
+        name=bundle.name,
+        resolution=bundle.resolution,
+        layers=bundle.layers,
+        code_size=bundle.code_size,
+        directions={direction.name: _direction(direction) for direction in bundle.directions},
+        refine=Refine(
+            steps=refine.steps,
+            learning_rate=refine.learning_rate,
+            pixel_weight=refine.pixel_weight,
+            perceptual_weight=refine.perceptual_weight,
+            domain_weight=refine.domain_weight,
+        ),
+        chunk_steps=refine.chunk_steps,
+        quality_steps=dict(refine.quality_steps),
+        alignment=bundle.alignment,
+        licence=bundle.licence,
+        summary=bundle.summary,
+        data=bundle.data,
+        code_space=bundle.code_space,
+    )
+
+
+def _direction(direction: editing_pb2.Direction) -> Direction:
+    held_out = direction.held_out
+    return Direction(
+        name=direction.name,
+        label=direction.label,
+        layers=tuple(direction.layers),
+        range=(direction.range_min, direction.range_max),
+        held_out=HeldOut(held_out.metric, held_out.value) if direction.HasField("held_out") else None,
+        conditioned_on=tuple(direction.conditioned_on),
+    )
+
+
+def _losses(losses: editing_pb2.Losses) -> Losses:
+    reason = editing_pb2.StopReason.Name(losses.stop_reason)
+    return Losses(
+        pixel_mse_before=losses.pixel_mse_before,
+        pixel_mse_after=losses.pixel_mse_after,
+        refine_loss_before=losses.refine_loss_before,
+        refine_loss_after=losses.refine_loss_after,
+        steps_done=losses.steps_done,
+        stop_reason=reason.removeprefix("STOP_REASON_").lower(),
+    )
+
+
+def _stage_seconds(timings: Iterable[editing_pb2.StageTiming]) -> dict[str, float]:
+    seconds: dict[str, float] = {}
+    for timing in timings:
+        seconds[timing.stage] = seconds.get(timing.stage, 0.0) + timing.seconds
+    return seconds
+
+
+def _optional_picture(answer: Message, name: str, picture: editing_pb2.Picture) -> Image.Image | None:
+    return picture_from_wire(picture) if answer.HasField(name) else None

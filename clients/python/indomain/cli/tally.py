@@ -1,0 +1,149 @@
+"""What became of the pictures of a run, and how that is told: lines of JSON, a table of few, a report of failures."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from rich.markup import escape
+from rich.table import Table
+
+from indomain.cli import report
+from indomain.cli.photos import Job
+
+_TABLE_UP_TO: Final = 24  # pictures: of more nobody reads a table
+_FAILURES_SHOWN: Final = 40
+
+# What to do about it, where the message does not say so, or where a flag does it.
+_ADVICE: Final[Mapping[str, str]] = {
+    "unreadable_file": "Is the file there, and may it be read?",
+    "invalid_picture": "The gateway reads PNG, JPEG and WebP; convert the picture, or leave it out.",
+    "deadline_exceeded": "More time for each picture: --timeout SECONDS; fewer at once: --jobs N.",
+    "unavailable": "The connection broke at this picture again and again; look into the gateway's log.",
+    "internal": "The gateway's log has more under the request id.",
+}
+
+
+class Tally:
+    """Counts and tells. `folder` is where the results of many go; None: there is one."""
+
+    def __init__(self, title: str, total: int, folder: Path | None, *, as_json: bool) -> None:
+        self._title = title
+        self._total = total
+        self._folder = folder
+        self._as_json = as_json
+        self._done = self._done_earlier = 0
+        self._cut_short = 0  # of those that are done
+        self._failed: Counter[str] = Counter()  # by reason
+        self._shown_failures: list[tuple[Job, Mapping[str, Any]]] = []
+        self._rows: list[tuple[Job, Mapping[str, Any]]] = []
+        self._begun_s = time.monotonic()
+        self._advance: Callable[[int], None] = lambda count: None
+
+    @property
+    def failed(self) -> int:
+        return self._failed.total()
+
+    @property
+    def unfinished(self) -> int:
+        return self._total - self._done - self._done_earlier - self.failed
+
+    def add_earlier(self, job: Job, error: Mapping[str, Any] | None) -> None:
+        """A picture that a run before has done, or at which it has failed."""
+        if error is None:
+            self._done_earlier += 1
+        else:
+            self._add_failure(job, error, earlier=True)
+
+    def add(self, job: Job, facts: Mapping[str, Any], *, failed: bool) -> None:
+        """A picture of this run."""
+        if failed:
+            self._add_failure(job, facts["error"], earlier=False)
+        else:
+            self._done += 1
+            losses = facts["losses"]
+            self._cut_short += losses is not None and losses["stop_reason"] == "deadline"
+            if self._as_json:
+                paths = {"source": str(job.source), "output": str(job.output)}
+                report.print_json_line({"event": "done", **paths, **facts})
+            elif self._total <= _TABLE_UP_TO:
+                self._rows.append((job, facts))
+        self._advance(1)
+
+    def _add_failure(self, job: Job, error: Mapping[str, Any], *, earlier: bool) -> None:
+        self._failed[error["reason"]] += 1
+        if len(self._shown_failures) < _FAILURES_SHOWN:
+            self._shown_failures.append((job, error))
+        if self._as_json:
+            told = {"event": "failed", "source": str(job.source), "error": error}
+            report.print_json_line(told | ({"earlier": True} if earlier else {}))
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Shows how far it is, while it goes on."""
+        self._begun_s = time.monotonic()
+        with report.progress(self._title, self._total, self._total - self.unfinished) as self._advance:
+            yield
+        self._advance = lambda count: None
+
+    def tell(self) -> None:
+        """The report at the end."""
+        if self._rows:
+            report.print_table(self._table())
+        for job, error in self._shown_failures:
+            which = f"request id: {error['request_id']}" if error.get("request_id") else ""
+            where = f" (in {error['stage']})" if error.get("stage") else ""
+            report.complain(f"{job.source}: {error['message']}{where}", hint=which)
+        for reason in self._failed:
+            if reason in _ADVICE:
+                report.say(f"{reason}: {_ADVICE[reason]}")
+        if self._cut_short:
+            report.say(
+                f"Refinement was cut short by --timeout: {self._cut_short:,}. Allow more, or fewer at once (--jobs)."
+            )
+        if self._folder is not None:
+            self._tell_counts(self._folder)
+
+    def _tell_counts(self, folder: Path) -> None:
+        seconds = time.monotonic() - self._begun_s
+        if self._as_json:
+            counts = {"done": self._done, "done_earlier": self._done_earlier, "failed": self.failed}
+            counts["unfinished"] = self.unfinished
+            report.print_json_line({"event": "summary", **counts, "seconds": seconds, "output": str(folder)})
+        told = [f"{self._done:,} of {self._total:,} pictures done in {report.duration(seconds)}"]
+        if self._done:
+            told[0] += f", {self._done / seconds:.1f} a second"
+        if self._done_earlier:
+            told.append(f"{self._done_earlier:,} by earlier runs")
+        if self.failed:
+            told.append(f"{self.failed:,} failed")
+        report.say(f"{'; '.join(told)}: {folder}")
+        if self.failed > len(self._shown_failures):
+            report.say(f"All failures stand in {folder / '.indomain' / 'journal.jsonl'}.")
+        if self.unfinished:
+            report.say(f"{self.unfinished:,} are left; the same command again goes on.")
+        elif self.failed:
+            report.say("To try those again that failed: the same command with --retry-failed.")
+
+    def _table(self) -> Table:
+        table = Table(box=None, padding=(0, 2), header_style="bold")
+        for title in ("picture", "written to"):
+            table.add_column(title, overflow="fold")  # a name that is cut short is of no use
+        for title in ("domain score", "mse before", "after", "steps", "seconds"):
+            table.add_column(title, justify="right")
+        for job, facts in self._rows:
+            losses = facts["losses"]
+            table.add_row(
+                escape(str(job.source)),
+                escape(str(job.output)),
+                f"{facts['domain_score']:.2f}",
+                "-" if losses is None else f"{losses['pixel_mse_before']:.4f}",
+                "-" if losses is None else f"{losses['pixel_mse_after']:.4f}",
+                "-" if losses is None else str(losses["steps_done"]),
+                f"{sum(facts['stage_seconds'].values()):.2f}",
+            )
+        return table

@@ -1,0 +1,233 @@
+// @ts-check
+// Two pictures: those between them, or the style of the second in the first. What is seen can become the picture to edit.
+
+import { byId, element } from "./elements.js";
+import { described, encodedSteps } from "./edits.js";
+import { pictureFormat } from "./session.js";
+import { blobOf } from "./pictures.js";
+import { editedCode, sourceFrom } from "./source.js";
+import { picture } from "./strip.js";
+
+const PICTURES_BETWEEN = 13; // with both ends
+const PARTS = ["Pose and shape", "Features", "Colours and light"]; // of the layers, from coarse to fine
+
+/**
+ * @typedef {import("./strip.js").Variant} Variant
+ * @typedef {import("./gateway.js").Result} Result
+ */
+
+export class Blend {
+  /**
+   * @param {import("./gateway.js").Gateway} gateway
+   * @param {{
+   *   onPicture: (result: Result) => void,
+   *   onUse: (source: import("./source.js").Source, label: string) => void,
+   *   onError: (error: any) => void,
+   *   choosePicture: () => void,
+   *   generate: () => void,
+   * }} handlers
+   */
+  constructor(gateway, handlers) {
+    this.gateway = gateway;
+    this.handlers = handlers;
+    /** @type {import("./history.js").State | null} */
+    this.first = null;
+    /** @type {Variant[]} that were brought for blending alone */
+    this.brought = [];
+    /** @type {Variant[]} of the compare strip */
+    this.kept = [];
+    /** @type {Variant | null} */
+    this.second = null;
+    /** @type {Result[]} */
+    this.between = [];
+    /** @type {Result | null} what is seen */
+    this.seen = null;
+    /** @type {Promise<import("./gateway.js").Code[]> | null} */
+    this.codes = null;
+    this.work = new AbortController();
+    this.mixWanted = false;
+    /** @type {Promise<void> | null} */
+    this.mixing = null;
+
+    this.seconds = element("div", { class: "seconds", role: "radiogroup", "aria-label": "Second picture" });
+    this.modes = ["between", "style"].map((value, index) => element("input", { type: "radio", name: "blend-mode", value, checked: index === 0, onchange: () => this.#begin() }));
+    this.place = element("input", { id: "blend-place", type: "range", min: 0, max: PICTURES_BETWEEN - 1, step: 1, value: Math.floor(PICTURES_BETWEEN / 2), oninput: () => this.#showBetween() });
+    this.percent = element("output", { for: "blend-place" });
+    this.strength = element("input", { id: "blend-strength", type: "range", min: 0, max: 1, step: 0.05, value: 1, oninput: () => this.#mix() });
+    this.parts = PARTS.map((_, index) => element("input", { type: "checkbox", checked: index === PARTS.length - 1, onchange: () => this.#mix() }));
+    this.betweenControls = element("div", { class: "slider" }, element("label", { for: "blend-place" }, "From the first to the second"), this.place, this.percent);
+    this.styleControls = element(
+      "div",
+      { class: "style-controls" },
+      element("fieldset", { class: "checks" }, element("legend", {}, "Taken from the second"), ...PARTS.map((label, index) => element("label", {}, this.parts[index], label))),
+      element("div", { class: "slider" }, element("label", { for: "blend-strength" }, "How much of it"), this.strength),
+    );
+    this.use = element("button", { class: "button primary", type: "button", disabled: true, onclick: () => this.#use() }, "Edit this one");
+    this.hint = element("p", { class: "hint" });
+    byId("panel-blend").append(
+      element("h2", {}, "Second picture"),
+      this.seconds,
+      element("div", { class: "row" }, element("button", { class: "button", type: "button", onclick: handlers.choosePicture }, "Choose a picture"), element("button", { class: "button", type: "button", onclick: handlers.generate }, "A generated face")),
+      element("fieldset", { class: "segments" }, element("legend", { class: "unseen" }, "How to blend"), ...["Between the two", "Its style"].map((label, index) => element("label", {}, this.modes[index], element("span", {}, label)))),
+      this.betweenControls,
+      this.styleControls,
+      this.hint,
+      this.use,
+    );
+  }
+
+  get isOpen() {
+    return this.first !== null;
+  }
+
+  /** @param {import("./history.js").State} first */
+  open(first) {
+    this.first = first;
+    this.#showSeconds();
+    this.#begin();
+  }
+
+  close() {
+    this.work.abort();
+    this.first = null;
+    this.seen = null;
+  }
+
+  /** @param {Variant[]} variants */
+  offer(variants) {
+    this.kept = [...variants];
+    if (this.isOpen) this.#showSeconds();
+  }
+
+  /** A picture that was brought for this. @param {Variant} variant */
+  bring(variant) {
+    this.brought.push(variant);
+    this.second = variant;
+    this.#showSeconds();
+    this.#begin();
+  }
+
+  get mode() {
+    return this.modes.find((radio) => radio.checked)?.value;
+  }
+
+  #showSeconds() {
+    const bundle = this.first?.source.bundle;
+    const offered = [...this.kept, ...this.brought].filter(({ source }) => source.bundle === bundle);
+    if (this.second && !offered.includes(this.second)) this.second = null;
+    this.seconds.replaceChildren(
+      ...offered.map((variant) => {
+        const radio = element("input", { type: "radio", name: "blend-second", checked: variant === this.second, class: "unseen" });
+        radio.addEventListener("change", () => {
+          this.second = variant;
+          this.#begin();
+        });
+        const label = variant.source.name === this.first?.source.name ? described(variant.edits, variant.source.bundle) : variant.source.name;
+        return element("label", { class: "second" }, radio, picture(variant.picture), element("span", { class: "caption" }, label));
+      }),
+    );
+  }
+
+  /** Another second picture, or another way: everything anew. */
+  #begin() {
+    this.work.abort();
+    this.work = new AbortController();
+    this.between = [];
+    this.codes = null;
+    this.seen = null;
+    this.use.disabled = true;
+    this.betweenControls.hidden = this.mode !== "between";
+    this.styleControls.hidden = this.mode !== "style";
+    this.hint.textContent = this.second ? "" : "Keep a variant, choose a picture or generate a face to blend with.";
+    for (const control of [this.place, this.strength, ...this.parts]) control.disabled = !this.second;
+    this.#showPercent();
+    if (!this.first || !this.second) return;
+    if (this.mode === "between") this.#interpolate(this.work.signal).catch((error) => this.#failed(error));
+    else this.#mix();
+  }
+
+  /** @param {any} error */
+  #failed(error) {
+    if (error.name !== "AbortError") this.handlers.onError(error);
+  }
+
+  async #bothCodes() {
+    const [first, second] = [this.first, this.second];
+    if (!first || !second) throw new DOMException("closed", "AbortError");
+    this.codes ??= Promise.all([first, second].map(({ source, edits }) => editedCode(this.gateway, source, encodedSteps(edits))));
+    return this.codes;
+  }
+
+  /** @param {AbortSignal} signal */
+  async #interpolate(signal) {
+    const [start, end] = await this.#bothCodes();
+    signal.throwIfAborted();
+    const { bundle } = /** @type {Variant} */ (this.second).source;
+    const body = { start: { code: start }, end: { code: end }, count: PICTURES_BETWEEN, bundle: bundle.name, output: pictureFormat(bundle) };
+    for await (const result of this.gateway.interpolate(body, signal)) {
+      this.between[result.index] = result;
+      this.#showBetween();
+    }
+  }
+
+  #showBetween() {
+    this.#showPercent();
+    const result = this.between[Number(this.place.value)] ?? this.between.at(-1);
+    if (result) this.#see(result);
+  }
+
+  #showPercent() {
+    const percent = Math.round((100 * Number(this.place.value)) / (PICTURES_BETWEEN - 1));
+    this.percent.value = `${percent} %`;
+    this.place.setAttribute("aria-valuetext", `${percent} percent of the second`);
+    for (const range of [this.place, this.strength]) range.style.setProperty("--to", String(Number(range.value) / Number(range.max)));
+  }
+
+  /** One request at a time, and after it the newest. */
+  #mix() {
+    this.#showPercent();
+    this.mixWanted = true;
+    if (this.mixing || !this.second) return;
+    this.mixing = this.#mixUntilNewest(this.work.signal)
+      .catch((error) => this.#failed(error))
+      .finally(() => {
+        this.mixing = null;
+        if (this.mixWanted && this.isOpen && this.mode === "style") this.#mix();
+      });
+  }
+
+  /** @param {AbortSignal} signal */
+  async #mixUntilNewest(signal) {
+    while (this.mixWanted) {
+      this.mixWanted = false;
+      const { bundle } = /** @type {Variant} */ (this.second).source;
+      const codes = await this.#bothCodes();
+      const layers = Array.from({ length: bundle.layers }, (_, layer) => layer).filter((layer) => this.parts[Math.floor((layer * PARTS.length) / bundle.layers)].checked);
+      const [base, style] = codes;
+      const body = { base: { code: base }, style: { code: style }, layers, strength: Number(this.strength.value), bundle: bundle.name, output: pictureFormat(bundle) };
+      if (layers.length === 0) Object.assign(body, { layers: [0], strength: 0 }); // nothing of the second
+      const result = await this.gateway.post("mix", body, signal);
+      signal.throwIfAborted();
+      this.#see(result);
+    }
+  }
+
+  /** @param {Result} result */
+  #see(result) {
+    this.seen = result;
+    this.use.disabled = false;
+    this.handlers.onPicture(result);
+  }
+
+  #use() {
+    const { first, second, seen } = this;
+    if (!first || !second || !seen) return;
+    const name = `${first.source.name} and ${second.source.name}`;
+    this.handlers.onUse(sourceFrom(seen, first.source.bundle, name), this.mode === "between" ? "Between two" : "Style mixed");
+  }
+}
+
+/** @param {Result} result */
+export function pictureOf(result) {
+  return blobOf(/** @type {import("./gateway.js").EncodedPicture} */ (result.image));
+}

@@ -1,0 +1,66 @@
+// @ts-check
+// The file that reproduces an edit: the very body of `POST /v1/edit`, so that any program can send it.
+
+import { encodedSteps } from "./edits.js";
+import { PictureError } from "./pictures.js";
+import { pictureFormat } from "./session.js";
+import { sourceFrom } from "./source.js";
+
+const FLOAT_BYTES = 4;
+
+/**
+ * @param {import("./source.js").Source} source
+ * @param {import("./edits.js").Edits} edits
+ */
+export function editFile(source, edits) {
+  const body = { bundle: source.bundle.name, code: source.code, edits: encodedSteps(edits) };
+  return new Blob([`${JSON.stringify(body, null, 2)}\n`], { type: "application/json" });
+}
+
+/**
+ * Opens such a file. Raises PictureError where it is none, or of a bundle that is not served here.
+ * @param {File} file
+ * @param {import("./gateway.js").Gateway} gateway
+ * @param {import("./gateway.js").Bundle[]} bundles
+ * @returns {Promise<{source: import("./source.js").Source, edits: import("./edits.js").Edits}>}
+ */
+export async function openEditFile(file, gateway, bundles) {
+  const { bundle: name, code, edits } = parsed(await file.text(), file.name);
+  const bundle = bundles.find((each) => each.name === name);
+  if (!bundle) throw new PictureError(`“${file.name}” was made with the model “${name}”, which this gateway does not have. Open it where that model is served.`);
+  const body = { bundle: name, code, edits: [], output: pictureFormat(bundle) };
+  const result = await gateway.post("edit", body);
+  const known = edits.filter(({ direction }) => bundle.directions.some((each) => each.name === direction));
+  return {
+    source: sourceFrom(result, bundle, file.name.replace(/\.edit\.json$|\.json$/, "")),
+    edits: Object.fromEntries(known.map(({ direction, strength }) => [direction, strength])),
+  };
+}
+
+/**
+ * @param {string} text
+ * @param {string} name
+ * @returns {{bundle: string, code: import("./gateway.js").Code, edits: import("./gateway.js").EditStep[]}}
+ */
+function parsed(text, name) {
+  const fault = new PictureError(`“${name}” is not an edit that was saved here. Choose a picture, or a file that “Download, Edit” made.`);
+  let body;
+  try {
+    body = JSON.parse(text);
+  } catch {
+    throw fault;
+  }
+  const shape = body?.code?.shape;
+  const whole = Array.isArray(shape) && typeof body.code.data === "string" && Array.isArray(body.edits) && typeof body.bundle === "string";
+  if (!whole || atobLength(body.code.data) !== FLOAT_BYTES * shape.reduce((product, size) => product * size, 1)) throw fault;
+  return body;
+}
+
+/** @param {string} base64 */
+function atobLength(base64) {
+  try {
+    return atob(base64).length;
+  } catch {
+    return -1;
+  }
+}

@@ -1,0 +1,92 @@
+"""The gateway in a thread of another program: what `indomain.Client(":embedded:")` starts.
+
+It is the gateway as ever, with its pipeline, limits and errors. It listens on a Unix socket in a folder that only this
+user can open, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime uploads telemetry unless told not to
+
+from pydantic import ValidationError
+
+from serving.errors import EditingError
+from serving.gateway import Gateway
+from serving.settings import Settings
+
+
+class CannotStart(Exception):
+    """The message says why, and what to do."""
+
+
+class InProcessGateway:
+    """`start()` gives the address for a gRPC channel, once everything is loaded; `stop()` may be called twice."""
+
+    def __init__(self, model_repository: Path | None = None) -> None:
+        """Settings are the environment's INDOMAIN_*, but for who may call: nobody else can."""
+        self._model_repository = model_repository
+        self._stack = contextlib.ExitStack()
+
+    def start(self) -> str:
+        """Raises CannotStart."""
+        try:
+            settings = self._settings()
+            folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="indomain-"))
+            loop = self._stack.enter_context(_running_loop())
+            gateway = Gateway(settings, unix_socket=Path(folder) / "gateway")
+            asyncio.run_coroutine_threadsafe(gateway.start(), loop).result()
+            self._stack.callback(lambda: asyncio.run_coroutine_threadsafe(gateway.stop(), loop).result())
+        except (EditingError, ValidationError, OSError) as error:
+            self.stop()
+            raise CannotStart(_reason(error)) from error
+        except BaseException:
+            self.stop()
+            raise
+        return f"unix:{folder}/gateway"
+
+    def stop(self) -> None:
+        """Finishes what was accepted."""
+        self._stack.close()
+
+    def _settings(self) -> Settings:
+        given: dict[str, Any] = {
+            "keys_file": None,
+            "tls_certificate": None,
+            "tls_key": None,
+            "tls_client_authorities": None,
+            "host": "127.0.0.1",
+            "log_requests": False,
+        }
+        if self._model_repository is not None:
+            given["model_repository"] = self._model_repository
+        return Settings(**given)
+
+
+@contextlib.contextmanager
+def _running_loop() -> Any:
+    """An event loop in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="indomain-gateway", daemon=True)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        name = "".join(f"INDOMAIN_{part}".upper() for part in first["loc"][:1])
+        return f"{name or 'the settings'}: {first['msg']}"
+    return error.message if isinstance(error, EditingError) else str(error)

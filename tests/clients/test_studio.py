@@ -1,0 +1,450 @@
+"""The studio in a real browser, against a real gateway with the shipped bundle.
+
+Every page that a test opens must have said nothing on the console, broken no policy and asked no other host.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from serving.keys import make_key
+from tests.serving.conftest import RunningGateway, settings_for
+
+playwright_api = pytest.importorskip("playwright.sync_api", reason="no Playwright here")
+expect = playwright_api.expect
+
+ROOT = Path(__file__).resolve().parents[2]
+PORTRAIT = ROOT / "clients/python/examples/portrait.png"
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-device-for-media-stream",  # a camera that shows a test picture
+    "--use-fake-ui-for-media-stream",
+]
+DESKTOP, PHONE = {"width": 1280, "height": 860}, {"width": 320, "height": 640}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    with playwright_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Iterator[RunningGateway]:
+    """A gateway with the shipped bundle."""
+    running = RunningGateway(settings_for(ROOT / "model_repository", refiner_engine="onnxruntime"))
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a gateway's page; at the end it must have been quiet, `expected` console messages aside."""
+    contexts = []
+    faults: list[str] = []
+
+    def open_page(
+        url: str, *, expected: tuple[str, ...] = (), viewport: dict[str, int] = DESKTOP, **options: Any
+    ) -> Any:
+        context = browser.new_context(viewport=viewport, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+
+        def said(message: Any) -> None:
+            if message.type in ("error", "warning") and not any(text in message.text for text in expected):
+                faults.append(f"console: {message.text}")
+
+        page.on("console", said)
+        page.on("pageerror", lambda error: faults.append(f"page error: {error}"))
+        page.on(
+            "request",
+            lambda request: request.url.startswith((url, "blob:", "data:")) or faults.append(request.url),
+        )
+        page.on(
+            "websocket",
+            lambda socket: socket.url.startswith(url.replace("http", "ws", 1)) or faults.append(socket.url),
+        )
+        page.goto(url)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not faults
+
+
+def invert(page: Any, picture: Path | dict[str, Any] = PORTRAIT) -> None:
+    page.set_input_files("#file", picture)
+    expect(page.locator("#picture-name")).to_have_text("portrait")
+    edited(page)
+
+
+def edited(page: Any) -> None:
+    """Waits until what was asked for is seen."""
+    expect(page.locator("#progress")).to_be_hidden()
+    expect(page.locator("#domain-text")).not_to_be_empty()
+    page.wait_for_function("() => performance.getEntriesByName('indomain.edit').length > 0")
+    page.evaluate("performance.clearMeasures()")
+
+
+def set_slider(page: Any, name: str, strength: float) -> None:
+    page.locator(f"#direction-{name}").fill(str(strength))
+    page.wait_for_function("() => performance.getEntriesByName('indomain.edit').length > 0")
+    page.evaluate("performance.clearMeasures()")
+
+
+def seen(page: Any) -> np.ndarray:
+    """What the canvas shows, float [H, W, 3]."""
+    data = page.evaluate("document.getElementById('after').toDataURL('image/png').split(',')[1]")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"), dtype=float)
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a - b).mean())
+
+
+def downloaded(page: Any, button: str) -> bytes:
+    page.click("#download")
+    with page.expect_download() as download:
+        page.click(button)
+    return Path(download.value.path()).read_bytes()
+
+
+# --- editing -----------------------------------------------------------------------------------------
+
+
+def test_a_picture_is_edited_compared_undone_and_downloaded(
+    open_page: Callable[..., Any], shipped: RunningGateway
+) -> None:
+    page = open_page(shipped.url)
+    with page.expect_file_chooser() as chooser:
+        page.click("#choose")
+    chooser.value.set_files(PORTRAIT)
+    expect(page.locator("#progress-text")).to_contain_text("Refining")
+    edited(page)
+    unedited = seen(page)
+
+    thumb = page.locator("#direction-smile").bounding_box()
+    middle = thumb["y"] + thumb["height"] / 2
+    page.mouse.move(thumb["x"] + thumb["width"] / 2, middle)
+    page.mouse.down()
+    page.mouse.move(thumb["x"] + thumb["width"] * 0.9, middle, steps=8)
+    page.mouse.up()
+    edited(page)
+    expect(page.locator("#direction-smile + output, output[for=direction-smile]")).to_contain_text("+1.")
+    smiling = seen(page)
+    assert difference(unedited, smiling) > 3.0
+
+    page.click("#compare")
+    frame = page.locator("#frame").bounding_box()
+    page.mouse.move(frame["x"] + frame["width"] / 2, frame["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(frame["x"] + frame["width"] * 0.25, frame["y"] + 40, steps=4)
+    page.mouse.up()
+    expect(page.locator("#wipe")).to_have_attribute("aria-valuenow", "25")
+
+    page.click("#keep")
+    expect(page.locator("#strip li")).to_have_count(1)
+    page.click("#undo")
+    edited(page)
+    expect(page.locator("output[for=direction-smile]")).to_have_text("0")
+    assert difference(seen(page), unedited) < 0.5
+    page.click("#redo")
+    edited(page)
+    assert difference(seen(page), smiling) < 0.5
+    page.click("#reset-all")
+    edited(page)
+    page.click("#strip .variant")
+    edited(page)
+    assert difference(seen(page), smiling) < 0.5
+
+    picture = downloaded(page, "#download-picture")
+    edit = downloaded(page, "#download-edit")
+    as_sent = httpx.post(
+        f"{shipped.url}/v1/edit",
+        content=edit,
+        headers={"accept": "image/png", "content-type": "application/json"},
+        timeout=60.0,
+    )
+    assert as_sent.content == picture, "the file is the body of the request that gives the picture"
+
+    again = open_page(shipped.url)
+    again.set_input_files(
+        "#file", {"name": "portrait.edit.json", "mimeType": "application/json", "buffer": edit}
+    )
+    edited(again)
+    expect(again.locator("#picture-name")).to_have_text("portrait")
+    assert difference(seen(again), smiling) < 0.5
+
+
+def test_pictures_come_by_drop_by_paste_and_from_the_camera(
+    open_page: Callable[..., Any], shipped: RunningGateway
+) -> None:
+    data = base64.b64encode(PORTRAIT.read_bytes()).decode()
+    give = """([event, data]) => {
+        const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+        const carried = new DataTransfer();
+        carried.items.add(new File([bytes], "portrait.png", {type: "image/png"}));
+        const options = {bubbles: true, cancelable: true, dataTransfer: carried, clipboardData: carried};
+        const kind = event === "drop" ? DragEvent : ClipboardEvent;
+        document.body.dispatchEvent(new kind(event, options));
+    }"""
+    page = open_page(shipped.url)
+    for event in ("drop", "paste"):
+        page.evaluate(give, [event, data])
+        edited(page)
+        expect(page.locator("#picture-name")).to_have_text("portrait")
+        page.click("#new")
+    page.click("#camera")
+    page.click("#camera-take")
+    expect(page.locator("#picture-name")).to_have_text("Camera")
+    edited(page)
+
+
+def test_generated_faces_are_edited_and_two_pictures_blended(
+    open_page: Callable[..., Any], shipped: RunningGateway
+) -> None:
+    page = open_page(shipped.url)
+    page.locator("#samples button").first.click()
+    edited(page)
+    first = seen(page)
+    page.get_by_role("tab", name="Blend").click()
+    page.get_by_role("button", name="A generated face").click()
+    use = page.get_by_role("button", name="Edit this one")
+    expect(use).to_be_enabled()
+    place = page.get_by_label("From the first to the second")
+    place.fill("0")
+    page.wait_for_timeout(300)
+    assert difference(seen(page), first) < 1.0
+    place.fill("12")
+    page.wait_for_timeout(300)
+    second = seen(page)
+    assert difference(second, first) > 5.0
+
+    page.get_by_role("radio", name="Its style").check()
+    page.get_by_label("Pose and shape").check()
+    page.get_by_label("Features").check()
+    page.wait_for_timeout(500)
+    assert difference(seen(page), second) < 1.0, "all layers of the second are the second"
+    use.click()
+    edited(page)
+    expect(page.get_by_role("tab", name="Edit")).to_have_attribute("aria-selected", "true")
+    page.get_by_role("tab", name="History").click()
+    expect(page.locator("#history li")).to_have_count(2)
+    page.locator("#history button").first.click()
+    edited(page)
+    assert difference(seen(page), first) < 1.0
+
+
+# --- what goes wrong ---------------------------------------------------------------------------------
+
+
+def test_what_is_no_picture_is_said_and_does_no_harm(
+    open_page: Callable[..., Any], shipped: RunningGateway
+) -> None:
+    page = open_page(shipped.url)
+    invert(page)
+    alert = page.get_by_role("alert")
+    page.set_input_files("#file", {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"hello"})
+    expect(alert).to_contain_text("not a picture that this browser can read")
+    page.set_input_files("#file", {"name": "x.json", "mimeType": "application/json", "buffer": b"{}"})
+    expect(alert).to_contain_text("not an edit that was saved here")
+    expect(page.locator("#picture-name")).to_have_text("portrait")
+    set_slider(page, "smile", 1.0)
+    expect(alert).to_have_count(1)
+
+
+def test_the_gateway_goes_and_comes_back_and_nothing_is_lost(
+    open_page: Callable[..., Any], tiny_repository: Path
+) -> None:
+    first = RunningGateway(settings_for(tiny_repository))
+    port = first.gateway.http_port
+    try:
+        page = open_page(first.url, expected=("net::ERR_", "503"))
+        page.set_input_files("#file", PORTRAIT)
+        edited(page)
+        name = page.locator(".slider input").first.get_attribute("id").removeprefix("direction-")
+        set_slider(page, name, 0.5)
+    finally:
+        first.close()
+    banner = page.get_by_text("The gateway does not answer")
+    expect(banner).to_be_visible()
+    expect(page.locator("#connection")).to_contain_text("gone")
+    before = seen(page)
+    page.locator(f"#direction-{name}").fill("1")  # asked for while nobody is there
+    page.set_input_files("#file", PORTRAIT)
+    expect(page.locator("#progress-text")).to_contain_text("Waiting for the gateway")
+    page.click("#progress-cancel")
+    expect(page.locator(f"output[for=direction-{name}]")).to_have_text("+1.00")
+
+    second = RunningGateway(settings_for(tiny_repository, http_port=port))
+    try:
+        edited(page)
+        expect(banner).to_be_hidden()
+        assert difference(seen(page), before) > 0.0
+        assert second.metric("indomain_requests_total", method="WatchInvert", code="OK") == 0, "by its code"
+    finally:
+        second.close()
+
+
+def test_a_gateway_with_keys_asks_for_one(
+    open_page: Callable[..., Any], tiny_repository: Path, tmp_path: Path
+) -> None:
+    key = make_key(tmp_path / "keys.toml", "visitor")
+    running = RunningGateway(settings_for(tiny_repository, keys_file=tmp_path / "keys.toml"))
+    try:
+        page = open_page(running.url, expected=("401",))
+        field = page.get_by_role("textbox", name="API key")
+        field.fill("wrong")
+        field.press("Enter")
+        expect(page.locator("#key-reason")).to_contain_text("did not take the last one")
+        field.fill(key)
+        field.press("Enter")
+        page.locator("#samples button").first.click()
+        edited(page)
+        page.reload()
+        expect(page.locator("#samples button")).to_have_count(8)
+    finally:
+        running.close()
+
+
+# --- for everybody -----------------------------------------------------------------------------------
+
+
+def test_all_of_it_works_by_keyboard(open_page: Callable[..., Any], shipped: RunningGateway) -> None:
+    page = open_page(shipped.url)
+    expect(page.locator("#samples button")).to_have_count(8)
+
+    def tab_to(selector: str) -> None:
+        for _ in range(40):
+            if page.evaluate("(s) => document.activeElement.matches(s)", selector):
+                return
+            page.keyboard.press("Tab")
+        raise AssertionError(f"{selector} is not reached by the tabulator key")
+
+    tab_to(".sample")
+    page.keyboard.press("Enter")
+    edited(page)
+    tab_to("#compare")
+    page.keyboard.press("Enter")
+    page.keyboard.down("Shift")
+    tab_to("#wipe")
+    page.keyboard.up("Shift")
+    for press in ("Home", "ArrowRight", "PageUp"):
+        page.keyboard.press(press)
+    expect(page.locator("#wipe")).to_have_attribute("aria-valuenow", "12")
+    tab_to("[role=tab]")
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("tab", name="Blend")).to_be_focused()
+    page.keyboard.press("ArrowLeft")
+    tab_to("#direction-smile")
+    for _ in range(10):
+        page.keyboard.press("ArrowRight")
+    edited(page)
+    expect(page.locator("output[for=direction-smile]")).to_have_text("+0.50")
+    page.keyboard.press("Control+z")
+    edited(page)
+    expect(page.locator("output[for=direction-smile]")).to_have_text("+0.45")
+    page.keyboard.press("Control+Shift+z")
+    edited(page)
+    expect(page.locator("output[for=direction-smile]")).to_have_text("+0.50")
+    tab_to("#reset-all")
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_it_fits_a_phone(open_page: Callable[..., Any], shipped: RunningGateway) -> None:
+    page = open_page(shipped.url, viewport=PHONE, has_touch=True, is_mobile=True)
+    expect(page.locator("#samples img")).to_have_count(8)
+    for _ in range(2):
+        assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+        small = page.evaluate(
+            """[...document.querySelectorAll("main button, main input[type=range]")]
+                .filter((e) => e.checkVisibility({visibilityProperty: true}) && !e.disabled)
+                .map((e) => [e.id || e.className, e.getBoundingClientRect()])
+                .filter(([, {width, height}]) => width < 24 || height < 24).map(([name]) => name)"""
+        )
+        assert not small, "WCAG 2.2 wants targets of 24 pixels"
+        if page.locator("#start").is_visible():
+            invert(page)
+    page.locator("#direction-smile").scroll_into_view_if_needed()
+    frame, slider = (page.locator(f"#{name}").bounding_box() for name in ("frame", "direction-smile"))
+    assert frame["y"] >= 0, "the picture stays in sight"
+    assert frame["y"] + frame["height"] < slider["y"] < PHONE["height"]
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_axe_finds_nothing_serious(
+    open_page: Callable[..., Any], shipped: RunningGateway, colours: str
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe here").Axe()
+    page = open_page(shipped.url, color_scheme=colours, reduced_motion="reduce")
+    expect(page.locator("#samples img")).to_have_count(8)
+
+    def check(what: str) -> None:
+        found = axe.run(page).response["violations"]
+        serious = [
+            (each["id"], node["html"], node["failureSummary"])
+            for each in found
+            if each["impact"] in ("serious", "critical")
+            for node in each["nodes"]
+        ]
+        assert not serious, what
+
+    check("start")
+    invert(page)
+    set_slider(page, "smile", 1.0)
+    page.click("#keep")
+    page.click("#compare")
+    check("editor")
+    page.get_by_role("tab", name="Blend").click()
+    page.get_by_role("button", name="A generated face").click()
+    expect(page.get_by_role("button", name="Edit this one")).to_be_enabled()
+    check("blend")
+    page.get_by_role("radio", name="Its style").check()
+    check("style")
+    page.get_by_role("tab", name="History").click()
+    check("history")
+    page.click("#download")
+    check("download")
+    page.keyboard.press("Escape")
+    page.set_input_files("#file", {"name": "x.txt", "mimeType": "text/plain", "buffer": b"x"})
+    expect(page.get_by_role("alert")).to_be_visible()
+    check("error")
+
+
+def test_the_colours_can_be_chosen(open_page: Callable[..., Any], shipped: RunningGateway) -> None:
+    page = open_page(shipped.url, color_scheme="light")
+    paper = "getComputedStyle(document.body).backgroundColor"
+    as_system = page.evaluate(paper)
+    button = page.locator("#theme-button")
+    button.click()
+    assert page.evaluate(paper) == as_system
+    button.click()
+    expect(button).to_have_attribute("aria-label", "Colours: dark")
+    dark = page.evaluate(paper)
+    assert dark != as_system
+    page.reload()
+    assert page.evaluate(paper) == dark
