@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from benchmarks.graphs import Array, markdown_table
 from benchmarks.speed import interleaved
-from export.bundle import BundleConfig, stored_bytes, write_bundle
+from export.bundle import stored_bytes
 from export.checkpoint import load_pipeline
 from export.folding import FoldedMapping, fold_encoder, fold_synthesis, round_weights
 from export.graphs import EncoderGraph, GeneratorGraph, Graph, to_onnx
@@ -33,15 +33,12 @@ from export.parity import open_session, precision_figures, run
 from export.precision import Precision, lower
 from export.storage import save
 from export.triton import Border
-from training.critics import CodeCritic
-from training.encoder import Encoder, EncoderConfig
 from training.generator import Generator, GeneratorConfig, ModulatedConv, Synthesis
 from training.perceptual import LPIPSSq
 from training.refinement import Objective
-from training.runs import load_meta, load_network, read_config, save_checkpoint
+from training.runs import load_meta, load_network, read_config
 
 CONFIG_F = (512, 512, 512, 512, 512, 256, 128, 64, 32)  # feature maps at 4, 8, ... 1024 pixels
-)  # 165 million parameters
 
 
 @dataclass
