@@ -30,6 +30,8 @@ PORTRAIT = Path(__file__).resolve().parents[2] / "clients/python/examples/portra
 LAYERS = 6
 CODE = np.linspace(-1, 1, LAYERS * 512, dtype=np.float32).reshape(LAYERS, 512)
 
+MASK = np.zeros((16, 16), np.uint8)
+MASK[8:, 4:12] = 255
 RESULT = indomain.Mixed(
     bundle="tiny16",
     code=CODE,
@@ -150,6 +152,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "edit a picture": lambda client: client.edit(PORTRAIT, smile=1.5, age=-1.0, steps=4),
     "edit a code": lambda client: client.edit(CODE, indomain.Edit("smile", 0.1, layers=(3,))),
     "edit a result whose handle is forgotten": lambda client: client.edit(RESULT, smile=1.0),
+    "edit and keep": lambda client: client.edit(CODE, age=1.0, keep=["smile"]),
+    "edit in a region": lambda client: client.edit(CODE, smile=2.0, region=(0.2, 0.5, 0.8, 0.9), steps=4),
+    "edit in a mask": lambda client: client.edit(PORTRAIT, smile=2.0, mask=MASK, steps=4),
     "watch": lambda client: client.watch_invert(PORTRAIT, interval_s=1000, steps=4),
     "interpolate": lambda client: client.interpolate(CODE, PORTRAIT, 4, steps=2),
     "mix": lambda client: client.mix(CODE, -CODE, [4, 5], 0.3),
@@ -180,6 +185,11 @@ MISTAKES: dict[str, Callable[[Any], Any]] = {
     "no such quality": lambda client: client.invert(PORTRAIT, quality="perfect"),
     "unknown bundle": lambda client: client.invert(PORTRAIT, bundle="nobody"),
     "unknown direction": lambda client: client.edit(CODE, halo=1.0),
+    "unknown direction to keep": lambda client: client.edit(CODE, age=1.0, keep=["halo"]),
+    "a mask of nothing": lambda client: client.edit(CODE, smile=1.0, mask=np.zeros((16, 16), np.uint8)),
+    "an edit in a region and a mask": lambda client: client.edit(
+        CODE, smile=1.0, region=(0, 0, 1, 1), mask=MASK
+    ),
     "strength that is no number": lambda client: client.edit(CODE, smile=float("nan")),
     "infinite strength": lambda client: client.edit(CODE, smile=float("inf")),
     "code of a wrong shape": lambda client: client.decode(CODE[:3]),
@@ -246,6 +256,7 @@ def slide(client: Any) -> list[Any]:
     found: list[Any] = []
     with client.session(PORTRAIT, steps=2) as session:
         found.append(session.edit(smile=1.0))
+        found.append(session.edit(smile=1.0, keep=["age"], region=(0.2, 0.5, 0.8, 0.9)))
         try:
             session.edit(nose=1.0)
         except indomain.IndomainError as error:
@@ -264,6 +275,7 @@ async def slide_async(client: Any) -> list[Any]:
     found: list[Any] = []
     async with client.session(PORTRAIT, steps=2) as session:
         found.append(await session.edit(smile=1.0))
+        found.append(await session.edit(smile=1.0, keep=["age"], region=(0.2, 0.5, 0.8, 0.9)))
         try:
             await session.edit(nose=1.0)
         except indomain.IndomainError as error:

@@ -41,7 +41,8 @@ def test_an_inversion_comes_back_as_it_was(client: indomain.Client, tmp_path: Pa
 
 def test_other_results_and_open_files(client: indomain.Client) -> None:
     (sample,) = client.sample(3)
-    for result in (sample, client.edit(PORTRAIT, smile=1.0), client.mix(sample, sample, [1])):
+    local = client.edit(PORTRAIT, smile=1.0, region=(0.2, 0.5, 0.8, 0.9))
+    for result in (sample, local, client.mix(sample, sample, [1])):
         file = io.BytesIO()
         result.save(file)
         file.seek(0)
