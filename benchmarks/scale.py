@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from benchmarks.graphs import Array, markdown_table
 from benchmarks.speed import interleaved
-from export.bundle import BundleConfig, stored_bytes, write_bundle
+from export.bundle import stored_bytes
 from export.checkpoint import load_pipeline
 from export.folding import FoldedMapping, fold_encoder, fold_synthesis, round_weights
 from export.graphs import EncoderGraph, GeneratorGraph, Graph, to_onnx
@@ -33,18 +33,12 @@ from export.parity import open_session, precision_figures, run
 from export.precision import Precision, lower
 from export.storage import save
 from export.triton import Border
-from training.critics import CodeCritic
-from training.encoder import Encoder, EncoderConfig
 from training.generator import Generator, GeneratorConfig, ModulatedConv, Synthesis
 from training.perceptual import LPIPSSq
 from training.refinement import Objective
-from training.runs import load_meta, load_network, read_config, save_checkpoint
+from training.runs import load_meta, load_network, read_config
 
 CONFIG_F = (512, 512, 512, 512, 512, 256, 128, 64, 32)  # feature maps at 4, 8, ... 1024 pixels
-ENCODER_F = (1024, 1024, 1024, 512, 256, 128, 64, 32, 16)  # the same way round
-IDINVERT_ENCODER = EncoderConfig(
-    256, (64, 128, 256, 512, 1024, 1024, 1024), 1024, 14
-)  # 165 million parameters
 
 
 @dataclass
@@ -53,9 +47,6 @@ class ScaleConfig:
 
     resolutions: tuple[int, ...] = (256, 512, 1024)
     """Pictures' sides of the generators with random weights; none for the second table only."""
-    bundle: bool = False
-    """Also write and check the whole bundle of each, refiner included: minutes, and gigabytes of memory. At 256 pixels
-    its encoder is as large as the in-domain paper's."""
     run: Path | None = Path("training/checkpoints/faces64")
     """Run folder of the pipeline to compare precisions with; None for the first table only."""
     codes: int = 1_000
@@ -140,31 +131,6 @@ def decode(folder: Path) -> dict[str, Any]:
     return {"decode_s": found["decode"]}
 
 
-def export_bundle(folder: Path) -> dict[str, Any]:
-    """The whole bundle, every check included, with an encoder and a critic of random weights."""
-    generator = load_generator(folder)
-    shape = generator.config
-    widths = ENCODER_F[: len(shape.channels)][::-1]
-    large = EncoderConfig(shape.resolution, widths, 64, shape.layers)
-    encoder = Encoder(IDINVERT_ENCODER if shape.resolution == IDINVERT_ENCODER.resolution else large)
-    with torch.no_grad():
-        codes = generator.mapping(torch.randn(64, shape.z_size))
-        encoder.start_from(codes)
-    critic = CodeCritic(codes.mean(0), codes.std(0) + 1e-6, "layer", inputs=generator.mapping.last_inputs)
-    meta = {
-        "kind": "inversion", "name": "random", "generator": asdict(shape), "encoder": asdict(encoder.config),
-        "code_critic_view": "layer", "data": "random weights",
-    }  # fmt: skip
-    networks = {"generator": generator, "encoder": encoder, "code_critic": critic}
-    save_checkpoint(folder / "inversion" / "checkpoint", meta, networks, {})
-    print(write_bundle(BundleConfig(folder / "inversion", folder / "repository", sampled_codes=2_000)))
-    return {
-        "bundle_bytes": sum(
-            file.stat().st_size for file in (folder / "repository").rglob("*") if file.is_file()
-        )
-    }
-
-
 def measured(step: Callable[..., dict[str, Any]], threads: int, *arguments: Any) -> dict[str, Any]:
     """Run a step in a process of its own: what it gives, its seconds, and its peak of resident memory in bytes."""
     context = multiprocessing.get_context("spawn")
@@ -189,8 +155,6 @@ def scale_row(config: ScaleConfig, resolution: int) -> list[str]:
         steps: list[tuple[Callable[..., dict[str, Any]], tuple[Any, ...]]] = [
             (import_random, (resolution, folder)), (export_generator, (folder,)), (decode, (folder,)),
         ]  # fmt: skip
-        if config.bundle:
-            steps.append((export_bundle, (folder,)))
         found = []
         for step, arguments in steps:
             found.append(measured(step, config.threads, *arguments))
@@ -202,7 +166,6 @@ def scale_row(config: ScaleConfig, resolution: int) -> list[str]:
         *costs[:2],
         f"{size:.1f} MB",
         f"{seconds:.2f} s, {found[2]['peak'] / 1e9:.1f} GB",
-        f"{costs[3]}, {found[3]['bundle_bytes'] / 1e6:.0f} MB" if config.bundle else "",
     ]
 
 
@@ -353,7 +316,7 @@ def main(config: ScaleConfig) -> None:
     """Print the tables."""
     torch.set_num_threads(config.threads)
     if config.resolutions:
-        header = ["generator", "import", "export", "file", "decode", "whole bundle"]
+        header = ["generator", "import", "export", "file", "decode"]
         print(markdown_table(header, [scale_row(config, side) for side in config.resolutions]))
     if config.run:
         with tempfile.TemporaryDirectory() as name:

@@ -160,11 +160,14 @@ class LBFGS:
     """Limited-memory BFGS, a sample each (Nocedal & Wright, "Numerical Optimization", 2nd edition, algorithm 7.4).
 
     One loss and gradient a step: a code that does not lower the loss enough (Armijo's rule) is dropped, and the next
-    is tried a part of the way to it. There is no search within a step, so samples at any stage share a batch.
+    is tried a part of the way to it. There is no search within a step, so samples at any stage share a batch. Losses
+    and gradients may come in bfloat16: what lies within their noise is not taken for a rise, or the search would stall
+    there (Xie, Byrd, Nocedal, "Analysis of the BFGS method with errors", 2020). The best code is kept elsewhere.
     """
 
     HISTORY = 6
     ARMIJO = 1e-4
+    NOISE = 2e-3  # of a loss, relative
     SHRINK = (0.1, 0.5)  # least and most of the way that is tried again
     CURVATURE = 1e-8  # least s.y / y.y of a pair that is remembered
 
@@ -184,7 +187,8 @@ class LBFGS:
         first = state["step"] < 0.5
         tried, turned = code - before, g - g_before
         slope = dot(g_before, tried)
-        enough = loss <= state["accepted_loss"] + self.ARMIJO * slope  # False for NaN
+        most = state["accepted_loss"] * (1 + self.NOISE) + self.ARMIJO * slope
+        enough = loss <= most  # False for NaN
         accepted = torch.logical_or(enough, first)
         curved = dot(tried, turned) > self.CURVATURE * dot(turned, turned)
         remember = torch.logical_and(torch.logical_and(enough, curved), torch.logical_not(first)).unsqueeze(2)
@@ -215,7 +219,8 @@ class LBFGS:
         products = (s * y).sum(2)  # [N, HISTORY]; 0 where there is no pair yet
         known = products > 0
         inverse = torch.where(known, 1 / products, torch.zeros_like(products)).unsqueeze(2)
-        last = torch.where(known[:, -1:], products[:, -1:] / dot(y[:, -1], y[:, -1]), scale)
+        # the mean of the two usual lengths, s.y / y.y, which noise in y shortens, and s.s / s.y
+        last = torch.where(known[:, -1:], torch.sqrt(dot(s[:, -1], s[:, -1]) / dot(y[:, -1], y[:, -1])), scale)
         pairs = list(zip(s.unbind(1), y.unbind(1), inverse.unbind(1), strict=True))
         q, weights = gradient, []
         for s_i, y_i, inverse_i in reversed(pairs):
