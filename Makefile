@@ -15,7 +15,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow fuzz bench bench-refine bench-serving bench-observing bench-studio bench-triton bench-bulk quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto reference clean
+.PHONY: help demo serve test test-slow faults fuzz bench bench-refine bench-serving bench-observing bench-studio bench-triton bench-bulk quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto reference clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -32,6 +32,9 @@ test: $(VENV)/.all ## the tests, without the slow ones, in JOBS processes
 
 test-slow: $(VENV)/.all ## only the slow tests
 	$(BIN)/python -m pytest -m slow $(PYTEST)
+
+faults: $(VENV)/.all ## what breaks, broken: servers killed, disks full, overload; a table of what became of requests
+	$(BIN)/python -m pytest tests/serving -m fault $(PYTEST)
 
 FUZZ_INPUTS ?= 25000
 fuzz: $(VENV)/.all ## 150,000 damaged pictures, messages, bodies, forms, paths, sessions; FUZZ_INPUTS for each of the six

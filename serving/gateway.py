@@ -39,6 +39,14 @@ from serving.tracing import Tracing
 _log = logging.getLogger(__name__)
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """uvicorn takes every websocket that was refused with an answer for a fault; the gateway logs it as a request."""
+    return "without completing handshake" not in record.getMessage()
+
+
+logging.getLogger("uvicorn.error").addFilter(_is_news)
+
+
 class _HttpServer(uvicorn.Server):
     """uvicorn without its own signal handlers: the gateway drains both transports together."""
 

@@ -6,12 +6,14 @@ Routes are in http_api.py; what the bodies mean, in wire/as_json.py.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import TypeVar
 
 from pydantic import BaseModel
 from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -84,8 +86,13 @@ async def _read_form(
     request: Request, *names: str, optional: str = ""
 ) -> tuple[dict[str, EncodedPicture], bytes | str]:
     """The files of these names, and the JSON part `options` (a field or a file; may be left out)."""
-    with _caller_there():
-        form = await request.form(max_files=len(names) + 2, max_fields=4)
+    try:
+        with _caller_there():
+            async with aclosing(request.stream()) as stream:
+                parser = _InMemory(request.headers, stream, max_files=len(names) + 2, max_fields=4)
+                form = await parser.parse()
+    except MultiPartException as error:
+        raise MalformedRequest(f"The form cannot be read: {error.message} /docs has the schema.") from None
     try:
         pictures: dict[str, EncodedPicture] = {}
         for name in (*names, *([optional] if optional else [])):
@@ -98,6 +105,13 @@ async def _read_form(
         return pictures, await options.read() if isinstance(options, UploadFile) else options
     finally:
         await form.close()
+
+
+class _InMemory(MultiPartParser):
+    """Files stay in memory, where the border bounds them, with all requests together: no disk that may be full, and no
+    picture that lies on one."""
+
+    spool_max_size = sys.maxsize
 
 
 @contextmanager

@@ -60,6 +60,18 @@ class Settings(BaseSettings):
     triton_shared_memory: bool = False
     """Pass tensors through shared memory, to servers on this machine that allow it; over the connection to others."""
 
+    triton_tls: bool = False
+    """Speak TLS with the servers, which must run with --grpc-use-ssl; their certificates must name their addresses."""
+
+    triton_tls_authorities: Path | None = None
+    """With triton_tls: PEM file with the authorities that sign the servers' certificates. Left out: public ones."""
+
+    triton_tls_certificate: Path | None = None
+    """With triton_tls: PEM file with the gateway's own certificate, for servers with --grpc-use-ssl-mutual."""
+
+    triton_tls_key: Path | None = None
+    """PEM file with the private key of triton_tls_certificate."""
+
     triton_probe_interval_s: float = Field(default=1.0, gt=0.0)
     """How often a server is asked whether it is live and has its graphs; one that is left out is asked more often."""
 
@@ -206,6 +218,14 @@ class Settings(BaseSettings):
             raise ValueError("tls_certificate and tls_key go together; name both files, or neither")
         if self.tls_client_authorities and not self.tls_certificate:
             raise ValueError("tls_client_authorities needs tls_certificate and tls_key")
+        if (self.triton_tls_certificate is None) != (self.triton_tls_key is None):
+            raise ValueError(
+                "triton_tls_certificate and triton_tls_key go together; name both files, or neither"
+            )
+        if (self.triton_tls_authorities or self.triton_tls_certificate) and not self.triton_tls:
+            raise ValueError(
+                "triton_tls_authorities and triton_tls_certificate are for triton_tls; set it, too"
+            )
         if self.trace_endpoint and not _tracing_is_installed():
             raise ValueError("trace_endpoint needs the extra: pip install 'indomain-gateway[tracing]'")
         guarded = self.keys_file or self.tls_client_authorities or self.insecure

@@ -1,6 +1,7 @@
-"""The certificate that both ports show, and the authorities whose clients they let in, as each transport takes them.
+"""The certificate that both ports show, and the authorities whose clients they let in, as each transport takes them;
+and whom the gateway trusts, and who it is, towards Triton.
 
-Renewed files are taken up while it runs, for connections from then on.
+Renewed files of the ports are taken up while it runs, for connections from then on; those towards Triton at a start.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -70,15 +73,10 @@ class Certificates:
         return context
 
     def _load_into(self, context: ssl.SSLContext) -> None:
-        try:
+        with _usable("tls_certificate, tls_key and tls_client_authorities"):
             context.load_cert_chain(self._certificate, self._key, password=_no_password)
             if self._client_authorities is not None:
                 context.load_verify_locations(self._client_authorities)
-        except (OSError, ValueError) as error:  # an SSLError is an OSError
-            reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or "not PEM"
-            raise CertificateInvalid(
-                f"The files of tls_certificate, tls_key and tls_client_authorities cannot be used: {reason}."
-            ) from None
 
     def _configuration(self) -> grpc.ServerCertificateConfiguration:
         authorities = None if self._client_authorities is None else self._client_authorities.read_bytes()
@@ -87,6 +85,33 @@ class Certificates:
 
     def _state(self) -> list[tuple[int, int, int] | None]:
         return [_state_of(file) for file in self._files]
+
+
+def triton_credentials(settings: Settings) -> grpc.ChannelCredentials | None:
+    """For the channels to Triton servers; None where they are not encrypted. Raises CertificateInvalid."""
+    if not settings.triton_tls:
+        return None
+    authorities, certificate = settings.triton_tls_authorities, settings.triton_tls_certificate
+    with _usable("triton_tls_authorities, triton_tls_certificate and triton_tls_key"):
+        # gRPC would find out only when it connects, and say no more than that it cannot.
+        context = ssl.create_default_context(cafile=authorities)
+        if certificate is not None:
+            context.load_cert_chain(certificate, settings.triton_tls_key, password=_no_password)
+        trusted, key, chain = (
+            None if file is None else file.read_bytes()
+            for file in (authorities, settings.triton_tls_key, certificate)
+        )
+    return grpc.ssl_channel_credentials(trusted, key, chain)
+
+
+@contextmanager
+def _usable(names: str) -> Iterator[None]:
+    """Raises CertificateInvalid where the files of these settings cannot be used."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # an SSLError is an OSError
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or "not PEM"
+        raise CertificateInvalid(f"The files of {names} cannot be used: {reason}.") from None
 
 
 def _state_of(file: Path) -> tuple[int, int, int] | None:

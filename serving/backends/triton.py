@@ -31,6 +31,7 @@ from serving.errors import (
 )
 from serving.metrics import Metrics
 from serving.settings import Settings
+from serving.tls import triton_credentials
 
 _log = logging.getLogger(__name__)
 
@@ -49,8 +50,9 @@ class TritonBackend:
         if settings.triton_shared_memory:
             graphs = [bundle.graphs[role] for bundle, role in self._wanted.values()]
             self._segment = Segment(graphs, self._clock)
+        credentials = triton_credentials(settings)
         self._servers = [
-            Server(address, self._wanted, settings, metrics, self._segment)
+            Server(address, self._wanted, settings, metrics, self._segment, credentials)
             for address in dict.fromkeys(settings.triton_addresses)
         ]
         self._alone: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)

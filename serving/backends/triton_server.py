@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import grpc
 import numpy as np
 from tritonclient.grpc import InferInput, InferRequestedOutput, InferResult
 from tritonclient.grpc.aio import InferenceServerClient
@@ -65,7 +66,13 @@ class Server:
     owner may change."""
 
     def __init__(
-        self, address: str, wanted: Graphs, settings: Settings, metrics: Metrics, segment: Segment | None
+        self,
+        address: str,
+        wanted: Graphs,
+        settings: Settings,
+        metrics: Metrics,
+        segment: Segment | None,
+        credentials: grpc.ChannelCredentials | None,
     ) -> None:
         self.address = address
         self.up = False
@@ -78,6 +85,7 @@ class Server:
         self._ejections = metrics.ejections.labels(address)
         self._ready: set[GraphKey] = set()
         self._segment = segment
+        self._credentials = credentials
         self._loaded_here: set[GraphKey] = set()
         self._failures = 0
         self._shares = False  # whether the server has been told of the segment
@@ -88,7 +96,7 @@ class Server:
 
     def start(self) -> None:
         self._gauge.set(0)
-        self._client = InferenceServerClient(self.address, channel_args=_CHANNEL)
+        self._client = InferenceServerClient(self.address, creds=self._credentials, channel_args=_CHANNEL)
         self._probe = asyncio.create_task(self._keep_looking(), name=f"probe-{self.address}")
 
     async def close(self) -> None:

@@ -127,5 +127,7 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
 
 def test_a_notebook_shows_the_picture(client: indomain.Client) -> None:
     (sample,) = client.sample(1)
-    shown = Image.open(io.BytesIO(sample._repr_png_()))
-    assert np.array_equal(np.asarray(shown), sample.pixels)
+    with client.session(sample) as session:
+        for result in (sample, session.edit(smile=1.0)):
+            shown = Image.open(io.BytesIO(result._repr_png_()))
+            assert np.array_equal(np.asarray(shown), result.pixels)

@@ -62,6 +62,10 @@ def test_files_and_bytes_travel_as_they_are(tmp_path: Path, pixels: np.ndarray) 
     Image.fromarray(pixels).save(file)
     assert picture_to_wire(file).data == file.read_bytes()
     assert picture_to_wire(str(file)).data == file.read_bytes()
+    with file.open("rb") as opened:
+        assert picture_to_wire(opened).data == file.read_bytes()
+    with file.open(errors="replace") as text, pytest.raises(TypeError, match="binary"):
+        picture_to_wire(text)  # type: ignore[arg-type]
     assert picture_to_wire(file.read_bytes()).data == file.read_bytes()
 
 

@@ -29,6 +29,16 @@ from tests.serving.interposed import Interposed
 from tests.serving.tiny_bundle import write_tiny_bundle
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """`pytest -m fault`: what each fault did, as the tests recorded it."""
+    if "fault" not in config.option.markexpr:
+        return
+    rows = [row for report in terminalreporter.stats.get("passed", ()) for row in report.user_properties]
+    terminalreporter.section("faults")
+    for fault, outcome in sorted(set(rows)):
+        terminalreporter.line(f"| {fault} | {outcome} |")
+
+
 class RunningGateway:
     """A gateway in a thread with its own loop, and clients of both transports."""
 

@@ -1,15 +1,20 @@
-"""Dashboard and alerts: each query is PromQL and names metrics and labels that a gateway, after some traffic, has."""
+"""Dashboard and alerts: each query is PromQL and names metrics and labels that a gateway, after some traffic, has;
+a real Prometheus, where there is one, has an answer to each."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import promql_parser
 import pytest
 import yaml
@@ -17,7 +22,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from indomain.v1 import editing_pb2 as pb
 from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
-from tests.serving.triton_server import TritonServer
+from tests.serving.test_overload import wait_for
+from tests.serving.triton_server import TritonServer, free_port
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 OF_THE_SCRAPE = {"job", "instance"}  # Prometheus adds these labels
@@ -52,6 +58,17 @@ OF_TRITON: dict[str, set[str]] = {  # its metrics and their labels, as a server 
 def exposed(tiny_repository: Path) -> dict[str, list[dict[str, str]]]:
     """Name of each series -> the labels it has, once a live gateway has had a bit of everything."""
     running = RunningGateway(settings_for(tiny_repository))
+    a_bit_of_everything(running)
+    text = running.http.get("/metrics").text
+    running.close()
+    series: dict[str, list[dict[str, str]]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            series.setdefault(sample.name, []).append(sample.labels)
+    return series
+
+
+def a_bit_of_everything(running: RunningGateway) -> None:
     photo = {"picture": encoded(photograph())}
     options = json.dumps({"edits": [{"direction": "smile", "strength": 1.0}], "refine": {"steps": 2}})
     assert running.http.post("/v1/invert", files=photo).status_code == 200
@@ -60,13 +77,6 @@ def exposed(tiny_repository: Path) -> dict[str, list[dict[str, str]]]:
     assert running.http.post("/v1/decode", json={"codes": [code]}).status_code == 200
     assert running.http.post("/v1/decode", json={"codes": []}).status_code == 400
     _hang_up(running)
-    text = running.http.get("/metrics").text
-    running.close()
-    series: dict[str, list[dict[str, str]]] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            series.setdefault(sample.name, []).append(sample.labels)
-    return series
 
 
 def _hang_up(running: RunningGateway) -> None:
@@ -221,3 +231,80 @@ def test_promtool_accepts_them(tmp_path: Path) -> None:
     done = subprocess.run(["promtool", "check", "config", file], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"{len(ALERTS)} rules found" in done.stdout
+
+
+@pytest.fixture
+def prometheus(triton: TritonServer, tiny_repository: Path, tmp_path: Path) -> Iterator[LivePrometheus]:
+    """A real Prometheus with the configuration of compose, but for addresses and intervals."""
+    on_triton = {"backend": "triton", "triton_addresses": (triton.address,), "max_refine_steps": 500}
+    gateways = [RunningGateway(settings_for(tiny_repository, **more)) for more in ({}, on_triton)]
+    configuration = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text(encoding="utf-8"))
+    configuration["global"] = dict.fromkeys(
+        ("scrape_interval", "scrape_timeout", "evaluation_interval"), "500ms"
+    )
+    configuration["rule_files"] = [str(DEPLOY / "prometheus/alerts.yml")]
+    targets = {
+        "gateway": [f"127.0.0.1:{running.gateway.http_port}" for running in gateways],
+        "triton": [f"127.0.0.1:{triton.ports['metrics']}"],
+    }
+    for job in configuration["scrape_configs"]:
+        job["static_configs"] = [{"targets": targets[job["job_name"]]}]
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(configuration))
+    live = LivePrometheus(tmp_path, gateways)
+    yield live
+    live.close()
+
+
+class LivePrometheus:
+    """It, and the gateways that it scrapes."""
+
+    def __init__(self, folder: Path, gateways: list[RunningGateway]) -> None:
+        self.gateways = gateways
+        address = f"127.0.0.1:{free_port()}"
+        self.http = httpx.Client(base_url=f"http://{address}")
+        with (folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    "prometheus",
+                    f"--config.file={folder / 'prometheus.yml'}",
+                    f"--storage.tsdb.path={folder / 'data'}",
+                    f"--web.listen-address={address}",
+                ],
+                stdout=log,
+                stderr=log,
+            )
+
+    def ask(self, query: str) -> list[float]:
+        """Values of its series now, those that are no number left out; none while it starts."""
+        plain = query.replace("$__rate_interval", "1m").replace("$instance", ".*")
+        try:
+            answer = self.http.get("/api/v1/query", params={"query": plain})
+        except httpx.TransportError:
+            return []
+        if answer.status_code == 503:
+            return []
+        assert answer.status_code == 200, answer.text
+        values = (float(series["value"][1]) for series in answer.json()["data"]["result"])
+        return [value for value in values if not math.isnan(value)]
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait(timeout=20)
+        self.http.close()
+        for running in self.gateways:
+            running.close()
+
+
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="no Prometheus here")
+def test_every_panel_shows_data_from_a_live_prometheus(prometheus: LivePrometheus) -> None:
+    eventually = partial(wait_for, timeout_s=60.0)
+    eventually(lambda: prometheus.ask("up") == [1.0] * 3)
+    panels = {name: query for name, query in QUERIES.items() if name.startswith("panel")}
+    for _ in range(2):  # a counter that starts to exist has risen by nothing, as Prometheus sees it
+        for running in prometheus.gateways:
+            a_bit_of_everything(running)
+        time.sleep(1.5)  # some scrapes
+    assert [name for name, query in panels.items() if not prometheus.ask(query)] == []
+    for name, query in QUERIES.items():
+        if name.startswith("alert"):
+            prometheus.ask(query)  # one that cannot be asked fails here

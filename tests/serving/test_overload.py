@@ -242,7 +242,10 @@ def run_gateway(repository: Path, *flags: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def test_sigterm_under_load_fails_no_accepted_request(tiny_repository: Path, photo_png: bytes) -> None:
+@pytest.mark.fault
+def test_sigterm_under_load_fails_no_accepted_request(
+    tiny_repository: Path, photo_png: bytes, record_property: Callable[[str, object], None]
+) -> None:
     process = run_gateway(
         tiny_repository, "--grpc-port", "0", "--http-port", "0", "--max-refine-steps", "4000",
         "--refine-min-improvement-ratio", "0",
@@ -282,6 +285,7 @@ def test_sigterm_under_load_fails_no_accepted_request(tiny_repository: Path, pho
             watching = stub.WatchInvert(watch, timeout=60)
             wait_for(lambda: "indomain_requests_in_flight 14.0" in httpx.get(f"{url}/metrics").text)
             process.send_signal(signal.SIGTERM)
+            told_s = time.monotonic()
             assert all(call.result().losses.steps_done > 0 for call in calls)
             assert all(answer.result().status_code == 200 for answer in answers)
             assert list(watching)[-1].result.losses.steps_done > 0
@@ -291,6 +295,10 @@ def test_sigterm_under_load_fails_no_accepted_request(tiny_repository: Path, pho
             assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
         channel.close()
         assert process.wait(timeout=30) == 0
+        record_property(
+            "gateway SIGTERM under load",
+            f"14 requests in flight, 0 failed; gone {time.monotonic() - told_s:.1f} s later, when they were done",
+        )
     finally:
         process.kill()
         process.communicate()

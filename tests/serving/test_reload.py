@@ -143,7 +143,7 @@ SPOILT: list[tuple[Callable[[Path], object], str]] = [
 
 def bring(version: Path, repository: Path) -> None:
     """The repository becomes like it, the manifest last: it is what is looked for."""
-    (repository / "tiny16.json").unlink()
+    (repository / "tiny16.json").unlink(missing_ok=True)
     shutil.copytree(version, repository, dirs_exist_ok=True, ignore=lambda *_: ["tiny16.json"])
     for graph in repository.glob("*/*/model.onnx"):
         if not (version / graph.relative_to(repository)).exists():

@@ -1,7 +1,8 @@
-"""TLS and mTLS on both ports, with certificates of an authority made for the test."""
+"""TLS and mTLS on both ports and towards Triton, with certificates of an authority made for the test."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import time
@@ -15,8 +16,14 @@ import trustme
 
 import indomain
 from indomain.cli import main
+from indomain.v1 import editing_pb2 as pb
+from serving.backends.triton import TritonBackend
+from serving.bundle import read_bundles
 from serving.errors import CertificateInvalid
+from serving.metrics import Metrics
+from serving.settings import Settings
 from tests.serving.conftest import RunningGateway, settings_for
+from tests.serving.triton_server import TritonServer, derive_repository
 
 
 @dataclass(frozen=True)
@@ -208,3 +215,74 @@ def test_a_gateway_reached_from_elsewhere_with_client_certificates_needs_no_keys
     assert settings_for(tiny_repository, host="0.0.0.0", tls_client_authorities=files.authority, **given)
     with pytest.raises(ValueError, match="nothing says who may call"):
         settings_for(tiny_repository, host="0.0.0.0", **given)
+
+
+# --- towards Triton ----------------------------------------------------------------------------------
+
+
+def test_triton_over_tls_with_certificates_on_both_sides(
+    files: Files, triton_installed: None, tiny_repository: Path, tmp_path: Path
+) -> None:
+    server = TritonServer(
+        derive_repository(tiny_repository, tmp_path / "repository", instances=1),
+        tmp_path / "log",
+        "--grpc-use-ssl-mutual=true",
+        f"--grpc-server-cert={files.certificate}",
+        f"--grpc-server-key={files.key}",
+        f"--grpc-root-cert={files.authority}",
+    ).start()
+    here = {"backend": "triton", "triton_addresses": (server.address,), "triton_probe_interval_s": 0.1}
+    known = {"triton_tls": True, "triton_tls_authorities": files.authority}
+    named = dict(zip(("triton_tls_certificate", "triton_tls_key"), files.client, strict=True))
+    strange = dict(zip(("triton_tls_certificate", "triton_tls_key"), files.stranger, strict=True))
+    try:
+        running = RunningGateway(settings_for(tiny_repository, **here, **known, **named))
+        assert running.stub.Sample(pb.SampleRequest(seeds=[1]), timeout=20).images
+        assert running.metric("indomain_backend_up", address=server.address) == 1
+        running.close()
+        someone_else = known | {"triton_tls_authorities": files.stranger[0]}
+        for refused in ({}, known, known | strange, someone_else | named):
+            complaint = asyncio.run(_complaint(settings_for(tiny_repository, **here, **refused)))
+            assert complaint, f"got through with {refused}"
+    finally:
+        server.kill()
+
+
+async def _complaint(settings: Settings) -> str:
+    """Of the only server, once it has been looked at in vain."""
+    backend = TritonBackend(read_bundles(settings.model_repository).values(), settings, Metrics())
+    loading = asyncio.create_task(backend.load())
+    (server,) = backend._servers
+    try:
+        async with asyncio.timeout(20.0):
+            while not server.complaint and not loading.done():  # noqa: ASYNC110  (its probe sets it)
+                await asyncio.sleep(0.02)
+        return "" if loading.done() else server.complaint
+    finally:
+        loading.cancel()
+        await backend.close()
+
+
+@pytest.mark.parametrize("wrong", ["authorities", "certificate", "key"])
+def test_files_towards_triton_that_are_wrong_are_found_at_start_up(
+    wrong: str, files: Files, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.pem"
+    bad.write_text("no certificate")
+    settings = Settings(
+        triton_tls=True,
+        triton_tls_authorities=tmp_path / "nowhere.pem" if wrong == "authorities" else files.authority,
+        triton_tls_certificate=bad if wrong == "certificate" else files.client[0],
+        triton_tls_key=files.key if wrong == "key" else files.client[1],
+    )
+    with pytest.raises(CertificateInvalid, match="triton_tls") as raised:
+        TritonBackend([], settings, Metrics())
+    assert str(tmp_path) not in raised.value.message
+
+
+@pytest.mark.parametrize(
+    "half", [{"triton_tls_authorities": "a.pem"}, {"triton_tls": True, "triton_tls_key": "a.key"}]
+)
+def test_tls_towards_triton_is_whole_or_not_at_all(half: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="triton_tls"):
+        Settings(**half)

@@ -142,8 +142,12 @@ def test_the_shipped_bundle_on_triton(triton_installed: None, tmp_path: Path) ->
     assert np.abs(apart - np.frombuffer(served.image.data, np.uint8)).mean() < 2.0
 
 
+@pytest.mark.fault
 def test_killed_in_mid_refinement(
-    pair: list[TritonServer], on_triton: Callable[..., RunningGateway], photo_png: bytes
+    pair: list[TritonServer],
+    on_triton: Callable[..., RunningGateway],
+    photo_png: bytes,
+    record_property: Callable[[str, object], None],
 ) -> None:
     server = pair[0]
     running = on_triton(server)
@@ -167,11 +171,19 @@ def test_killed_in_mid_refinement(
     recovered_s = time.monotonic() - ready_s
     assert running.stub.Invert(inverting(photo_png, 6), timeout=20).losses.steps_done == 6
     assert running.metric("indomain_backend_up", address=server.address) == 1
-    print(f"told after {told_s:.3f} s; serves {recovered_s:.3f} s after the server is ready again")
+    record_property(
+        "Triton SIGKILLed in mid-refinement",
+        f"caller told (UNAVAILABLE, retryable) after {told_s:.3f} s; serves {recovered_s:.2f} s after the server is "
+        "ready again, the gateway not restarted",
+    )
 
 
+@pytest.mark.fault
 def test_one_of_two_is_killed_under_load(
-    pair: list[TritonServer], on_triton: Callable[..., RunningGateway], photo_png: bytes
+    pair: list[TritonServer],
+    on_triton: Callable[..., RunningGateway],
+    photo_png: bytes,
+    record_property: Callable[[str, object], None],
 ) -> None:
     running = on_triton(*pair)
     stop = threading.Event()
@@ -196,32 +208,48 @@ def test_one_of_two_is_killed_under_load(
             eventually(partial(running.metric, "indomain_backend_up", address=server.address))
         eventually(lambda: all(outcomes(server) > 10 for server in pair))
         pair[0].kill()
+        killed_s = time.monotonic()
         left_out = {"address": pair[0].address}
         eventually(lambda: running.metric("indomain_backend_ejections_total", **left_out) == 1)
+        ejected_s = time.monotonic() - killed_s
         at_ejection = outcomes(pair[1])
         eventually(lambda: outcomes(pair[1]) > at_ejection + 10)
         assert running.http.get("/readyz").status_code == 200
         pair[0].start()
+        back_s = time.monotonic()
         eventually(lambda: outcomes(pair[0]) > 5)  # taken back, by itself
+        taken_back_s = time.monotonic() - back_s
         stop.set()
         finished = [call.result() for call in callers]  # none failed
     assert all(finished)
+    record_property(
+        "one of two Tritons SIGKILLed under load of 8 callers",
+        f"{sum(finished)} requests, 0 failed; left out after {ejected_s:.2f} s, has work again {taken_back_s:.2f} s "
+        "after it is ready",
+    )
 
 
+@pytest.mark.fault
 def test_one_of_two_hangs(
     pair: list[TritonServer],
     on_triton: Callable[..., RunningGateway],
     photo_png: bytes,
     monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
 ) -> None:
     monkeypatch.setattr("serving.backends.triton_server._PROBE_TIMEOUT_S", 2.0)
     running = on_triton(*pair)
     for server in pair:
         eventually(partial(running.metric, "indomain_backend_up", address=server.address))
     pair[0].send(signal.SIGSTOP)
+    stopped_s = time.monotonic()
     try:
         calls = [running.stub.Invert.future(inverting(photo_png, 6), timeout=60) for _ in range(4)]
         assert all(call.result().losses.steps_done == 6 for call in calls)
+        record_property(
+            "one of two Tritons hangs (SIGSTOP; probes of 2 s)",
+            f"its {len(calls)} requests answered by the other after {time.monotonic() - stopped_s:.1f} s, 0 failed",
+        )
         assert running.metric("indomain_backend_up", address=pair[0].address) == 0
     finally:
         pair[0].send(signal.SIGCONT)
@@ -253,7 +281,10 @@ async def backend(triton: TritonServer, bundle: Bundle, tiny_repository: Path) -
     await made.close()
 
 
-async def test_a_sample_that_spoils_its_batch_fails_alone(backend: TritonBackend, bundle: Bundle) -> None:
+@pytest.mark.fault
+async def test_a_sample_that_spoils_its_batch_fails_alone(
+    backend: TritonBackend, bundle: Bundle, record_property: Callable[[str, object], None]
+) -> None:
     graph = bundle.graphs["mapping"]
     asked = [some_inputs(bundle, "mapping", 1, seed=n) for n in range(8)]
     asked[3]["z"][0, 0] = 666.0
@@ -263,6 +294,7 @@ async def test_a_sample_that_spoils_its_batch_fails_alone(backend: TritonBackend
     assert isinstance(answers[3], BackendFailed)
     assert "666" not in answers[3].message
     assert not [answer for n, answer in enumerate(answers) if n != 3 and isinstance(answer, BaseException)]
+    record_property("poison item, Triton", "of 8 requests at once it alone fails, INTERNAL")
 
 
 async def test_a_server_whose_graphs_fail_is_left_out_until_they_do_not(

@@ -17,6 +17,8 @@ import grpc
 import httpx
 import pytest
 from pydantic import ValidationError
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 import indomain
 from indomain.v1 import editing_pb2 as pb
@@ -25,6 +27,7 @@ from serving.keys import make_key
 from serving.logs import JsonFormatter, TextFormatter
 from serving.settings import Settings
 from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
+from tests.serving.test_overload import wait_for
 from tests.serving.test_settings import start
 
 APP = "https://app.example.com"
@@ -279,6 +282,20 @@ def test_one_line_a_request_without_picture_or_key(
         assert key not in line
         assert "guess-123" not in line
         assert len(line) < 1000  # no room for a picture
+
+
+def test_a_refused_websocket_is_a_request_like_others(
+    start_gateway: Callable[..., RunningGateway], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys.toml"
+    make_key(keys, "alice")
+    running = start_gateway(keys_file=keys)
+    address = f"ws://127.0.0.1:{running.gateway.http_port}/v1/edit-session"
+    with caplog.at_level(logging.INFO):
+        with pytest.raises(InvalidStatus, match="401"):
+            connect(address)
+        wait_for(lambda: "EditSession UNAUTHENTICATED" in caplog.text)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_the_trace_of_a_failure_is_in_the_log_under_its_request_id(

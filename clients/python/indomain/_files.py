@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import types
 import typing
 import zipfile
 from collections.abc import Mapping
@@ -46,7 +47,7 @@ def save(result: Any, file: str | os.PathLike[str] | BinaryIO) -> None:
         "facts": facts,
     }
     with Path(file).open("wb") if isinstance(file, (str, os.PathLike)) else nullcontext(file) as target:
-        np.savez_compressed(target, about=np.array(json.dumps(about)), **arrays)
+        np.savez_compressed(target, about=np.array(json.dumps(about, default=asdict)), **arrays)
 
 
 def load(kind: type, file: str | os.PathLike[str] | BinaryIO) -> dict[str, Any]:
@@ -76,12 +77,14 @@ def _kind(cls: type) -> str:
 
 def _value(fact: Any, hint: Any) -> Any:
     """A fact as the field's type: JSON knows neither dataclasses nor tuples."""
-    options = typing.get_args(hint) or (hint,)
-    dataclass = next((option for option in options if is_dataclass(option)), None)
-    if isinstance(fact, Mapping) and isinstance(dataclass, type):
-        hints = typing.get_type_hints(dataclass)
-        return dataclass(**{name: _value(value, hints[name]) for name, value in fact.items()})
-    return tuple(fact) if isinstance(fact, list) else fact
+    if isinstance(hint, types.UnionType):  # with None
+        hint = typing.get_args(hint)[0]
+    if isinstance(fact, list):
+        return tuple(_value(item, typing.get_args(hint)[0]) for item in fact)
+    if isinstance(fact, Mapping) and is_dataclass(hint):
+        hints = typing.get_type_hints(hint)
+        return hint(**{name: _value(value, hints[name]) for name, value in fact.items()})  # type: ignore[operator]
+    return fact
 
 
 def _array(array: np.ndarray[Any, Any], hint: Any) -> Any:

@@ -49,14 +49,14 @@ def _rename_enums(
 
 
 def _short_name(name: str, enum: EnumDescriptor) -> str | None:
-    """`IMAGE_FORMAT_PNG` -> `png`; None for the value that says nothing."""
-    short = name.removeprefix(_prefix(enum)).lower()
+    """`IMAGE_FORMAT_PNG` -> `png`, with hyphens between words; None for the value that says nothing."""
+    short = name.removeprefix(_prefix(enum)).lower().replace("_", "-")
     return None if short == "unspecified" else short
 
 
 def _full_name(name: str, enum: EnumDescriptor) -> str:
     """`png` -> `IMAGE_FORMAT_PNG`; what a newer gateway may have becomes the value that says nothing."""
-    full = _prefix(enum) + name.upper()
+    full = _prefix(enum) + name.upper().replace("-", "_")
     return full if full in enum.values_by_name else enum.values[0].name
 
 

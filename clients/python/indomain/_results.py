@@ -139,8 +139,26 @@ class Losses:
     stop_reason: str
 
 
-class Result:
-    """What all results with a code have: a picture that notebooks show, and a file to be kept in.
+class _Shown:
+    """What has a picture, as arrays and notebooks want it."""
+
+    image: Image.Image
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """`image` as uint8 [H, W, 3]."""
+        return np.asarray(self.image)
+
+    def _repr_png_(self) -> bytes:
+        """How a notebook shows it."""
+        buffer = io.BytesIO()
+        self.image.save(buffer, "PNG")
+        return buffer.getvalue()
+
+
+class Result(_Shown):
+    """What all results with a code have: a picture that notebooks show (`pixels` is its array, uint8 [H, W, 3]), and a
+    file to be kept in.
 
     Example:
         >>> client.sample(7)[0].save("seven.npz")
@@ -150,13 +168,7 @@ class Result:
 
     bundle: str
     code: CodeArray
-    image: Image.Image
     code_space: str
-
-    @property
-    def pixels(self) -> npt.NDArray[np.uint8]:
-        """`image` as uint8 [H, W, 3]."""
-        return np.asarray(self.image)
 
     def save(self, file: str | os.PathLike[str] | BinaryIO) -> None:
         """Writes all of it into one .npz: code, pictures, figures, and whose code it is. `numpy.load` reads it, too.
@@ -174,12 +186,6 @@ class Result:
             InvalidFileError: it is not a result of this kind that was saved.
         """
         return cls(**_files.load(cls, file))
-
-    def _repr_png_(self) -> bytes:
-        """How a notebook shows it."""
-        buffer = io.BytesIO()
-        self.image.save(buffer, "PNG")
-        return buffer.getvalue()
 
 
 @dataclass(frozen=True)
@@ -304,7 +310,7 @@ class InvertProgress:
 
 
 @dataclass(frozen=True)
-class SessionPicture:
+class SessionPicture(_Shown):
     """An answer of an edit session.
 
     Attributes:

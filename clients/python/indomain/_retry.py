@@ -42,7 +42,7 @@ class Tries:
     def __init__(self, terms: Terms, request: Message, request_id: str, timeout_s: float) -> None:
         self._terms = terms
         self._request = request
-        self._by_handle = _calls.has_handles(request)
+        self._by_handle = self._has_handles = _calls.has_handles(request)
         self._request_id = request_id
         self._deadline_s = time.monotonic() + timeout_s
         self._retries_done = 0
@@ -60,10 +60,15 @@ class Tries:
                 code="DEADLINE_EXCEEDED",
                 request_id=self._request_id,
             )
+        return self._named_request(), self._request_id, remaining_s
+
+    def _named_request(self) -> Message:
+        if not self._has_handles:
+            return self._request
         request = type(self._request)()
         request.CopyFrom(self._request)
         _calls.name_codes(request, by_handle=self._by_handle)
-        return request, self._request_id, remaining_s
+        return request
 
     def wait_after_s(self, error: IndomainError, *, answered: bool = False) -> float:
         """Seconds to wait before the next try. Raises the error where there is none; `answered`: in part."""
