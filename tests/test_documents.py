@@ -30,7 +30,7 @@ DOCUMENTS = [
     if path.name != "api.md"
 ]
 BLOCK = re.compile(
-    r"(?:<!-- (?P<mark>.*?) -->\n)?^(?P<indent> *)```(?P<language>sh|python)\n(?P<text>.*?)^ *```$",
+    r"(?:^ *<!-- (?P<mark>.*?) -->\n)?^(?P<indent> *)```(?P<language>sh|python)\n(?P<text>.*?)^ *```$",
     re.DOTALL | re.MULTILINE,
 )
 MARK = re.compile(r"slow(: \S+)?|not run: .{10,}", re.DOTALL)
@@ -112,6 +112,7 @@ def prepare(folder: Path, pictures: Path) -> None:
     shutil.copytree(pictures, folder, dirs_exist_ok=True)
     shutil.copytree(ROOT / "training/checkpoints/faces64", folder / "training/checkpoints/faces64")
     shutil.copy(ROOT / "docs/examples/edit.ts", folder)
+    os.utime(shutil.copy(folder / "portrait.png", folder / "last"), (0, 0))  # older than any picture
 
 
 @pytest.mark.parametrize("document", RUNNABLE, ids=str)
@@ -126,9 +127,7 @@ def test_commands_do_what_they_say(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("document", [d for d in RUNNABLE if any(b.slow for b in blocks(d))], ids=str)
-def test_the_slow_ones_too(
-    document: Path, tmp_path: Path, shipped: tuple[str, str], pictures: Path
-) -> None:
+def test_the_slow_ones_too(document: Path, tmp_path: Path, shipped: tuple[str, str], pictures: Path) -> None:
     """With a checkpoint in rosinality's layout, small and of random weights, for somebody else's."""
     prepare(tmp_path, pictures)
     torch.manual_seed(0)
