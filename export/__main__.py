@@ -1,4 +1,4 @@
-"""Command line of the export: `python -m export import | bundle | verify | diff | tensorrt | openvino`."""
+"""Command line of the export: `python -m export import | bundle | presets | verify | diff | tensorrt | openvino`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import tyro
 
+from export.presets import PresetError, PresetsConfig, write_presets
 from export.tensorrt import TensorRTConfig, accelerate
 from export.triton import OpenVinoConfig, TritonError, run_by_openvino
 from export.verification import DiffConfig, VerificationError, VerifyConfig, diff, verify
@@ -20,12 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     not do what its network does, or a bundle that is not what its manifest says, 3."""
     arguments = sys.argv[1:] if arguments is None else arguments
     commands: dict[str, Command] = {
+        "presets": (PresetsConfig, write_presets),
         "verify": (VerifyConfig, verify),
         "diff": (DiffConfig, diff),
         "tensorrt": (TensorRTConfig, accelerate),
         "openvino": (OpenVinoConfig, run_by_openvino),
     }
-    bad_input: tuple[type[Exception], ...] = (FileNotFoundError, TritonError)
+    bad_input: tuple[type[Exception], ...] = (FileNotFoundError, TritonError, PresetError)
     not_as_promised: tuple[type[Exception], ...] = (VerificationError,)
     if not arguments or arguments[0] not in commands:  # these run where there is no PyTorch
         from export.bundle import BundleConfig, write_bundle

@@ -145,7 +145,7 @@ def write_checked(
     announce("storing a sample of each graph")
     critic = pipeline.code_critic
     tensors = {"mean_code": critic.mean.numpy(), "code_std": critic.deviation.numpy()}
-    tensors |= {f"direction/{key}": vector for key, vector in pipeline.vectors.items()}
+    tensors |= {f"direction/{key}": vector for key, vector in pipeline.vectors.items()} | pipeline.boundaries
     for role, inputs in inputs_of(z, widened, config.refine).items():
         tensors |= sample_tensors(role, inputs, run(open_session(widened[role]), inputs))
     content = to_safetensors({key: np.ascontiguousarray(value) for key, value in tensors.items()})
@@ -286,6 +286,7 @@ def describe(
         },
         "tensors": {"file": f"{name}.safetensors", "sha256": sha256(work / f"{name}.safetensors")},
         "directions": pipeline.directions,
+        **({"presets": pipeline.presets} if pipeline.presets else {}),
         "refine": refine,
         "statistics": built.statistics,
         "alignment": card.get("alignment", "centre-crop"),

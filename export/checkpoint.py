@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
+from export.presets import read_presets
 from training.critics import CodeCritic
 from training.encoder import Encoder
 from training.generator import Generator
@@ -18,6 +19,7 @@ from training.inversion import load_inversion
 from training.pyramid_encoder import PyramidEncoder
 from training.runs import CheckpointError
 
+Tensors = dict[str, npt.NDArray[np.float32]]
 DIRECTION_FIELDS = ("name", "label", "layers", "range", "scale", "held_out", "conditioned_on")
 
 
@@ -33,26 +35,33 @@ class Pipeline:
     card: dict[str, Any]
     """card.json; empty if there is none"""
     directions: list[dict[str, Any]]
-    vectors: dict[str, npt.NDArray[np.float32]]
+    vectors: Tensors
     """direction name -> float32 [L, 512], of length 1, zero outside its layers"""
+    boundaries: Tensors = field(default_factory=dict)
+    """boundary/NAME and across/NAME -> float32 [L, 512], for directions that labels made"""
+    presets: list[dict[str, Any]] = field(default_factory=list)
 
 
 def load_pipeline(run: Path) -> Pipeline:
-    """Load a run folder of kind "inversion". Raises CheckpointError."""
+    """Load a run folder of kind "inversion". Raises CheckpointError, PresetError."""
     generator, encoder, critic, meta = load_inversion(run)
     shape = (generator.config.layers, generator.config.code_size)
     file = run / "card.json"
     card = json.loads(file.read_text()) if file.is_file() else {}
-    return Pipeline(generator, encoder, critic, meta, card, *load_directions(run, shape))
+    directions, vectors, boundaries = load_directions(run, shape)
+    listing = run / "presets.json"
+    presets = read_presets(listing, directions) if listing.is_file() else []
+    return Pipeline(generator, encoder, critic, meta, card, directions, vectors, boundaries, presets)
 
 
-def load_directions(
-    run: Path, shape: tuple[int, int]
-) -> tuple[list[dict[str, Any]], dict[str, npt.NDArray[np.float32]]]:
-    """directions.json and directions.safetensors; none is fine. Raises CheckpointError for what does not fit."""
+def load_directions(run: Path, shape: tuple[int, int]) -> tuple[list[dict[str, Any]], Tensors, Tensors]:
+    """Entries, vectors and boundaries of directions.json and directions.safetensors; none is fine.
+
+    Raises CheckpointError for what does not fit.
+    """
     file = run / "directions.json"
     if not file.is_file():
-        return [], {}
+        return [], {}, {}
     entries, tensors = json.loads(file.read_text()), load_file(run / "directions.safetensors")
     vectors = {}
     for entry in entries:
@@ -68,4 +77,9 @@ def load_directions(
                 f"{run}: direction {name} must have length 1 and be zero outside its layers"
             )
         vectors[name] = vector.astype(np.float32)
-    return [{field: entry.get(field) for field in DIRECTION_FIELDS} for entry in entries], vectors
+    boundaries = {
+        key: tensor for key, tensor in tensors.items() if key.partition("/")[0] in ("boundary", "across")
+    }
+    if any(tensor.shape != shape for tensor in boundaries.values()):
+        raise CheckpointError(f"{run}: boundaries must have the shape {shape}; write the directions again")
+    return [{key: entry.get(key) for key in DIRECTION_FIELDS} for entry in entries], vectors, boundaries

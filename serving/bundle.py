@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 from serving.errors import BundleInvalid
+from serving.jobs import EditStep
 
 Role = Literal["encoder", "generator", "mapping", "critic", "refiner"]
 ROLES: tuple[Role, ...] = ("encoder", "generator", "mapping", "critic", "refiner")
@@ -110,6 +111,19 @@ class _DirectionEntry(_Part):
     conditioned_on: tuple[str, ...] = ()
 
 
+class _PresetEdit(_Part):
+    direction: str
+    strength: float = Field(allow_inf_nan=False)
+    layers: tuple[int, ...] = ()
+    keep: tuple[str, ...] = ()
+
+
+class _PresetEntry(_Part):
+    name: str = Field(min_length=1)
+    label: str = ""
+    edits: tuple[_PresetEdit, ...] = Field(min_length=1)
+
+
 class _Manifest(_Part):
     format: int
     bundle: str
@@ -119,6 +133,7 @@ class _Manifest(_Part):
     graphs: dict[Role, GraphSpec]
     tensors: _File
     directions: tuple[_DirectionEntry, ...] = ()
+    presets: tuple[_PresetEntry, ...] = ()
     refine: RefineDefaults
     alignment: str = "centre-crop"
     data: str = ""
@@ -128,7 +143,11 @@ class _Manifest(_Part):
 
 @dataclass(frozen=True, slots=True)
 class Direction:
-    """A direction of meaning. edited code = code + strength * scale * vector; rows outside `layers` are zero."""
+    """A direction of meaning. edited code = code + strength * scale * vector; rows outside `layers` are zero.
+
+    A change of code leaves the meaning alone if it is orthogonal to `boundary`; `across` is the step that changes the
+    meaning most natively. Without labels both follow from the vector.
+    """
 
     name: str
     label: str
@@ -138,6 +157,17 @@ class Direction:
     vector: npt.NDArray[np.float32]  # [L, 512], unit length over all rows
     held_out: HeldOut | None
     conditioned_on: tuple[str, ...]
+    boundary: npt.NDArray[np.float32]  # [L, 512]
+    across: npt.NDArray[np.float32]  # [L, 512]
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Several edits under a name of their own, which are made together; none of them names a preset."""
+
+    name: str
+    label: str
+    edits: tuple[EditStep, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +192,7 @@ class Bundle:
     mean_code: npt.NDArray[np.float32]  # [L, 512]
     code_std: npt.NDArray[np.float32]  # [L, 512]
     directions: dict[str, Direction]
+    presets: dict[str, Preset]
     refine: RefineDefaults
     alignment: str
     data: str
@@ -207,6 +238,8 @@ def read_bundle(repository: Path, name: str, *, verify: bool = True) -> Bundle:
                 _check_file(repository, name, file, verify)
     tensors = _read_tensors(name, _check_file(repository, name, manifest.tensors, verify))
     code_shape = (manifest.layers, manifest.code_size)
+    directions = {e.name: _direction(name, e, tensors, code_shape) for e in manifest.directions}
+    _check_names(manifest)
     return Bundle(
         name=name,
         resolution=manifest.resolution,
@@ -217,7 +250,8 @@ def read_bundle(repository: Path, name: str, *, verify: bool = True) -> Bundle:
         folder=repository,
         mean_code=_tensor(name, tensors, "mean_code", code_shape),
         code_std=_tensor(name, tensors, "code_std", code_shape),
-        directions={e.name: _direction(name, e, tensors, code_shape) for e in manifest.directions},
+        directions=directions,
+        presets={entry.name: _preset(name, entry, directions) for entry in manifest.presets},
         refine=manifest.refine,
         alignment=manifest.alignment,
         data=manifest.data,
@@ -249,6 +283,18 @@ def _read_manifest(repository: Path, name: str) -> _Manifest:
             f"Bundle {name}: its manifest says it is {manifest.bundle!r}; rename one of the two."
         )
     return manifest
+
+
+def _check_names(manifest: _Manifest) -> None:
+    """Each direction and each preset has a name of its own."""
+    names = [direction.name for direction in manifest.directions]
+    names += [preset.name for preset in manifest.presets]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise BundleInvalid(
+            f"Bundle {manifest.bundle}: {', '.join(map(repr, twice))} names more than one direction or preset; "
+            "rename all but one."
+        )
 
 
 def _check_graph(bundle: str, role: Role, manifest: _Manifest) -> None:
@@ -340,6 +386,12 @@ def _direction(
         raise BundleInvalid(
             f"Bundle {bundle}: direction {entry.name!r} needs unit length and a range that rises."
         )
+    if f"boundary/{entry.name}" in tensors:
+        boundary = _tensor(bundle, tensors, f"boundary/{entry.name}", code_shape)
+        across = _tensor(bundle, tensors, f"across/{entry.name}", code_shape)
+    else:  # the nearest that there is: orthogonal among codes of unit deviation
+        deviation = _tensor(bundle, tensors, "code_std", code_shape)
+        boundary, across = vector / np.maximum(deviation, 1e-6) ** 2, vector
     return Direction(
         name=entry.name,
         label=entry.label or entry.name,
@@ -349,4 +401,22 @@ def _direction(
         vector=vector,
         held_out=entry.held_out,
         conditioned_on=entry.conditioned_on,
+        boundary=boundary,
+        across=across,
     )
+
+
+def _preset(bundle: str, entry: _PresetEntry, directions: dict[str, Direction]) -> Preset:
+    for edit in entry.edits:
+        unknown = sorted({edit.direction, *edit.keep} - directions.keys())
+        if unknown:
+            raise BundleInvalid(
+                f"Bundle {bundle}: preset {entry.name!r} is made of {', '.join(map(repr, unknown))}, which it has "
+                "no direction for; correct it with `python -m export presets`."
+            )
+        if edit.layers and not set(edit.layers) & set(directions[edit.direction].layers):
+            raise BundleInvalid(
+                f"Bundle {bundle}: preset {entry.name!r} moves {edit.direction!r} in none of its layers."
+            )
+    edits = tuple(EditStep(**edit.model_dump()) for edit in entry.edits)
+    return Preset(entry.name, entry.label or entry.name, edits)

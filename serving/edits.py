@@ -1,21 +1,26 @@
 """Arithmetic on codes: moving along directions, seeds and truncation, and the checks of shapes and values.
 
-Runs no graph. edited code = code + sum of strength * scale * vector.
+Runs no graph. edited code = code + sum of strength * scale * vector, or of what is left of that beside what is kept.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import numpy.typing as npt
 
-from serving.bundle import Bundle, Direction
+from serving.bundle import Bundle
 from serving.errors import InvalidCode, InvalidOption, UnknownDirection
-from serving.jobs import Code, EditStep, Image, Region
+from serving.jobs import Code, EditStep
+
+Vectors = npt.NDArray[np.float64]  # [L, 512]
 
 MAX_STRENGTH = 100.0
 MAX_TRUNCATION = 2.0
+_LEAST_LEFT = 0.01  # of a vector's length beside what it keeps; less is rounding, or as good as nothing
+_TINY = 1e-30  # where a kept direction has nothing in the layers that move
 _MAX_CODE_VALUE = 1e4  # trained codes lie within some tens; far beyond, activations overflow
 
 
@@ -42,39 +47,113 @@ def check_edits(edits: tuple[EditStep, ...], bundle: Bundle, max_edits: int) -> 
     if len(edits) > max_edits:
         raise InvalidOption(f"{len(edits)} edits, the limit is {max_edits}; add some of them up.")
     for edit in edits:
-        direction = bundle.directions.get(edit.direction)
-        if direction is None:
+        direction, preset = bundle.directions.get(edit.direction), bundle.presets.get(edit.direction)
+        if direction is None and preset is None:
             raise UnknownDirection(
-                f"Bundle {bundle.name} has no direction {edit.direction[:80]!r}; it has "
-                f"{', '.join(sorted(bundle.directions)) or 'none'}."
+                _unknown(edit.direction, bundle.name, (*bundle.directions, *bundle.presets))
             )
         if not abs(edit.strength) <= MAX_STRENGTH:
+            ends = direction.range if direction else (0.0, 1.0)
             raise InvalidOption(
                 f"The strength of {edit.direction} is {edit.strength}; it goes from {-MAX_STRENGTH:g} to "
-                f"{MAX_STRENGTH:g} and means something from {direction.range[0]:g} to {direction.range[1]:g}."
+                f"{MAX_STRENGTH:g} and means something from {ends[0]:g} to {ends[1]:g}."
             )
-        if edit.layers and not set(edit.layers) & set(direction.layers):
+        moved = _layers_of(edit.direction, bundle)
+        if edit.layers and not set(edit.layers) & moved:
             raise InvalidOption(
-                f"{edit.direction} moves layers {_listed(direction.layers)}, none of {_listed(edit.layers)}; "
+                f"{edit.direction} moves layers {_listed(moved)}, none of {_listed(edit.layers)}; "
                 "name some of its own, or none for all."
             )
+        _check_kept(edit, bundle)
 
 
 def apply_edits(code: Code, edits: tuple[EditStep, ...], bundle: Bundle) -> Code:
     """The code after all edits, float32 [L, 512]. Edits that cancel out give the same code back, bit for bit."""
     moved = np.zeros(code.shape, dtype=np.float64)
     for edit in edits:
-        direction = bundle.directions[edit.direction]
-        moved += edit.strength * direction.scale * _within(direction, edit.layers)
+        moved += edit.strength * edit_vector(edit, bundle)
     return (code.astype(np.float64) + moved).astype(np.float32)
 
 
-def _within(direction: Direction, layers: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    vector = direction.vector.astype(np.float64)
-    if layers:
-        outside = [layer for layer in range(len(vector)) if layer not in layers]
-        vector[outside] = 0.0
-    return vector
+def edit_vector(edit: EditStep, bundle: Bundle) -> Vectors:
+    """What strength 1 of an edit adds to a code, float64 [L, 512]: in its layers, less what would change what it keeps.
+
+    Presets are what their edits add together. Raises InvalidOption where nothing is left.
+    """
+    if edit.direction in bundle.presets:
+        parts = bundle.presets[edit.direction].edits
+        vector = sum(
+            (part.strength * edit_vector(part, bundle) for part in parts),
+            start=np.zeros((bundle.layers, bundle.code_size)),
+        )
+    else:
+        direction = bundle.directions[edit.direction]
+        vector = direction.scale * direction.vector.astype(np.float64)
+    if edit.layers:
+        vector = _within(vector, edit.layers)
+    return _without(vector, edit, bundle) if edit.keep else vector
+
+
+def _without(vector: Vectors, edit: EditStep, bundle: Bundle) -> Vectors:
+    """A vector [L, 512] less what crosses the boundaries of the directions that an edit keeps, on the layers that move
+    (InterFaceGAN's conditional manipulation, Shen et al. 2020, section 3.3).
+
+    Directions are no normals of their boundaries here but native steps across them, with conditions of their own: to be
+    orthogonal to a direction would keep nothing. Orthogonal is meant to the boundaries' normals, and what is taken away
+    are native steps across them, which is the nearest such vector in the metric in which directions are native (the
+    Mahalanobis distance of codes).
+    """
+    kept, moving = [bundle.directions[name] for name in dict.fromkeys(edit.keep)], vector.any(axis=1)
+    normals = np.stack([one.boundary[moving].ravel() for one in kept]).astype(np.float64)  # [K, D]
+    steps = np.stack([one.across[moving].ravel() for one in kept]).astype(np.float64)
+    steps /= np.linalg.norm(steps, axis=1, keepdims=True) + _TINY
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True) + _TINY
+    whole = vector[moving].ravel()
+    taken = np.linalg.lstsq(normals @ steps.T, normals @ whole)[0] @ steps
+    left, crossing = whole - taken, np.abs(normals @ (whole - taken)).max()
+    if np.linalg.norm(left) < _LEAST_LEFT * np.linalg.norm(whole) or crossing > 1e-6 * np.linalg.norm(whole):
+        raise InvalidOption(
+            f"Nothing is left of {edit.direction} beside {', '.join(edit.keep)}; keep less, or leave the edit out."
+        )
+    rest = np.zeros_like(vector)
+    rest[moving] = left.reshape(-1, vector.shape[1])
+    return rest
+
+
+def _within(vector: Vectors, layers: tuple[int, ...]) -> Vectors:
+    narrowed = np.zeros_like(vector)
+    chosen = [layer for layer in layers if 0 <= layer < len(vector)]
+    narrowed[chosen] = vector[chosen]
+    return narrowed
+
+
+def _layers_of(name: str, bundle: Bundle) -> set[int]:
+    """The layers that a direction or a preset moves."""
+    if name in bundle.directions:
+        return set(bundle.directions[name].layers)
+    parts = bundle.presets[name].edits
+    return set().union(*(set(part.layers or _layers_of(part.direction, bundle)) for part in parts))
+
+
+def _check_kept(edit: EditStep, bundle: Bundle) -> None:
+    for name in edit.keep:
+        if name in bundle.presets:
+            made_of = ", ".join(part.direction for part in bundle.presets[name].edits)
+            raise InvalidOption(
+                f"keep takes directions, and {name} is a preset of {made_of}; name those to keep."
+            )
+        if name not in bundle.directions:
+            raise UnknownDirection(_unknown(name, bundle.name, bundle.directions))
+        if name == edit.direction:
+            raise InvalidOption(
+                f"{name} cannot change and be kept; take it out of its own keep, or leave it out."
+            )
+    if edit.keep:
+        edit_vector(edit, bundle)  # which raises where nothing would be left of it
+
+
+def _unknown(name: str, bundle: str, known: Iterable[str]) -> str:
+    return f"Bundle {bundle} has no direction {name[:80]!r}; it has {', '.join(sorted(known)) or 'none'}."
 
 
 def check_sampling(seeds: tuple[int, ...], truncation: float, max_codes: int) -> None:
@@ -124,24 +203,5 @@ def codes_between(start: Code, end: Code, count: int) -> npt.NDArray[np.float32]
     return (1 - positions) * start + positions * end
 
 
-def region_mask(region: Region, resolution: int) -> npt.NDArray[np.float32]:
-    """1 inside, 0 outside, float32 [resolution, resolution, 1]. Raises InvalidOption."""
-    sides = (region.left, region.top, region.right, region.bottom)
-    left, top, right, bottom = (round(side * resolution) if 0.0 <= side <= 1.0 else -1 for side in sides)
-    if min(left, top, right, bottom) < 0 or left >= right or top >= bottom:
-        raise InvalidOption(
-            f"The region {', '.join(f'{side:g}' for side in sides)} holds nothing; give left < right and top < bottom, "
-            "each from 0 to 1, parts of the picture's sides."
-        )
-    mask = np.zeros((resolution, resolution, 1), dtype=np.float32)
-    mask[top:bottom, left:right] = 1.0
-    return mask
-
-
-def paste(target: Image, context: Image, mask: npt.NDArray[np.float32]) -> Image:
-    """The target where the mask is 1, the context where it is 0; uint8 [H, W, 3]."""
-    return np.round(mask * target + (1.0 - mask) * context).astype(np.uint8)
-
-
-def _listed(layers: tuple[int, ...]) -> str:
+def _listed(layers: Collection[int]) -> str:
     return ", ".join(str(layer)[:12] for layer in sorted(set(layers))[:32])

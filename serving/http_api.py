@@ -100,15 +100,21 @@ def _add_editing_routes(app: FastAPI, pipeline: Pipeline) -> None:
             return answer_picture(result.image, call, result.domain_score, result.losses)
         return answer_json(wire.invert_answer(result, call))
 
-    @app.post("/v1/edit", tags=["editing"], **picture_or_json("EditBody", "EditOptions", bodies.EditAnswer))
+    @app.post(
+        "/v1/edit",
+        tags=["editing"],
+        **picture_or_json(
+            "EditBody", "EditOptions", bodies.EditAnswer, ("picture",), optional_files=("mask",)
+        ),
+    )
     async def edit(request: Request) -> Response:
         """Picture or code -> edited code and picture."""
         call, accept = _call(request), wanted_picture(request)
-        body, source = await read_edit(request)
-        job = wire.edit_job_from(body, source, accept)
+        body, source, area = await read_edit(request)
+        job = wire.edit_job_from(body, source, area, accept)
         result = await unless_gone(request, pipeline.edit(job, call))
         if accept:
-            return answer_picture(result.image, call, result.domain_score, result.losses)
+            return answer_picture(result.image, call, result.domain_score, result.losses, result.area)
         return answer_json(wire.edit_answer(result, call))
 
     @app.post("/v1/mix", tags=["editing"], **json_only("MixBody", bodies.MixAnswer))

@@ -19,9 +19,9 @@ from starlette.responses import Response
 
 from serving.call import Call
 from serving.errors import Cancelled, InvalidOption, MalformedRequest, UnsupportedMediaType
-from serving.jobs import EncodedPicture, ImageFormat, Losses, Source
+from serving.jobs import AreaChange, EncodedPicture, ImageFormat, Losses, Region, Source
 from serving.wire import bodies
-from serving.wire.as_json import picture_from, read_body, source_from
+from serving.wire.as_json import area_from, picture_from, read_body, source_from
 
 BodyT = TypeVar("BodyT", bound=bodies.Body)
 
@@ -62,12 +62,17 @@ async def read_watch(request: Request) -> tuple[bodies.WatchOptions, EncodedPict
     return body, picture_from(body.picture)
 
 
-async def read_edit(request: Request) -> tuple[bodies.EditOptions, Source]:
+async def read_edit(
+    request: Request,
+) -> tuple[bodies.EditOptions, Source, Region | EncodedPicture | None]:
+    """With the source and the area."""
     if _is_form(request):
-        pictures, options = await _read_form(request, "picture")
-        return read_body(bodies.EditOptions, options), pictures["picture"]
+        pictures, options = await _read_form(request, "picture", optional="mask")
+        form = read_body(bodies.EditOptions, options)
+        return form, pictures["picture"], area_from(form.region, pictures.get("mask"))
     body = await read_json(request, bodies.EditBody)
-    return body, source_from(body, "An edit")
+    mask = picture_from(body.mask) if body.mask is not None else None
+    return body, source_from(body, "An edit"), area_from(body.region, mask)
 
 
 async def read_diffuse(request: Request) -> tuple[bodies.DiffuseOptions, dict[str, EncodedPicture]]:
@@ -152,6 +157,7 @@ def answer_picture(
     call: Call,
     domain_score: float | None = None,
     losses: Losses | None = None,
+    area: AreaChange | None = None,
 ) -> Response:
     """One picture as it is; figures in headers, stage times in Server-Timing (milliseconds)."""
     found = [pictures] if isinstance(pictures, EncodedPicture) else list(pictures or ())
@@ -172,4 +178,7 @@ def answer_picture(
         headers["x-pixel-mse-before"] = f"{losses.pixel_mse_before:.6f}"
         headers["x-pixel-mse-after"] = f"{losses.pixel_mse_after:.6f}"
         headers["x-refine-steps"] = str(losses.steps_done)
+    if area is not None:
+        headers["x-inside-mse"] = f"{area.inside_mse_after:.6f}"
+        headers["x-outside-mse"] = f"{area.outside_mse_after:.6f}"
     return Response(picture.data, headers=headers, media_type=MEDIA_TYPES[picture.format or ImageFormat.PNG])

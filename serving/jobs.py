@@ -98,11 +98,13 @@ class OutputOptions:
 
 @dataclass(frozen=True, slots=True)
 class EditStep:
-    """Move by `strength` (standard deviations of sampled codes) along a direction, in `layers` (empty: all of its)."""
+    """Move by `strength` (standard deviations of sampled codes) along a direction or a preset, in `layers` (empty: all
+    of its), but for what would change the meaning of the directions `keep`."""
 
     direction: str
     strength: float
     layers: tuple[int, ...] = ()
+    keep: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +124,14 @@ class WatchInvertJob:
 
 @dataclass(frozen=True, slots=True)
 class EditJob:
+    """With an area (a mask is white there) the picture changes only there."""
+
     source: Source
     edits: tuple[EditStep, ...]
     bundle: str = ""
     refine: RefineOptions = field(default_factory=RefineOptions)
     output: OutputOptions = field(default_factory=OutputOptions)
+    area: Region | EncodedPicture | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +145,7 @@ class SessionRequest:
     refine: RefineOptions = field(default_factory=RefineOptions)
     output: OutputOptions | None = None
     fault: EditingError | None = None  # why the message could not be read
+    area: Region | EncodedPicture | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +217,18 @@ class Losses:
 
 
 @dataclass(frozen=True, slots=True)
+class AreaChange:
+    """How an edit was held to its area: mean squared differences to the source's picture on [-1, 1], `before` of the
+    edit everywhere, `after` of the answer; and the refinement's losses against what was wanted."""
+
+    inside_mse_before: float
+    inside_mse_after: float
+    outside_mse_before: float
+    outside_mse_after: float
+    losses: Losses
+
+
+@dataclass(frozen=True, slots=True)
 class InvertProgress:
     """A refinement under way: `loss` is the best so far, None before the first step."""
 
@@ -242,6 +260,7 @@ class Edited:
     image: EncodedPicture | None = None
     aligned: EncodedPicture | None = None
     start: EncodedPicture | None = None
+    area: AreaChange | None = None  # None where none was asked for
 
 
 @dataclass(frozen=True, slots=True)

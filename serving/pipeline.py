@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.admission import Admission
+from serving.areas import Area, area_change, mask_area, paste, pixel_mse, region_area, soften
 from serving.backends import Backend
 from serving.bundle import Bundle
 from serving.call import Call
@@ -27,12 +29,11 @@ from serving.edits import (
     check_sampling,
     codes_between,
     mix_codes,
-    paste,
-    region_mask,
 )
 from serving.errors import InvalidCode, InvalidOption, OtherCodeSpace, QueueFull, ShuttingDown, UnknownBundle
 from serving.handles import CodeHandles
 from serving.jobs import (
+    AreaChange,
     Between,
     Code,
     CodeHandle,
@@ -158,10 +159,16 @@ class Pipeline:
             bundle = self._bundle(job.bundle)
             check_output(job.output)
             check_edits(job.edits, bundle, self.settings.max_edits)
+            area = None
+            if job.area is not None:
+                if self._refine_settings(job.refine, bundle).steps == 0:
+                    raise InvalidOption(
+                        "An area needs refinement; give refine.steps of 1 or more, or no area."
+                    )
+                area = soften(await self._area(bundle, job.area, call))
             if isinstance(job.source, EncodedPicture):
-                settings = self._refine_settings(job.refine, bundle)
-                return await self._edit_picture(bundle, job, job.source, settings, call)
-            return await self._edit_code(bundle, job, job.source, call)
+                return await self._edit_picture(bundle, job, job.source, area, call)
+            return await self._edit_code(bundle, job, job.source, area, call)
 
     async def edit_session(self, receive: Receive, tell: Tell[SessionAnswer], call: Call) -> None:
         """Edits of one source as they come, the newest first. Raises errors of the table only."""
@@ -310,21 +317,23 @@ class Pipeline:
         )
 
     async def _edit_picture(
-        self, bundle: Bundle, job: EditJob, picture: EncodedPicture, settings: RefineSettings, call: Call
+        self, bundle: Bundle, job: EditJob, picture: EncodedPicture, area: Area | None, call: Call
     ) -> Edited:
+        settings = self._refine_settings(job.refine, bundle)
         aligned = await self._stages.align(bundle, picture, call)
-        start, refined = await self._stages.find_code(bundle, aligned, settings, call)
-        with call.during("edit"):
-            code = apply_edits(refined.code, job.edits, bundle)
+        kept_s = 0.0 if area is None else call.deadline.remaining_s / 2
+        start, refined = await self._stages.find_code(bundle, aligned, settings, call, kept_s=kept_s)
+        code, change = await self._edited(bundle, refined.code, job, area, call)
         score, losses, pictures = await self._show(bundle, aligned, start, refined, code, job.output, call)
         named = self._named(code, bundle, job.output, call)
         source = self._named(refined.code, bundle, job.output, call)
-        return Edited(bundle.name, named, source, score, losses, **pictures)
+        return Edited(bundle.name, named, source, score, losses, **pictures, area=change)
 
-    async def _edit_code(self, bundle: Bundle, job: EditJob, code_source: CodeSource, call: Call) -> Edited:
+    async def _edit_code(
+        self, bundle: Bundle, job: EditJob, code_source: CodeSource, area: Area | None, call: Call
+    ) -> Edited:
         source = self._one_code(bundle, code_source, call)
-        with call.during("edit"):
-            code = apply_edits(source, job.edits, bundle)
+        code, change = await self._edited(bundle, source, job, area, call)
         score, pictures = await self._show_code(bundle, code, job.output, call)
         named = self._named(code, bundle, job.output, call)
         if isinstance(code_source, CodeHandle):
@@ -335,7 +344,29 @@ class Pipeline:
             named_source = self._kept(source, bundle, call)
         if not job.output.codes:
             named_source = named_source.by_handle()
-        return Edited(bundle.name, named, named_source, score, None, **pictures)
+        return Edited(bundle.name, named, named_source, score, None, **pictures, area=change)
+
+    async def _edited(
+        self, bundle: Bundle, source: Code, job: EditJob, area: Area | None, call: Call
+    ) -> tuple[Code, AreaChange | None]:
+        """The source's code with the job's edits. With an area, a code that shows them there and the source elsewhere
+        (Image2StyleGAN++, Abdal et al. 2020): refined towards both pasted together, from the nearer of the two."""
+        with call.during("edit"):
+            code = apply_edits(source, job.edits, bundle)
+        if area is None:
+            return code, None
+        settings = self._refine_settings(job.refine, bundle)
+        before, everywhere = await self._stages.generate(bundle, np.stack([source, code]), call)
+        wanted = paste(everywhere, before, area)
+        if np.array_equal(wanted, everywhere):  # nothing to hold back
+            settings = replace(settings, steps=0)
+        start, begun = code, everywhere
+        if pixel_mse(before, wanted) < pixel_mse(everywhere, wanted):
+            start, begun = source, before
+        refined = await self._stages.refine(bundle, start, wanted, settings, call)
+        (after,) = await self._stages.generate(bundle, refined.code[None], call)
+        losses = _losses(wanted, begun, after, refined, None)
+        return refined.code, area_change(before, everywhere, after, area, losses)
 
     async def _show(
         self,
@@ -346,7 +377,7 @@ class Pipeline:
         code: Code,
         output: OutputOptions,
         call: Call,
-        mask: npt.NDArray[np.float32] | None = None,
+        mask: Area | None = None,
     ) -> tuple[float, Losses, dict[str, EncodedPicture]]:
         """What is answered of a code that came of a picture: its domain score, how refinement went, the pictures."""
         begun_s = call.deadline.clock.now()
@@ -371,17 +402,10 @@ class Pipeline:
             {"image": images[0] if output.image else None}, output, call
         )
 
-    async def _area(
-        self, bundle: Bundle, area: Region | EncodedPicture, call: Call
-    ) -> npt.NDArray[np.float32]:
-        """How much each place is the target's, float32 [H, W, 1] from 0 to 1."""
+    async def _area(self, bundle: Bundle, area: Region | EncodedPicture, call: Call) -> Area:
         if isinstance(area, Region):
-            return region_mask(area, bundle.resolution)
-        white = await self._stages.align(bundle, area, call)
-        mask: npt.NDArray[np.float32] = white.mean(axis=2, keepdims=True, dtype=np.float32) / np.float32(255)
-        if not mask.any():
-            raise InvalidOption("The mask is black everywhere; make white what is kept of the target.")
-        return mask
+            return region_area(area, bundle.resolution)
+        return mask_area(await self._stages.align(bundle, area, call))
 
     async def _code_of(self, source: Source, settings: RefineSettings, bundle: Bundle, call: Call) -> Code:
         """The code of a source, which is inverted if it is a picture."""
@@ -447,20 +471,13 @@ def _losses(
     start: Image,
     final: Image,
     refined: Refinement,
-    mask: npt.NDArray[np.float32] | None,
+    mask: Area | None,
 ) -> Losses:
     return Losses(
-        pixel_mse_before=_pixel_mse(aligned, start, mask),
-        pixel_mse_after=_pixel_mse(aligned, final, mask),
+        pixel_mse_before=pixel_mse(aligned, start, mask),
+        pixel_mse_after=pixel_mse(aligned, final, mask),
         refine_loss_before=refined.loss_before,
         refine_loss_after=refined.loss_after,
         steps_done=refined.steps_done,
         stop_reason=refined.stop_reason,
     )
-
-
-def _pixel_mse(one: Image, other: Image, mask: npt.NDArray[np.float32] | None) -> float:
-    """Mean squared error on [-1, 1]; with a mask [H, W, 1], places count as it says."""
-    difference = (one.astype(np.float32) - other.astype(np.float32)) / 127.5
-    squares = np.mean(difference * difference, axis=2, keepdims=True)
-    return float(np.average(squares, weights=mask))

@@ -158,7 +158,8 @@ class EditSession:
         if self._source is None:
             raise MalformedRequest("A session begins with a picture or a code; send one with the edits.")
         source, output = self._source, self._output
-        job = EditJob(source, request.edits, self._bundle, self._refine, replace(output, codes=True))
+        options = self._bundle, self._refine, replace(output, codes=True)
+        job = EditJob(source, request.edits, *options, area=request.area)
         edited = await self._edit(job, call)
         if self._source is source:  # from here on its code stands for it: nothing is inverted twice
             self._source, self._bundle = edited.source_code, edited.bundle

@@ -69,21 +69,46 @@ class Stages:
         *,
         mask: npt.NDArray[np.float32] | None = None,
         report: Report = unreported,
+        kept_s: float = 0.0,
     ) -> tuple[Code, Refinement]:
-        """Encode, refine: the encoder's code and what became of it."""
+        """Encode, refine: the encoder's code and what became of it. `kept_s` are left for what follows."""
         with call.during("encode") as lap:
             encoded = await self._infer(bundle, "encoder", {"image": aligned[None]}, call)
             lap.queued_s = encoded.queued_s
             start = np.array(encoded.outputs["code"][0], dtype=np.float32)
         report(0, None, start)
+        return start, await self.refine(
+            bundle, start, aligned, settings, call, mask=mask, report=report, kept_s=kept_s
+        )
+
+    async def refine(
+        self,
+        bundle: Bundle,
+        start: Code,
+        target: Image,
+        settings: RefineSettings,
+        call: Call,
+        *,
+        mask: npt.NDArray[np.float32] | None = None,
+        report: Report = unreported,
+        kept_s: float = 0.0,
+    ) -> Refinement:
+        """A code on its way to a target; `start` as it is where no step is asked for."""
         if settings.steps == 0:
-            return start, Refinement(start, 0.0, 0.0, 0, StopReason.NOT_REFINED)
+            return Refinement(start, 0.0, 0.0, 0, StopReason.NOT_REFINED)
+        refiner = self._refiners[bundle.graphs["refiner"].key]
         with call.during("refine") as lap:
-            refined = await self._refiners[bundle.graphs["refiner"].key].refine(
-                start, aligned, settings, call.deadline, self._answer_reserve_s, mask=mask, report=report
+            refined = await refiner.refine(
+                start,
+                target,
+                settings,
+                call.deadline,
+                lambda: self._answer_reserve_s() + kept_s,
+                mask=mask,
+                report=report,
             )
             lap.queued_s = refined.queued_s
-        return start, refined
+        return refined
 
     async def map(
         self, bundle: Bundle, seeds: tuple[int, ...], truncation: float, call: Call

@@ -29,6 +29,7 @@ LARGEST_STRENGTH = 2.0
 DOMAIN_FLOOR = 0.02  # median domain score of edited codes below which a direction's range has ended
 READ = 200  # pictures whose edits are looked at to find a range
 SAMPLES = 4_000  # sampled codes that a direction's scale is measured on
+TENSORS = {"direction": "vector", "boundary": "boundary", "across": "across"}  # names in files -> fields
 INVERSIONS = 500  # of them, inverted to say how native an edited code is; fewer above 128 pixels
 
 
@@ -93,7 +94,20 @@ def find_directions(config: DirectionsConfig) -> Path:
             step_of_code = direction.scale * direction.vector
             low, high = (edits.honest_end(name, step_of_code, end, config.right_way) for end in ends)
             ends = (low, high)
-        found.append(replace(direction, range=ends, held_out=figures[name], conditioned_on=conditions[name]))
+        across = (
+            torch.from_numpy(native_step(standard, normals[name], [])).reshape(deviation.shape) * deviation
+        )
+        boundary = torch.from_numpy(normals[name]).reshape(deviation.shape) / deviation
+        found.append(
+            replace(
+                direction,
+                range=ends,
+                held_out=figures[name],
+                conditioned_on=conditions[name],
+                boundary=(boundary / boundary.norm()).float(),
+                across=(across / across.norm()).float(),
+            )
+        )
         print(
             f"{name}: held-out {figures[name]['metric']} {figures[name]['value']:.3f}, "
             f"range {ends[0]} to {ends[1]}, layers {layers[name]}"
@@ -116,6 +130,11 @@ class Direction:
     held_out: dict[str, object] | None = None
     """How well its boundary does on pictures left out; None where no labels made it."""
     conditioned_on: list[str] = field(default_factory=list)
+    boundary: torch.Tensor | None = None
+    """float32 [L, 512]: how far a change of code goes across its boundary is their inner product; other edits that keep
+    the attribute have none. Of length 1. None where no labels made it."""
+    across: torch.Tensor | None = None
+    """float32 [L, 512]: the native step across the boundary that keeps nothing, of length 1."""
 
 
 def add_directions(run: Path, found: Iterable[Direction]) -> Path:
@@ -125,8 +144,11 @@ def add_directions(run: Path, found: Iterable[Direction]) -> Path:
     vectors = load_file(tensors) if entries else {}
     for direction in found:
         label = direction.name.replace("_", " ").replace("-", " ").capitalize()
-        vectors[f"direction/{direction.name}"] = direction.vector.numpy()
-        entry = {key: value for key, value in vars(direction).items() if key != "vector"}
+        for kind, key in TENSORS.items():
+            vectors.pop(f"{kind}/{direction.name}", None)
+            if (tensor := getattr(direction, key)) is not None:
+                vectors[f"{kind}/{direction.name}"] = tensor.numpy()
+        entry = {key: value for key, value in vars(direction).items() if key not in TENSORS.values()}
         entries[direction.name] = entry | {"label": label}
     save_file(vectors, tensors)
     write_json(listing, list(entries.values()))

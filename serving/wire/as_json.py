@@ -10,7 +10,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from serving import __version__
-from serving.bundle import Bundle, Direction
+from serving.bundle import Bundle, Direction, Preset
 from serving.call import Call
 from serving.errors import EditingError, MalformedRequest
 from serving.jobs import (
@@ -74,9 +74,14 @@ def watch_invert_job_from(body: bodies.WatchOptions, picture: EncodedPicture) ->
     return WatchInvertJob(invert_job_from(body, picture, None), body.interval_s, not body.omit_previews)
 
 
-def edit_job_from(body: bodies.EditOptions, source: Source, accept: ImageFormat | None) -> EditJob:
+def edit_job_from(
+    body: bodies.EditOptions,
+    source: Source,
+    area: Region | EncodedPicture | None,
+    accept: ImageFormat | None,
+) -> EditJob:
     options = body.bundle, _refine_from(body.refine), _output_from(body.output, accept)
-    return EditJob(source, _edits_from(body.edits), *options)
+    return EditJob(source, _edits_from(body.edits), *options, area=area)
 
 
 def source_from(body: bodies.SourceBody | bodies.EditBody, what: str) -> Source:
@@ -86,6 +91,14 @@ def source_from(body: bodies.SourceBody | bodies.EditBody, what: str) -> Source:
         return _code_from(body.code)
     assert body.picture is not None
     return picture_from(body.picture)
+
+
+def area_from(
+    region: bodies.RegionBody | None, mask: EncodedPicture | None
+) -> Region | EncodedPicture | None:
+    if region is not None and mask is not None:
+        raise MalformedRequest("The area is a region or a mask; send one of them.")
+    return mask if region is None else Region(**region.model_dump())
 
 
 def session_request_from(body: bodies.SessionBody) -> SessionRequest:
@@ -99,6 +112,7 @@ def session_request_from(body: bodies.SessionBody) -> SessionRequest:
             body.bundle,
             _refine_from(body.refine),
             _output_from(body.output, None) if body.output is not None else None,
+            area=area_from(body.region, picture_from(body.mask) if body.mask is not None else None),
         )
     except EditingError as error:
         return SessionRequest(body.sequence, (), fault=error)
@@ -120,9 +134,7 @@ def diffuse_job_from(
     body: bodies.DiffuseOptions, pictures: Mapping[str, EncodedPicture], accept: ImageFormat | None
 ) -> DiffuseJob:
     """`pictures`: target, context and perhaps mask."""
-    if body.region is not None and "mask" in pictures:
-        raise MalformedRequest("The area is a region or a mask; send one of them.")
-    area = pictures.get("mask") or Region(**(body.region.model_dump() if body.region else {}))
+    area = area_from(body.region, pictures.get("mask")) or Region()
     options = body.bundle, _refine_from(body.refine), _output_from(body.output, accept)
     return DiffuseJob(pictures["target"], pictures["context"], area, *options)
 
@@ -147,7 +159,9 @@ def _code_from(body: bodies.CodeBody) -> CodeSource:
 
 
 def _edits_from(edits: list[bodies.EditStepBody]) -> tuple[EditStep, ...]:
-    return tuple(EditStep(edit.direction, edit.strength, tuple(edit.layers)) for edit in edits)
+    return tuple(
+        EditStep(edit.direction, edit.strength, tuple(edit.layers), tuple(edit.keep)) for edit in edits
+    )
 
 
 def _refine_from(body: bodies.RefineBody) -> RefineOptions:
@@ -192,6 +206,7 @@ def edit_answer(result: Edited, call: Call) -> bodies.EditAnswer:
         image=_optional_answer(result.image),
         aligned=_optional_answer(result.aligned),
         start=_optional_answer(result.start),
+        area=bodies.AreaChangeAnswer(**asdict(result.area)) if result.area else None,
         timings=_timings_answer(call),
         request_id=call.request_id,
     )
@@ -339,7 +354,13 @@ def _bundle_answer(bundle: Bundle) -> bodies.BundleAnswer:
         summary=bundle.limits,
         data=bundle.data,
         code_space=bundle.code_space,
+        presets=[_preset_answer(preset) for preset in bundle.presets.values()],
     )
+
+
+def _preset_answer(preset: Preset) -> bodies.PresetAnswer:
+    edits = [bodies.EditStepBody(**asdict(edit)) for edit in preset.edits]
+    return bodies.PresetAnswer(name=preset.name, label=preset.label, edits=edits)
 
 
 def _direction_answer(direction: Direction) -> bodies.DirectionAnswer:

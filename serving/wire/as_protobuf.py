@@ -9,10 +9,11 @@ import grpc
 
 from indomain.v1 import editing_pb2 as pb
 from serving import __version__
-from serving.bundle import Bundle, Direction
+from serving.bundle import Bundle, Direction, Preset
 from serving.call import Call
 from serving.errors import EditingError, InvalidOption, MalformedRequest
 from serving.jobs import (
+    AreaChange,
     Between,
     CodeHandle,
     CodeSource,
@@ -87,10 +88,9 @@ def watch_invert_job(request: pb.WatchInvertRequest) -> WatchInvertJob:
 
 
 def edit_job(request: pb.EditRequest) -> EditJob:
-    source = _source(request, "An edit")
-    return EditJob(
-        source, _edits(request.edits), request.bundle, _refine(request.refine), _output(request.output)
-    )
+    source, area = _source(request, "An edit"), _area(request)
+    options = request.bundle, _refine(request.refine), _output(request.output)
+    return EditJob(source, _edits(request.edits), *options, area=area)
 
 
 def session_request(request: pb.EditSessionRequest) -> SessionRequest:
@@ -103,6 +103,7 @@ def session_request(request: pb.EditSessionRequest) -> SessionRequest:
             request.bundle,
             _refine(request.refine),
             _output(request.output) if request.HasField("output") else None,
+            area=_area(request),
         )
     except EditingError as error:
         return SessionRequest(request.sequence, (), fault=error)
@@ -122,13 +123,8 @@ def mix_job(request: pb.MixRequest) -> MixJob:
 
 
 def diffuse_job(request: pb.DiffuseRequest) -> DiffuseJob:
-    area: Region | EncodedPicture = Region()
-    if request.WhichOneof("area") == "region":
-        region = request.region
-        area = Region(region.left, region.top, region.right, region.bottom)
-    elif request.WhichOneof("area") == "mask":
-        area = _picture(request.mask)
     pictures = _picture(request.target), _picture(request.context)
+    area = _area(request) or Region()
     return DiffuseJob(*pictures, area, request.bundle, _refine(request.refine), _output(request.output))
 
 
@@ -150,6 +146,15 @@ def _source(message: pb.EditRequest | pb.EditSessionRequest | pb.Source, what: s
     raise MalformedRequest(f"{what} needs a picture or a code to start from; send exactly one of them.")
 
 
+def _area(
+    message: pb.EditRequest | pb.EditSessionRequest | pb.DiffuseRequest,
+) -> Region | EncodedPicture | None:
+    if message.WhichOneof("area") == "region":
+        region = message.region
+        return Region(region.left, region.top, region.right, region.bottom)
+    return _picture(message.mask) if message.WhichOneof("area") == "mask" else None
+
+
 def _code(code: pb.Code) -> CodeSource:
     if code.handle and not code.data:
         return CodeHandle(code.handle)
@@ -157,7 +162,9 @@ def _code(code: pb.Code) -> CodeSource:
 
 
 def _edits(edits: Iterable[pb.EditStep]) -> tuple[EditStep, ...]:
-    return tuple(EditStep(edit.direction, edit.strength, tuple(edit.layers)) for edit in edits)
+    return tuple(
+        EditStep(edit.direction, edit.strength, tuple(edit.layers), tuple(edit.keep)) for edit in edits
+    )
 
 
 def _picture(picture: pb.Picture) -> EncodedPicture:
@@ -232,6 +239,7 @@ def edit_response(result: Edited, call: Call) -> pb.EditResponse:
         source_code=_pb_code(result.source_code),
         aligned=_pb_optional(result.aligned),
         start=_pb_optional(result.start),
+        area=_pb_area_change(result.area) if result.area else None,
     )
 
 
@@ -341,6 +349,16 @@ def _pb_losses(losses: Losses) -> pb.Losses:
     )
 
 
+def _pb_area_change(change: AreaChange) -> pb.AreaChange:
+    return pb.AreaChange(
+        inside_mse_before=change.inside_mse_before,
+        inside_mse_after=change.inside_mse_after,
+        outside_mse_before=change.outside_mse_before,
+        outside_mse_after=change.outside_mse_after,
+        losses=_pb_losses(change.losses),
+    )
+
+
 def _pb_timings(call: Call) -> list[pb.StageTiming]:
     return [pb.StageTiming(stage=stage, seconds=seconds) for stage, seconds in call.timings]
 
@@ -358,7 +376,16 @@ def _pb_bundle(bundle: Bundle) -> pb.Bundle:
         summary=bundle.limits,
         data=bundle.data,
         code_space=bundle.code_space,
+        presets=[_pb_preset(preset) for preset in bundle.presets.values()],
     )
+
+
+def _pb_preset(preset: Preset) -> pb.Preset:
+    edits = [
+        pb.EditStep(direction=edit.direction, strength=edit.strength, layers=edit.layers, keep=edit.keep)
+        for edit in preset.edits
+    ]
+    return pb.Preset(name=preset.name, label=preset.label, edits=edits)
 
 
 def _pb_direction(direction: Direction) -> pb.Direction:

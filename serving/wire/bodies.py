@@ -75,10 +75,22 @@ class OutputBody(Body):
 
 class EditStepBody(Body):
     direction: str
+    """Or a preset's name: all of its edits, each `strength` times."""
     strength: float
     """Standard deviations of sampled codes, -100..100."""
     layers: list[int] = Field(default_factory=list)
     """Only these layers move. Empty: all layers of the direction."""
+    keep: list[str] = Field(default_factory=list)
+    """Directions whose meaning must not change: what of this step would change it is taken out."""
+
+
+class RegionBody(Body):
+    """A rectangle, in parts of the picture's sides."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
 
 
 class InvertOptions(Body):
@@ -106,6 +118,8 @@ class WatchInvertBody(WatchOptions):
 
 class EditOptions(InvertOptions):
     edits: list[EditStepBody] = Field(default_factory=list)
+    region: RegionBody | None = None
+    """Only there the picture changes; the code is refined for that. In place of it, a mask."""
 
 
 class EditBody(EditOptions):
@@ -113,6 +127,8 @@ class EditBody(EditOptions):
 
     picture: PictureBody | None = None
     code: CodeBody | None = None
+    mask: PictureBody | None = None
+    """In place of a region. White: changes, black: stays, once it is brought into place as the picture is."""
 
 
 class SessionBody(SourceBody):
@@ -126,6 +142,9 @@ class SessionBody(SourceBody):
     refine: RefineBody = Field(default_factory=RefineBody)
     output: OutputBody | None = None
     """Stays in force until a message has another."""
+    region: RegionBody | None = None
+    """As for an edit; the one in force, as with edits: a message without region and mask has none."""
+    mask: PictureBody | None = None
 
 
 class InterpolateBody(Body):
@@ -148,15 +167,6 @@ class MixBody(Body):
     bundle: str = ""
     refine: RefineBody = Field(default_factory=RefineBody)
     output: OutputBody = Field(default_factory=OutputBody)
-
-
-class RegionBody(Body):
-    """A rectangle, in parts of the picture's sides."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
 
 
 class DiffuseOptions(InvertOptions):
@@ -236,6 +246,18 @@ class InvertAnswer(_Answer):
     start: PictureAnswer | None = None
 
 
+class AreaChangeAnswer(Body):
+    """How an edit was held to its area: mean squared differences to the source's picture on [-1, 1], `before` of the
+    edit everywhere, `after` of the answer."""
+
+    inside_mse_before: float
+    inside_mse_after: float
+    outside_mse_before: float
+    outside_mse_after: float
+    losses: LossesAnswer
+    """Against what was wanted: the edit everywhere within the area, the source outside."""
+
+
 class EditAnswer(_Answer):
     code: CodeAnswer
     source_code: CodeAnswer
@@ -244,6 +266,7 @@ class EditAnswer(_Answer):
     image: PictureAnswer | None = None
     aligned: PictureAnswer | None = None
     start: PictureAnswer | None = None
+    area: AreaChangeAnswer | None = None
 
 
 class ProgressAnswer(Body):
@@ -303,6 +326,14 @@ class DirectionAnswer(Body):
     conditioned_on: list[str]
 
 
+class PresetAnswer(Body):
+    """Several directions under one name, which may stand where a direction's stands."""
+
+    name: str
+    label: str
+    edits: list[EditStepBody]
+
+
 class RefineDefaultsAnswer(Body):
     steps: int
     learning_rate: float
@@ -326,6 +357,7 @@ class BundleAnswer(Body):
     data: str
     code_space: str
     """Names what codes mean: bundle and generator. Codes of one space are none of another's."""
+    presets: list[PresetAnswer] = Field(default_factory=list)
 
 
 class LimitsAnswer(Body):

@@ -30,6 +30,10 @@ def rewrite(repository: Path, change: Callable[[dict[str, Any]], None]) -> None:
     (repository / "tiny16.json").write_text(json.dumps(manifest))
 
 
+def preset(name: str, **edit: Any) -> dict[str, Any]:
+    return {"name": name, "edits": [{"direction": "smile", "strength": 1.0, **edit}]}
+
+
 def test_reads_everything(tiny_repository: Path) -> None:
     bundle = read_bundle(tiny_repository, "tiny16")
     assert (bundle.resolution, bundle.layers, bundle.code_size) == (16, 6, 512)
@@ -58,6 +62,12 @@ def test_reads_everything(tiny_repository: Path) -> None:
         (lambda m: m["directions"][0].update(range=[3, -3]), "smile"),
         (lambda m: m["directions"][0].update(name="grin"), "grin"),
         (lambda m: m.update(layers=10), "code"),
+        (lambda m: m.update(presets=[preset("smile")]), "'smile' names more than one"),
+        (lambda m: m.update(presets=[preset("merry"), preset("merry")]), "'merry' names more than one"),
+        (lambda m: m.update(presets=[preset("merry", direction="grin")]), "merry.*'grin'"),
+        (lambda m: m.update(presets=[preset("merry", keep=["grin"])]), "merry.*'grin'"),
+        (lambda m: m.update(presets=[preset("merry", layers=[0])]), "merry.*none of its layers"),
+        (lambda m: m.update(presets=[{"name": "merry", "edits": []}]), "presets.0.edits"),
     ],
 )
 def test_broken_manifest(change: Callable[[dict[str, Any]], None], message: str, repository: Path) -> None:

@@ -92,6 +92,10 @@ def test_encoder_and_directions_end_to_end(data: tuple[Path, Path], gan_run: Pat
         assert {i for i in range(8) if vector[i].any()} == set(entry["layers"])
         assert entry["range"][0] < 0 < entry["range"][1]
     assert entries["warm"]["layers"] == [2, 3, 4, 5]
+    crossings = {
+        kind: np.vdot(vectors["boundary/warm"], vectors[kind]) for kind in ("direction/tilt", "across/warm")
+    }
+    assert abs(crossings["direction/tilt"]) < 1e-3 < crossings["across/warm"]
     assert main(["publish", "--run", str(run), "--to", str(tmp_path / "kept")]) == 0
     assert not list((tmp_path / "kept").glob("*optimiser*"))
     assert (tmp_path / "kept" / "directions.json").read_text() == (run / "directions.json").read_text()

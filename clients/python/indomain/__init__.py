@@ -37,6 +37,7 @@ from indomain._exceptions import (
 )
 from indomain._pictures import PictureFormat, PictureLike
 from indomain._results import (
+    AreaChange,
     AsyncInversion,
     Between,
     Bundle,
@@ -51,6 +52,7 @@ from indomain._results import (
     Limits,
     Losses,
     Mixed,
+    Preset,
     Refine,
     Result,
     Sample,
@@ -61,6 +63,7 @@ from indomain._session import AsyncEditSession, EditSession
 __version__ = "0.1.0"
 
 __all__ = [
+    "AreaChange",
     "AsyncClient",
     "AsyncEditSession",
     "AsyncInversion",
@@ -96,6 +99,7 @@ __all__ = [
     "PermissionDeniedError",
     "PictureFormat",
     "PictureLike",
+    "Preset",
     "Refine",
     "RequestCancelledError",
     "RequestTooLargeError",

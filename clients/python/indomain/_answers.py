@@ -10,10 +10,12 @@ from PIL import Image
 from indomain._codes import code_from_wire
 from indomain._pictures import picture_from_wire
 from indomain._results import (
+    AreaChange,
     Between,
     Bundle,
     Diffused,
     Direction,
+    Edit,
     Edited,
     GatewayInfo,
     HeldOut,
@@ -22,6 +24,7 @@ from indomain._results import (
     Limits,
     Losses,
     Mixed,
+    Preset,
     Refine,
     Sample,
     SessionPicture,
@@ -76,6 +79,7 @@ def edited(answer: editing_pb2.EditResponse) -> Edited:
         handle=answer.code.handle,
         code_space=answer.code.space,
         source_handle=answer.source_code.handle,
+        area=_area_change(answer),
     )
 
 
@@ -102,6 +106,7 @@ def session_picture(answer: editing_pb2.EditSessionResponse) -> SessionPicture:
         losses=_losses(edited.losses) if edited.HasField("losses") else None,
         stage_seconds=_stage_seconds(edited.timings),
         request_id=edited.request_id,
+        area=_area_change(edited),
     )
 
 
@@ -185,7 +190,15 @@ def _bundle(bundle: editing_pb2.Bundle) -> Bundle:
         summary=bundle.summary,
         data=bundle.data,
         code_space=bundle.code_space,
+        presets={preset.name: _preset(preset) for preset in bundle.presets},
     )
+
+
+def _preset(preset: editing_pb2.Preset) -> Preset:
+    edits = (
+        Edit(step.direction, step.strength, tuple(step.layers), tuple(step.keep)) for step in preset.edits
+    )
+    return Preset(name=preset.name, label=preset.label, edits=tuple(edits))
 
 
 def _direction(direction: editing_pb2.Direction) -> Direction:
@@ -209,6 +222,18 @@ def _losses(losses: editing_pb2.Losses) -> Losses:
         refine_loss_after=losses.refine_loss_after,
         steps_done=losses.steps_done,
         stop_reason=reason.removeprefix("STOP_REASON_").lower(),
+    )
+
+
+def _area_change(answer: editing_pb2.EditResponse) -> AreaChange | None:
+    if not answer.HasField("area"):
+        return None
+    return AreaChange(
+        inside_mse_before=answer.area.inside_mse_before,
+        inside_mse_after=answer.area.inside_mse_after,
+        outside_mse_before=answer.area.outside_mse_before,
+        outside_mse_after=answer.area.outside_mse_after,
+        losses=_losses(answer.area.losses),
     )
 
 

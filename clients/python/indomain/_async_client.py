@@ -136,6 +136,9 @@ class AsyncClient:
         self,
         source: _calls.EditSource,
         *edits: Edit,
+        keep: Iterable[str] = (),
+        region: _calls.Area | None = None,
+        mask: PictureLike | None = None,
         bundle: str = "",
         steps: int | None = None,
         quality: str | None = None,
@@ -147,7 +150,9 @@ class AsyncClient:
     ) -> Edited:
         call = _calls.edit(
             source,
-            _calls.edit_steps(edits, strengths),
+            _calls.edit_steps(edits, strengths, keep),
+            region,
+            mask,
             bundle=bundle,
             refine=_calls.refine_options(steps, quality, refine),
             output=_calls.output_options(self._picture_format, aligned=include_aligned, start=include_start),

@@ -86,12 +86,32 @@ def output_options(
     )
 
 
-def edit_steps(edits: Iterable[Edit], strengths: Mapping[str, float]) -> list[editing_pb2.EditStep]:
+def edit_steps(
+    edits: Iterable[Edit], strengths: Mapping[str, float], keep: Iterable[str] = ()
+) -> list[editing_pb2.EditStep]:
+    """`keep` counts for every step, beside what a step keeps itself."""
     steps = [*edits, *(Edit(name, strength) for name, strength in strengths.items())]
+    kept = [keep] if isinstance(keep, str) else list(keep)
     return [
-        editing_pb2.EditStep(direction=step.direction, strength=step.strength, layers=step.layers)
+        editing_pb2.EditStep(
+            direction=step.direction, strength=step.strength, layers=step.layers, keep=[*step.keep, *kept]
+        )
         for step in steps
     ]
+
+
+def put_area(
+    request: editing_pb2.EditRequest | editing_pb2.EditSessionRequest | editing_pb2.DiffuseRequest,
+    region: Area | None,
+    mask: PictureLike | None,
+) -> None:
+    if region is not None and mask is not None:
+        raise ValueError("the area is a region or a mask; give one of them")
+    if region is not None:
+        left, top, right, bottom = region
+        request.region.CopyFrom(editing_pb2.Region(left=left, top=top, right=right, bottom=bottom))
+    if mask is not None:
+        request.mask.CopyFrom(picture_to_wire(mask))
 
 
 # --- calls -------------------------------------------------------------------------------------------
@@ -137,6 +157,8 @@ def watch_invert(
 def edit(
     source: EditSource,
     steps: Iterable[editing_pb2.EditStep],
+    region: Area | None = None,
+    mask: PictureLike | None = None,
     *,
     bundle: str,
     refine: editing_pb2.RefineOptions,
@@ -144,7 +166,8 @@ def edit(
 ) -> Call[Edited]:
     request = editing_pb2.EditRequest(bundle=_bundle_of(bundle, source), edits=steps, output=output)
     _put_source(request, source)
-    if request.HasField("picture"):
+    put_area(request, region, mask)
+    if request.HasField("picture") or request.WhichOneof("area"):
         request.refine.CopyFrom(refine)
     return Call("Edit", request, _answers.edited)
 
@@ -215,8 +238,6 @@ def diffuse(
     refine: editing_pb2.RefineOptions,
     output: editing_pb2.OutputOptions,
 ) -> Call[Diffused]:
-    if region is not None and mask is not None:
-        raise ValueError("the area is a region or a mask; give one of them")
     request = editing_pb2.DiffuseRequest(
         bundle=bundle,
         target=picture_to_wire(target),
@@ -224,11 +245,7 @@ def diffuse(
         refine=refine,
         output=output,
     )
-    if region is not None:
-        left, top, right, bottom = region
-        request.region.CopyFrom(editing_pb2.Region(left=left, top=top, right=right, bottom=bottom))
-    if mask is not None:
-        request.mask.CopyFrom(picture_to_wire(mask))
+    put_area(request, region, mask)
     return Call("Diffuse", request, _answers.diffused)
 
 

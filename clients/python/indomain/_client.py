@@ -203,6 +203,9 @@ class Client:
         self,
         source: _calls.EditSource,
         *edits: Edit,
+        keep: Iterable[str] = (),
+        region: _calls.Area | None = None,
+        mask: PictureLike | None = None,
         bundle: str = "",
         steps: int | None = None,
         quality: str | None = None,
@@ -216,23 +219,31 @@ class Client:
 
         Example:
             >>> younger = client.edit("portrait.png", smile=2.0, age=-1.0)
+            >>> older = client.edit("portrait.png", age=1.0, keep=["smile"])
+            >>> smiling = client.edit("portrait.png", smile=2.0, region=(0.2, 0.6, 0.8, 0.95))
             >>> back = client.edit(younger, indomain.Edit("age", 1.0, layers=(0, 1)))
 
         Args:
             source: a picture, which is inverted first; or a code float32 [L, 512], or a result of `invert` or `edit`.
             edits: for directions that need layers, or whose names are no Python names. Edits add up.
-            strengths: direction = strength, in standard deviations of sampled codes.
+            strengths: direction = strength, in standard deviations of sampled codes; or preset = how much of it.
+            keep: directions whose meaning no edit may change.
+            region: left, top, right, bottom in parts of the picture's sides, once it is brought into place: only there
+                it changes. The code is refined for that.
+            mask: in place of it, a picture that is white where it changes.
             bundle, steps, quality, refine, include_aligned, include_start, timeout_s: as in `invert`; the refinement
-                and the pictures count only where the source is a picture.
+                and the pictures count only where the source is a picture, the refinement also with an area.
 
         Raises:
-            OSError, TypeError, ValueError: `source` cannot be read or is neither picture nor code.
+            OSError, TypeError, ValueError: `source` or `mask` cannot be read or is neither picture nor code.
             UnknownDirectionError, UnknownBundleError: no such direction, no such bundle.
             InvalidPictureError, InvalidCodeError, InvalidOptionError: the gateway refuses the source or an option.
         """
         call = _calls.edit(
             source,
-            _calls.edit_steps(edits, strengths),
+            _calls.edit_steps(edits, strengths, keep),
+            region,
+            mask,
             bundle=bundle,
             refine=_calls.refine_options(steps, quality, refine),
             output=_calls.output_options(self._picture_format, aligned=include_aligned, start=include_start),

@@ -25,14 +25,16 @@ class Edit:
     """One step along a direction.
 
     Attributes:
-        direction: its name, e.g. `"smile"`.
-        strength: in standard deviations of sampled codes along the direction.
+        direction: its name, e.g. `"smile"`, or a preset's.
+        strength: in standard deviations of sampled codes along the direction; of a preset, how much of it.
         layers: only these layers move, where the direction has them; empty: all layers of the direction.
+        keep: directions whose meaning must not change, e.g. `("age",)`.
     """
 
     direction: str
     strength: float
     layers: tuple[int, ...] = ()
+    keep: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,15 @@ class Direction:
 
 
 @dataclass(frozen=True)
+class Preset:
+    """Several edits under one name, which may stand where a direction's stands; at strength 1 they are as listed."""
+
+    name: str
+    label: str
+    edits: tuple[Edit, ...]
+
+
+@dataclass(frozen=True)
 class Bundle:
     """One trained pipeline of the gateway. `resolution` is the pixels of both sides; codes are [layers, code_size], and
     `code_space` names what they mean: bundle and generator."""
@@ -94,6 +105,7 @@ class Bundle:
     summary: str
     data: str
     code_space: str = ""
+    presets: Mapping[str, Preset] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,6 +149,23 @@ class Losses:
     refine_loss_after: float
     steps_done: int
     stop_reason: str
+
+
+@dataclass(frozen=True)
+class AreaChange:
+    """How an edit was held to its area: mean squared differences to the source's picture, on [-1, 1].
+
+    Attributes:
+        inside_mse_before, inside_mse_after: in the area; `before` of the edit everywhere, `after` of the answer.
+        outside_mse_before, outside_mse_after: outside of it.
+        losses: of the refinement, against the edit everywhere within the area and the source outside.
+    """
+
+    inside_mse_before: float
+    inside_mse_after: float
+    outside_mse_before: float
+    outside_mse_after: float
+    losses: Losses
 
 
 class _Shown:
@@ -204,6 +233,7 @@ class Edited(Result):
         request_id: the same id stands in the gateway's log.
         handle, source_handle: the gateway's names for the codes, for a while. Calls that take this result use them.
         code_space: names bundle and generator whose codes they are; another's refuses them (`OtherCodeSpaceError`).
+        area: how the edit was held to its area; None where it had none.
     """
 
     bundle: str
@@ -219,6 +249,7 @@ class Edited(Result):
     handle: str = field(default="", repr=False)
     code_space: str = field(default="", repr=False)
     source_handle: str = field(default="", repr=False)
+    area: AreaChange | None = None
 
 
 @dataclass(frozen=True)
@@ -264,7 +295,7 @@ class Inversion(Result):
         inversion = super().load(file)
         return inversion if client is None else replace(inversion, _edit=client.edit)
 
-    def edit(self, *edits: Edit, timeout_s: float | None = None, **strengths: float) -> Edited:
+    def edit(self, *edits: Edit, timeout_s: float | None = None, **options: Any) -> Edited:
         """Edits this code, without inverting again.
 
         Example:
@@ -274,7 +305,7 @@ class Inversion(Result):
         """
         if self._edit is None:
             raise RuntimeError("this inversion has no client; pass it to Client.edit")
-        result: Edited = self._edit(self, *edits, timeout_s=timeout_s, **strengths)
+        result: Edited = self._edit(self, *edits, timeout_s=timeout_s, **options)
         return result
 
 
@@ -282,12 +313,12 @@ class AsyncInversion(Inversion):
     """An inversion of an `AsyncClient`: `edit` is awaited."""
 
     async def edit(  # type: ignore[override]
-        self, *edits: Edit, timeout_s: float | None = None, **strengths: float
+        self, *edits: Edit, timeout_s: float | None = None, **options: Any
     ) -> Edited:
         """Edits this code, without inverting again: `await inversion.edit(smile=2.0, age=-1.0)`."""
         if self._edit is None:
             raise RuntimeError("this inversion has no client; pass it to AsyncClient.edit")
-        result: Edited = await self._edit(self, *edits, timeout_s=timeout_s, **strengths)
+        result: Edited = await self._edit(self, *edits, timeout_s=timeout_s, **options)
         return result
 
 
@@ -321,6 +352,7 @@ class SessionPicture(_Shown):
         losses: of the inversion; None unless the request began with a picture.
         stage_seconds: seconds in each stage of the pipeline.
         request_id: the same id stands in the gateway's log.
+        area: how the edit was held to its area; None where it had none.
     """
 
     sequence: int
@@ -330,6 +362,7 @@ class SessionPicture(_Shown):
     losses: Losses | None
     stage_seconds: Mapping[str, float]
     request_id: str
+    area: AreaChange | None = None
 
 
 @dataclass(frozen=True)

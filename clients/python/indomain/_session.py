@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from types import TracebackType
 from typing import Self
 
 from indomain import _answers, _calls
 from indomain._exceptions import RequestCancelledError, error_from_detail
+from indomain._pictures import PictureLike
 from indomain._results import Edit, Refine, SessionPicture
 from indomain._transports import AsyncConversation, Conversation
 from indomain._twins import documented_as
@@ -23,11 +24,16 @@ class _Requests:
         self._opening: editing_pb2.EditSessionRequest | None = opening
         self._sequence = 0
 
-    def next(self, edits: tuple[Edit, ...], strengths: dict[str, float]) -> editing_pb2.EditSessionRequest:
+    def next(
+        self,
+        steps: list[editing_pb2.EditStep],
+        region: _calls.Area | None,
+        mask: PictureLike | None,
+    ) -> editing_pb2.EditSessionRequest:
         request = editing_pb2.EditSessionRequest()
-        steps = _calls.edit_steps(edits, strengths)
+        _calls.put_area(request, region, mask)
         if self._opening is not None:
-            request.CopyFrom(self._opening)
+            request.MergeFrom(self._opening)
             self._opening = None
         self._sequence += 1
         request.sequence = self._sequence
@@ -66,9 +72,16 @@ class EditSession:
         self._requests = _Requests(opening)
         self._address = address
 
-    def send(self, *edits: Edit, **strengths: float) -> int:
-        """Asks for the source with these edits and does not wait. They are all that are in force, not what has changed.
-        Returns the request's number.
+    def send(
+        self,
+        *edits: Edit,
+        keep: Iterable[str] = (),
+        region: _calls.Area | None = None,
+        mask: PictureLike | None = None,
+        **strengths: float,
+    ) -> int:
+        """Asks for the source with these edits and does not wait. They are all that are in force, not what has changed;
+        keep, region and mask, too, are as in `Client.edit`. Returns the request's number.
 
         Example:
             >>> with client.session("portrait.png") as session:
@@ -80,11 +93,18 @@ class EditSession:
             >>> picture.sequence == number
             True
         """
-        request = self._requests.next(edits, strengths)
+        request = self._requests.next(_calls.edit_steps(edits, strengths, keep), region, mask)
         self._conversation.send(request)
         return request.sequence
 
-    def edit(self, *edits: Edit, **strengths: float) -> SessionPicture:
+    def edit(
+        self,
+        *edits: Edit,
+        keep: Iterable[str] = (),
+        region: _calls.Area | None = None,
+        mask: PictureLike | None = None,
+        **strengths: float,
+    ) -> SessionPicture:
         """The same, and waits for its answer, or a newer one.
 
         Raises:
@@ -92,7 +112,7 @@ class EditSession:
                 request; the session goes on.
             IndomainError: the session has ended.
         """
-        sequence = self.send(*edits, **strengths)
+        sequence = self.send(*edits, keep=keep, region=region, mask=mask, **strengths)
         while True:
             answer = self._conversation.receive()
             if answer is None:
@@ -150,13 +170,27 @@ class AsyncEditSession:
         self._requests = _Requests(opening)
         self._address = address
 
-    async def send(self, *edits: Edit, **strengths: float) -> int:
-        request = self._requests.next(edits, strengths)
+    async def send(
+        self,
+        *edits: Edit,
+        keep: Iterable[str] = (),
+        region: _calls.Area | None = None,
+        mask: PictureLike | None = None,
+        **strengths: float,
+    ) -> int:
+        request = self._requests.next(_calls.edit_steps(edits, strengths, keep), region, mask)
         await (await self._opened()).send(request)
         return request.sequence
 
-    async def edit(self, *edits: Edit, **strengths: float) -> SessionPicture:
-        sequence = await self.send(*edits, **strengths)
+    async def edit(
+        self,
+        *edits: Edit,
+        keep: Iterable[str] = (),
+        region: _calls.Area | None = None,
+        mask: PictureLike | None = None,
+        **strengths: float,
+    ) -> SessionPicture:
+        sequence = await self.send(*edits, keep=keep, region=region, mask=mask, **strengths)
         conversation = await self._opened()
         while True:
             answer = await conversation.receive()

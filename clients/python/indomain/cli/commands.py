@@ -83,7 +83,10 @@ def _edit(client: Client, arguments: argparse.Namespace) -> bool:
     edits = [Edit(direction, strength) for direction, strength in strengths.items()]
 
     def edit(job: photos.Job) -> bulk.Outcome:
-        result = client.edit(_source(job.source), *edits, **_refinement(arguments))
+        area = {"region": arguments.region, "mask": arguments.mask}
+        result = client.edit(
+            _source(job.source), *edits, keep=arguments.keep or (), **area, **_refinement(arguments)
+        )
         _save_picture(result.image, job.output)
         return result
 

@@ -23,6 +23,7 @@ examples:
   indomain edit portrait.jpg smile=2 age=-1 -o happy.png
   indomain edit holiday/ smile=1.5 -o smiling/     (killed or stopped: the same command goes on)
   find . -name '*.jpg' | indomain edit - smile=1.5 -o smiling/
+  indomain edit portrait.jpg age=1 --keep smile    (older, but the smile stays)
   indomain invert portrait.jpg -o portrait.png     (writes portrait.npy too)
   indomain edit portrait.npy yaw=1 -o turned.png   (a code: nothing to invert again)
 """
@@ -86,6 +87,10 @@ def _layers(text: str) -> list[int]:
     if max(layers) > 99:
         raise argparse.ArgumentTypeError(f"'{text}': no generator has so many layers")
     return layers
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _region(text: str) -> tuple[float, float, float, float]:
@@ -199,6 +204,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PHOTO|DIRECTION=STRENGTH",
         help="files, folders, 'globs', codes (.npy) or - for a list, and what to do with them",
     )
+    edit.add_argument(
+        "--keep",
+        type=_names,
+        metavar="NAME[,NAME]",
+        help="directions whose meaning must not change",
+    )
+    edit_area = edit.add_mutually_exclusive_group()
+    edit_area.add_argument(
+        "--region",
+        type=_region,
+        metavar="L,T,R,B",
+        help="parts of the sides, 0.2,0.3,0.8,0.9: only there the picture changes (default: everywhere)",
+    )
+    edit_area.add_argument("--mask", type=Path, help="a picture that is white where it changes")
     edit.add_argument(
         "-o", "--output", type=Path, help="a picture's file name, or a folder for several (default: edited/)"
     )

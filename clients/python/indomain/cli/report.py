@@ -132,6 +132,9 @@ def print_bundles(info: GatewayInfo) -> None:
         if bundle.summary:
             _answers.print(escape(bundle.summary), style="dim", highlight=False)
         _answers.print(_directions_table(bundle))
+        for preset in bundle.presets.values():
+            made_of = ", ".join(f"{edit.direction} {edit.strength:+g}" for edit in preset.edits)
+            _answers.print(f"  preset [bold]{escape(preset.name)}[/]: {escape(made_of)}", highlight=False)
     if not info.bundles:
         say("This gateway serves no bundle.")
 
@@ -168,6 +171,7 @@ def outcome_as_json(result: Inversion | Edited) -> dict[str, Any]:
         "bundle": result.bundle,
         "domain_score": result.domain_score,
         "losses": None if result.losses is None else asdict(result.losses),
+        "area": asdict(result.area) if isinstance(result, Edited) and result.area else None,
         "stage_seconds": dict(result.stage_seconds),
         "request_id": result.request_id,
     }

@@ -104,14 +104,16 @@ class OutputOptions(_message.Message):
     def __init__(self, format: _Optional[_Union[ImageFormat, str]] = ..., quality: _Optional[int] = ..., omit_image: _Optional[bool] = ..., include_aligned: _Optional[bool] = ..., include_start: _Optional[bool] = ..., omit_codes: _Optional[bool] = ...) -> None: ...
 
 class EditStep(_message.Message):
-    __slots__ = ("direction", "strength", "layers")
+    __slots__ = ("direction", "strength", "layers", "keep")
     DIRECTION_FIELD_NUMBER: _ClassVar[int]
     STRENGTH_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
     direction: str
     strength: float
     layers: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, direction: _Optional[str] = ..., strength: _Optional[float] = ..., layers: _Optional[_Iterable[int]] = ...) -> None: ...
+    keep: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, direction: _Optional[str] = ..., strength: _Optional[float] = ..., layers: _Optional[_Iterable[int]] = ..., keep: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Losses(_message.Message):
     __slots__ = ("pixel_mse_before", "pixel_mse_after", "refine_loss_before", "refine_loss_after", "steps_done", "stop_reason")
@@ -154,7 +156,7 @@ class ListBundlesResponse(_message.Message):
     def __init__(self, bundles: _Optional[_Iterable[_Union[Bundle, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., server_version: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class Bundle(_message.Message):
-    __slots__ = ("name", "resolution", "layers", "code_size", "directions", "refine", "alignment", "licence", "summary", "data", "code_space")
+    __slots__ = ("name", "resolution", "layers", "code_size", "directions", "refine", "alignment", "licence", "summary", "data", "presets", "code_space")
     NAME_FIELD_NUMBER: _ClassVar[int]
     RESOLUTION_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
@@ -165,6 +167,7 @@ class Bundle(_message.Message):
     LICENCE_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    PRESETS_FIELD_NUMBER: _ClassVar[int]
     CODE_SPACE_FIELD_NUMBER: _ClassVar[int]
     name: str
     resolution: int
@@ -176,8 +179,19 @@ class Bundle(_message.Message):
     licence: str
     summary: str
     data: str
+    presets: _containers.RepeatedCompositeFieldContainer[Preset]
     code_space: str
-    def __init__(self, name: _Optional[str] = ..., resolution: _Optional[int] = ..., layers: _Optional[int] = ..., code_size: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[Direction, _Mapping]]] = ..., refine: _Optional[_Union[RefineDefaults, _Mapping]] = ..., alignment: _Optional[str] = ..., licence: _Optional[str] = ..., summary: _Optional[str] = ..., data: _Optional[str] = ..., code_space: _Optional[str] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., resolution: _Optional[int] = ..., layers: _Optional[int] = ..., code_size: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[Direction, _Mapping]]] = ..., refine: _Optional[_Union[RefineDefaults, _Mapping]] = ..., alignment: _Optional[str] = ..., licence: _Optional[str] = ..., summary: _Optional[str] = ..., data: _Optional[str] = ..., presets: _Optional[_Iterable[_Union[Preset, _Mapping]]] = ..., code_space: _Optional[str] = ...) -> None: ...
+
+class Preset(_message.Message):
+    __slots__ = ("name", "label", "edits")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    EDITS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    label: str
+    edits: _containers.RepeatedCompositeFieldContainer[EditStep]
+    def __init__(self, name: _Optional[str] = ..., label: _Optional[str] = ..., edits: _Optional[_Iterable[_Union[EditStep, _Mapping]]] = ...) -> None: ...
 
 class Direction(_message.Message):
     __slots__ = ("name", "label", "layers", "range_min", "range_max", "held_out", "conditioned_on")
@@ -323,23 +337,27 @@ class InvertProgress(_message.Message):
     def __init__(self, step: _Optional[int] = ..., steps: _Optional[int] = ..., loss: _Optional[float] = ..., preview: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class EditRequest(_message.Message):
-    __slots__ = ("bundle", "picture", "code", "edits", "refine", "output")
+    __slots__ = ("bundle", "picture", "code", "edits", "refine", "output", "region", "mask")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     PICTURE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     EDITS_FIELD_NUMBER: _ClassVar[int]
     REFINE_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     picture: Picture
     code: Code
     edits: _containers.RepeatedCompositeFieldContainer[EditStep]
     refine: RefineOptions
     output: OutputOptions
-    def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., edits: _Optional[_Iterable[_Union[EditStep, _Mapping]]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ...) -> None: ...
+    region: Region
+    mask: Picture
+    def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., edits: _Optional[_Iterable[_Union[EditStep, _Mapping]]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mask: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
 
 class EditResponse(_message.Message):
-    __slots__ = ("bundle", "code", "image", "domain_score", "losses", "timings", "request_id", "source_code", "aligned", "start")
+    __slots__ = ("bundle", "code", "image", "domain_score", "losses", "timings", "request_id", "source_code", "aligned", "start", "area")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -350,6 +368,7 @@ class EditResponse(_message.Message):
     SOURCE_CODE_FIELD_NUMBER: _ClassVar[int]
     ALIGNED_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
+    AREA_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     code: Code
     image: Picture
@@ -360,10 +379,25 @@ class EditResponse(_message.Message):
     source_code: Code
     aligned: Picture
     start: Picture
-    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., source_code: _Optional[_Union[Code, _Mapping]] = ..., aligned: _Optional[_Union[Picture, _Mapping]] = ..., start: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
+    area: AreaChange
+    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., source_code: _Optional[_Union[Code, _Mapping]] = ..., aligned: _Optional[_Union[Picture, _Mapping]] = ..., start: _Optional[_Union[Picture, _Mapping]] = ..., area: _Optional[_Union[AreaChange, _Mapping]] = ...) -> None: ...
+
+class AreaChange(_message.Message):
+    __slots__ = ("inside_mse_before", "inside_mse_after", "outside_mse_before", "outside_mse_after", "losses")
+    INSIDE_MSE_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    INSIDE_MSE_AFTER_FIELD_NUMBER: _ClassVar[int]
+    OUTSIDE_MSE_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    OUTSIDE_MSE_AFTER_FIELD_NUMBER: _ClassVar[int]
+    LOSSES_FIELD_NUMBER: _ClassVar[int]
+    inside_mse_before: float
+    inside_mse_after: float
+    outside_mse_before: float
+    outside_mse_after: float
+    losses: Losses
+    def __init__(self, inside_mse_before: _Optional[float] = ..., inside_mse_after: _Optional[float] = ..., outside_mse_before: _Optional[float] = ..., outside_mse_after: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ...) -> None: ...
 
 class EditSessionRequest(_message.Message):
-    __slots__ = ("sequence", "bundle", "picture", "code", "edits", "refine", "output")
+    __slots__ = ("sequence", "bundle", "picture", "code", "edits", "refine", "output", "region", "mask")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     PICTURE_FIELD_NUMBER: _ClassVar[int]
@@ -371,6 +405,8 @@ class EditSessionRequest(_message.Message):
     EDITS_FIELD_NUMBER: _ClassVar[int]
     REFINE_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     bundle: str
     picture: Picture
@@ -378,7 +414,9 @@ class EditSessionRequest(_message.Message):
     edits: _containers.RepeatedCompositeFieldContainer[EditStep]
     refine: RefineOptions
     output: OutputOptions
-    def __init__(self, sequence: _Optional[int] = ..., bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., edits: _Optional[_Iterable[_Union[EditStep, _Mapping]]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ...) -> None: ...
+    region: Region
+    mask: Picture
+    def __init__(self, sequence: _Optional[int] = ..., bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., edits: _Optional[_Iterable[_Union[EditStep, _Mapping]]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mask: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
 
 class EditSessionResponse(_message.Message):
     __slots__ = ("sequence", "edited", "error", "skipped")
