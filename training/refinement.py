@@ -220,7 +220,9 @@ class LBFGS:
         known = products > 0
         inverse = torch.where(known, 1 / products, torch.zeros_like(products)).unsqueeze(2)
         # the mean of the two usual lengths, s.y / y.y, which noise in y shortens, and s.s / s.y
-        last = torch.where(known[:, -1:], torch.sqrt(dot(s[:, -1], s[:, -1]) / dot(y[:, -1], y[:, -1])), scale)
+        last = torch.where(
+            known[:, -1:], torch.sqrt(dot(s[:, -1], s[:, -1]) / dot(y[:, -1], y[:, -1])), scale
+        )
         pairs = list(zip(s.unbind(1), y.unbind(1), inverse.unbind(1), strict=True))
         q, weights = gradient, []
         for s_i, y_i, inverse_i in reversed(pairs):
