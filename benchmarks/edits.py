@@ -2,7 +2,8 @@
 
 Photographs are inverted, edited at both ends of each direction's range, decoded, and read by a regressor that was
 trained on real pictures only. `make edits TRAIN=train.zip TRAIN_CSV=train.csv DATA=val.zip` prints one row a
-direction: the share of pictures in which the attribute moved the right way, and what else moved.
+direction: the share of pictures in which the attribute moved the right way, and what else moved. Then what each preset
+moves, and with `--keep age:mouth_width` what an edit moves with and without keeping others.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import tyro
 
 from benchmarks.graphs import Array, Graphs, batches, markdown_table
 from benchmarks.quality import to_float
+from serving.edits import edit_vector
+from serving.jobs import EditStep
 from training.attributes import AttributeReader
 from training.data import load_pictures
 
@@ -39,6 +42,8 @@ class EditsConfig:
     """Bundle; the first one by default."""
     count: int = 200
     """Pictures to edit."""
+    keep: tuple[str, ...] = ()
+    """`age:mouth_width,pitch` compares age with and without keeping these, at both ends of its range."""
     steps: int = 0
     """Refinement steps before the edit; 0 edits the encoder's code."""
     output: Path | None = None
@@ -50,7 +55,26 @@ def read(reader: AttributeReader, images: Array) -> dict[str, Array]:
     return reader.read(torch.from_numpy(to_float(images)).permute(0, 3, 1, 2))
 
 
-def measure(config: EditsConfig) -> dict[str, dict[str, float]]:
+@dataclass(frozen=True)
+class Edits:
+    """Codes of pictures, and what is read off their edits."""
+
+    graphs: Graphs
+    reader: AttributeReader
+    codes: Array  # [N, L, 512]
+    before: dict[str, Array]
+    spread: dict[str, float]  # of each attribute among real pictures
+
+    def moved(self, step: EditStep) -> dict[str, float]:
+        """How far each attribute moves on average, in its standard deviations among real pictures."""
+        change = edit_vector(step, self.graphs.bundle) * step.strength
+        after = read(self.reader, decode(self.graphs, self.codes + change.astype(np.float32)))
+        return {
+            name: float((after[name] - self.before[name]).mean() / self.spread[name]) for name in self.spread
+        }
+
+
+def measure(config: EditsConfig) -> tuple[dict[str, dict[str, float]], Edits]:
     """For each direction: how often it moves its attribute the right way, and the drift of the others."""
     graphs = Graphs(config.repository, config.bundle)
     side = graphs.bundle.resolution
@@ -69,7 +93,7 @@ def measure(config: EditsConfig) -> dict[str, dict[str, float]]:
         [invert(graphs, pictures[part], config.steps) for part in batches(len(pictures), 8)]
     )
     before = read(reader, decode(graphs, codes))
-    spread = {name: real.attributes[name].std() for name in names}
+    spread = {name: float(real.attributes[name].std()) for name in names}
     for name in names:
         direction = graphs.bundle.directions[name]
         for end, strength in zip(("low", "high"), direction.range, strict=True):
@@ -81,7 +105,31 @@ def measure(config: EditsConfig) -> dict[str, dict[str, float]]:
                 f"strength_{end}": strength, f"right_way_{end}": float((moved > 0).mean()),
                 f"moved_{end}": float(moved.mean() / spread[name]), f"drift_{end}": float(np.mean(others)),
             }  # fmt: skip
-    return figures
+    return figures, Edits(graphs, reader, codes, before, spread)
+
+
+def measure_presets(edits: Edits) -> list[list[str]]:
+    """A row a preset, at strength 1: what it moves by more than a tenth of a standard deviation, most first."""
+    rows = []
+    for preset in edits.graphs.bundle.presets.values():
+        moved = edits.moved(EditStep(preset.name, 1.0))
+        told = sorted((name for name in moved if abs(moved[name]) > 0.1), key=lambda name: -abs(moved[name]))
+        made_of = ", ".join(f"{edit.direction} {edit.strength:+g}" for edit in preset.edits)
+        rows.append([preset.name, made_of, ", ".join(f"{name} {moved[name]:+.2f}" for name in told)])
+    return rows
+
+
+def measure_kept(edits: Edits, entry: str) -> list[str]:
+    """A row: how far an edit moves its own attribute and those kept, without and with keeping them; over both ends."""
+    name, _, others = entry.partition(":")
+    keep, figures = tuple(others.split(",")), []
+    for kept in ((), keep):
+        ends = [
+            edits.moved(EditStep(name, end, keep=kept)) for end in edits.graphs.bundle.directions[name].range
+        ]
+        average = {key: (ends[1][key] - ends[0][key]) / 2 for key in (name, *keep)}
+        figures += [f"{average[name]:+.2f}", ", ".join(f"{key} {average[key]:+.2f}" for key in keep)]
+    return [name, others.replace(",", ", "), *figures]
 
 
 def invert(graphs: Graphs, target: Array, steps: int) -> Array:
@@ -97,7 +145,7 @@ def decode(graphs: Graphs, codes: Array) -> Array:
 
 def main(config: EditsConfig) -> None:
     """Print the table."""
-    figures = measure(config)
+    figures, edits = measure(config)
     held_out = Graphs(config.repository, config.bundle).bundle.directions
     rows = []
     for name, f in figures.items():
@@ -121,6 +169,12 @@ def main(config: EditsConfig) -> None:
             rows,
         )
     )
+    if presets := measure_presets(edits):
+        print("\n" + markdown_table(["preset", "made of", "moves, in sd"], presets))
+    if config.keep:
+        kept = [measure_kept(edits, entry) for entry in config.keep]
+        heads = ["edit", "keeps", "moved", "and with it", "keeping: moved", "and with it"]
+        print("\n" + markdown_table(heads, kept))
     if config.output:
         config.output.write_text(json.dumps(figures, indent=1) + "\n")
 

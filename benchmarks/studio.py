@@ -6,6 +6,7 @@ measures itself (`performance.measure`), with the gateway's own stages beside.
 
 from __future__ import annotations
 
+import io
 import shutil
 import statistics
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from benchmarks.gateway import running_gateway
@@ -44,6 +46,8 @@ class StudioConfig:
     """Whose slider is moved."""
     steps: int = 200
     """Moves, each after the picture of the one before; and pointer moves while dragging, one a frame."""
+    pictures: Path | None = None
+    """Measure nothing, and write pictures of the page into this folder."""
 
 
 @contextmanager
@@ -102,6 +106,31 @@ def dragged(page: Page, direction: str, steps: int) -> list[tuple[float, float]]
     return [(total, own) for total, own in page.evaluate(_FIGURES)]
 
 
+def draw(url: str, photograph: Path, folder: Path) -> None:
+    """Pictures of the page, light and dark, on a desktop and (the editor alone) on a phone, as WebP."""
+    shapes = {"desktop": (1280, 860, 1), "phone": (390, 844, 2)}
+    for shape, (width, height, scale) in shapes.items():
+        for colours in ("light", "dark"):
+            with browsing(url, width, height, colours, scale) as page:
+                if shape == "desktop":
+                    _write(page, folder / f"studio-start-{colours}.webp")
+                bring(page, photograph)
+                for strength in (-1.0, 1.5):
+                    page.locator("#direction-smile").fill(str(strength))
+                    page.wait_for_timeout(500)
+                    page.click("#keep")
+                page.click("#compare")
+                page.evaluate("scrollTo(0, 0)")
+                page.mouse.move(0, 0)
+                _write(page, folder / f"studio-{shape}-{colours}.webp")
+
+
+def _write(page: Page, file: Path) -> None:
+    page.wait_for_timeout(300)
+    with Image.open(io.BytesIO(page.screenshot())) as picture:
+        picture.convert("RGB").save(file, quality=85, method=6)
+
+
 def _row(name: str, figures: list[tuple[float, float]], steps: int, bar: str = "") -> list[str]:
     total, own = ([figure[column] for figure in figures] for column in (0, 1))
     cuts = statistics.quantiles(total, n=20)
@@ -117,7 +146,16 @@ def _row(name: str, figures: list[tuple[float, float]], steps: int, bar: str = "
 
 
 def main(config: StudioConfig) -> None:
-    with running_gateway(config.repository) as (_, url), browsing(url) as page:
+    with running_gateway(config.repository) as (_, url):
+        if config.pictures is not None:
+            draw(url, config.photograph, config.pictures)
+        else:
+            print(measured(url, config))
+
+
+def measured(url: str, config: StudioConfig) -> str:
+    """A table of how long pictures take."""
+    with browsing(url) as page:
         bring(page, config.photograph)
         moved_in_steps(page, config.direction, 20)  # warm
         stepped = moved_in_steps(page, config.direction, config.steps)
@@ -127,7 +165,7 @@ def main(config: StudioConfig) -> None:
         _row("step by step", stepped, config.steps, "p50 <= 100 ms"),
         _row("dragged", dragging, config.steps),
     ]
-    print(markdown_table(header, rows))
+    return markdown_table(header, rows)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ def test_the_readme_begins_with_a_picture_then_the_two_commands() -> None:
         "CHANGELOG.md",
         "docs/security.md",
         "docs/deployment.md",
+        "docs/studio.md",
         "docs/bulk.md",
         "clients/python/README.md",
     ],

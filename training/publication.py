@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from training.runs import checkpoint_folder, load_meta, write_json
 
-BESIDE = ("directions.json", "directions.safetensors", "alignment.json", "card.json")
+BESIDE = ("directions.json", "directions.safetensors", "presets.json", "alignment.json", "card.json")
 
 
 @dataclass

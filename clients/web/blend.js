@@ -1,14 +1,16 @@
 // @ts-check
-// Two pictures: those between them, or the style of the second in the first. What is seen can become the picture to edit.
+// Two pictures: those between them, the style of the second in the first, or the first's face in the second's
+// surroundings. What is seen can become the picture to edit.
 
 import { byId, element } from "./elements.js";
-import { described, encodedSteps } from "./edits.js";
+import { described } from "./edits.js";
 import { pictureFormat } from "./session.js";
 import { blobOf } from "./pictures.js";
 import { editedCode, sourceFrom } from "./source.js";
 import { picture } from "./strip.js";
 
 const PICTURES_BETWEEN = 13; // with both ends
+const MODES = { between: "Between", style: "Style", surroundings: "Surroundings" };
 const PARTS = ["Pose and shape", "Features", "Colours and light"]; // of the layers, from coarse to fine
 
 /**
@@ -30,7 +32,7 @@ export class Blend {
   constructor(gateway, handlers) {
     this.gateway = gateway;
     this.handlers = handlers;
-    /** @type {import("./history.js").State | null} */
+    /** @type {Variant | null} */
     this.first = null;
     /** @type {Variant[]} that were brought for blending alone */
     this.brought = [];
@@ -50,9 +52,9 @@ export class Blend {
     this.mixing = null;
 
     this.seconds = element("div", { class: "seconds", role: "radiogroup", "aria-label": "Second picture" });
-    this.modes = ["between", "style"].map((value, index) => element("input", { type: "radio", name: "blend-mode", value, checked: index === 0, onchange: () => this.#begin() }));
+    this.modes = Object.keys(MODES).map((value, index) => element("input", { type: "radio", name: "blend-mode", value, checked: index === 0, onchange: () => this.#begin() }));
     this.place = element("input", { id: "blend-place", type: "range", min: 0, max: PICTURES_BETWEEN - 1, step: 1, value: Math.floor(PICTURES_BETWEEN / 2), oninput: () => this.#showBetween() });
-    this.percent = element("output", { for: "blend-place" });
+    this.percent = element("output", { for: "blend-place", "aria-live": "off" });
     this.strength = element("input", { id: "blend-strength", type: "range", min: 0, max: 1, step: 0.05, value: 1, oninput: () => this.#mix() });
     this.parts = PARTS.map((_, index) => element("input", { type: "checkbox", checked: index === PARTS.length - 1, onchange: () => this.#mix() }));
     this.betweenControls = element("div", { class: "slider" }, element("label", { for: "blend-place" }, "From the first to the second"), this.place, this.percent);
@@ -68,7 +70,7 @@ export class Blend {
       element("h2", {}, "Second picture"),
       this.seconds,
       element("div", { class: "row" }, element("button", { class: "button", type: "button", onclick: handlers.choosePicture }, "Choose a picture"), element("button", { class: "button", type: "button", onclick: handlers.generate }, "A generated face")),
-      element("fieldset", { class: "segments" }, element("legend", { class: "unseen" }, "How to blend"), ...["Between the two", "Its style"].map((label, index) => element("label", {}, this.modes[index], element("span", {}, label)))),
+      element("fieldset", { class: "segments" }, element("legend", { class: "unseen" }, "How to blend"), ...Object.values(MODES).map((label, index) => element("label", {}, this.modes[index], element("span", {}, label)))),
       this.betweenControls,
       this.styleControls,
       this.hint,
@@ -80,7 +82,7 @@ export class Blend {
     return this.first !== null;
   }
 
-  /** @param {import("./history.js").State} first */
+  /** @param {Variant} first */
   open(first) {
     this.first = first;
     this.#showSeconds();
@@ -138,23 +140,26 @@ export class Blend {
     this.use.disabled = true;
     this.betweenControls.hidden = this.mode !== "between";
     this.styleControls.hidden = this.mode !== "style";
-    this.hint.textContent = this.second ? "" : "Keep a variant, choose a picture or generate a face to blend with.";
+    this.hint.textContent = this.second ? "Working …" : "Keep a variant, choose a picture or generate a face to blend with.";
     for (const control of [this.place, this.strength, ...this.parts]) control.disabled = !this.second;
     this.#showPercent();
     if (!this.first || !this.second) return;
-    if (this.mode === "between") this.#interpolate(this.work.signal).catch((error) => this.#failed(error));
-    else this.#mix();
+    if (this.mode === "style") return this.#mix();
+    const work = this.mode === "between" ? this.#interpolate(this.work.signal) : this.#diffuse(this.work.signal);
+    work.catch((error) => this.#failed(error));
   }
 
   /** @param {any} error */
   #failed(error) {
-    if (error.name !== "AbortError") this.handlers.onError(error);
+    if (error.name === "AbortError") return;
+    this.hint.textContent = "";
+    this.handlers.onError(error);
   }
 
   async #bothCodes() {
     const [first, second] = [this.first, this.second];
     if (!first || !second) throw new DOMException("closed", "AbortError");
-    this.codes ??= Promise.all([first, second].map(({ source, edits }) => editedCode(this.gateway, source, encodedSteps(edits))));
+    this.codes ??= Promise.all([first, second].map(({ source, edits }) => editedCode(this.gateway, source, edits)));
     return this.codes;
   }
 
@@ -168,6 +173,17 @@ export class Blend {
       this.between[result.index] = result;
       this.#showBetween();
     }
+  }
+
+  /** Semantic diffusion: the middle of the first in what is around the second. @param {AbortSignal} signal */
+  async #diffuse(signal) {
+    const [first, second] = [this.first, this.second];
+    if (!first || !second) return;
+    const { bundle } = second.source;
+    const pictures = { target: first.picture, context: second.picture };
+    const result = await this.gateway.send("diffuse", pictures, { bundle: bundle.name, output: pictureFormat(bundle) }, signal);
+    signal.throwIfAborted();
+    this.#see(result);
   }
 
   #showBetween() {
@@ -215,6 +231,7 @@ export class Blend {
   /** @param {Result} result */
   #see(result) {
     this.seen = result;
+    this.hint.textContent = this.mode === "surroundings" ? "The first face, in what is around the second." : "";
     this.use.disabled = false;
     this.handlers.onPicture(result);
   }
@@ -223,7 +240,7 @@ export class Blend {
     const { first, second, seen } = this;
     if (!first || !second || !seen) return;
     const name = `${first.source.name} and ${second.source.name}`;
-    this.handlers.onUse(sourceFrom(seen, first.source.bundle, name), this.mode === "between" ? "Between two" : "Style mixed");
+    this.handlers.onUse(sourceFrom(seen, first.source.bundle, name), `Blend: ${this.mode}`);
   }
 }
 

@@ -1,10 +1,20 @@
 // @ts-check
-// A slider for every direction of a bundle, each with its range, its value and its reset; and the bundle's presets.
+// A slider for every direction of a bundle, with its range, its value, its reset and whether its meaning must stay; the
+// bundle's presets; and where alone the picture changes.
 
 import { byId, element, icon } from "./elements.js";
-import { written } from "./edits.js";
+import { NO_EDITS, written } from "./edits.js";
 
 const STEP = 0.05;
+
+/** @type {Record<string, import("./edits.js").Region>} */
+const AREAS = {
+  "Upper third": { left: 0, top: 0, right: 1, bottom: 0.36 },
+  "Middle third": { left: 0, top: 0.32, right: 1, bottom: 0.68 },
+  "Lower third": { left: 0, top: 0.64, right: 1, bottom: 1 },
+  "Left half": { left: 0, top: 0, right: 0.5, bottom: 1 },
+  "Right half": { left: 0.5, top: 0, right: 1, bottom: 1 },
+};
 
 export class Directions {
   /**
@@ -12,19 +22,25 @@ export class Directions {
    *   onInput: (name: string, strength: number, askedAt: number) => void,
    *   onSettled: (label: string) => void,
    *   onPreset: (preset: import("./gateway.js").Preset) => void,
+   *   onKeep: (name: string, label: string, keep: boolean) => void,
+   *   onArea: (region: import("./edits.js").Region | null, label: string) => void,
    * }} handlers  `onInput` while a slider moves, `onSettled` when it is let go
    */
   constructor(handlers) {
     this.handlers = handlers;
-    /** @type {Map<string, {range: HTMLInputElement, value: HTMLOutputElement, reset: HTMLButtonElement, label: string}>} */
+    /** @type {Map<string, {range: HTMLInputElement, value: HTMLOutputElement, reset: HTMLButtonElement, keep: HTMLButtonElement}>} */
     this.sliders = new Map();
     this.resetAll = /** @type {HTMLButtonElement} */ (byId("reset-all"));
+    this.area = /** @type {HTMLSelectElement} */ (byId("area"));
+    this.area.append(...["Everywhere", ...Object.keys(AREAS)].map((name) => element("option", {}, name)));
+    this.area.addEventListener("change", () => handlers.onArea(AREAS[this.area.value] ?? null, this.area.value));
   }
 
   /** @param {import("./gateway.js").Bundle} bundle */
   lay(bundle) {
     this.sliders.clear();
     byId("sliders").replaceChildren(...bundle.directions.map((direction) => this.#slider(direction)));
+    this.show(NO_EDITS);
     const presets = bundle.presets ?? [];
     byId("presets").hidden = presets.length === 0;
     byId("presets").replaceChildren(
@@ -36,7 +52,12 @@ export class Directions {
 
   /** @param {import("./edits.js").Edits} edits */
   show(edits) {
-    for (const name of this.sliders.keys()) this.#showOne(name, edits[name] ?? 0);
+    for (const [name, { keep }] of this.sliders) {
+      this.#showOne(name, edits.strengths[name] ?? 0);
+      keep.setAttribute("aria-pressed", String(edits.keep.includes(name)));
+    }
+    const { region } = edits;
+    this.area.value = Object.keys(AREAS).find((name) => JSON.stringify(AREAS[name]) === JSON.stringify(region)) ?? "Everywhere";
     this.#showResetAll();
   }
 
@@ -57,7 +78,7 @@ export class Directions {
       },
       onchange: () => this.handlers.onSettled(`${label} ${written(strengthOf(range))}`),
     });
-    const value = element("output", { for: id });
+    const value = element("output", { for: id, "aria-live": "off" }); // the slider says it itself
     const reset = element("button", { class: "icon-button small", type: "button", "aria-label": `Reset ${label}` }, icon("reset"));
     const toZero = () => {
       range.focus(); // the button goes away
@@ -68,8 +89,11 @@ export class Directions {
     };
     reset.addEventListener("click", toZero);
     range.addEventListener("dblclick", toZero);
-    this.sliders.set(name, { range, value, reset, label });
-    return element("div", { class: "slider" }, element("label", { for: id }, label), range, value, reset);
+    const what = `Keep ${label} as it is while others move`;
+    const keep = element("button", { class: "icon-button small keep", type: "button", "aria-pressed": "false", "aria-label": what, title: what }, icon("lock"));
+    keep.addEventListener("click", () => this.handlers.onKeep(name, label, keep.getAttribute("aria-pressed") !== "true"));
+    this.sliders.set(name, { range, value, reset, keep });
+    return element("div", { class: "slider" }, element("label", { for: id }, label), range, value, reset, keep);
   }
 
   /**

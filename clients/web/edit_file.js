@@ -1,7 +1,7 @@
 // @ts-check
 // The file that reproduces an edit: the very body of `POST /v1/edit`, so that any program can send it.
 
-import { encodedSteps } from "./edits.js";
+import { NO_EDITS, decodedEdits, encodedEdits } from "./edits.js";
 import { PictureError } from "./pictures.js";
 import { pictureFormat } from "./session.js";
 import { sourceFrom } from "./source.js";
@@ -13,7 +13,7 @@ const FLOAT_BYTES = 4;
  * @param {import("./edits.js").Edits} edits
  */
 export function editFile(source, edits) {
-  const body = { bundle: source.bundle.name, code: source.code, edits: encodedSteps(edits) };
+  const body = { bundle: source.bundle.name, code: source.code, ...encodedEdits(edits) };
   return new Blob([`${JSON.stringify(body, null, 2)}\n`], { type: "application/json" });
 }
 
@@ -25,22 +25,21 @@ export function editFile(source, edits) {
  * @returns {Promise<{source: import("./source.js").Source, edits: import("./edits.js").Edits}>}
  */
 export async function openEditFile(file, gateway, bundles) {
-  const { bundle: name, code, edits } = parsed(await file.text(), file.name);
+  const { bundle: name, code, ...encoded } = parsed(await file.text(), file.name);
   const bundle = bundles.find((each) => each.name === name);
   if (!bundle) throw new PictureError(`“${file.name}” was made with the model “${name}”, which this gateway does not have. Open it where that model is served.`);
-  const body = { bundle: name, code, edits: [], output: pictureFormat(bundle) };
+  const body = { bundle: name, code, ...encodedEdits(NO_EDITS), output: pictureFormat(bundle) };
   const result = await gateway.post("edit", body);
-  const known = edits.filter(({ direction }) => bundle.directions.some((each) => each.name === direction));
   return {
     source: sourceFrom(result, bundle, file.name.replace(/\.edit\.json$|\.json$/, "")),
-    edits: Object.fromEntries(known.map(({ direction, strength }) => [direction, strength])),
+    edits: decodedEdits(encoded),
   };
 }
 
 /**
  * @param {string} text
  * @param {string} name
- * @returns {{bundle: string, code: import("./gateway.js").Code, edits: import("./gateway.js").EditStep[]}}
+ * @returns {{bundle: string, code: import("./gateway.js").Code, edits: import("./gateway.js").EditStep[], region?: import("./edits.js").Region}}
  */
 function parsed(text, name) {
   const fault = new PictureError(`“${name}” is not an edit that was saved here. Choose a picture, or a file that “Download, Edit” made.`);

@@ -1,14 +1,44 @@
 // @ts-check
-// Edits: how far each direction is moved, in what words that is told, and how the gateway is told.
-
-/** @typedef {Record<string, number>} Edits  strength by direction; what is not there is 0 */
+// Edits: how far each direction is moved, what must stay, and where; in what words that is told, and how the gateway is told.
 
 /**
- * @param {Edits} edits
- * @returns {import("./gateway.js").EditStep[]}
+ * @typedef {{left: number, top: number, right: number, bottom: number}} Region  in parts of the picture's sides
+ * @typedef {{strengths: Record<string, number>, keep: readonly string[], region: Region | null}} Edits
+ *   strengths by direction, those that are not there are 0; directions whose meaning stays; where alone it changes
  */
-export function encodedSteps(edits) {
-  return Object.entries(edits).filter(([, strength]) => strength !== 0).map(([direction, strength]) => ({ direction, strength }));
+
+/** @type {Edits} */
+export const NO_EDITS = Object.freeze({ strengths: {}, keep: [], region: null });
+
+/**
+ * As the gateway takes them.
+ * @param {Edits} edits
+ * @returns {{edits: import("./gateway.js").EditStep[], region?: Region}}
+ */
+export function encodedEdits({ strengths, keep, region }) {
+  const steps = Object.entries(strengths).filter(([, strength]) => strength !== 0).map(([direction, strength]) => {
+    const others = keep.filter((name) => name !== direction);
+    return { direction, strength, ...(others.length && { keep: others }) };
+  });
+  return { edits: steps, ...(region && steps.length && { region }) };
+}
+
+/**
+ * What encodedEdits has made, read again.
+ * @param {{edits: import("./gateway.js").EditStep[], region?: Region}} encoded
+ * @returns {Edits}
+ */
+export function decodedEdits({ edits, region }) {
+  return {
+    strengths: Object.fromEntries(edits.map(({ direction, strength }) => [direction, strength])),
+    keep: [...new Set(edits.flatMap(({ keep }) => keep ?? []))],
+    region: region ?? null,
+  };
+}
+
+/** @param {Edits} edits */
+export function isNone({ strengths }) {
+  return Object.values(strengths).every((strength) => strength === 0);
 }
 
 /** A strength as it is written: +1.25, −0.50, 0. @param {number} strength */
@@ -22,8 +52,8 @@ export function written(strength) {
  * @param {Edits} edits
  * @param {import("./gateway.js").Bundle} bundle
  */
-export function described(edits, bundle) {
-  const parts = bundle.directions.filter(({ name }) => edits[name]).map(({ name, label }) => `${label} ${written(edits[name])}`);
+export function described({ strengths }, bundle) {
+  const parts = bundle.directions.filter(({ name }) => strengths[name]).map(({ name, label }) => `${label} ${written(strengths[name])}`);
   return parts.join(", ") || "Unedited";
 }
 
@@ -32,5 +62,5 @@ export function described(edits, bundle) {
  * @param {Edits} b
  */
 export function same(a, b) {
-  return [...new Set([...Object.keys(a), ...Object.keys(b)])].every((name) => (a[name] ?? 0) === (b[name] ?? 0));
+  return JSON.stringify(encodedEdits(a)) === JSON.stringify(encodedEdits(b)) && a.keep.join() === b.keep.join() && a.region === b.region;
 }

@@ -12,7 +12,10 @@
  * @typedef {{max_picture_bytes: number, max_picture_pixels: number}} Limits
  * @typedef {{bundles: Bundle[], limits: Limits, server_version: string}} Bundles
  * @typedef {{code: Code & {handle?: string}, domain_score: number, bundle: string, image?: EncodedPicture,
- *   aligned?: EncodedPicture, pasted?: EncodedPicture}} Result
+ *   aligned?: EncodedPicture, placement?: Placement}} Result
+ * @typedef {{width: number, height: number, corners: {x: number, y: number}[]}} Placement  of the code's square, in pixels
+ *   of the upright photograph
+ * @typedef {{alignment?: string, face?: number}} Align
  * @typedef {{step: number, steps: number, preview?: EncodedPicture, domain_score?: number}} Progress
  */
 
@@ -89,6 +92,17 @@ export class Gateway extends EventTarget {
   }
 
   /**
+   * A route that takes pictures in a form.
+   * @param {string} route
+   * @param {Record<string, Blob>} pictures  by the names of their parts
+   * @param {object} options
+   * @param {AbortSignal} [signal]
+   */
+  async send(route, pictures, options, signal) {
+    return (await this.#ask(`v1/${route}`, { method: "POST", body: form(pictures, options), signal })).json();
+  }
+
+  /**
    * Inverts a picture; `onProgress` is told of every report.
    * @param {Blob} picture
    * @param {object} options
@@ -97,7 +111,7 @@ export class Gateway extends EventTarget {
    * @returns {Promise<Result>}
    */
   async watchInvert(picture, options, onProgress, signal) {
-    const answer = await this.#ask("v1/watch-invert", { method: "POST", body: form(picture, options), signal });
+    const answer = await this.#ask("v1/watch-invert", { method: "POST", body: form({ picture }, options), signal });
     let result = null;
     for await (const [name, data] of events(answer)) {
       if (name === "result") result = data;
@@ -170,12 +184,12 @@ function json(body, signal) {
 }
 
 /**
- * @param {Blob} picture
+ * @param {Record<string, Blob>} pictures
  * @param {object} options
  */
-function form(picture, options) {
+function form(pictures, options) {
   const parts = new FormData();
-  parts.set("picture", picture, "picture");
+  for (const [name, picture] of Object.entries(pictures)) parts.set(name, picture, name);
   parts.set("options", JSON.stringify(options));
   return parts;
 }

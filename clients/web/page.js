@@ -8,14 +8,14 @@ import { Connection } from "./connection.js";
 import { Directions } from "./directions.js";
 import { domainSentence } from "./domain.js";
 import { editFile, openEditFile } from "./edit_file.js";
-import { described, encodedSteps, same } from "./edits.js";
+import { NO_EDITS, described, encodedEdits, isNone, same } from "./edits.js";
 import { ask, byId, element } from "./elements.js";
 import { Gateway } from "./gateway.js";
 import { History } from "./history.js";
 import { Inversion } from "./inversion.js";
 import { askKey } from "./key.js";
 import { clearErrors, followConnection, sentence, showConnected, speak, tellError } from "./notices.js";
-import { blobOf, fileOf, readPhotograph, save } from "./pictures.js";
+import { base64Of, blobOf, fileOf, readPhotograph, save } from "./pictures.js";
 import { AT_ONCE, sampled, showSamples } from "./samples.js";
 import { EditSession } from "./session.js";
 import { Stage } from "./stage.js";
@@ -32,30 +32,43 @@ const connection = new Connection(() => gateway.ready());
 const history = new History();
 const stage = new Stage();
 const inversion = new Inversion(gateway, connection);
-const session = new EditSession(gateway, connection, { onPicture: showEdited, onError: told });
+const session = new EditSession(gateway, connection, { onPicture: showEdited, onError: toldOfEdit });
 
 /** @type {import("./gateway.js").Bundles} */
 let served = { bundles: [], limits: { max_picture_bytes: Infinity, max_picture_pixels: Infinity }, server_version: "" };
 /** @type {import("./gateway.js").Bundle} */
 let bundle;
 /** Edits in force, settled or not. @type {import("./edits.js").Edits} */
-let edits = {};
-/** What is seen. @type {Blob | null} */
+let edits = NO_EDITS;
+/** The face that is seen. @type {Blob | null} */
 let shown = null;
 let nextSeed = 1;
 let inversions = 0;
+/** Whether the whole photograph is shown, with the face in its place. */
+let whole = false;
 /** What a chosen file is for. @type {"edit" | "blend"} */
 let purpose = "edit";
 
 const directions = new Directions({
   onInput(name, strength, askedAt) {
-    edits = { ...edits, [name]: strength };
+    edits = { ...edits, strengths: { ...edits.strengths, [name]: strength } };
     requestPicture(askedAt);
   },
   onSettled: settle,
   onPreset(preset) {
-    edits = { ...edits, ...Object.fromEntries(preset.edits.map(({ direction, strength }) => [direction, strength])) };
+    const strengths = Object.fromEntries(preset.edits.map(({ direction, strength }) => [direction, strength]));
+    const keep = new Set([...edits.keep, ...preset.edits.flatMap((edit) => edit.keep ?? [])]);
+    edits = { ...edits, strengths: { ...edits.strengths, ...strengths }, keep: [...keep] };
     applyEdits(preset.label);
+  },
+  onKeep(name, label, keep) {
+    const others = edits.keep.filter((each) => each !== name);
+    edits = { ...edits, keep: keep ? [...others, name] : others };
+    applyEdits(`${label} ${keep ? "kept" : "free"}`);
+  },
+  onArea(region, label) {
+    edits = { ...edits, region };
+    applyEdits(region ? `${label} only` : label);
   },
 });
 const strip = new Strip({
@@ -64,12 +77,12 @@ const strip = new Strip({
 });
 const blend = new Blend(gateway, {
   onPicture: (result) => showPicture(pictureOf(result), result.domain_score),
-  onUse: (source, label) => enter({ source, edits: {}, label }),
+  onUse: (source, label) => enter({ source, edits: NO_EDITS, label }),
   onError: told,
   choosePicture: () => chooseFile("blend"),
   async generate() {
     const [source] = await sampled(gateway, bundle, [nextSeed++]).catch((error) => (told(error), []));
-    if (source) blend.bring({ source, edits: {}, label: "", picture: source.picture });
+    if (source) blend.bring({ source, edits: NO_EDITS, label: "", picture: source.picture });
   },
 });
 
@@ -107,7 +120,7 @@ function useBundle(chosen) {
 async function generateSamples() {
   const seeds = Array.from({ length: AT_ONCE }, () => nextSeed++);
   try {
-    showSamples(await sampled(gateway, bundle, seeds), (source) => enter({ source, edits: {}, label: source.name }));
+    showSamples(await sampled(gateway, bundle, seeds), (source) => enter({ source, edits: NO_EDITS, label: source.name }));
   } catch (error) {
     told(error);
   }
@@ -118,6 +131,12 @@ function told(error) {
   if (error.name === "AbortError") return;
   if (error.reason === "gone") connection.lost();
   else tellError(error);
+}
+
+/** A picture that was asked for on the session did not come. @param {any} error */
+function toldOfEdit(error) {
+  told(error);
+  if (whole) showFace();
 }
 
 connection.addEventListener("back", meetGateway);
@@ -153,8 +172,9 @@ async function take(file, what = "edit") {
 /**
  * @param {import("./pictures.js").Photograph} photograph
  * @param {"edit" | "blend"} what
+ * @param {import("./gateway.js").Align} [align]
  */
-async function invert(photograph, what) {
+async function invert(photograph, what, align) {
   inversions += 1;
   const number = inversions;
   session.rest();
@@ -163,21 +183,31 @@ async function invert(photograph, what) {
   showBitmap(photograph.bitmap);
   byId("picture-name").textContent = photograph.name;
   try {
-    const source = await inversion.run(photograph, bundle, null, (preview) => showPicture(blobOf(preview)));
+    const source = await inversion.run(photograph, bundle, align, (preview) => showPicture(blobOf(preview)));
     if (what === "blend") {
       showState();
-      blend.bring({ source, edits: {}, label: "", picture: source.picture });
+      blend.bring({ source, edits: NO_EDITS, label: "", picture: source.picture });
     } else {
-      enter({ source, edits: {}, label: photograph.name });
+      enter({ source, edits: NO_EDITS, label: photograph.name });
     }
   } catch (error) {
     if (number !== inversions) return; // another picture has come
     if (history.current) showState();
     else openStart();
-    throw error;
+    toldOfPhotograph(error, photograph, what);
   } finally {
     if (number === inversions) hold(false);
   }
+}
+
+/**
+ * @param {any} error
+ * @param {import("./pictures.js").Photograph} photograph
+ * @param {"edit" | "blend"} what
+ */
+function toldOfPhotograph(error, photograph, what) {
+  if (error.reason !== "no_face" && error.reason !== "face_not_usable") return told(error);
+  tellError(error, { "Use its middle": () => invert(photograph, what, { alignment: "centre_crop" }) });
 }
 
 /** While a picture is inverted there is nothing to edit. @param {boolean} held */
@@ -204,7 +234,7 @@ function enter(state) {
 function settle(label) {
   const { current } = history;
   if (!current || same(current.edits, edits)) return;
-  history.push({ source: current.source, edits: { ...edits }, label });
+  history.push({ source: current.source, edits, label });
   showHistory();
 }
 
@@ -226,7 +256,7 @@ function goTo(position) {
 
 /** @param {number} askedAt */
 function requestPicture(askedAt) {
-  if (history.current) session.request(history.current.source, edits, askedAt);
+  if (history.current) session.request(history.current.source, edits, whole, askedAt);
 }
 
 // --- what is seen -------------------------------------------------------------------------------------------------
@@ -250,22 +280,26 @@ function showState() {
   if (!state) return openStart();
   const { source } = state;
   if (source.bundle !== bundle) useBundle(source.bundle);
-  edits = { ...state.edits };
+  edits = state.edits;
   openEditor();
   directions.show(edits);
   byId("picture-name").textContent = source.name;
-  byId("against").hidden = !stage.comparing || !source.aligned;
+  byId("against").hidden = whole || !stage.comparing || !source.aligned;
   showBefore(source);
   showHistory();
-  if (encodedSteps(edits).length === 0) showPicture(source.picture, source.domainScore);
+  byId("view").hidden = !source.isPart;
+  if (!source.isPart) whole = false;
+  if (isNone(edits) && !whole) showPicture(source.picture, source.domainScore);
   requestPicture(performance.now());
   if (blend.isOpen) selectTab("edit");
 }
 
 /** @param {import("./session.js").Shown} answer */
-async function showEdited({ picture, domainScore, wanted, serverMs }) {
-  if (wanted.source !== history.current?.source || blend.isOpen) return;
+async function showEdited({ face, picture, domainScore, wanted, serverMs }) {
+  if (wanted.source !== history.current?.source || wanted.whole !== whole || blend.isOpen) return;
+  inversion.rest();
   if (!(await showPicture(picture, domainScore))) return;
+  shown = face;
   // For whoever profiles the page: from the visitor's input until the frame with its picture is painted, and what the
   // gateway's stages took of it.
   requestAnimationFrame(() => setTimeout(() => performance.measure("indomain.edit", { start: wanted.askedAt, detail: { serverMs } })));
@@ -302,8 +336,40 @@ function showBitmap(bitmap) {
 /** @param {Source} source */
 async function showBefore(source) {
   const chosen = document.querySelector("input[name=against]:checked");
-  const aligned = source.aligned && /** @type {HTMLInputElement} */ (chosen).value === "aligned";
-  stage.showBefore(await createImageBitmap(aligned && source.aligned ? source.aligned : source.picture));
+  const aligned = source.aligned && /** @type {HTMLInputElement} */ (chosen).value === "aligned" ? source.aligned : source.picture;
+  stage.showBefore(whole && source.photograph ? source.photograph.bitmap : await createImageBitmap(aligned));
+}
+
+/** The whole photograph, or the face alone. @param {boolean} wanted */
+async function showWhole(wanted) {
+  const source = history.current?.source;
+  if (wanted && source?.photograph) source.photograph.base64 ??= await base64Of(source.photograph.blob);
+  if (wanted && !whole && source?.photograph) {
+    showBitmap(source.photograph.bitmap); // until the gateway has found the face again, and put it back
+    inversion.tell("Putting the face back", null);
+  }
+  whole = wanted;
+  for (const radio of /** @type {NodeListOf<HTMLInputElement>} */ (document.querySelectorAll("input[name=view]"))) {
+    radio.checked = (radio.value === "photograph") === wanted;
+  }
+  byId("against").hidden = whole || !stage.comparing || !source?.aligned;
+  if (source) await showBefore(source);
+}
+
+/** The face alone again, where the whole photograph cannot be had or is not waited for. */
+async function showFace() {
+  inversion.rest();
+  await showWhole(false);
+  requestPicture(performance.now());
+}
+
+/** The photograph with the edited face in its place, as large as it came. @param {Source} source */
+async function savePhotograph({ photograph, bundle, align, name }) {
+  if (!photograph) return;
+  photograph.base64 ??= await base64Of(photograph.blob);
+  const output = { include_pasted: true };
+  const body = { bundle: bundle.name, picture: { data: photograph.base64 }, align, ...encodedEdits(edits), output };
+  save(await gateway.postForPicture("edit", body), `${name}, edited.png`);
 }
 
 function showHistory() {
@@ -327,6 +393,7 @@ byId("camera").addEventListener("click", async () => {
     told(error);
   }
 });
+byId("progress-cancel").addEventListener("click", () => whole && showFace());
 byId("more-samples").addEventListener("click", generateSamples);
 byId("new").addEventListener("click", () => {
   openStart();
@@ -335,22 +402,30 @@ byId("new").addEventListener("click", () => {
 byId("undo").addEventListener("click", () => goTo(history.position - 1));
 byId("redo").addEventListener("click", () => goTo(history.position + 1));
 byId("reset-all").addEventListener("click", () => {
-  edits = {};
+  edits = { ...edits, strengths: {} };
   applyEdits("All reset");
 });
 byId("keep").addEventListener("click", () => {
   const { current } = history;
   if (!current || !shown) return;
-  strip.keep({ source: current.source, edits: { ...edits }, label: current.label, picture: shown });
+  strip.keep({ source: current.source, edits, label: current.label, picture: shown });
   speak(`Kept: ${described(edits, bundle)}`);
 });
 byId("compare").addEventListener("click", () => {
   stage.compare(!stage.comparing);
   byId("compare").setAttribute("aria-pressed", String(stage.comparing));
-  byId("against").hidden = !stage.comparing || !history.current?.source.aligned;
+  byId("against").hidden = whole || !stage.comparing || !history.current?.source.aligned;
 });
 for (const radio of document.querySelectorAll("input[name=against]")) {
   radio.addEventListener("change", () => history.current && showBefore(history.current.source));
+}
+for (const radio of document.querySelectorAll("input[name=view]")) {
+  radio.addEventListener("change", async () => {
+    const { current } = history;
+    if (!current) return;
+    await showWhole(/** @type {HTMLInputElement} */ (radio).value === "photograph").catch(told);
+    requestPicture(performance.now());
+  });
 }
 byId("bundle").addEventListener("change", () => {
   const chosen = served.bundles.find(({ name }) => name === /** @type {HTMLSelectElement} */ (byId("bundle")).value);
@@ -358,7 +433,7 @@ byId("bundle").addEventListener("change", () => {
   const photograph = history.current?.source.photograph;
   useBundle(chosen);
   byId("samples").replaceChildren();
-  if (photograph) invert(photograph, "edit").catch(told);
+  if (photograph) invert(photograph, "edit");
   else openStart();
 });
 byId("download").addEventListener("click", () => {
@@ -367,13 +442,18 @@ byId("download").addEventListener("click", () => {
   ask(/** @type {HTMLDialogElement} */ (byId("download-dialog")), (close) => {
     byId("download-close").onclick = () => close(null);
     byId("download-picture").onclick = async () => {
-      const body = { bundle: bundle.name, code: current.source.code, edits: encodedSteps(edits) };
+      const body = { bundle: bundle.name, code: current.source.code, ...encodedEdits(edits) };
       close(null);
       try {
         save(await gateway.postForPicture("edit", body), `${current.source.name}.png`);
       } catch (error) {
         told(error);
       }
+    };
+    byId("download-photograph").hidden = !current.source.isPart;
+    byId("download-photograph").onclick = async () => {
+      close(null);
+      await savePhotograph(current.source).catch(told);
     };
     byId("download-edit").onclick = () => {
       save(editFile(current.source, edits), `${current.source.name}.edit.json`);
@@ -431,7 +511,8 @@ followColours();
 followConnection(connection);
 followTabs((tab) => {
   if (tab === "blend" && history.current) {
-    blend.open({ ...history.current, edits: { ...edits } });
+    showWhole(false);
+    blend.open({ ...history.current, edits, picture: shown ?? history.current.source.picture });
   } else if (blend.isOpen) {
     blend.close();
     requestPicture(performance.now());

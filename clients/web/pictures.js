@@ -1,7 +1,7 @@
 // @ts-check
 // Pictures as they come into the page: from files, the clipboard, a drop, the camera, and out of answers.
 
-/** @typedef {{blob: Blob, bitmap: ImageBitmap, name: string}} Photograph */
+/** @typedef {{blob: Blob, bitmap: ImageBitmap, name: string, base64?: string}} Photograph  `base64` once it was needed */
 
 /** A file that is no picture; `message` says so and what to do. */
 export class PictureError extends Error {}
@@ -54,6 +54,19 @@ export async function encoded(picture) {
  */
 export function blobOf({ data, format }) {
   return new Blob([Uint8Array.from(atob(data), (character) => character.charCodeAt(0))], { type: `image/${format}` });
+}
+
+/**
+ * @param {Blob} blob
+ * @returns {Promise<string>}
+ */
+export function base64Of(blob) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(String(reader.result).replace(/^.*,/, ""));
+    reader.onerror = () => reject(new PictureError("The picture can no longer be read. Choose it again."));
+    reader.readAsDataURL(blob);
+  });
 }
 
 /**

@@ -3,13 +3,14 @@
 // sends the code itself where the gateway does not know its handle (any more).
 
 import { GatewayError, address } from "./gateway.js";
-import { encodedSteps } from "./edits.js";
+import { encodedEdits } from "./edits.js";
 
 /**
  * @typedef {import("./source.js").Source} Source
  * @typedef {import("./edits.js").Edits} Edits
- * @typedef {{sequence: number, source: Source, edits: Edits, askedAt: number}} Wanted
- * @typedef {{picture: Blob, domainScore: number, wanted: Wanted, serverMs: number}} Shown
+ * @typedef {{sequence: number, source: Source, edits: Edits, whole: boolean, askedAt: number}} Wanted  `whole`: the whole
+ *   photograph, not the face alone
+ * @typedef {{face: Blob, picture: Blob, domainScore: number, wanted: Wanted, serverMs: number}} Shown
  */
 
 export class EditSession {
@@ -30,7 +31,7 @@ export class EditSession {
     this.asked = new Map();
     this.sequence = 0;
     this.answered = 0;
-    /** @type {Source | null} whose code the gateway's session has */
+    /** @type {Wanted | null} whose source the gateway's session has */
     this.sent = null;
     this.ended = false;
   }
@@ -39,11 +40,12 @@ export class EditSession {
    * Asks for a picture; those asked for before it and not answered yet no longer matter.
    * @param {Source} source
    * @param {Edits} edits
+   * @param {boolean} whole
    * @param {number} askedAt  when the visitor asked, ms of performance.now()
    */
-  request(source, edits, askedAt) {
+  request(source, edits, whole, askedAt) {
     this.sequence += 1;
-    this.wanted = { sequence: this.sequence, source, edits: { ...edits }, askedAt };
+    this.wanted = { sequence: this.sequence, source, edits, whole, askedAt };
     if (this.socket?.readyState === WebSocket.OPEN) this.#send();
     else if (this.connection.up) this.#connect();
   }
@@ -71,13 +73,19 @@ export class EditSession {
     this.asked.clear();
     /** @type {any} */
     let answer = null;
+    /** @type {Blob[]} */
+    let pictures = [];
+    let awaited = 0;
     socket.onopen = () => this.#send();
     socket.onmessage = ({ data }) => {
       if (data instanceof Blob) {
-        this.#show(answer, data);
+        pictures.push(data);
+        if (pictures.length === awaited) this.#show(answer, pictures);
         return;
       }
       answer = JSON.parse(data);
+      pictures = [];
+      awaited = [answer.edited?.image, answer.edited?.pasted].filter(Boolean).length;
       this.connection.proved();
       if (answer.error) this.#failed(answer.sequence, new GatewayError(answer.error));
       else if (answer.reason) this.ended = !answer.retryable; // of the session: it has been idle for too long
@@ -95,13 +103,10 @@ export class EditSession {
     const { wanted, socket } = this;
     if (!wanted || !socket) return;
     /** @type {Record<string, any>} */
-    const body = { sequence: wanted.sequence, edits: encodedSteps(wanted.edits) };
-    if (this.sent !== wanted.source) {
-      const { code, handle, bundle } = wanted.source;
-      body.code = handle && byHandle ? { handle } : { data: code.data, shape: code.shape };
-      body.bundle = bundle.name;
-      body.output = { ...pictureFormat(bundle), omit_codes: true };
-      this.sent = wanted.source;
+    const body = { sequence: wanted.sequence, ...encodedEdits(wanted.edits) };
+    if (this.sent?.source !== wanted.source || this.sent.whole !== wanted.whole) {
+      Object.assign(body, wanted.whole ? photographOf(wanted.source) : codeOf(wanted.source, byHandle));
+      this.sent = wanted;
     }
     this.asked.set(wanted.sequence, wanted);
     socket.send(JSON.stringify(body));
@@ -109,17 +114,17 @@ export class EditSession {
 
   /**
    * @param {any} answer
-   * @param {Blob} bytes
+   * @param {Blob[]} pictures  the face, and then the photograph where it was asked for
    */
-  #show(answer, bytes) {
+  #show(answer, pictures) {
     const wanted = this.asked.get(answer.sequence);
     for (const sequence of this.asked.keys()) if (sequence <= answer.sequence) this.asked.delete(sequence);
     if (!wanted || answer.sequence <= this.answered) return;
     this.answered = answer.sequence;
-    const { image, domain_score: domainScore, timings } = answer.edited;
-    const picture = new Blob([bytes], { type: `image/${image.format}` });
+    const { image, pasted, domain_score: domainScore, timings } = answer.edited;
+    const [face, picture = face] = [image, pasted].filter(Boolean).map(({ format }, index) => new Blob([pictures[index]], { type: `image/${format}` }));
     const serverMs = timings.reduce((/** @type {number} */ sum, /** @type {any} */ each) => sum + 1000 * each.seconds, 0);
-    this.handlers.onPicture({ picture, domainScore, wanted, serverMs });
+    this.handlers.onPicture({ face, picture, domainScore, wanted, serverMs });
   }
 
   /**
@@ -136,6 +141,32 @@ export class EditSession {
       this.handlers.onError(error);
     }
   }
+}
+
+/**
+ * What a session needs to edit a code.
+ * @param {Source} source
+ * @param {boolean} byHandle
+ */
+function codeOf({ code, handle, bundle }, byHandle) {
+  return {
+    code: handle && byHandle ? { handle } : { data: code.data, shape: code.shape },
+    bundle: bundle.name,
+    output: { ...pictureFormat(bundle), omit_codes: true },
+  };
+}
+
+/**
+ * What a session needs to edit a face in its photograph: the photograph, which stays there.
+ * @param {Source} source
+ */
+function photographOf({ photograph, bundle, align }) {
+  return {
+    picture: { data: photograph?.base64 },
+    bundle: bundle.name,
+    align,
+    output: { format: "jpeg", quality: 90, omit_codes: true, include_pasted: true },
+  };
 }
 
 /**

@@ -2,7 +2,10 @@
 // What edits start from: a code with its picture, and the photograph where it came from one. Sources do not change
 // (but for the handle, which the gateway may forget).
 
+import { encodedEdits, isNone } from "./edits.js";
 import { blobOf } from "./pictures.js";
+
+const WHOLE = 0.98; // a square that covers more of a photograph than this is all of it
 
 /**
  * @typedef {object} Source
@@ -13,7 +16,9 @@ import { blobOf } from "./pictures.js";
  * @property {number} domainScore  NaN: not known
  * @property {Blob | null} aligned  the photograph as the encoder saw it
  * @property {import("./pictures.js").Photograph | null} photograph
- * @property {number | null} face  which face of the photograph
+ * @property {import("./gateway.js").Align | undefined} align  how the photograph was brought into place, where not as
+ *   the bundle has it
+ * @property {boolean} isPart  whether the code's square is a part of the photograph only
  * @property {string} name  for people and for file names
  */
 
@@ -21,10 +26,10 @@ import { blobOf } from "./pictures.js";
  * @param {import("./gateway.js").Result} result  with code and image
  * @param {import("./gateway.js").Bundle} bundle
  * @param {string} name
- * @param {{photograph?: import("./pictures.js").Photograph | null, face?: number | null}} [origin]
+ * @param {{photograph?: import("./pictures.js").Photograph | null, align?: import("./gateway.js").Align}} [origin]
  * @returns {Source}
  */
-export function sourceFrom(result, bundle, name, { photograph = null, face = null } = {}) {
+export function sourceFrom(result, bundle, name, { photograph = null, align } = {}) {
   const { data, shape, handle = "" } = result.code;
   return {
     code: { data, shape },
@@ -34,7 +39,8 @@ export function sourceFrom(result, bundle, name, { photograph = null, face = nul
     domainScore: result.domain_score ?? NaN,
     aligned: result.aligned ? blobOf(result.aligned) : null,
     photograph,
-    face,
+    align,
+    isPart: result.placement !== undefined && coverage(result.placement) < WHOLE,
     name,
   };
 }
@@ -43,12 +49,20 @@ export function sourceFrom(result, bundle, name, { photograph = null, face = nul
  * The code of a source with edits applied.
  * @param {import("./gateway.js").Gateway} gateway
  * @param {Source} source
- * @param {import("./gateway.js").EditStep[]} edits
+ * @param {import("./edits.js").Edits} edits
  * @returns {Promise<import("./gateway.js").Code>}
  */
 export async function editedCode(gateway, source, edits) {
-  if (edits.length === 0) return source.code;
-  const body = { bundle: source.bundle.name, code: source.code, edits, output: { omit_image: true } };
+  if (isNone(edits)) return source.code;
+  const body = { bundle: source.bundle.name, code: source.code, ...encodedEdits(edits), output: { omit_image: true } };
   const { code } = await gateway.post("edit", body);
   return { data: code.data, shape: code.shape };
+}
+
+/**
+ * The part of a photograph that lies in its square.
+ * @param {import("./gateway.js").Placement} placement
+ */
+function coverage({ width, height, corners: [a, b] }) {
+  return ((a.x - b.x) ** 2 + (a.y - b.y) ** 2) / (width * height);
 }

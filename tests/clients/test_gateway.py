@@ -177,6 +177,29 @@ def test_the_command_line_from_picture_to_edit(
     assert Image.open(smiling).size == (RESOLUTION, RESOLUTION)
 
 
+def test_an_edit_of_an_area_that_keeps_something(
+    client: indomain.Client, address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edited = client.edit(PORTRAIT, age=1.0, keep=["smile"], region=(0, 0, 0.5, 1))
+    assert edited.area is not None
+    assert edited.area.outside_mse_after < edited.area.outside_mse_before
+    mask = tmp_path / "mask.png"
+    Image.fromarray(np.repeat(np.array([[255, 0]], np.uint8), 2, axis=0)).resize(
+        (32, 32), Image.NEAREST
+    ).save(mask)
+    arguments = ["edit", str(PORTRAIT), "age=1", "--keep", "smile", "--mask", str(mask)]
+    assert main([*arguments, "-o", str(tmp_path / "a.png"), "--server", address, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["area"]["outside_mse_after"] == pytest.approx(edited.area.outside_mse_after, rel=0.05)
+    with client.session(PORTRAIT) as session:
+        assert session.edit(age=1.0, region=(0, 0, 0.5, 1)).area is not None
+        assert session.edit(age=1.0).area is None
+    with pytest.raises(ValueError, match="region or a mask"):
+        client.edit(PORTRAIT, age=1.0, region=(0, 0, 1, 1), mask=mask)
+    with pytest.raises(indomain.InvalidOptionError, match="cannot change and be kept"):
+        client.edit(PORTRAIT, age=1.0, keep="age")
+
+
 # --- streams, mixing, diffusion --------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,13 +19,14 @@ import pytest
 from PIL import Image
 
 from serving.keys import make_key
-from tests.serving.conftest import RunningGateway, settings_for
+from tests.serving.conftest import RunningGateway, photograph, settings_for
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="no Playwright here")
 expect = playwright_api.expect
 
 ROOT = Path(__file__).resolve().parents[2]
-PORTRAIT = ROOT / "clients/python/examples/portrait.png"
+EXAMPLES = ROOT / "clients/python/examples"
+PORTRAIT = EXAMPLES / "portrait.png"
 ARGUMENTS = [
     "--headless",
     "--no-sandbox",
@@ -96,8 +98,27 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     assert not faults
 
 
-def invert(page: Any, picture: Path | dict[str, Any] = PORTRAIT) -> None:
+def by_faces(running: RunningGateway) -> bool:
+    return running.http.get("/v1/bundles").json()["bundles"][0]["alignment"] == "face"
+
+
+def two_people() -> bytes:
+    """A photograph of two people, JPEG."""
+    people = [Image.open(EXAMPLES / name).convert("RGB") for name in ("astronaut.jpg", "hopper.jpg")]
+    height = min(person.height for person in people)
+    people = [person.resize((round(person.width * height / person.height), height)) for person in people]
+    both = Image.new("RGB", (sum(person.width for person in people), height))
+    both.paste(people[0], (0, 0))
+    both.paste(people[1], (people[0].width, 0))
+    data = io.BytesIO()
+    both.save(data, "JPEG", quality=92)
+    return data.getvalue()
+
+
+def invert(page: Any, picture: Path | dict[str, Any] = PORTRAIT, face: str = "") -> None:
     page.set_input_files("#file", picture)
+    if face:
+        page.get_by_role("dialog").get_by_role("button", name=face).click()
     expect(page.locator("#picture-name")).to_have_text("portrait")
     edited(page)
 
@@ -200,6 +221,7 @@ def test_a_picture_is_edited_compared_undone_and_downloaded(
     assert difference(seen(again), smiling) < 0.5
 
 
+@pytest.mark.slow
 def test_pictures_come_by_drop_by_paste_and_from_the_camera(
     open_page: Callable[..., Any], shipped: RunningGateway
 ) -> None:
@@ -244,11 +266,16 @@ def test_generated_faces_are_edited_and_two_pictures_blended(
     second = seen(page)
     assert difference(second, first) > 5.0
 
-    page.get_by_role("radio", name="Its style").check()
+    page.get_by_role("radio", name="Style").check()
     page.get_by_label("Pose and shape").check()
     page.get_by_label("Features").check()
     page.wait_for_timeout(500)
     assert difference(seen(page), second) < 1.0, "all layers of the second are the second"
+    page.get_by_role("radio", name="Surroundings").check()
+    expect(page.get_by_text("The first face, in what is around the second.")).to_be_visible()
+    diffused = seen(page)
+    assert difference(diffused, first) > 1.0
+    assert difference(diffused, second) > 1.0
     use.click()
     edited(page)
     expect(page.get_by_role("tab", name="Edit")).to_have_attribute("aria-selected", "true")
@@ -257,6 +284,53 @@ def test_generated_faces_are_edited_and_two_pictures_blended(
     page.locator("#history button").first.click()
     edited(page)
     assert difference(seen(page), first) < 1.0
+
+
+def test_what_is_kept_and_where_go_with_the_edit(
+    open_page: Callable[..., Any], shipped: RunningGateway
+) -> None:
+    page = open_page(shipped.url)
+    invert(page)
+    set_slider(page, "smile", 1.5)
+    smiling = seen(page)
+    page.get_by_role("button", name="Keep Mouth open as it is").click()
+    edited(page)
+    assert difference(seen(page), smiling) > 0.5
+    page.get_by_label("Change").select_option("Lower third")
+    edited(page)
+    edit = json.loads(downloaded(page, "#download-edit"))
+    assert edit["edits"] == [{"direction": "smile", "strength": 1.5, "keep": ["mouth_open"]}]
+    assert edit["region"] == {"left": 0, "top": 0.64, "right": 1, "bottom": 1}
+    page.click("#undo")
+    edited(page)
+    page.click("#undo")
+    edited(page)
+    assert difference(seen(page), smiling) < 0.5
+    expect(page.get_by_role("button", name="Keep Mouth open as it is")).to_have_attribute(
+        "aria-pressed", "false"
+    )
+
+
+def test_a_face_is_chosen_edited_and_seen_in_its_photograph(
+    open_page: Callable[..., Any], shipped: RunningGateway
+) -> None:
+    if not by_faces(shipped):
+        pytest.skip("the shipped bundle is not aligned by faces")
+    page = open_page(shipped.url)
+    invert(page, {"name": "portrait.jpg", "mimeType": "image/jpeg", "buffer": two_people()}, face="Face 2")
+    set_slider(page, "smile", 1.5)
+    page.get_by_role("radio", name="Whole photograph").check()
+    edited(page)
+    ratio = page.evaluate("(({width, height}) => width / height)(document.getElementById('after'))")
+    with Image.open(io.BytesIO(two_people())) as taken:
+        assert ratio == pytest.approx(taken.width / taken.height, rel=0.02)
+        pasted = downloaded(page, "#download-photograph")
+        with Image.open(io.BytesIO(pasted)) as edited_photograph:
+            assert edited_photograph.size == taken.size
+            change = np.abs(np.asarray(edited_photograph, float) - np.asarray(taken, float)).mean(axis=(0, 2))
+    changed = np.flatnonzero(change > 0.5)
+    assert changed.size > 0
+    assert changed.max() < 0.6 * change.size, "the smaller face, on the left, and that one alone"
 
 
 # --- what goes wrong ---------------------------------------------------------------------------------
@@ -275,6 +349,24 @@ def test_what_is_no_picture_is_said_and_does_no_harm(
     expect(page.locator("#picture-name")).to_have_text("portrait")
     set_slider(page, "smile", 1.0)
     expect(alert).to_have_count(1)
+
+
+def test_a_picture_without_a_face_is_said_and_its_middle_can_be_taken(
+    open_page: Callable[..., Any], shipped: RunningGateway
+) -> None:
+    if not by_faces(shipped):
+        pytest.skip("the shipped bundle is not aligned by faces")
+    page = open_page(shipped.url, expected=("422",))
+    picture = io.BytesIO()
+    Image.fromarray(photograph(width=320, height=240)).save(picture, "PNG")
+    page.set_input_files(
+        "#file", {"name": "portrait.png", "mimeType": "image/png", "buffer": picture.getvalue()}
+    )
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("No face was found")
+    expect(page.locator("#start")).to_be_visible()
+    alert.get_by_role("button", name="Use its middle").click()
+    edited(page)
 
 
 def test_the_gateway_goes_and_comes_back_and_nothing_is_lost(
@@ -308,6 +400,30 @@ def test_the_gateway_goes_and_comes_back_and_nothing_is_lost(
         assert second.metric("indomain_requests_total", method="WatchInvert", code="OK") == 0, "by its code"
     finally:
         second.close()
+
+
+@pytest.mark.slow
+def test_presets_set_their_sliders(
+    open_page: Callable[..., Any], tiny_repository: Path, tmp_path: Path
+) -> None:
+    repository = shutil.copytree(tiny_repository, tmp_path / "repository")
+    (file,) = repository.glob("*.json")
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    first, second = (direction["name"] for direction in manifest["directions"][:2])
+    edits = [{"direction": first, "strength": 0.5, "keep": [second]}]
+    manifest["presets"] = [{"name": "holiday", "label": "Holiday", "edits": edits}]
+    file.write_text(json.dumps(manifest), encoding="utf-8")
+    running = RunningGateway(settings_for(repository))
+    try:
+        page = open_page(running.url)
+        page.locator("#samples button").first.click()
+        edited(page)
+        page.get_by_role("button", name="Holiday").click()
+        edited(page)
+        assert page.locator(f"#direction-{first}").input_value() == "0.5"
+        assert json.loads(downloaded(page, "#download-edit"))["edits"] == edits
+    finally:
+        running.close()
 
 
 def test_a_gateway_with_keys_asks_for_one(
@@ -395,7 +511,7 @@ def test_it_fits_a_phone(open_page: Callable[..., Any], shipped: RunningGateway)
     assert frame["y"] + frame["height"] < slider["y"] < PHONE["height"]
 
 
-@pytest.mark.parametrize("colours", ["light", "dark"])
+@pytest.mark.parametrize("colours", ["dark", pytest.param("light", marks=pytest.mark.slow)])
 def test_axe_finds_nothing_serious(
     open_page: Callable[..., Any], shipped: RunningGateway, colours: str
 ) -> None:
@@ -423,7 +539,7 @@ def test_axe_finds_nothing_serious(
     page.get_by_role("button", name="A generated face").click()
     expect(page.get_by_role("button", name="Edit this one")).to_be_enabled()
     check("blend")
-    page.get_by_role("radio", name="Its style").check()
+    page.get_by_role("radio", name="Style").check()
     check("style")
     page.get_by_role("tab", name="History").click()
     check("history")

@@ -28,7 +28,7 @@ def write_run(
     seed: int = 0,
     code_weight: float = 0.1,
 ) -> Path:
-    """A run folder of kind "inversion" with two made-up directions and a card that says what it is."""
+    """A run folder of kind "inversion" with two made-up directions, a preset and a card that says what it is."""
     torch.manual_seed(seed)
     generator, encoder = Generator(generator_config), Encoder(encoder_config)
     for layer in generator.synthesis.styled:  # noise and biases that a graph must not lose
@@ -55,6 +55,8 @@ def write_run(
         vector = torch.zeros(generator_config.layers, generator_config.code_size)
         vector[layers] = torch.randn(len(layers), generator_config.code_size)
         tensors[f"direction/{key}"] = vector / vector.norm()
+        if key == "smile":  # as if labels had made it
+            tensors |= {"boundary/smile": torch.ones_like(vector), "across/smile": torch.ones_like(vector)}
         entries.append({
             "name": key, "label": key.capitalize(), "layers": layers, "range": [-3.0, 3.0],
             "scale": float(codes.std(0).mean()) * 10, "held_out": {"metric": "accuracy", "value": 0.5},
@@ -62,6 +64,8 @@ def write_run(
         })  # fmt: skip
     (folder / "directions.json").write_text(json.dumps(entries))
     save_file(tensors, folder / "directions.safetensors")
+    merry = {"name": "merry", "edits": [{"direction": "smile", "strength": 2.0, "keep": ["age"]}]}
+    (folder / "presets.json").write_text(json.dumps([merry]))
     card = {
         "data": "random weights",
         "licence": "Apache-2.0",

@@ -49,10 +49,12 @@ def test_manifest_describes_the_files(exported: Exported) -> None:
     assert set(ROLES) <= set(manifest["parity"])
     tensors = load_file(exported.repository / "tiny.safetensors")
     samples = {key for key in tensors if key.startswith("sample/")}
-    assert set(tensors) - samples == {"mean_code", "code_std", "direction/smile", "direction/age"}
+    vectors = {"direction/smile", "direction/age", "boundary/smile", "across/smile"}
+    assert set(tensors) - samples == {"mean_code", "code_std", *vectors}
     assert {key.split("/")[1] for key in samples} == set(ROLES)
     assert all(len(tensors[key]) == 1 for key in samples)
     assert [d["name"] for d in manifest["directions"]] == ["smile", "age"]
+    assert [preset["label"] for preset in manifest["presets"]] == ["Merry"]
     assert manifest["statistics"]["code_variance"] == pytest.approx(np.square(tensors["code_std"]).mean())
 
 
