@@ -28,7 +28,7 @@ class Alignment(StrEnum):
     """How a picture is brought into place."""
 
     FACE = "face"
-    CENTRE_CROP = "centre_crop"
+    CENTRE_CROP = "centre-crop"
 
 
 class Pasting(StrEnum):

@@ -207,7 +207,7 @@ async function invert(photograph, what, align) {
  */
 function toldOfPhotograph(error, photograph, what) {
   if (error.reason !== "no_face" && error.reason !== "face_not_usable") return told(error);
-  tellError(error, { "Use its middle": () => invert(photograph, what, { alignment: "centre_crop" }) });
+  tellError(error, { "Use its middle": () => invert(photograph, what, { alignment: "centre-crop" }) });
 }
 
 /** While a picture is inverted there is nothing to edit. @param {boolean} held */

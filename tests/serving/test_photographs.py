@@ -251,7 +251,7 @@ def test_a_picture_in_place_already_is_taken_as_it_is(gateway: RunningGateway) -
         (HOPPER, {"face": 1}, "no_such_face", "the picture has 1"),
         (HOPPER, {"face": -1}, "no_such_face", "the picture has 1"),
         (HOPPER, {"bundle": "frontal"}, "face_not_usable", "turned away too far"),
-        (HOPPER, {"alignment": "centre_crop", "face": 0}, "invalid_option", "by faces only"),
+        (HOPPER, {"alignment": "centre-crop", "face": 0}, "invalid_option", "by faces only"),
     ],
 )
 def test_what_cannot_be_aligned_is_said_alike_on_both_transports(
@@ -259,7 +259,7 @@ def test_what_cannot_be_aligned_is_said_alike_on_both_transports(
 ) -> None:
     align = dict(align)
     bundle = align.pop("bundle", "")
-    wire = {"centre_crop": pb.ALIGNMENT_CENTRE_CROP}
+    wire = {"centre-crop": pb.ALIGNMENT_CENTRE_CROP}
     options = pb.AlignOptions(alignment=wire.get(align.get("alignment", "")), face=align.get("face"))
     with pytest.raises(grpc.RpcError) as raised:
         invert(gateway, picture, align=options, bundle=bundle)
