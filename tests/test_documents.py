@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks.gateway import running_gateway
 from benchmarks.scale import rosinality_state
@@ -82,7 +83,8 @@ def pictures(shipped: tuple[str, str], tmp_path_factory: pytest.TempPathFactory)
     (folder / "holiday").mkdir()
     for name in ("portrait.png", "portrait.jpg"):
         shutil.copy(ROOT / "clients/python/examples/portrait.png", folder / name)
-    for seed, name in enumerate(("other.png", "holiday/beach.png", "holiday/hills.png")):
+    Image.new("L", (64, 64), 255).save(folder / "eyes.png")
+    for seed, name in enumerate(("other.png", "holiday/beach.png", "holiday/hills.jpg")):
         run(Block("sh", f"indomain sample --seeds {seed} -o {name}", ""), folder, shipped)
     return folder
 

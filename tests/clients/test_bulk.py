@@ -413,3 +413,10 @@ def wait_until(condition: object, pause_s: float = 0.02) -> None:
     while not condition():
         assert time.monotonic() < deadline_s
         pause.wait(pause_s)
+
+
+@pytest.mark.usefixtures("server")
+def test_a_folder_in_a_list_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "list").write_text("photos\n")
+    assert edit("--from-list", str(tmp_path / "list"), "--root", "photos") == 2
+    assert "photos is a folder; a list names files" in capsys.readouterr().err

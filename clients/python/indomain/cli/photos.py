@@ -186,7 +186,10 @@ def _listed(name: str) -> Iterator[Path]:
     separated = data.split(b"\0") if b"\0" in data else data.splitlines()
     for entry in separated:
         if entry.strip():
-            yield Path(os.fsdecode(entry))
+            file = Path(os.fsdecode(entry))
+            if file.is_dir():
+                raise UsageError(f"{file} is a folder; a list names files: find {file} -type f")
+            yield file
 
 
 # --- where results go --------------------------------------------------------------------------------

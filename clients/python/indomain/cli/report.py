@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ from indomain import (
 )
 
 # Answers go to standard output, all else to standard error, so that a pipe gets nothing but the answer.
-_answers = Console()
+_answers = Console(width=None if sys.stdout.isatty() else 200)  # into a file or a pipe, names are not folded
 _notes = Console(stderr=True)
 
 # Between two lines of progress where there is no terminal: enough for a log to show that it goes on.
