@@ -28,6 +28,7 @@ from export.verification import Manifest, sample_tensors, sha256, verify_bundle
 from training.runs import CheckpointError
 
 ROLE = "detector"
+LICENCE = " Face detector: YuNet (Apache-2.0)."
 
 
 @dataclass
@@ -57,7 +58,7 @@ def align(config: AlignConfig) -> str:
                 raise CheckpointError(
                     "name a --run that has an alignment.json, of `python -m training alignment`"
                 )
-            manifest |= alignment(face)
+            manifest |= alignment(face) | {"licence": manifest["licence"] + LICENCE}
             tensors |= add_detector(name, manifest, tensors, work)
         replace_alignment(config.repository, name, manifest, tensors, work)
     finally:
@@ -82,7 +83,8 @@ def without_detector(manifest: Manifest) -> Manifest:
     rest = {key: value for key, value in manifest.items() if key != "face"}
     for part in ("graphs", "parity"):
         rest[part] = {key: value for key, value in manifest[part].items() if key != ROLE}
-    return rest | alignment(None)
+    rest.get("card", {}).pop("alignment", None)  # older cards had it; the manifest itself says it
+    return rest | alignment(None) | {"licence": manifest.get("licence", "").removesuffix(LICENCE)}
 
 
 def add_detector(name: str, manifest: Manifest, tensors: Mapping[str, Array], work: Path) -> dict[str, Array]:
