@@ -84,6 +84,12 @@ def pictures(shipped: tuple[str, str], tmp_path_factory: pytest.TempPathFactory)
     for name in ("portrait.png", "portrait.jpg"):
         shutil.copy(ROOT / "clients/python/examples/portrait.png", folder / name)
     Image.new("L", (64, 64), 255).save(folder / "eyes.png")
+    two = [Image.open(ROOT / "clients/python/examples" / name) for name in ("astronaut.jpg", "hopper.jpg")]
+    two[0].save(folder / "astronaut.jpg")
+    group = Image.new("RGB", (two[0].width + two[1].width, max(one.height for one in two)))
+    group.paste(two[0], (0, 0))
+    group.paste(two[1], (two[0].width, 0))
+    group.save(folder / "group.jpg")
     for seed, name in enumerate(("other.png", "holiday/beach.png", "holiday/hills.jpg")):
         run(Block("sh", f"indomain sample --seeds {seed} -o {name}", ""), folder, shipped)
     return folder
