@@ -18,7 +18,7 @@ import tyro
 from safetensors.numpy import load
 from safetensors.numpy import save as to_safetensors
 
-from export.bundle import Alignment, alignment, describe_graph, graph_file, put
+from export.bundle import DETECTOR_LICENCE, Alignment, alignment, describe_graph, graph_file, put
 from export.checkpoint import load_alignment
 from export.graphs import detector_graph, for_detector, to_onnx
 from export.parity import Array, ParityError, check_forward, check_structure, open_session, run
@@ -28,7 +28,6 @@ from export.verification import Manifest, sample_tensors, sha256, verify_bundle
 from training.runs import CheckpointError
 
 ROLE = "detector"
-LICENCE = " Face detector: YuNet (Apache-2.0)."
 
 
 @dataclass
@@ -58,7 +57,7 @@ def align(config: AlignConfig) -> str:
                 raise CheckpointError(
                     "name a --run that has an alignment.json, of `python -m training alignment`"
                 )
-            manifest |= alignment(face) | {"licence": manifest["licence"] + LICENCE}
+            manifest |= alignment(face) | {"licence": manifest["licence"] + DETECTOR_LICENCE}
             tensors |= add_detector(name, manifest, tensors, work)
         replace_alignment(config.repository, name, manifest, tensors, work)
     finally:
@@ -84,7 +83,7 @@ def without_detector(manifest: Manifest) -> Manifest:
     for part in ("graphs", "parity"):
         rest[part] = {key: value for key, value in manifest[part].items() if key != ROLE}
     rest.get("card", {}).pop("alignment", None)  # older cards had it; the manifest itself says it
-    return rest | alignment(None) | {"licence": manifest.get("licence", "").removesuffix(LICENCE)}
+    return rest | alignment(None) | {"licence": manifest.get("licence", "").removesuffix(DETECTOR_LICENCE)}
 
 
 def add_detector(name: str, manifest: Manifest, tensors: Mapping[str, Array], work: Path) -> dict[str, Array]:

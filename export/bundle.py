@@ -59,6 +59,7 @@ STEPS = 13  # of the progress bar: five graphs exported, five checked, and three
 WeightFormat = Literal["float16", "float32"]
 Alignment = Literal["face", "centre-crop"]
 DOMAIN_TERM = "mean((code - E(G(code)))^2) / code_variance"
+DETECTOR_LICENCE = " Face detector: YuNet (Apache-2.0)."
 SCORE = "percentile of the code critic's mean logit among the inversions of sampled pictures, E(G(w)), 0..1"
 
 
@@ -307,7 +308,7 @@ def describe(
         **alignment(pipeline.face(config.alignment)),
         "training": training,
         "data": card.get("data", str(meta.get("data", ""))),
-        "licence": card.get("licence", ""),
+        "licence": card.get("licence", "") + (DETECTOR_LICENCE if "detector" in built.graphs else ""),
         "limits": card.get("limits", ""),
         **({"card": card} if card else {}),
     }
