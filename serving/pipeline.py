@@ -170,16 +170,11 @@ class Pipeline:
             bundle = self._bundle(job.bundle)
             check_output(job.output)
             check_edits(job.edits, bundle, self.settings.max_edits)
-            area = None
-            if job.area is not None:
-                if self._refine_settings(job.refine, bundle).steps == 0:
-                    raise InvalidOption(
-                        "An area needs refinement; give refine.steps of 1 or more, or no area."
-                    )
-                area = soften(await self._area(bundle, job.area, call))
+            if job.area is not None and self._refine_settings(job.refine, bundle).steps == 0:
+                raise InvalidOption("An area needs refinement; give refine.steps of 1 or more, or no area.")
             if isinstance(job.source, EncodedPicture):
-                return await self._edit_picture(bundle, job, job.source, area, call)
-            return await self._edit_code(bundle, job, job.source, area, call)
+                return await self._edit_picture(bundle, job, job.source, call)
+            return await self._edit_code(bundle, job, job.source, call)
 
     async def edit_session(self, receive: Receive, tell: Tell[SessionAnswer], call: Call) -> None:
         """Edits of one source as they come, the newest first. Raises errors of the table only."""
@@ -254,8 +249,8 @@ class Pipeline:
             bundle = self._bundle(job.bundle)
             check_output(job.output)
             settings = self._refine_settings(job.refine, bundle)
-            mask = await self._area(bundle, job.area, call)
             target = await self._stages.align(bundle, job.target, AlignOptions(job.align.alignment), call)
+            mask = await self._area(bundle, job.area, target.origin, call)
             context = await self._stages.align(bundle, job.context, job.align, call)
             both = Aligned(paste(target.image, context.image, mask), context.origin)
             start, refined = await self._stages.find_code(bundle, both.image, settings, call, mask=mask)
@@ -335,10 +330,11 @@ class Pipeline:
         return Inversion(bundle.name, named, score, losses, **pictures)
 
     async def _edit_picture(
-        self, bundle: Bundle, job: EditJob, picture: EncodedPicture, area: Area | None, call: Call
+        self, bundle: Bundle, job: EditJob, picture: EncodedPicture, call: Call
     ) -> Edited:
         settings = self._refine_settings(job.refine, bundle)
         aligned = await self._stages.align(bundle, picture, job.align, call)
+        area = await self._soft_area(bundle, job, aligned.origin, call)
         kept_s = 0.0 if area is None else call.deadline.remaining_s / 2
         start, refined = await self._stages.find_code(bundle, aligned.image, settings, call, kept_s=kept_s)
         code, change = await self._edited(bundle, refined.code, job, area, call)
@@ -349,9 +345,8 @@ class Pipeline:
         source = self._named(refined.code, bundle, job.output, call)
         return Edited(bundle.name, named, source, score, losses, **pictures, area=change)
 
-    async def _edit_code(
-        self, bundle: Bundle, job: EditJob, code_source: CodeSource, area: Area | None, call: Call
-    ) -> Edited:
+    async def _edit_code(self, bundle: Bundle, job: EditJob, code_source: CodeSource, call: Call) -> Edited:
+        area = await self._soft_area(bundle, job, job.origin, call)
         source = self._one_code(bundle, code_source, call)
         code, change = await self._edited(bundle, source, job, area, call)
         score, pictures = await self._show_code(bundle, code, source, job.origin, job.output, call)
@@ -456,11 +451,18 @@ class Pipeline:
             "placement": origin.placement,
         }
 
-    async def _area(self, bundle: Bundle, area: Region | EncodedPicture, call: Call) -> Area:
+    async def _soft_area(
+        self, bundle: Bundle, job: EditJob, origin: Origin | None, call: Call
+    ) -> Area | None:
+        return None if job.area is None else soften(await self._area(bundle, job.area, origin, call))
+
+    async def _area(
+        self, bundle: Bundle, area: Region | EncodedPicture, origin: Origin | None, call: Call
+    ) -> Area:
+        """`origin`: the photograph that a mask may be of."""
         if isinstance(area, Region):
             return region_area(area, bundle.resolution)
-        white = await self._stages.align(bundle, area, AlignOptions(Alignment.CENTRE_CROP), call)
-        return mask_area(white.image)
+        return mask_area(await self._stages.cut_mask(bundle, area, origin, call))
 
     async def _code_of(
         self, source: Source, settings: RefineSettings, align: AlignOptions, bundle: Bundle, call: Call

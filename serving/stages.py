@@ -92,6 +92,25 @@ class Stages:
                     return await self._in_picture_thread(lambda: self._centre_square(bundle, picture))
                 return await self._align_face(bundle, picture, photograph, options, call, lap)
 
+    async def cut_mask(
+        self, bundle: Bundle, mask: EncodedPicture, origin: Origin | None, call: Call
+    ) -> Image:
+        """A mask as the encoder sees what it belongs to. One of the photograph's own size is cut as the photograph was;
+        any other is that square already, and loses what lies beside its middle."""
+
+        def cut() -> Image:
+            opened = open_photograph(mask, **self._limits)
+            if origin is None or (opened.width, opened.height) != (
+                origin.placement.width,
+                origin.placement.height,
+            ):
+                return self._centre_square(bundle, mask).image
+            return opened.cut(Similarity.of_corners(origin.placement.corners), bundle.resolution)
+
+        with call.during("align"):
+            async with self._in_memory:
+                return await self._in_picture_thread(cut)
+
     async def find_faces(self, bundle: Bundle, picture: EncodedPicture, call: Call) -> FoundFaces:
         """All of them, the largest first."""
         with call.during("align") as lap:

@@ -261,7 +261,7 @@ def test_two_runs_into_one_folder(server: ScriptedGateway, capsys: pytest.Captur
     server.edit_delay_s = 60.0
     first = Thread(target=edit, args=("photos",))
     first.start()
-    wait_until(lambda: len(server.requests) > 1)
+    wait_until(lambda: len(server.requests) > 1 or not first.is_alive())
     assert edit("photos") == 2
     assert "another run writes into out" in capsys.readouterr().err
     server.released.set()

@@ -389,6 +389,31 @@ def test_mixes_ways_and_diffusions_are_pasted_too(gateway: RunningGateway, both:
     assert diffused.placement.faces == 2
 
 
+def test_a_mask_of_the_photographs_size_lies_on_the_photograph(
+    gateway: RunningGateway, both: Image.Image
+) -> None:
+    """The face is far from the middle: cropped to that, the mask would lie elsewhere."""
+    placed = invert(gateway, both)
+    side = image_of(placed.aligned).shape[0]
+    square = square_of(placed)
+    mask = Image.new("RGB", both.size)
+    middle = sum(corner.x for corner in placed.placement.corners) / 4
+    mask.paste((255, 255, 255), (round(middle), 0, *both.size))
+
+    def pasted(mask: Image.Image) -> np.ndarray:
+        data = io.BytesIO()
+        mask.save(data, "PNG")
+        request = pb.DiffuseRequest(
+            target=jpeg(both), context=jpeg(ASTRONAUT), mask=pb.Picture(data=data.getvalue()),
+            refine=pb.RefineOptions(steps=0), output=pb.OutputOptions(include_aligned=True),
+        )  # fmt: skip
+        return image_of(gateway.stub.Diffuse(request).aligned)
+
+    as_cut = Image.fromarray(Photograph(mask).cut(square, side))
+    assert np.array_equal(pasted(mask), pasted(as_cut))
+    assert np.array_equal(pasted(mask)[:, side * 3 // 4 :], image_of(placed.aligned)[:, side * 3 // 4 :])
+
+
 def test_a_code_has_no_photograph(gateway: RunningGateway) -> None:
     code = invert(gateway, HOPPER).code
     with pytest.raises(grpc.RpcError, match="no photograph to paste into"):
