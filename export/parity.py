@@ -297,10 +297,10 @@ def check_samples_apart(
 def check_follows_target(
     session: ort.InferenceSession, code: Array, targets: Array, config: RefinementConfig, chunks: int = 4
 ) -> Figures:
-    """One code, two targets: each loss falls, and each result is nearer its own target than the other's result is.
+    """One code, two targets: each loss falls, and the results are nearer their own targets than each other's, together.
 
-    A gradient that was baked in while tracing would pass every other look at the shapes. The domain term knows of no
-    target and is left out: with an encoder that was little trained it outweighs the others.
+    A gradient that was baked in while tracing would pass every other look at the shapes; both results would be one.
+    The domain term knows of no target and is left out: with an encoder that was little trained it outweighs the others.
     """
     inputs = refiner_inputs(np.repeat(code, 2, 0), targets, replace(config, domain_weight=0.0))
     first: Array | None = None
@@ -309,12 +309,17 @@ def check_follows_target(
         first = outputs["loss"][:, 0] if first is None else first
         inputs = carried_on(inputs, outputs)
     assert first is not None
-    own = run(session, inputs)["loss"][:, 0]
-    crossed = run(session, inputs | {"code": inputs["code"][::-1].copy()})["loss"][:, 0]
+    result = outputs["best_code"]  # what a host would answer; the code that goes on was not judged yet
+    own = run(session, inputs | {"code": result})["loss"][:, 0]
+    crossed = run(session, inputs | {"code": result[::-1].copy()})["loss"][:, 0]
     require(
         bool((own < first).all()), "refiner", f"losses do not fall: from {first.tolist()} to {own.tolist()}"
     )
-    require(bool((own < crossed).all()), "refiner", "the result does not follow its target")
+    require(
+        bool(own.sum() < crossed.sum()),
+        "refiner",
+        f"the result does not follow its target: losses {own.tolist()}, with the other's {crossed.tolist()}",
+    )
     return {"steps_followed": float(chunks * config.chunk_steps), "loss_left": float((own / first).max())}
 
 
