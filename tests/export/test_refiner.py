@@ -6,12 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from export.bundle import write_bundle
 from export.parity import (
+    ParityError,
     carried_on,
+    check_follows_target,
     first_gradient,
     loss_gradient,
     open_session,
@@ -107,3 +110,18 @@ def test_empty_mask_leaves_the_domain_term(session, samples) -> None:
     other = run(session, inputs | {"target": targets[2:4]})
     assert np.isfinite(blind["loss"]).all()
     np.testing.assert_array_equal(blind["loss"], other["loss"])
+
+
+def test_a_target_that_was_baked_in_is_refused(exported: Exported, session, samples, tmp_path: Path) -> None:
+    """As when tracing took the gradient for a constant: every sample is refined towards one picture."""
+    codes, targets = samples
+    assert check_follows_target(session, codes[:1], targets[:2], REFINE)["loss_left"] < 1
+    model = onnx.load(exported.repository / "tiny_refiner/1/model.onnx")
+    for node in model.graph.node:
+        node.input[:] = ["first_target" if name == "target" else name for name in node.input]
+    first = onnx.helper.make_tensor("first", onnx.TensorProto.INT64, [2], [0, 0])
+    model.graph.initializer.append(first)
+    model.graph.node.insert(0, onnx.helper.make_node("Gather", ["target", "first"], ["first_target"]))
+    onnx.save(model, tmp_path / "baked.onnx")
+    with pytest.raises(ParityError, match="does not follow its target|losses do not fall"):
+        check_follows_target(open_session(tmp_path / "baked.onnx"), codes[:1], targets[:2], REFINE)
