@@ -123,5 +123,5 @@ def test_a_target_that_was_baked_in_is_refused(exported: Exported, session, samp
     model.graph.initializer.append(first)
     model.graph.node.insert(0, onnx.helper.make_node("Gather", ["target", "first"], ["first_target"]))
     onnx.save(model, tmp_path / "baked.onnx")
-    with pytest.raises(ParityError, match="does not follow its target|losses do not fall"):
+    with pytest.raises(ParityError, match="does not follow its target"):
         check_follows_target(open_session(tmp_path / "baked.onnx"), codes[:1], targets[:2], REFINE)
