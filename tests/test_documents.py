@@ -119,7 +119,7 @@ def prepare(folder: Path, pictures: Path) -> None:
     """What a reader of the document has by then."""
     shutil.copytree(pictures, folder, dirs_exist_ok=True)
     shutil.copytree(ROOT / "training/checkpoints/faces64", folder / "training/checkpoints/faces64")
-    shutil.copy(ROOT / "docs/examples/edit.ts", folder)
+    shutil.copy(ROOT / "docs/examples/edit.mts", folder)
     os.utime(shutil.copy(folder / "portrait.png", folder / "last"), (0, 0))  # older than any picture
 
 

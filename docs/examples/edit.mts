@@ -1,4 +1,4 @@
-// A photograph in, a smiling one out, over HTTP: `npx tsx edit.ts photo.jpg smiling.png`, or any runtime that has fetch.
+// A photograph in, a smiling one out, over HTTP: `npx tsx edit.mts photo.jpg smiling.png`, or any runtime that has fetch.
 import { readFile, writeFile } from "node:fs/promises";
 
 interface GatewayError {
