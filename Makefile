@@ -89,13 +89,12 @@ train-faces64: $(VENV)/.all ## TRAIN=, TRAIN_CSV=: generator, encoder and direct
 # For one large GPU: well over a thousand pictures a second in bfloat16, so the generator takes under an hour there.
 # Several GPUs: put `torchrun --nproc-per-node N -m training` in place of `python -m training` and divide the batches by N.
 RUNS128 ?= runs/faces128
-WIDTHS  := --channels 32 64 128 192 256 256
 train-faces128: $(VENV)/.all ## TRAIN=, TRAIN_CSV=: the same at 128 pixels, on a GPU
 	$(BIN)/python -m training gan --name faces128 --data $(TRAIN) --runs $(RUNS128) --images 2500000 --batch 64 \
 	  --critic stylegan2 --critic-rate 2.5e-3 --generator-rate 2.5e-3 --r1-gamma 0.5 --augmentation 0.5 --ema-images 20000 \
 	  --generator.resolution 128 --generator.channels 256 256 256 256 128 64 --generator.mapping-depth 4
 	$(BIN)/python -m training encoder --gan $(RUNS128)/00000-gan-faces128 --data $(TRAIN) --runs $(RUNS128) \
-	  --images 600000 --batch 32 $(WIDTHS)
+	  --images 600000 --batch 32
 	$(BIN)/python -m training directions --run $(RUNS128)/00001-inversion-faces128 --data $(TRAIN) \
 	  --attributes $(TRAIN_CSV)
 	$(BIN)/python -m export bundle $(RUNS128)/00001-inversion-faces128 --to $(REPOSITORY)

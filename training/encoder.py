@@ -136,6 +136,12 @@ class ActivatedBlock(EncoderBlock):
         return y + (F.leaky_relu(self.shortcut(x), LEAKY_SLOPE) if widens else x)
 
 
+def usual_channels(resolution: int) -> tuple[int, ...]:
+    """Feature maps of an encoder for pictures of that side, at full, half, ... 4 pixels."""
+    sides = int(math.log2(resolution)) - 1
+    return ((32, 64, 128, 192) + (256,) * sides)[:sides]
+
+
 class Encoder(nn.Module):
     """image float [N, 3, H, W] in [-1, 1] -> code float [N, L, 512]."""
 

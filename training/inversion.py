@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from training.critics import CodeCritic, CodeCriticView
 from training.data import DataError, PictureSource, load_pictures
-from training.encoder import Encoder, EncoderConfig
+from training.encoder import Encoder, EncoderConfig, usual_channels
 from training.gan import build_critic
 from training.generator import Generator, GeneratorConfig, code_statistics, sample_codes
 from training.loop import Compute, draw_batch, progress_bar, update
@@ -59,8 +59,8 @@ class InversionConfig:
     """Run folder to go on from, with its optimiser state."""
     fresh: bool = False
     """Start from random weights, even where the run folder holds an encoder that could be gone on with."""
-    channels: tuple[int, ...] = (32, 64, 128, 192, 256)
-    """Encoder's feature maps at full, half, ... 4 pixels."""
+    channels: tuple[int, ...] = ()
+    """Encoder's feature maps at full, half, ... 4 pixels; left out, 32 64 128 192 256 256 ... as far as pictures go."""
     activation: bool = True
     """End the encoder in the mapping's own activation, so that native codes are within its reach."""
     images: int = 100_000
@@ -202,16 +202,17 @@ class InversionTrainer:
     def _start_encoder(self) -> Encoder | PyramidEncoder:
         """The run folder's, trained alongside the generator or imported, if it can be gone on with; or a fresh one."""
         config, shape = self.config, self.generator.config
+        channels = config.channels or usual_channels(shape.resolution)
         if "encoder" in self.meta and not config.fresh:
             known = read_config(EncoderConfig, self.meta["encoder"])
-            wanted = (config.channels, config.activation)
+            wanted = (channels, config.activation)
             if known.architecture != "residual" or (known.channels, known.activation) == wanted:
                 encoder = build_encoder(known)
                 load_network(config.gan, "encoder", encoder)
                 return encoder
         fresh = Encoder(
             EncoderConfig(
-                shape.resolution, config.channels, layers=shape.layers, code_size=shape.code_size,
+                shape.resolution, channels, layers=shape.layers, code_size=shape.code_size,
                 activation=config.activation,
             )
         )  # fmt: skip
