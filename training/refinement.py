@@ -165,9 +165,9 @@ class LBFGS:
     there (Xie, Byrd, Nocedal, "Analysis of the BFGS method with errors", 2020). The best code is kept elsewhere.
     """
 
-    HISTORY = 6
+    HISTORY = 10
     ARMIJO = 1e-4
-    NOISE = 2e-3  # of a loss, relative
+    NOISE = 5e-3  # of a loss, relative
     SHRINK = (0.1, 0.5)  # least and most of the way that is tried again
     CURVATURE = 1e-8  # least s.y / y.y of a pair that is remembered
 
