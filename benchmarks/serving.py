@@ -153,8 +153,13 @@ class GatewayTarget:
         picture = pb.Picture(data=work.picture)
         steps = [pb.EditStep(direction=edit.direction, strength=edit.strength) for edit in work.edits]
         unrefined = pb.RefineOptions(steps=0)
+        align = pb.AlignOptions(alignment=pb.ALIGNMENT_CENTRE_CROP)  # a detector's run would have nothing beside it
         self.invert = pb.InvertRequest(
-            picture=picture, refine=pb.RefineOptions(steps=work.steps), output=raw, bundle=work.bundle.name
+            picture=picture,
+            align=align,
+            refine=pb.RefineOptions(steps=work.steps),
+            output=raw,
+            bundle=work.bundle.name,
         )
         self._requests: dict[Kind, tuple[Callable[..., Any], Any]] = {
             "edit of a code": (
@@ -163,7 +168,12 @@ class GatewayTarget:
             "edit of a picture": (
                 self.stub.Edit,
                 pb.EditRequest(
-                    picture=picture, edits=steps, output=raw, refine=unrefined, bundle=work.bundle.name
+                    picture=picture,
+                    align=align,
+                    edits=steps,
+                    output=raw,
+                    refine=unrefined,
+                    bundle=work.bundle.name,
                 ),
             ),
             "inversion": (self.stub.Invert, self.invert),

@@ -163,6 +163,34 @@ def averaging_matrix(inputs: int, outputs: int) -> Tensor:
     return torch.tensor(rows)
 
 
+def sum_in_one_order(
+    x: Tensor, dims: Sequence[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Tensor:
+    """Adds a sample up in the same order alone and anywhere in a batch: an optimiser makes much of a last bit.
+
+    ONNX Runtime's ReduceSum adds channels up in another order where there is one picture only, so they are a convolution
+    here; and what begins between two vectors (of 16 floats) in another order than what begins with one, so it is padded.
+    """
+    dims = [] if dims is None else [int(dim) % x.dim() for dim in dims]
+    if dtype is None and dims == [1] and x.dim() == 4:
+        total = F.conv2d(x, torch.ones(1, int(x.shape[1]), 1, 1))
+        return total if keepdim else total.squeeze(1)
+    if dtype is None and dims == list(range(1, x.dim())) and (over := int(x[0].numel()) % 16):
+        total = F.pad(x.flatten(1), (0, 16 - over)).sum(1)
+        return total.reshape(-1, *(1,) * len(dims)) if keepdim else total
+    return NotImplemented
+
+
+def mean_in_one_order(
+    x: Tensor, dims: Sequence[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Tensor:
+    """As `sum_in_one_order`."""
+    total = sum_in_one_order(x, dims, keepdim, dtype=dtype)
+    if total is NotImplemented:
+        return NotImplemented
+    return total * (int(total[0].numel()) / int(x[0].numel()))
+
+
 TABLE: dict[Any, Callable[..., Any]] = {
     aten.convolution_backward.default: convolution_backward,
     aten.max_pool2d_with_indices_backward.default: max_pool_backward,
@@ -171,6 +199,8 @@ TABLE: dict[Any, Callable[..., Any]] = {
     aten.threshold_backward.default: threshold_backward,
     aten.slice_backward.default: slice_backward,
     aten.pow.Tensor_Scalar: small_power,
+    aten.sum.dim_IntList: sum_in_one_order,
+    aten.mean.dim: mean_in_one_order,
     aten._adaptive_avg_pool2d.default: adaptive_avg_pool,
 }
 

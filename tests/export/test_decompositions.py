@@ -21,6 +21,12 @@ class InputGradient(nn.Module):
         return torch.func.grad(lambda x: self.function(x).sin().sum())(x)
 
 
+class Function(nn.Module):
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.forward = function
+
+
 def gradients(function, x):
     """By the table, and by autograd."""
     by_table = trace(InputGradient(function), (x[:2],))(x)
@@ -72,6 +78,17 @@ def test_uneven_adaptive_average_pool() -> None:
     x = torch.rand(3, 1, 64, 64)
     for size in (31, 15, 7, 3):
         torch.testing.assert_close(adaptive_avg_pool(x, (size, size)), F.adaptive_avg_pool2d(x, size))
+
+
+@pytest.mark.parametrize("dims", [1, (1, 2, 3), (2, 3)])
+@pytest.mark.parametrize("keepdim", [False, True])
+def test_sums_and_means(dims: int | tuple[int, ...], keepdim: bool) -> None:
+    """Over channels, over a sample of an odd size, over places."""
+    x = torch.randn(3, 4, 7, 7) / 8  # a sine of large sums would say nothing
+    for function in (lambda x: x.square().sum(dims, keepdim), lambda x: x.square().mean(dims, keepdim)):
+        found, wanted = gradients(function, x)
+        torch.testing.assert_close(found, wanted)
+        torch.testing.assert_close(trace(Function(function), (x[:2],))(x), function(x))
 
 
 def test_what_has_no_rule_is_named() -> None:

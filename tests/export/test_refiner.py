@@ -68,6 +68,23 @@ def test_chunk_is_the_modules(exported: Exported, session, samples) -> None:
     np.testing.assert_array_equal(found["next_step"], inputs["step"] + REFINE.chunk_steps)
 
 
+def test_company_changes_no_bit(session, samples) -> None:
+    """What a last bit grows to in some steps of L-BFGS can be seen in a picture."""
+    codes, targets = samples
+
+    def refined(chosen: list[int]):
+        inputs = refiner_inputs(codes[chosen], targets[chosen], REFINE)
+        for _ in range(5):
+            outputs = run(session, inputs)
+            inputs = carried_on(inputs, outputs)
+        return outputs["best_code"]
+
+    together, others = refined(list(range(8))), refined([5, 2, 7])
+    for n in range(8):
+        np.testing.assert_array_equal(refined([n])[0], together[n])
+    np.testing.assert_array_equal(others, together[[5, 2, 7]])
+
+
 def test_a_rate_of_nothing_freezes_a_sample(session, samples) -> None:
     codes, targets = samples
     inputs = refiner_inputs(codes[:2], targets[:2], REFINE)
