@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 from urllib.request import urlopen
@@ -153,7 +154,9 @@ class GatewayTarget:
         picture = pb.Picture(data=work.picture)
         steps = [pb.EditStep(direction=edit.direction, strength=edit.strength) for edit in work.edits]
         unrefined = pb.RefineOptions(steps=0)
-        align = pb.AlignOptions(alignment=pb.ALIGNMENT_CENTRE_CROP)  # a detector's run would have nothing beside it
+        align = pb.AlignOptions(
+            alignment=pb.ALIGNMENT_CENTRE_CROP
+        )  # a detector's run would have nothing beside it
         self.invert = pb.InvertRequest(
             picture=picture,
             align=align,
@@ -161,6 +164,7 @@ class GatewayTarget:
             output=raw,
             bundle=work.bundle.name,
         )
+        self.sample = pb.SampleRequest(seeds=range(8), output=raw, bundle=work.bundle.name)
         self._requests: dict[Kind, tuple[Callable[..., Any], Any]] = {
             "edit of a code": (
                 self.stub.Edit, pb.EditRequest(code=code, edits=steps, output=raw, bundle=work.bundle.name),
@@ -209,14 +213,14 @@ class Measured:
         return 1000.0 * float(np.percentile(self.latencies_s, percent))
 
 
-async def waiting_callers(target: Target, kind: Kind, callers: int, seconds: float) -> Measured:
+async def waiting_callers(ask: Callable[[], Awaitable[object]], callers: int, seconds: float) -> Measured:
     """Each sends its next request when it has the answer to the one before."""
     measured = Measured(0.0)
     begun_s = time.perf_counter()
 
     async def caller() -> None:
         while (sent_s := time.perf_counter()) < begun_s + seconds:
-            await target.ask(kind)
+            await ask()
             measured.latencies_s.append(time.perf_counter() - sent_s)
 
     await asyncio.gather(*(caller() for _ in range(callers)))
@@ -310,9 +314,10 @@ async def compare(
         for callers in config.callers:
             for name, open_target in targets.items():
                 with open_target(callers) as target:
-                    await waiting_callers(target, kind, callers, config.seconds / 6)  # warms up
+                    ask = partial(target.ask, kind)
+                    await waiting_callers(ask, callers, config.seconds / 6)  # warms up
                     before_s = target.processor_s()
-                    measured = await waiting_callers(target, kind, callers, config.seconds)
+                    measured = await waiting_callers(ask, callers, config.seconds)
                     after_s = target.processor_s()
                     found[name, kind, callers] = measured
                     row = [kind, str(callers), name, f"{measured.a_second:.1f}"]
@@ -322,12 +327,7 @@ async def compare(
                         row.append(f"{1000 * (after_s - before_s) / len(measured.latencies_s):.2f}")
                     row += [f"{measured.milliseconds(percent):.1f}" for percent in (50, 99)]
                     if not name.startswith("ONNX"):  # the sessions would hold up the clock of an open loop
-                        rate = 0.7 * measured.a_second
-
-                        async def ask(target: Target = target, kind: Kind = kind) -> Array:
-                            return await target.ask(kind)
-
-                        loose = await open_loop(ask, rate, config.seconds, _unexpected)
+                        loose = await open_loop(ask, 0.7 * measured.a_second, config.seconds, _unexpected)
                         row += [f"{loose.milliseconds(percent):.1f}" for percent in (50, 99)]
                     else:
                         row += ["", ""]
@@ -381,8 +381,24 @@ def _code(code: pb.Code) -> Array:
     return np.frombuffer(code.data, "<f4")
 
 
-async def overload(gateway: GatewayTarget, times: float, peak: float, seconds: float) -> list[str]:
-    """More edits of codes than the gateway bears: what it still does, and how it refuses the rest."""
+async def overload(
+    gateway: GatewayTarget, times: Iterable[float], seconds: float
+) -> AsyncIterator[list[str]]:
+    """More than the gateway bears: what it still does, and how it refuses the rest. Asked for are several samples at
+    once: dear to the gateway and cheap to ask for, so that this process has time to see how soon it is answered."""
+
+    async def ask() -> None:
+        await gateway.stub.Sample(gateway.sample, timeout=30.0)
+
+    peak = (await waiting_callers(ask, 16, seconds)).a_second
+    for more in times:
+        yield await overloaded(ask, more, peak, seconds)
+
+
+async def overloaded(
+    ask: Callable[[], Awaitable[object]], times: float, peak: float, seconds: float
+) -> list[str]:
+    """A row of the table."""
     refused_s: list[float] = []
     untold = failed = 0
 
@@ -396,9 +412,6 @@ async def overload(gateway: GatewayTarget, times: float, peak: float, seconds: f
         trailing = dict(error.trailing_metadata() or ())
         detail = pb.ErrorDetail.FromString(bytes(trailing[ERROR_DETAIL_KEY]))  # type: ignore[arg-type]
         untold += detail.retry_after_s <= 0.0
-
-    async def ask() -> Array:
-        return await gateway.ask("edit of a code", timeout_s=30.0)
 
     measured = await open_loop(ask, times * peak, seconds, on_error)
     refusal_ms = 1000 * float(np.percentile(refused_s, 99)) if refused_s else 0.0
@@ -467,8 +480,7 @@ async def run(config: ServingConfig) -> None:
                 rows, found = await compare(targets, config)
                 promised = bars(found, config)
                 promised.append(await arriving_one_by_one(gateway, config))
-                peak = max(found["gateway", "edit of a code", callers].a_second for callers in config.callers)
-                loads = [await overload(gateway, times, peak, config.seconds) for times in config.overloads]
+                loads = [row async for row in overload(gateway, config.overloads, config.seconds)]
         finally:
             for channel in channels:
                 await channel.close()

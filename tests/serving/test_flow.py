@@ -21,6 +21,7 @@ import pytest
 
 from indomain.v1 import editing_pb2 as pb
 from indomain.v1 import editing_pb2_grpc
+from serving.__main__ import keep_pauses_short
 from serving.admission import Admission, fair_share
 from serving.backends import embedded
 from serving.call import ANONYMOUS, Call, current_owner
@@ -332,6 +333,7 @@ def serve_slowly(repository: Path, told: Connection) -> None:
         embedded._Graph._run_session = slowed("generator", 0.05)  # type: ignore[method-assign]
         gateway = Gateway(settings_for(repository, max_requests_in_flight=8, max_batch_size=4))
         await gateway.start()
+        keep_pauses_short()
         told.send((gateway.grpc_port, gateway.http_port))
         await asyncio.to_thread(told.recv)
         await gateway.stop()
