@@ -84,6 +84,8 @@ train-faces64: $(VENV)/.all ## TRAIN=, TRAIN_CSV=: generator, encoder and direct
 	$(BIN)/python -m training encoder --gan $(RUNS)/00000-gan-faces64 --data $(TRAIN) --runs $(RUNS) --images 16000
 	$(BIN)/python -m training directions --run $(RUNS)/00001-inversion-faces64 --data $(TRAIN) --attributes $(TRAIN_CSV) \
 	  --keep smile age male yaw brightness saturation --condition mouth_open:yaw
+	$(BIN)/python -m training alignment --run $(RUNS)/00001-inversion-faces64 --data $(TRAIN)
+	cp training/checkpoints/faces64/presets.json $(RUNS)/00001-inversion-faces64/
 	$(BIN)/python -m export bundle $(RUNS)/00001-inversion-faces64 --to $(REPOSITORY)
 
 # For one large GPU: well over a thousand pictures a second in bfloat16, so the generator takes under an hour there.
@@ -97,6 +99,7 @@ train-faces128: $(VENV)/.all ## TRAIN=, TRAIN_CSV=: the same at 128 pixels, on a
 	  --images 600000 --batch 32
 	$(BIN)/python -m training directions --run $(RUNS128)/00001-inversion-faces128 --data $(TRAIN) \
 	  --attributes $(TRAIN_CSV)
+	$(BIN)/python -m training alignment --run $(RUNS128)/00001-inversion-faces128 --data $(TRAIN)
 	$(BIN)/python -m export bundle $(RUNS128)/00001-inversion-faces128 --to $(REPOSITORY)
 
 # Encoders for one generator by every method, same data and number of steps; an hour on two cores, and half of one to

@@ -189,6 +189,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
             "autoscaling": {"enabled": False},
             "replicas": 2,
             "gpus": 0,
+            "tls": {"secret": "triton-certificate"},
             "nodeSelector": {"disk": "ssd"},
             "tolerations": [{"key": "gpu", "operator": "Exists"}],
         },
@@ -328,6 +329,19 @@ def test_only_gateways_reach_triton() -> None:
     gateway = of_kind(documents, "Deployment")["spec"]["template"]["metadata"]["labels"]
     assert calls["from"] == [{"podSelector": {"matchLabels": gateway}}]
     assert scrapes["ports"] == [{"port": "metrics"}]
+
+
+def test_gateways_know_tritons_by_their_certificates_and_get_no_key_of_theirs() -> None:
+    documents = render(VARIANTS["fixed"])
+    given, server = environment(documents), of_kind(documents, "StatefulSet")["spec"]["template"]["spec"]
+    assert given["INDOMAIN_TRITON_TLS"] == "true"
+    assert "--grpc-use-ssl=true" in server["containers"][0]["command"]
+    assert "INDOMAIN_TRITON_TLS" not in environment(render(VARIANTS["default"]))
+    gateway = of_kind(documents, "Deployment")["spec"]["template"]["spec"]
+    folder = given["INDOMAIN_TRITON_TLS_AUTHORITIES"].removesuffix("/ca.crt")
+    (mounted,) = [m["name"] for m in gateway["containers"][0]["volumeMounts"] if m["mountPath"] == folder]
+    (volume,) = [v for v in gateway["volumes"] if v["name"] == mounted]
+    assert volume["secret"] == {"secretName": "triton-certificate", "items": [{"key": "ca.crt", "path": "ca.crt"}]}
 
 
 def test_an_embedded_gateway_brings_no_triton() -> None:
