@@ -1,7 +1,7 @@
-"""`make photographs`: ten photographs with different framing, found, aligned, edited and pasted back, on one sheet.
+"""`make photographs`: photographs found, aligned, edited and pasted back, on one sheet.
 
-Two photographs in the public domain (clients/python/examples/SOURCE.md) as they are, turned, scaled, cut off, side by
-side, small on a large ground, and as an old print. Writes the sheet, and prints what was found on each and how long.
+Ten people, in the public domain (clients/python/examples/SOURCE.md): portraits, half figures, scenes. Then two of them turned, scaled, cut off, side by side, small on a large ground, lying on a side, and as an old print.
+Writes the sheet, and prints what was found on each and how long it took.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FRAMED = 2.2  # crops' sides: what the two right columns show around a face
 
 @dataclass
 class PhotographsConfig:
-    """Edit ten photographs and show what became of them."""
+    """Edit photographs and show what became of them."""
 
     to: Path = Path("docs/pictures/photographs.webp")
     """Sheet to write: each photograph with the crop's outline, the face on it, and edited and pasted back."""
@@ -42,10 +42,35 @@ class Taken:
 
 
 def photographs() -> list[Taken]:
-    """The ten."""
-    astronaut, hopper = (
-        Image.open(EXAMPLES / name).convert("RGB") for name in ("astronaut.jpg", "hopper.jpg")
-    )
+    """Ten people, then other framings of two of them."""
+    return [*people(), *framings()]
+
+
+def people() -> list[Taken]:
+    """Ten, as they were photographed."""
+    edits = {
+        "astronaut": {"smile": -1.5},
+        "hopper": {"smile": 1.5},
+        "people/ochoa": {"age": 1.0},
+        "people/jemison": {"smile": -1.5},
+        "people/ride": {"smile": -1.5},
+        "people/johnson": {"age": 1.0},
+        "people/curie": {"smile": 1.5},
+        "people/mcclintock": {"smile": 1.5},
+        "people/wu": {"smile": 1.5},
+        "people/ball": {"smile": 1.5},
+    }
+    return [Taken(Path(name).name, opened(name), strengths) for name, strengths in edits.items()]
+
+
+def opened(name: str) -> Image.Image:
+    """An example."""
+    return Image.open(EXAMPLES / f"{name}.jpg").convert("RGB")
+
+
+def framings() -> list[Taken]:
+    """What becomes of photographs."""
+    astronaut, hopper = opened("astronaut"), opened("hopper")
     group = Image.new("RGB", (1100, 700), GROUND)
     group.paste(astronaut, (30, 180))
     group.paste(hopper, (570, 60))
@@ -53,8 +78,6 @@ def photographs() -> list[Taken]:
     large.paste(astronaut, (3300, 2300))
     print_ = ImageEnhance.Brightness(hopper.convert("L").convert("RGB").resize((256, 300))).enhance(0.6)
     return [
-        Taken("astronaut", astronaut, {"smile": -1.5}),
-        Taken("hopper", hopper, {"smile": 1.5}),
         Taken("turned by 27 degrees", _turned(astronaut.resize((800, 800)), 27), {"smile": 1.5}),
         Taken("turned by -35 degrees", _turned(hopper, -35), {"age": -1.0}),
         Taken("the larger of two", group, {"smile": -1.5}),

@@ -1,0 +1,88 @@
+"""Load, made by callers who wait for their answers, by requests in turn, or open-loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+import grpc
+import numpy as np
+
+
+@dataclass
+class Measured:
+    """What became of some load."""
+
+    seconds: float
+    latencies_s: list[float] = field(default_factory=list)
+
+    @property
+    def a_second(self) -> float:
+        return len(self.latencies_s) / self.seconds
+
+    def milliseconds(self, percent: float) -> float:
+        return 1000.0 * float(np.percentile(self.latencies_s, percent))
+
+
+async def waiting_callers(ask: Callable[[], Awaitable[object]], callers: int, seconds: float) -> Measured:
+    """Each sends its next request when it has the answer to the one before."""
+    measured = Measured(0.0)
+    begun_s = time.perf_counter()
+
+    async def caller() -> None:
+        while (sent_s := time.perf_counter()) < begun_s + seconds:
+            await ask()
+            measured.latencies_s.append(time.perf_counter() - sent_s)
+
+    await asyncio.gather(*(caller() for _ in range(callers)))
+    measured.seconds = time.perf_counter() - begun_s
+    return measured
+
+
+async def in_turn(asks: Mapping[str, Callable[[], Awaitable[object]]], seconds: float) -> dict[str, Measured]:
+    """One request after another, each to the next target: what a busy host takes from one it takes from all."""
+    measured = {name: Measured(seconds) for name in asks}
+    end_s = time.perf_counter() + seconds * len(asks)
+    while time.perf_counter() < end_s:
+        for name, ask in asks.items():
+            sent_s = time.perf_counter()
+            await ask()
+            measured[name].latencies_s.append(time.perf_counter() - sent_s)
+    return measured
+
+
+async def open_loop(
+    ask: Callable[[], Awaitable[object]],
+    rate: float,
+    seconds: float,
+    on_error: Callable[[float, Exception], None],
+) -> Measured:
+    """Requests come at random moments, `rate` a second on average, whether or not others are done; latency counts from
+    the moment that a request was due (that of an error from when it was sent)."""
+    moments = np.cumsum(np.random.default_rng(0).exponential(1 / rate, max(1, round(rate * seconds))))
+    measured = Measured(seconds)
+    begun_s = time.perf_counter()
+
+    async def one(due_s: float) -> None:
+        sent_s = time.perf_counter()
+        try:
+            await ask()
+        except grpc.aio.AioRpcError as error:
+            on_error(time.perf_counter() - sent_s, error)
+        else:
+            measured.latencies_s.append(time.perf_counter() - due_s)
+
+    under_way = []
+    for moment in moments:
+        due_s = begun_s + float(moment)
+        await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
+        under_way.append(asyncio.create_task(one(due_s)))
+    await asyncio.gather(*under_way)
+    measured.seconds = time.perf_counter() - begun_s
+    return measured
+
+
+def unexpected(after_s: float, error: Exception) -> None:
+    raise error
