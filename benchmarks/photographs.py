@@ -1,6 +1,7 @@
 """`make photographs`: photographs found, aligned, edited and pasted back, on one sheet.
 
-Ten people, in the public domain (clients/python/examples/SOURCE.md): portraits, half figures, scenes. Then two of them turned, scaled, cut off, side by side, small on a large ground, lying on a side, and as an old print.
+Ten people, in the public domain (clients/python/examples/SOURCE.md): portraits, half figures, scenes. Then two of them
+turned, scaled, cut off, side by side, small on a large ground, lying on a side, and as an old print.
 Writes the sheet, and prints what was found on each and how long it took.
 """
 

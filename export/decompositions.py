@@ -168,8 +168,9 @@ def sum_in_one_order(
 ) -> Tensor:
     """Adds a sample up in the same order alone and anywhere in a batch: an optimiser makes much of a last bit.
 
-    ONNX Runtime's ReduceSum adds channels up in another order where there is one picture only, so they are a convolution
-    here; and what begins between two vectors (of 16 floats) in another order than what begins with one, so it is padded.
+    ONNX Runtime's ReduceSum adds channels up in another order where there is one picture only, so they are a
+    convolution here; and what begins between two vectors (of 16 floats) in another order than what begins with one, so
+    it is padded.
     """
     dims = [] if dims is None else [int(dim) % x.dim() for dim in dims]
     if dtype is None and dims == [1] and x.dim() == 4:

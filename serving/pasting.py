@@ -26,6 +26,9 @@ _DETAIL_STAYS, _DETAIL_GOES = 0.15, 0.40
 _OVAL_MIDDLE, _OVAL_AXES = (0.5, 0.58), (0.46, 0.5)
 _OVAL_FULL = 0.6  # part of the oval's axes up to which the result counts in full
 _RING_PLACES = 256  # at which colours are compared
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of red, green and blue (ITU-R BT.601)
+_COLOURLESS = 3.0  # parts of 255 that colours may differ from one tone's, root mean square: JPEG makes some
+_TONE_PLACES = 20_000  # at which colours are looked at
 _BLUR = 1.5  # pixels of the crop, over which a change is looked at
 
 
@@ -41,7 +44,11 @@ def paste_change(
     box, spread = photograph.spread(place, np.concatenate([(after - before) * mask, before, gone], axis=2))
     own = photograph.part(box).astype(np.float32)
     change, rendered, gone_there = spread[:, :, :3], spread[:, :, 3:6], spread[:, :, 6:]
-    return photograph.with_part(box, _as_pixels(own + change - gone_there * (own - rendered)))
+    change = change - gone_there * (own - rendered)
+    tone = _tone(own)
+    if tone is not None:  # the generator's colours have no place there
+        change = (change @ _LUMA)[:, :, None] * tone
+    return photograph.with_part(box, _as_pixels(own + change))
 
 
 def paste_picture(
@@ -53,6 +60,20 @@ def paste_picture(
     box, spread = photograph.spread(place, np.concatenate([fitted * mask, mask], axis=2))
     own = photograph.part(box).astype(np.float32)
     return photograph.with_part(box, _as_pixels(own * (1 - spread[:, :, 3:]) + spread[:, :, :3]))
+
+
+def _tone(picture: Layers) -> npt.NDArray[np.float32] | None:
+    """What each channel gains, float32 [3], when a photograph [H, W, 3] in black and white, or in one tone, grows
+    lighter; None for one in colours. In one tone, channels are linear functions of the luma."""
+    step = max(1, int((picture.size / 3 / _TONE_PLACES) ** 0.5))
+    pixels = picture[::step, ::step].reshape(-1, 3)
+    off = pixels - pixels.mean(0)
+    luma = off @ _LUMA
+    if luma.std() < _COLOURLESS:  # all alike: nothing to tell tones by
+        return None
+    slopes: npt.NDArray[np.float32] = luma @ off / (luma @ luma)
+    colours = off - luma[:, None] * slopes
+    return slopes if colours.std(0).max() < _COLOURLESS else None
 
 
 @lru_cache(maxsize=8)

@@ -341,7 +341,10 @@ def test_gateways_know_tritons_by_their_certificates_and_get_no_key_of_theirs() 
     folder = given["INDOMAIN_TRITON_TLS_AUTHORITIES"].removesuffix("/ca.crt")
     (mounted,) = [m["name"] for m in gateway["containers"][0]["volumeMounts"] if m["mountPath"] == folder]
     (volume,) = [v for v in gateway["volumes"] if v["name"] == mounted]
-    assert volume["secret"] == {"secretName": "triton-certificate", "items": [{"key": "ca.crt", "path": "ca.crt"}]}
+    assert volume["secret"] == {
+        "secretName": "triton-certificate",
+        "items": [{"key": "ca.crt", "path": "ca.crt"}],
+    }
 
 
 def test_an_embedded_gateway_brings_no_triton() -> None:

@@ -115,6 +115,24 @@ def test_a_change_ends_before_the_squares_border() -> None:
         assert soft_mask(32, face=face).max() == pytest.approx(1.0)
 
 
+def test_no_colours_come_into_a_photograph_of_one_tone() -> None:
+    """Black and white, and sepia; a photograph in colours takes the change's."""
+    place = Similarity.square(60 + 50j, 70, 30.0)
+    before, after = np.full((32, 32, 3), 100, np.uint8), np.full((32, 32, 3), (140, 100, 90), np.uint8)
+    grey = np.repeat(SMOOTH.mean(2, keepdims=True), 3, axis=2).astype(np.uint8)
+    sepia = (grey * np.array([1.0, 0.8, 0.6])).astype(np.uint8)
+    pasted = [
+        paste_change(Photograph(Image.fromarray(own)), place, before, after, face=True).astype(int)
+        for own in (grey, sepia, SMOOTH)
+    ]
+    assert pasted[0][50, 60, 0] > grey[50, 60, 0] + 5
+    assert np.ptp(pasted[0], axis=2).max() <= 1
+    assert np.abs(pasted[1] - pasted[1][:, :, :1] * np.array([1.0, 0.8, 0.6])).max() <= 3
+    moved = pasted[2] - SMOOTH
+    assert moved[50, 60, 0] > 25
+    assert moved[50, 60, 2] < 0
+
+
 # --- faces --------------------------------------------------------------------------------------------------------
 
 
