@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,10 @@ class EmbeddedBackend:
         self._settings = settings
         self._metrics = metrics
         self._clock = clock or MonotonicClock()
+        self._threads = settings.intra_op_threads or available_processors()
+        # As many runs at once as have processors of their own: more would only be in each other's way, most of all
+        # generator and critic, which are asked together. Not refiners: nobody waits for one of their chunks.
+        self._turns = asyncio.Semaphore(max(1, available_processors() // self._threads))
         self._graphs: dict[GraphKey, _Graph] = {}
 
     async def load(self) -> None:
@@ -60,7 +65,15 @@ class EmbeddedBackend:
             for bundle in bundles:
                 for role in bundle.graphs:
                     if bundle.graphs[role].key not in self._graphs:
-                        graph = _Graph(bundle, role, self._settings, self._metrics, self._clock)
+                        graph = _Graph(
+                            bundle,
+                            role,
+                            self._settings,
+                            self._metrics,
+                            self._clock,
+                            self._threads,
+                            nullcontext() if role == "refiner" else self._turns,
+                        )
                         added[bundle.graphs[role].key] = graph
                         await graph.load()
         except BaseException:
@@ -99,11 +112,18 @@ class _Graph:
     """One session with its thread and its batcher."""
 
     def __init__(
-        self, bundle: Bundle, role: Role, settings: Settings, metrics: Metrics, clock: Clock
+        self,
+        bundle: Bundle,
+        role: Role,
+        settings: Settings,
+        metrics: Metrics,
+        clock: Clock,
+        threads: int,
+        turn: AbstractAsyncContextManager[None],
     ) -> None:
         self._bundle, self._role, self._engine = bundle, role, settings.refiner_engine
         self._spec = spec = bundle.graphs[role]
-        self._threads = settings.intra_op_threads or available_processors()
+        self._threads, self._turn = threads, turn
         self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"graph-{spec.model}")
         self._batcher = Batcher(
             spec.model,
@@ -180,7 +200,8 @@ class _Graph:
         return outputs
 
     async def _run(self, samples: Sequence[Tensors]) -> Sequence[Tensors]:
-        return await asyncio.get_running_loop().run_in_executor(self._worker, self._run_session, samples)
+        async with self._turn:
+            return await asyncio.get_running_loop().run_in_executor(self._worker, self._run_session, samples)
 
     def _run_session(self, samples: Sequence[Tensors]) -> Sequence[Tensors]:
         assert self._session is not None, "loaded before the batcher starts"
