@@ -1,18 +1,20 @@
 """What it costs to be watched: decodes through gateways without and with metrics, log lines and traces, in turn.
 
 `make bench-observing`. All gateways run in this process, each in a thread of its own and one at work at a time, on the
-same bundle; spans go to a collector in this process, too, which takes them and does nothing.
+same bundle; spans go to a collector in a process of its own, which takes them and does nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import multiprocessing
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +71,25 @@ class _Collector(otlp_stubs.TraceServiceServicer):  # type: ignore[misc]
         return otlp.ExportTraceServiceResponse()
 
 
-@contextmanager
-def collector() -> Iterator[str]:
-    """The address of one that takes spans."""
+def collect(told: Connection) -> None:
+    """Takes spans until it is told to end."""
     server = grpc.server(ThreadPoolExecutor(2))
     otlp_stubs.add_TraceServiceServicer_to_server(_Collector(), server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    told.send(server.add_insecure_port("127.0.0.1:0"))
     server.start()
-    yield f"http://127.0.0.1:{port}"
-    server.stop(None)
+    told.recv()
+
+
+@contextmanager
+def collector() -> Iterator[str]:
+    """The address of one that takes spans, in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=collect, args=(there,))
+    process.start()
+    yield f"http://127.0.0.1:{here.recv()}"
+    here.send("end")
+    process.join()
 
 
 @contextmanager
