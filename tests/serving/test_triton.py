@@ -22,7 +22,7 @@ from serving.bundle import Bundle, read_bundle
 from serving.deadline import Deadline
 from serving.errors import BackendFailed, BundleInvalid, DeadlineExceeded
 from serving.metrics import Metrics
-from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
+from tests.serving.conftest import RunningGateway, settings_for
 from tests.serving.test_congruence import some_inputs
 from tests.serving.test_overload import wait_for
 from tests.serving.tiny_bundle import write_tiny_bundle
@@ -118,10 +118,10 @@ def test_a_full_queue_on_the_server_is_too_many_requests(
 
 @pytest.mark.slow
 def test_the_shipped_bundle_on_triton(triton_installed: None, tmp_path: Path) -> None:
-    """Its own graphs, configurations and L-BFGS state, on the real server and in process."""
+    """Its own graphs, detector and L-BFGS state with them, on the real server and in process."""
     repository = derive_repository(SHIPPED, tmp_path / "repository", instances=1)
     server = TritonServer(repository, tmp_path / "log").start()
-    photo = encoded(photograph(3, 96, 96))
+    photo = (SHIPPED.parent / "clients/python/examples/astronaut.jpg").read_bytes()
     answers = []
     try:
         for overrides in ({}, {"backend": "triton", "triton_addresses": (server.address,)}):
@@ -135,6 +135,7 @@ def test_the_shipped_bundle_on_triton(triton_installed: None, tmp_path: Path) ->
     finally:
         server.kill()
     embedded, served = answers
+    assert served.placement.faces == embedded.placement.faces == 1
     assert served.losses.steps_done == embedded.losses.steps_done == 10
     assert served.losses.refine_loss_before == pytest.approx(embedded.losses.refine_loss_before, rel=0.01)
     assert served.losses.refine_loss_after == pytest.approx(embedded.losses.refine_loss_after, rel=0.05)
