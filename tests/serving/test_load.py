@@ -42,21 +42,22 @@ class Subject:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.photo = encoded(photograph(100 + number))
-        self.refine = pb.RefineOptions(steps=STEPS)
+        self.invert = pb.InvertRequest(
+            picture=pb.Picture(data=encoded(photograph(100 + number))),
+            align=pb.AlignOptions(alignment=pb.ALIGNMENT_CENTRE_CROP),
+            refine=pb.RefineOptions(steps=STEPS),
+            output=RAW,
+        )
 
     async def learn(self, stub: editing_pb2_grpc.EditingAsyncStub) -> None:
         self.sampled = await stub.Sample(pb.SampleRequest(seeds=[self.number], output=RAW))
-        self.inverted = await stub.Invert(
-            pb.InvertRequest(picture=pb.Picture(data=self.photo), refine=self.refine, output=RAW)
-        )
+        self.inverted = await stub.Invert(self.invert)
         self.edited = await stub.Edit(pb.EditRequest(code=self.sampled.codes[0], edits=SMILE, output=RAW))
 
     async def ask(self, kind: int, stub: editing_pb2_grpc.EditingAsyncStub, http: httpx.AsyncClient) -> str:
         """One request of a kind; fails if the answer is not this subject's."""
         if kind == 0:
-            request = pb.InvertRequest(picture=pb.Picture(data=self.photo), refine=self.refine, output=RAW)
-            self.compare((await stub.Invert(request, timeout=60)).image, self.inverted.image)
+            self.compare((await stub.Invert(self.invert, timeout=60)).image, self.inverted.image)
             return "invert"
         if kind == 1:
             edit = pb.EditRequest(code=self.sampled.codes[0], edits=SMILE, output=RAW)
