@@ -155,9 +155,8 @@ class GatewayTarget:
         picture = pb.Picture(data=work.picture)
         steps = [pb.EditStep(direction=edit.direction, strength=edit.strength) for edit in work.edits]
         unrefined = pb.RefineOptions(steps=0)
-        align = pb.AlignOptions(
-            alignment=pb.ALIGNMENT_CENTRE_CROP
-        )  # a detector's run would have nothing beside it
+        # a detector's run would have nothing beside it
+        align = pb.AlignOptions(alignment=pb.ALIGNMENT_CENTRE_CROP)
         self.invert = pb.InvertRequest(
             picture=picture,
             align=align,

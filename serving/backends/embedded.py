@@ -51,7 +51,7 @@ class EmbeddedBackend:
         self._clock = clock or MonotonicClock()
         self._threads = settings.intra_op_threads or available_processors()
         # As many runs at once as have processors of their own: more would only be in each other's way, most of all
-        # generator and critic, which are asked together. Not refiners: nobody waits for one of their chunks.
+        # generator and critic, which are asked together. Not refiners, whose chunks would keep the others waiting.
         self._turns = asyncio.Semaphore(max(1, available_processors() // self._threads))
         self._graphs: dict[GraphKey, _Graph] = {}
 
