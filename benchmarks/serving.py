@@ -337,8 +337,7 @@ async def overload(
         await gateway.stub.Sample(gateway.sample, timeout=30.0)
 
     peak = (await waiting_callers(ask, 16, seconds)).a_second
-    for more in times:
-        yield await overloaded(ask, more, peak, seconds)
+    return [await overloaded(ask, more, peak, seconds) for more in times]
 
 
 async def overloaded(
@@ -426,7 +425,7 @@ async def run(config: ServingConfig) -> None:
                 rows, found = await compare(targets, config)
                 promised = await overheads(targets, config) + batching_gains(found, config)
                 promised.append(await arriving_one_by_one(gateway, config))
-                loads = [row async for row in overload(gateway, config.overloads, config.seconds)]
+                loads = await overload(gateway, config.overloads, config.seconds)
         finally:
             for channel in channels:
                 await channel.close()
