@@ -327,9 +327,7 @@ def _code(code: pb.Code) -> Array:
     return np.frombuffer(code.data, "<f4")
 
 
-async def overload(
-    gateway: GatewayTarget, times: Iterable[float], seconds: float
-) -> AsyncIterator[list[str]]:
+async def overload(gateway: GatewayTarget, times: Iterable[float], seconds: float) -> list[list[str]]:
     """More than the gateway bears: what it still does, and how it refuses the rest. Asked for are several samples at
     once: dear to the gateway and cheap to ask for, so that this process has time to see how soon it is answered."""
 
