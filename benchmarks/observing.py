@@ -1,7 +1,7 @@
 """What it costs to be watched: decodes through gateways without and with metrics, log lines and traces, in turn.
 
-`make bench-observing`. All gateways run in this process, each in a thread of its own and one at work at a time, on the
-same bundle; spans go to a collector in a process of its own, which takes them and does nothing.
+`make bench-observing`. Each gateway is a process of its own on the same bundle, one at work at a time; spans go to a
+collector, which takes them and does nothing.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
-import threading
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from typing import Any
 
 import grpc
 import tyro
+import uvloop
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_stubs
 from prometheus_client.metrics import MetricWrapperBase
@@ -27,6 +28,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from benchmarks.graphs import Graphs, markdown_table
 from benchmarks.speed import Step, interleaved
 from indomain.v1 import editing_pb2, editing_pb2_grpc
+from serving.__main__ import keep_pauses_short
 from serving.gateway import Gateway
 from serving.logs import JsonFormatter
 from serving.metrics import Metrics
@@ -80,59 +82,70 @@ def collect(told: Connection) -> None:
     told.recv()
 
 
+def serve(told: Connection, settings: dict[str, Any], counted: bool) -> None:
+    """A gateway, until it is told to end; its log goes nowhere."""
+    handler = logging.FileHandler(os.devnull)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+    async def until_told() -> None:
+        gateway = Gateway(Settings(grpc_port=0, http_port=0, **settings))
+        if not counted:
+            gateway.metrics = _NoMetrics()
+        await gateway.start()
+        keep_pauses_short()
+        told.send(gateway.grpc_port)
+        await asyncio.to_thread(told.recv)
+        await gateway.stop()
+
+    uvloop.run(until_told())
+
+
 @contextmanager
-def collector() -> Iterator[str]:
-    """The address of one that takes spans, in a process of its own."""
+def running(target: Callable[..., None], *arguments: Any) -> Iterator[int]:
+    """The port of a server in a process of its own."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=collect, args=(there,))
+    process = context.Process(target=target, args=(there, *arguments))
     process.start()
-    yield f"http://127.0.0.1:{here.recv()}"
+    yield here.recv()
     here.send("end")
     process.join()
 
 
 @contextmanager
-def decoding_gateway(request: bytes, metrics: Metrics | None = None, **settings: Any) -> Iterator[Step]:
+def decoding_gateway(
+    message: editing_pb2.DecodeRequest, settings: dict[str, Any], *, counted: bool = True
+) -> Iterator[Step]:
     """A step that decodes once through a gateway with these settings."""
-    gateway = Gateway(Settings(grpc_port=0, http_port=0, **settings))
-    gateway.metrics = metrics or gateway.metrics
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    asyncio.run_coroutine_threadsafe(gateway.start(), loop).result()
-    with grpc.insecure_channel(f"127.0.0.1:{gateway.grpc_port}") as channel:
+    with (
+        running(serve, settings, counted) as port,
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
         stub = editing_pb2_grpc.EditingStub(channel)
-        message = editing_pb2.DecodeRequest.FromString(request)
         yield lambda: stub.Decode(message)
-    asyncio.run_coroutine_threadsafe(gateway.stop(), loop).result()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
 
 
 def main(config: ObservingConfig) -> None:
     graphs = Graphs(config.repository, threads=config.threads)
     code = graphs.bundle.mean_code
-    request = editing_pb2.DecodeRequest(
+    message = editing_pb2.DecodeRequest(
         codes=[editing_pb2.Code(data=code.tobytes(), shape=code.shape)],
         output=editing_pb2.OutputOptions(format=editing_pb2.IMAGE_FORMAT_RAW),
-    ).SerializeToString()
-    nowhere = Path("/dev/null").open("w")  # noqa: SIM115
-    handler = logging.StreamHandler(nowhere)
-    handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-
+    )
     base: dict[str, Any] = {
         "model_repository": config.repository,
         "intra_op_threads": config.threads,
         "refiner_engine": "onnxruntime",  # not asked here, so not to be tried out either
     }
-    with collector() as endpoint, ExitStack() as opened:
+    silent = base | {"log_requests": False}
+    with ExitStack() as opened:
+        endpoint = f"http://127.0.0.1:{opened.enter_context(running(collect))}"
         steps = {
-            "nothing": decoding_gateway(request, _NoMetrics(), log_requests=False, **base),
-            "metrics": decoding_gateway(request, log_requests=False, **base),
-            "metrics, log lines": decoding_gateway(request, **base),
-            "metrics, traces": decoding_gateway(request, log_requests=False, trace_endpoint=endpoint, **base),
+            "nothing": decoding_gateway(message, silent, counted=False),
+            "metrics": decoding_gateway(message, silent),
+            "metrics, log lines": decoding_gateway(message, base),
+            "metrics, traces": decoding_gateway(message, silent | {"trace_endpoint": endpoint}),
         }
         medians = interleaved(
             {name: opened.enter_context(step) for name, step in steps.items()}, config.rounds

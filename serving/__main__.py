@@ -16,6 +16,7 @@ import signal
 import sys
 from pathlib import Path
 
+import uvloop
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
@@ -94,7 +95,7 @@ def main() -> int:
         return 2
     configure(settings)
     try:
-        asyncio.run(_serve(settings))
+        uvloop.run(_serve(settings))
     except (EditingError, OSError) as error:
         if error.__cause__ is not None:
             logging.getLogger(__name__).error("%s", error.__cause__)

@@ -55,11 +55,13 @@ def paste(target: Image, context: Image, area: Area) -> Image:
 
 def pixel_mse(one: Image, other: Image, area: Area | None = None) -> float:
     """Mean squared error on [-1, 1]; with an area, places count as much as they are in it. 0 where none does."""
-    difference = (one.astype(np.float32) - other.astype(np.float32)) / 127.5
-    squares = np.mean(difference * difference, axis=2, keepdims=True)
-    if area is not None and not area.any():
+    squares = np.subtract(one, other, dtype=np.float32)
+    squares *= squares
+    if area is None:
+        return float(np.mean(squares)) / 127.5**2
+    if not area.any():
         return 0.0
-    return float(np.average(squares, weights=area))
+    return float(np.average(np.mean(squares, axis=2, keepdims=True), weights=area)) / 127.5**2
 
 
 def area_change(source: Image, everywhere: Image, answer: Image, area: Area, losses: Losses) -> AreaChange:

@@ -95,3 +95,9 @@ def current_owner() -> str:
     """Whose work is under way."""
     call = CALL.get()
     return ANONYMOUS if call is None else call.owner
+
+
+def outgoing_metadata() -> tuple[tuple[str, str], ...]:
+    """The trace context of the request at hand, as metadata of a gRPC call made for it. Empty where none is traced."""
+    call = CALL.get()
+    return () if call is None or call.trace is None else call.trace.metadata()

@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import uvicorn
@@ -34,7 +34,9 @@ from serving.pipeline import Pipeline
 from serving.repository import Repository
 from serving.settings import Settings, is_loopback
 from serving.tls import Certificates
-from serving.tracing import Tracing
+
+if TYPE_CHECKING:
+    from serving.tracing import Tracing
 
 _log = logging.getLogger(__name__)
 
@@ -144,7 +146,10 @@ class Gateway:
             bundles.values(), settings, self.metrics
         )
         self.pipeline = Pipeline(bundles, self._backend, settings, self.metrics)
-        self.tracing = Tracing(settings) if settings.trace_endpoint else None
+        if settings.trace_endpoint:
+            from serving.tracing import Tracing
+
+            self.tracing = Tracing(settings)
         try:
             await self._start_grpc()
             if self._unix_socket is None:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -24,8 +24,10 @@ from serving.keys import Keys
 from serving.logs import log_request
 from serving.metrics import Metrics
 from serving.settings import Settings
-from serving.tracing import Tracing
 from serving.wire.as_protobuf import ERROR_DETAIL_KEY, error_detail, grpc_status
+
+if TYPE_CHECKING:
+    from serving.tracing import Tracing
 
 _log = logging.getLogger(__name__)
 
@@ -126,12 +128,18 @@ class Border:
             await self._abort(_unforeseen(call), call, context)
         finally:
             seconds = call.deadline.clock.now() - started_s
-            self._metrics.requests.labels(method.name, code).inc()
-            self._metrics.request_seconds.labels(method.name, "grpc").observe(seconds)
-            self._metrics.grpc_handled.labels(*labels, code).inc()
-            self._metrics.grpc_handling_seconds.labels(*labels).observe(seconds)
-            if self._settings.log_requests:
-                log_request(call, transport="grpc", method=method.name, code=code, seconds=seconds)
+            # in the loop's next turn: the answer need not wait for it
+            asyncio.get_running_loop().call_soon(self._account, method, call, code, seconds)
+
+    def _account(self, method: MethodDescriptor, call: Call, code: str, seconds: float) -> None:
+        """Counts and logs a request that has ended."""
+        labels = (_kind(method), self._service.full_name, method.name)
+        self._metrics.requests.labels(method.name, code).inc()
+        self._metrics.request_seconds.labels(method.name, "grpc").observe(seconds)
+        self._metrics.grpc_handled.labels(*labels, code).inc()
+        self._metrics.grpc_handling_seconds.labels(*labels).observe(seconds)
+        if self._settings.log_requests:
+            log_request(call, transport="grpc", method=method.name, code=code, seconds=seconds)
 
     def _open_call(self, context: Context) -> tuple[Call, dict[str, str]]:
         """The call, and those of its metadata that are text."""

@@ -5,6 +5,8 @@ Request ids, deadlines, limits, errors and metrics are the border's: http_border
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.responses import PlainTextResponse, RedirectResponse
 from fastapi_offline import FastAPIOffline
@@ -35,9 +37,11 @@ from serving.metrics import Metrics
 from serving.openapi import describe, events, json_only, picture_or_json
 from serving.pipeline import Pipeline
 from serving.studio import add_studio
-from serving.tracing import Tracing
 from serving.wire import as_json as wire
 from serving.wire import bodies
+
+if TYPE_CHECKING:
+    from serving.tracing import Tracing
 
 
 def create_app(

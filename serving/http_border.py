@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Coroutine
 from contextlib import ExitStack
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -36,8 +36,10 @@ from serving.keys import Keys
 from serving.logs import log_request
 from serving.metrics import Metrics
 from serving.settings import Settings
-from serving.tracing import Tracing
 from serving.wire.as_json import error_answer
+
+if TYPE_CHECKING:
+    from serving.tracing import Tracing
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")

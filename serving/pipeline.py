@@ -534,9 +534,10 @@ def _losses(
     refined: Refinement,
     mask: Area | None,
 ) -> Losses:
+    before = pixel_mse(aligned, start, mask)
     return Losses(
-        pixel_mse_before=pixel_mse(aligned, start, mask),
-        pixel_mse_after=pixel_mse(aligned, final, mask),
+        pixel_mse_before=before,
+        pixel_mse_after=before if final is start else pixel_mse(aligned, final, mask),
         refine_loss_before=refined.loss_before,
         refine_loss_after=refined.loss_after,
         steps_done=refined.steps_done,

@@ -1,37 +1,71 @@
 """Traces: one span a request and one a stage, to an OpenTelemetry collector. Needs the extra `tracing`.
 
 The caller's W3C context (`traceparent` in gRPC metadata or an HTTP header) is gone on with, and handed on to a back end
-by `outgoing_metadata`. Where `trace_endpoint` is not set, nothing of OpenTelemetry is so much as imported.
+(`outgoing_metadata` in call.py). Where `trace_endpoint` is not set, this module is not so much as imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cached_property
+
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from serving import __version__
-from serving.call import CALL, Call, Lap
+from serving.call import Call, Lap
 from serving.settings import Settings
 
-if TYPE_CHECKING:
-    from opentelemetry.trace import Span, Tracer
-
 _EXPORT_TIMEOUT_S = 5
+_W3C = TraceContextTextMapPropagator()
 
 
-def outgoing_metadata() -> tuple[tuple[str, str], ...]:
-    """The trace context of the request at hand, as metadata of a gRPC call made for it. Empty where none is traced."""
-    call = CALL.get()
-    return () if call is None or call.trace is None else call.trace.metadata()
+@dataclass(slots=True)
+class _Passage:
+    """A request's way through one stage: what a span of it will tell."""
+
+    trace: Trace
+    stage: str
+    begun_ns: int
+    ended_ns: int = 0
+    queued_s: float = 0.0
+    error: Exception | None = None
+    span: Span | None = None
+
+    def begin(self) -> Span:
+        if self.span is None:
+            self.span = self.trace.tracer.start_span(
+                self.stage, set_span_in_context(self.trace.span), start_time=self.begun_ns
+            )
+        return self.span
+
+
+_PASSAGE: ContextVar[_Passage | None] = ContextVar("passage", default=None)
 
 
 class Trace:
-    """The spans of one request."""
+    """The spans of one request. They are made once it has been answered, as nobody need wait for that; earlier only
+    where one's name is asked for."""
 
-    def __init__(self, tracer: Tracer, span: Span) -> None:
-        self._tracer = tracer
-        self.span = span
+    def __init__(self, tracer: Tracer, begin: Callable[[], Span]) -> None:
+        self.tracer = tracer
+        self._begin = begin
+        self._passages: list[_Passage] = []
+
+    @cached_property
+    def span(self) -> Span:
+        """That of the whole request."""
+        return self._begin()
 
     @property
     def trace_id(self) -> str:
@@ -41,28 +75,45 @@ class Trace:
     @contextmanager
     def during(self, stage: str, lap: Lap) -> Iterator[None]:
         """A span for a stage; time in queues is part of it and stands on it as an attribute."""
-        with self._tracer.start_as_current_span(stage) as span:
+        passage = _Passage(self, stage, time.time_ns())
+        outer = _PASSAGE.set(passage)
+        try:
             yield
-            span.set_attribute("indomain.queued_s", lap.queued_s)
+        except Exception as error:
+            passage.error = error
+            raise
+        finally:
+            _PASSAGE.reset(outer)
+            passage.ended_ns, passage.queued_s = time.time_ns(), lap.queued_s
+            self._passages.append(passage)
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
+        """Of a call made for the stage at hand."""
+        passage = _PASSAGE.get()
+        span = self.span if passage is None else passage.begin()
         carrier: dict[str, str] = {}
-        TraceContextTextMapPropagator().inject(carrier)
+        _W3C.inject(carrier, set_span_in_context(span))
         return tuple(carrier.items())
+
+    def end(self, ended_ns: int, error: Exception | None) -> None:
+        """Sends all spans on their way."""
+        for passage in self._passages:
+            passage.begin().set_attribute("indomain.queued_s", passage.queued_s)
+            _end(passage.begin(), passage.ended_ns, passage.error)
+        _end(self.span, ended_ns, error)
+
+
+def _end(span: Span, ended_ns: int, error: Exception | None) -> None:
+    if error is not None:
+        span.record_exception(error, timestamp=ended_ns)
+        span.set_status(StatusCode.ERROR, f"{type(error).__name__}: {error}")
+    span.end(ended_ns)
 
 
 class Tracing:
     """Where spans go: OTLP over gRPC to `settings.trace_endpoint`, in batches, from a thread of its own."""
 
     def __init__(self, settings: Settings) -> None:
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-        from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-
         endpoint = settings.trace_endpoint
         exporter = OTLPSpanExporter(
             endpoint=endpoint, insecure=not endpoint.startswith("https://"), timeout=_EXPORT_TIMEOUT_S
@@ -79,23 +130,32 @@ class Tracing:
     @contextmanager
     def request(self, call: Call, method: str, transport: str, carrier: Mapping[str, str]) -> Iterator[None]:
         """The span of a whole request. `carrier` has the caller's `traceparent`, if it sent one."""
-        from opentelemetry.trace import SpanKind
-        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+        begun_ns = time.time_ns()
 
-        with self._tracer.start_as_current_span(
-            method,
-            context=TraceContextTextMapPropagator().extract(carrier),
-            kind=SpanKind.SERVER,
-            attributes={
-                "rpc.service": "indomain.v1.Editing",
-                "rpc.method": method,
-                "network.protocol.name": transport,
-                "indomain.request_id": call.request_id,
-                "indomain.owner": call.owner,
-            },
-        ) as span:
-            call.trace = Trace(self._tracer, span)
+        def begin() -> Span:
+            return self._tracer.start_span(
+                method,
+                _W3C.extract(carrier),
+                SpanKind.SERVER,
+                {
+                    "rpc.service": "indomain.v1.Editing",
+                    "rpc.method": method,
+                    "network.protocol.name": transport,
+                    "indomain.request_id": call.request_id,
+                    "indomain.owner": call.owner,
+                },
+                start_time=begun_ns,
+            )
+
+        call.trace = trace = Trace(self._tracer, begin)
+        failure = None
+        try:
             yield
+        except Exception as error:
+            failure = error
+            raise
+        finally:
+            asyncio.get_running_loop().call_soon(trace.end, time.time_ns(), failure)
 
     def flush(self) -> None:
         """Sends what has ended so far. Blocks."""

@@ -1,4 +1,4 @@
-"""The embedded back end: graphs in this process, one session, one worker thread and one batcher for each.
+"""The embedded back end: graphs in this process, one session and one batcher for each, and few threads that run them.
 
 No server to install. Batches have their exact size: ONNX Runtime on a CPU gains nothing from padded ones.
 """
@@ -9,7 +9,6 @@ import asyncio
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +50,10 @@ class EmbeddedBackend:
         self._clock = clock or MonotonicClock()
         self._threads = settings.intra_op_threads or available_processors()
         # As many runs at once as have processors of their own: more would only be in each other's way, most of all
-        # generator and critic, which are asked together. Not refiners, whose chunks would keep the others waiting.
-        self._turns = asyncio.Semaphore(max(1, available_processors() // self._threads))
+        # generator and critic, which are asked together. A refiner has a thread of its own, as its chunks would keep
+        # the others waiting.
+        at_once = max(1, available_processors() // self._threads)
+        self._workers = ThreadPoolExecutor(at_once, thread_name_prefix="graphs")
         self._graphs: dict[GraphKey, _Graph] = {}
 
     async def load(self) -> None:
@@ -72,7 +73,7 @@ class EmbeddedBackend:
                             self._metrics,
                             self._clock,
                             self._threads,
-                            nullcontext() if role == "refiner" else self._turns,
+                            None if role == "refiner" else self._workers,
                         )
                         added[bundle.graphs[role].key] = graph
                         await graph.load()
@@ -101,6 +102,7 @@ class EmbeddedBackend:
         self._metrics.backend_up.labels(ADDRESS).set(0)
         graphs, self._graphs = list(self._graphs.values()), {}
         await _close(graphs)
+        self._workers.shutdown()
 
 
 async def _close(graphs: Iterable[_Graph]) -> None:
@@ -109,7 +111,7 @@ async def _close(graphs: Iterable[_Graph]) -> None:
 
 
 class _Graph:
-    """One session with its thread and its batcher."""
+    """One session with its batcher. Runs on some workers, or on a thread of its own."""
 
     def __init__(
         self,
@@ -119,12 +121,13 @@ class _Graph:
         metrics: Metrics,
         clock: Clock,
         threads: int,
-        turn: AbstractAsyncContextManager[None],
+        workers: ThreadPoolExecutor | None,
     ) -> None:
         self._bundle, self._role, self._engine = bundle, role, settings.refiner_engine
         self._spec = spec = bundle.graphs[role]
-        self._threads, self._turn = threads, turn
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix=f"graph-{spec.model}")
+        self._threads = threads
+        self._own_worker = ThreadPoolExecutor(1, thread_name_prefix=f"graph-{spec.model}")
+        self._workers = workers or self._own_worker
         self._batcher = Batcher(
             spec.model,
             self._run,
@@ -140,8 +143,8 @@ class _Graph:
 
     async def load(self) -> None:
         loop = asyncio.get_running_loop()
-        try:
-            self._session = await loop.run_in_executor(self._worker, self._open)
+        try:  # not on the workers: other graphs are running there
+            self._session = await loop.run_in_executor(self._own_worker, self._open)
         except EngineUnfit as error:
             raise BundleInvalid(f"Bundle {self._bundle.name}: {error}") from None
         except Exception as error:
@@ -173,7 +176,7 @@ class _Graph:
 
     async def close(self) -> None:
         await self._batcher.close()
-        self._worker.shutdown(wait=True)
+        self._own_worker.shutdown()
         self._session = None
 
     def _open(self) -> Session:
@@ -200,8 +203,7 @@ class _Graph:
         return outputs
 
     async def _run(self, samples: Sequence[Tensors]) -> Sequence[Tensors]:
-        async with self._turn:
-            return await asyncio.get_running_loop().run_in_executor(self._worker, self._run_session, samples)
+        return await asyncio.get_running_loop().run_in_executor(self._workers, self._run_session, samples)
 
     def _run_session(self, samples: Sequence[Tensors]) -> Sequence[Tensors]:
         assert self._session is not None, "loaded before the batcher starts"

@@ -23,10 +23,10 @@ from serving.backends import Tensors
 from serving.backends.samples import check_sample
 from serving.backends.shared_memory import DATATYPES, Segment
 from serving.bundle import Bundle, GraphKey, GraphSpec, Role
+from serving.call import outgoing_metadata
 from serving.errors import BackendFailed, DeadlineExceeded, EditingError, QueueFull
 from serving.metrics import Metrics
 from serving.settings import Settings
-from serving.tracing import outgoing_metadata
 
 _log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from pydantic import ValidationError
 
 from indomain.v1 import editing_pb2 as pb
 from serving import settings as settings_module
+from serving.call import outgoing_metadata
 from serving.settings import Settings
-from serving.tracing import outgoing_metadata
 from tests.serving.conftest import RunningGateway
 from tests.serving.triton_server import TritonServer
 
