@@ -141,12 +141,8 @@ class Batcher:
         """
         if self._closing:
             raise ShuttingDown("The gateway is shutting down; ask another one, or later.")
+        self.check_room(len(samples))
         owner = current_owner()
-        if not self._has_room(len(samples), owner):
-            raise QueueFull(
-                f"The queue of {self._graph} is full ({len(self._queue)} samples wait); try again a little later.",
-                retry_after_s=self._time_to_drain_s(),
-            )
         loop = asyncio.get_running_loop()
         arrived_s = self._clock.now()
         items = [_Waiting(sample, deadline, arrived_s, owner, loop.create_future()) for sample in samples]
@@ -168,6 +164,14 @@ class Batcher:
                 self._queue.discard(item)
             if len(self._queue) != waiting:
                 self._on_depth(len(self._queue))
+
+    def check_room(self, count: int) -> None:
+        """Raises QueueFull if there is none for as many samples of the owner at hand."""
+        if not self._has_room(count, current_owner()):
+            raise QueueFull(
+                f"The queue of {self._graph} is full ({len(self._queue)} samples wait); try again a little later.",
+                retry_after_s=self._time_to_drain_s(),
+            )
 
     def _has_room(self, count: int, owner: str) -> bool:
         waiting, own = len(self._queue) + count, self._queue.waiting_of(owner) + count

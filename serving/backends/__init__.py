@@ -39,6 +39,10 @@ class Backend(Protocol):
     async def keep(self, bundles: Iterable[Bundle]) -> None:
         """Lets go of all graphs but those of these bundles."""
 
+    def check_room(self, graph: GraphSpec, count: int) -> None:
+        """Raises QueueFull if `infer` would now refuse as many samples: to be asked before they are made ready with
+        much work. Where only a server knows its queue, it never does."""
+
     async def infer(self, graph: GraphSpec, inputs: Tensors, deadline: Deadline) -> Inference:
         """Runs N samples. Raises QueueFull, DeadlineExceeded, ShuttingDown, BackendUnavailable, BackendFailed.
 

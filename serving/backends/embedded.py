@@ -87,6 +87,10 @@ class EmbeddedBackend:
         leaving = [self._graphs.pop(key) for key in self._graphs.keys() - kept]
         await _close(leaving)
 
+    def check_room(self, graph: GraphSpec, count: int) -> None:
+        if graph.key in self._graphs:
+            self._graphs[graph.key].check_room(count)
+
     async def infer(self, graph: GraphSpec, inputs: Tensors, deadline: Deadline) -> Inference:
         running = self._graphs.get(graph.key)
         if running is not None:
@@ -163,6 +167,9 @@ class _Graph:
             raise BundleInvalid(
                 f"Bundle {self._bundle.name}: {self._spec.model} cannot be run; export the bundle again."
             ) from error
+
+    def check_room(self, count: int) -> None:
+        self._batcher.check_room(count)
 
     async def infer(self, inputs: Tensors, deadline: Deadline) -> Inference:
         samples = self._split(inputs)

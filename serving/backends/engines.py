@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,6 +73,28 @@ class OnnxRuntimeSession:
         return dict(zip(self._names, self._session.run(self._names, dict(feeds)), strict=True))
 
 
+class InHalves:
+    """On ONNX Runtime: an even number of samples as two halves side by side, on half of the threads each, as within one
+    run threads often wait for one another. Answers to the bit what one run would. The second session takes as much
+    memory as the first.
+    """
+
+    def __init__(self, file: Path, threads: int) -> None:
+        self._whole, self._half = OnnxRuntimeSession(file, threads), OnnxRuntimeSession(file, threads // 2)
+        self.inputs, self.outputs = self._whole.inputs, self._whole.outputs
+        self._other_half = ThreadPoolExecutor(1)
+
+    def run(self, feeds: Tensors) -> Tensors:
+        count = len(next(iter(feeds.values())))
+        if count % 2:
+            return self._whole.run(feeds)
+        second = self._other_half.submit(
+            self._half.run, {name: value[count // 2 :] for name, value in feeds.items()}
+        )
+        first = self._half.run({name: value[: count // 2] for name, value in feeds.items()})
+        return {name: np.concatenate([first[name], value]) for name, value in second.result().items()}
+
+
 class OpenVinoSession:
     """On OpenVINO's CPU plugin, convolutions and products of matrices in bfloat16 where the processor has it."""
 
@@ -109,7 +132,7 @@ def open_refiner(bundle: Bundle, threads: int, engine: str) -> Session:
     Raises EngineUnfit where OpenVINO is asked for and is missing, or answers otherwise than ONNX Runtime.
     """
     file = bundle.graph_file("refiner")
-    reference = OnnxRuntimeSession(file, threads)
+    reference = InHalves(file, threads) if threads > 1 else OnnxRuntimeSession(file, threads)
     if engine == "onnxruntime" or (engine == "auto" and not has_bfloat16()):
         return reference
     if openvino is None:

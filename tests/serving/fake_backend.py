@@ -37,14 +37,17 @@ class FakeBackend:
         kept = {graph.key for bundle in bundles for graph in bundle.graphs.values()}
         self._graphs = {key: graph for key, graph in self._graphs.items() if key in kept}
 
+    def check_room(self, graph: GraphSpec, count: int) -> None:
+        if self._waiting + count > self._max_queue_samples:
+            raise QueueFull("The queue is full; try again a little later.")
+
     async def infer(self, graph: GraphSpec, inputs: Tensors, deadline: Deadline) -> Inference:
         if not self._graphs:
             raise ShuttingDown("The gateway is shutting down; ask another one, or later.")
         if graph.key not in self._graphs:
             raise BackendUnavailable("The bundle was replaced.")
         count = count_samples(graph, inputs)
-        if self._waiting + count > self._max_queue_samples:
-            raise QueueFull("The queue is full; try again a little later.")
+        self.check_room(graph, count)
         self._waiting += count
         try:
             async with self._turn:

@@ -23,6 +23,9 @@ class Interposed:
     async def keep(self, bundles: Iterable[Bundle]) -> None:
         await self._inner.keep(bundles)
 
+    def check_room(self, graph: GraphSpec, count: int) -> None:
+        self._inner.check_room(graph, count)
+
     async def infer(self, graph: GraphSpec, inputs: Tensors, deadline: Deadline) -> Inference:
         if self.before is not None:
             await self.before(graph.model)

@@ -12,6 +12,7 @@ from serving.backends import engines
 from serving.backends.embedded import EmbeddedBackend
 from serving.backends.engines import (
     EngineUnfit,
+    InHalves,
     OnnxRuntimeSession,
     OpenVinoSession,
     Session,
@@ -59,6 +60,17 @@ def test_the_faster_engine_is_taken_by_itself(bundle: Bundle, monkeypatch: pytes
     assert taken(OnnxRuntimeSession) is OnnxRuntimeSession
     monkeypatch.setattr(engines, "openvino", None)
     assert taken(OpenVinoSession) is OnnxRuntimeSession
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
+def test_halves_answer_to_the_bit_what_the_whole_does(bundle: Bundle, count: int) -> None:
+    session, whole = open_refiner(bundle, 2, "onnxruntime"), open_refiner(bundle, 1, "onnxruntime")
+    assert isinstance(session, InHalves)
+    feeds = {name: np.concatenate([value] * 4)[:count] for name, value in probe(bundle).items()}
+    wanted = whole.run(feeds)
+    found = session.run(feeds)
+    assert list(found) == list(wanted)
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
 
 
 @pytest.mark.usefixtures("wrong")

@@ -24,7 +24,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from indomain.v1 import editing_pb2 as pb
 from indomain.v1 import editing_pb2_grpc
+from serving.backends import Tensors
 from serving.backends.embedded import EmbeddedBackend
+from serving.backends.engines import OnnxRuntimeSession
 from serving.bundle import read_bundles
 from serving.gateway import Gateway
 from serving.metrics import Metrics
@@ -90,6 +92,33 @@ def test_a_full_queue_refuses_a_request_whole(start_gateway: Callable[..., Runni
         running.stub.Sample(pb.SampleRequest(seeds=range(5)), timeout=20)
     assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert len(running.stub.Sample(pb.SampleRequest(seeds=range(4)), timeout=20).images) == 4
+
+
+def test_a_full_queue_refuses_before_any_work(
+    start_gateway: Callable[..., RunningGateway], photo_png: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = start_gateway(max_queue_samples=2)
+    going_on, running_now = threading.Event(), threading.Event()
+    run = OnnxRuntimeSession.run
+
+    def held(self: OnnxRuntimeSession, feeds: Tensors) -> Tensors:
+        running_now.set()
+        going_on.wait(20)
+        return run(self, feeds)
+
+    monkeypatch.setattr(OnnxRuntimeSession, "run", held)
+    invert = pb.InvertRequest(picture=pb.Picture(data=photo_png), refine=pb.RefineOptions(steps=0))
+    accepted = [running.stub.Invert.future(invert, timeout=20)]
+    running_now.wait(20)
+    accepted += [running.stub.Invert.future(invert, timeout=20) for _ in range(2)]
+    graph = f"{next(iter(running.gateway.pipeline.bundles))}_encoder"
+    wait_for(lambda: running.metric("indomain_queue_depth", graph=graph) == 2)
+    damaged = pb.InvertRequest(picture=pb.Picture(data=photo_png[:-100]))
+    with pytest.raises(grpc.RpcError) as raised:
+        running.stub.Invert(damaged, timeout=20)
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # nobody has looked at the picture
+    going_on.set()
+    assert all(call.result().image.data for call in accepted)
 
 
 def test_deadlines(gated: tuple[RunningGateway, Gate]) -> None:

@@ -36,6 +36,8 @@ class ScriptedRefiner:
 
     async def keep(self, bundles: Iterable[Bundle]) -> None: ...
 
+    def check_room(self, graph: GraphSpec, count: int) -> None: ...
+
     async def infer(self, graph: GraphSpec, inputs: Tensors, deadline: Deadline) -> Inference:
         self.calls += 1
         await asyncio.sleep(self._seconds)
