@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_stubs
 from prometheus_client.metrics import MetricWrapperBase
 
+from benchmarks.gateway import running
 from benchmarks.graphs import Graphs, markdown_table
 from benchmarks.speed import Step, interleaved
 from indomain.v1 import editing_pb2, editing_pb2_grpc
@@ -99,18 +99,6 @@ def serve(told: Connection, settings: dict[str, Any], counted: bool) -> None:
         await gateway.stop()
 
     uvloop.run(until_told())
-
-
-@contextmanager
-def running(target: Callable[..., None], *arguments: Any) -> Iterator[int]:
-    """The port of a server in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=target, args=(there, *arguments))
-    process.start()
-    yield here.recv()
-    here.send("end")
-    process.join()
 
 
 @contextmanager

@@ -4,7 +4,8 @@ Side by side stand the bare ONNX Runtime sessions (in this process), the gateway
 Triton server is named, that server asked directly and a gateway on it. Three kinds of request (edit of a code, edit of
 a picture, inversion with refinement) come in two ways: from N callers who each wait for their answer, and open-loop at
 70 % of what was reached, where latency counts from the moment that a request was due. Then refinements that arrive one
-after another, and overload.
+after another, and overload. What a gateway adds is measured apart, for one caller who blocks, in turn, beside a bare
+gRPC call of as many bytes.
 
 "CPU" is what the gateway's own process took of the processors for a request: graphs too, where they are embedded.
 
@@ -16,34 +17,37 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
-from urllib.request import urlopen
+from typing import Any, Literal
 
 import grpc
 import numpy as np
 import tyro
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.grpc import aio as triton_aio
 
-from benchmarks.gateway import running_gateway
+from benchmarks.gateway import BARE_CALL, answer_with_bytes, running, running_gateway
 from benchmarks.graphs import Array, Graphs, markdown_table
 from benchmarks.load import Measured, in_turn, open_loop, unexpected, waiting_callers
+from benchmarks.targets import (
+    CHANNEL,
+    KINDS,
+    GatewayTarget,
+    Kind,
+    Targets,
+    Work,
+    side_by_side,
+    triton_itself,
+)
 from benchmarks.triton import TritonConfig, serving
 from indomain.v1 import editing_pb2 as pb
-from indomain.v1 import editing_pb2_grpc
-from serving.bundle import Bundle, Role, TensorSpec
-from serving.edits import apply_edits
-from serving.jobs import EditStep, EncodedPicture, RefineOptions
-from serving.pictures import centre_square
-from serving.refinement import RefineSettings, first_inputs
+from serving.bundle import Role, TensorSpec
+from serving.jobs import EditStep
 
-Kind = Literal["edit of a code", "edit of a picture", "inversion"]
-KINDS: tuple[Kind, ...] = ("edit of a code", "edit of a picture", "inversion")
-CHANNEL = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 ERROR_DETAIL_KEY = "indomain-error-bin"
 
 
@@ -77,167 +81,8 @@ class ServingConfig:
     """Times of what the embedded gateway bears."""
 
 
-# --- what is asked ---------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Work:
-    """The requests, and what their answers must be."""
-
-    bundle: Bundle
-    code: Array  # [L, 512]
-    picture: bytes
-    edits: tuple[EditStep, ...]
-    steps: int
-
-
-class Target(Protocol):
-    """Something that does the work."""
-
-    async def ask(self, kind: Kind) -> Array:
-        """The picture answered, uint8 [H, W, 3]."""
-
-    def processor_s(self) -> float | None:
-        """What its process has taken of processors; None where it is not told apart."""
-
-
-class GraphTarget:
-    """Does by hand what the gateway does, on something that runs graphs: as many runs, of the same inputs."""
-
-    def __init__(
-        self, work: Work, run: Callable[[Role, dict[str, Array]], Awaitable[dict[str, Array]]]
-    ) -> None:
-        self._work = work
-        self._run = run
-
-    async def ask(self, kind: Kind) -> Array:
-        work = self._work
-        if kind == "edit of a code":
-            return await self._decode([apply_edits(work.code, work.edits, work.bundle)])
-        picture = EncodedPicture(work.picture)
-        aligned, _ = centre_square(picture, work.bundle.resolution, max_bytes=2**31, max_pixels=2**31)
-        start = (await self._run("encoder", {"image": aligned[None]}))["code"][0]
-        if kind == "edit of a picture":
-            return await self._decode([start, apply_edits(start, work.edits, work.bundle)])
-        return await self._decode([start, await self._refine(start, aligned)])
-
-    def processor_s(self) -> None:
-        return None
-
-    async def _decode(self, codes: list[Array]) -> Array:
-        decoded, _ = await asyncio.gather(
-            self._run("generator", {"code": np.stack(codes)}), self._run("critic", {"code": codes[-1][None]})
-        )
-        return decoded["image"][-1]
-
-    async def _refine(self, start: Array, aligned: Array) -> Array:
-        bundle, best, best_loss = self._work.bundle, start, np.inf
-        options = RefineOptions(steps=self._work.steps)
-        settings = RefineSettings.resolve(options, bundle.refine, self._work.steps)
-        state = first_inputs(bundle, start[None], aligned[None], settings)
-        for _ in range(0, self._work.steps, bundle.refine.chunk_steps):
-            outputs = await self._run("refiner", state)
-            if outputs["best_loss"][0, 0] < best_loss:
-                best, best_loss = outputs["best_code"][0], outputs["best_loss"][0, 0]
-            for part in bundle.graphs["refiner"].state:
-                state[part.name] = outputs[f"next_{part.name}"]
-        return best
-
-
-class GatewayTarget:
-    """A gateway over gRPC; over HTTP it is asked for its metrics."""
-
-    def __init__(self, work: Work, channel: grpc.aio.Channel, url: str) -> None:
-        self._metrics = f"{url}/metrics"
-        self.stub: editing_pb2_grpc.EditingAsyncStub = editing_pb2_grpc.EditingStub(channel)
-        raw = pb.OutputOptions(format=pb.IMAGE_FORMAT_RAW)
-        code = pb.Code(data=work.code.astype("<f4").tobytes(), shape=work.code.shape)
-        picture = pb.Picture(data=work.picture)
-        steps = [pb.EditStep(direction=edit.direction, strength=edit.strength) for edit in work.edits]
-        unrefined = pb.RefineOptions(steps=0)
-        # a detector's run would have nothing beside it
-        align = pb.AlignOptions(alignment=pb.ALIGNMENT_CENTRE_CROP)
-        self.invert = pb.InvertRequest(
-            picture=picture,
-            align=align,
-            refine=pb.RefineOptions(steps=work.steps),
-            output=raw,
-            bundle=work.bundle.name,
-        )
-        self.sample = pb.SampleRequest(seeds=range(8), output=raw, bundle=work.bundle.name)
-        self._requests: dict[Kind, tuple[Callable[..., Any], Any]] = {
-            "edit of a code": (
-                self.stub.Edit, pb.EditRequest(code=code, edits=steps, output=raw, bundle=work.bundle.name),
-            ),
-            "edit of a picture": (
-                self.stub.Edit,
-                pb.EditRequest(
-                    picture=picture,
-                    align=align,
-                    edits=steps,
-                    output=raw,
-                    refine=unrefined,
-                    bundle=work.bundle.name,
-                ),
-            ),
-            "inversion": (self.stub.Invert, self.invert),
-        }  # fmt: skip
-
-    async def ask(self, kind: Kind, timeout_s: float = 120.0) -> Array:
-        method, request = self._requests[kind]
-        image = (await method(request, timeout=timeout_s)).image
-        return np.frombuffer(image.data, np.uint8).reshape(image.height, image.width, 3)
-
-    def processor_s(self) -> float:
-        with urlopen(self._metrics) as answer:
-            lines = answer.read().decode().splitlines()
-        (value,) = (line.split()[1] for line in lines if line.startswith("process_cpu_seconds_total "))
-        return float(value)
-
-
-# --- targets ---------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def bare_sessions(work: Work, graphs: Graphs, callers: int) -> Iterator[GraphTarget]:
-    """One caller runs the sessions itself; several have a thread each, as a simple server would."""
-    with ThreadPoolExecutor(callers) as threads:
-
-        async def run(role: Role, inputs: dict[str, Array]) -> dict[str, Array]:
-            if callers == 1:
-                return graphs.run(role, **inputs)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(threads, lambda: graphs.run(role, **inputs))
-
-        yield GraphTarget(work, run)
-
-
-@asynccontextmanager
-async def triton_itself(work: Work, address: str) -> AsyncIterator[GraphTarget]:
-    from tritonclient.grpc import aio as triton
-    from tritonclient.utils import np_to_triton_dtype
-
-    async with triton.InferenceServerClient(address) as client:
-
-        async def run(role: Role, inputs: dict[str, Array]) -> dict[str, Array]:
-            tensors = []
-            for spec in work.bundle.graphs[role].inputs:
-                value = inputs[spec.name]
-                tensor = triton.InferInput(spec.name, list(value.shape), np_to_triton_dtype(value.dtype))
-                tensor.set_data_from_numpy(value)
-                tensors.append(tensor)
-            graph = work.bundle.graphs[role]
-            answer = await client.infer(graph.model, tensors)
-            return {spec.name: answer.as_numpy(spec.name) for spec in graph.outputs}
-
-        yield GraphTarget(work, run)
-
-
-# --- tables ----------------------------------------------------------------------------------------------------------
-
-
 async def compare(
-    targets: dict[str, Callable[[int], Any]], config: ServingConfig
+    targets: Targets, config: ServingConfig
 ) -> tuple[list[list[str]], dict[tuple[str, Kind, int], Measured]]:
     """Every kind of request on every target, for each number of callers; targets in turn."""
     found: dict[tuple[str, Kind, int], Measured] = {}
@@ -267,8 +112,9 @@ async def compare(
     return rows, found
 
 
-async def overheads(targets: dict[str, Callable[[int], Any]], config: ServingConfig) -> list[list[str]]:
-    """What gateways add to what lies under them, for one caller."""
+async def overheads(targets: Targets, config: ServingConfig) -> list[list[str]]:
+    """What gateways add to what lies under them, for one caller who blocks while it waits; beside it, what a call of as
+    many bytes takes that does nothing."""
     rows = []
     for kind in KINDS:
         with ExitStack() as opened:
@@ -276,15 +122,26 @@ async def overheads(targets: dict[str, Callable[[int], Any]], config: ServingCon
                 name: partial(opened.enter_context(open_target(1)).ask, kind)
                 for name, open_target in targets.items()
             }
+            port = opened.enter_context(running(answer_with_bytes))
+            channel = opened.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}", CHANNEL))
+            with targets["gateway"](1) as gateway:
+                there, back = gateway.bytes_of(kind)
+            asks["bare call"] = partial(bare_call, channel, back.to_bytes(4, "little") + bytes(there - 4))
             await in_turn(asks, config.seconds / 6)  # warms up
             found = await in_turn(asks, config.seconds)
+        call_ms = found["bare call"].milliseconds(50)
         for ours, under, bar_ms in (("gateway", "ONNX Runtime", 2.0), ("gateway on Triton", "Triton", 3.0)):
             if ours in found:
                 ours_ms, under_ms = (found[name].milliseconds(50) for name in (ours, under))
-                what = f"{kind}, in turn: {ours} over {under} (p50)"
+                what = f"{kind}: {ours} over {under}"
                 rows.append([what, f"{ours_ms:.2f} ms", f"{under_ms:.2f} ms", f"{ours_ms - under_ms:+.2f} ms",
-                             f"<= {bar_ms:g} ms"])  # fmt: skip
+                             f"{call_ms:.2f} ms", f"<= {bar_ms:g} ms"])  # fmt: skip
     return rows
+
+
+async def bare_call(channel: grpc.Channel, request: bytes) -> None:
+    ask: Any = channel.unary_unary(BARE_CALL)
+    ask(request)
 
 
 def batching_gains(found: dict[tuple[str, Kind, int], Measured], config: ServingConfig) -> list[list[str]]:
@@ -399,34 +256,42 @@ async def run(config: ServingConfig) -> None:
 
     with ExitStack() as processes:
         opened = processes.enter_context
-        address, url = opened(running_gateway(config.repository, *flags))
-        channels = [grpc.aio.insecure_channel(address, CHANNEL)]
-        gateway = GatewayTarget(work, channels[0], url)
-        targets: dict[str, Callable[[int], Any]] = {
-            "ONNX Runtime": lambda callers: bare_sessions(work, graphs, callers),
-            "gateway": lambda callers: nullcontext(gateway),
-        }
-        triton_address = config.triton
-        if config.triton == "start":
-            triton_address = opened(serving(TritonConfig(config.repository)))
-        if triton_address:
-            triton_flags = [*flags, "--backend", "triton", "--triton-addresses", triton_address]
-            address, url = opened(running_gateway(config.repository, *triton_flags))
-            channels.append(grpc.aio.insecure_channel(address, CHANNEL))
-            on_triton = GatewayTarget(work, channels[1], url)
-        try:
-            async with triton_itself(work, triton_address) if triton_address else nullcontext() as triton:
-                if triton is not None:
-                    targets["Triton"] = lambda callers: nullcontext(triton)
-                    targets["gateway on Triton"] = lambda callers: nullcontext(on_triton)
-                await check_agreement(targets)
-                rows, found = await compare(targets, config)
-                promised = await overheads(targets, config) + batching_gains(found, config)
-                promised.append(await arriving_one_by_one(gateway, config))
-                loads = await overload(gateway, config.overloads, config.seconds)
-        finally:
-            for channel in channels:
-                await channel.close()
+        addresses = {"gateway": opened(running_gateway(config.repository, *flags))}
+        triton = (
+            opened(serving(TritonConfig(config.repository))) if config.triton == "start" else config.triton
+        )
+        if triton:
+            triton_flags = [*flags, "--backend", "triton", "--triton-addresses", triton]
+            addresses["gateway on Triton"] = opened(running_gateway(config.repository, *triton_flags))
+        blocking = side_by_side(
+            work,
+            graphs,
+            {
+                name: GatewayTarget(work, opened(grpc.insecure_channel(address, CHANNEL)), url)
+                for name, (address, url) in addresses.items()
+            },
+            triton_itself(work, opened(InferenceServerClient(triton))) if triton else None,
+        )
+        async with AsyncExitStack() as clients:
+            entered = clients.enter_async_context
+            gateways = {
+                name: GatewayTarget(work, await entered(grpc.aio.insecure_channel(address, CHANNEL)), url)
+                for name, (address, url) in addresses.items()
+            }
+            targets = side_by_side(
+                work,
+                graphs,
+                gateways,
+                triton_itself(work, await entered(triton_aio.InferenceServerClient(triton)))
+                if triton
+                else None,
+            )
+            await check_agreement(targets)
+            rows, found = await compare(targets, config)
+            promised = batching_gains(found, config)
+            promised.append(await arriving_one_by_one(gateways["gateway"], config))
+            loads = await overload(gateways["gateway"], config.overloads, config.seconds)
+        added = await overheads(blocking, config)
     print(f"{bundle.name}, {config.threads} threads, {config.seconds:g} s a cell, {steps} refinement steps\n")
     header = [
         "request",
@@ -441,6 +306,8 @@ async def run(config: ServingConfig) -> None:
     ]
     print(markdown_table(header, rows))
     print("\n" + markdown_table(["request", "bytes to Triton", "bytes from Triton"], traffic(work)))
+    header = ["one caller, in turn", "p50", "against", "added", "a bare call of as many bytes", "bar"]
+    print("\n" + markdown_table(header, added))
     print("\n" + markdown_table(["what", "ours", "against", "ratio", "bar"], promised))
     header = [
         "load",
@@ -456,7 +323,7 @@ async def run(config: ServingConfig) -> None:
     print("\n" + markdown_table(header, loads))
 
 
-async def check_agreement(targets: dict[str, Callable[[int], Any]]) -> None:
+async def check_agreement(targets: Targets) -> None:
     """Raises RuntimeError where a target answers another picture: its time would say nothing."""
     for kind in KINDS:
         answers = {}
