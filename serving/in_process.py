@@ -16,6 +16,7 @@ from typing import Any
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime uploads telemetry unless told not to
 
+import uvloop
 from pydantic import ValidationError
 
 from serving.errors import EditingError
@@ -73,7 +74,7 @@ class InProcessGateway:
 @contextlib.contextmanager
 def _running_loop() -> Any:
     """An event loop in a thread of its own."""
-    loop = asyncio.new_event_loop()
+    loop = uvloop.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="indomain-gateway", daemon=True)
     thread.start()
     try:

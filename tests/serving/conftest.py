@@ -16,6 +16,7 @@ import grpc
 import httpx
 import numpy as np
 import pytest
+import uvloop
 from PIL import Image
 
 from indomain.v1 import editing_pb2_grpc
@@ -43,7 +44,7 @@ class RunningGateway:
     """A gateway in a thread with its own loop, and clients of both transports."""
 
     def __init__(self, settings: Settings, interpose: bool = False) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
         self._thread.start()
         backend = None
