@@ -27,8 +27,7 @@ from typing import Any, Literal
 import grpc
 import numpy as np
 import tyro
-from tritonclient.grpc import InferenceServerClient
-from tritonclient.grpc import aio as triton_aio
+from tritonclient.grpc.aio import InferenceServerClient
 
 from benchmarks.gateway import BARE_CALL, answer_with_bytes, running, running_gateway
 from benchmarks.graphs import Array, Graphs, markdown_table
@@ -113,8 +112,8 @@ async def compare(
 
 
 async def overheads(targets: Targets, config: ServingConfig) -> list[list[str]]:
-    """What gateways add to what lies under them, for one caller who blocks while it waits; beside it, what a call of as
-    many bytes takes that does nothing."""
+    """What gateways add to what lies under them, for one caller who blocks while it waits (Triton itself is asked for
+    two graphs at once, which takes a client that does not); beside it, a call of as many bytes that does nothing."""
     rows = []
     for kind in KINDS:
         with ExitStack() as opened:
@@ -185,8 +184,8 @@ def _code(code: pb.Code) -> Array:
 
 
 async def overload(gateway: GatewayTarget, times: Iterable[float], seconds: float) -> list[list[str]]:
-    """More than the gateway bears: what it still does, and how it refuses the rest. Asked for are several samples at
-    once: dear to the gateway and cheap to ask for, so that this process has time to see how soon it is answered."""
+    """More than the gateway bears: what it still does, and how it refuses the rest. Asked for are many samples at
+    once: dear to the gateway and cheap to ask for, so that this process takes little of what is measured."""
 
     async def ask() -> None:
         await gateway.stub.Sample(gateway.sample, timeout=30.0)
@@ -263,35 +262,30 @@ async def run(config: ServingConfig) -> None:
         if triton:
             triton_flags = [*flags, "--backend", "triton", "--triton-addresses", triton]
             addresses["gateway on Triton"] = opened(running_gateway(config.repository, *triton_flags))
-        blocking = side_by_side(
-            work,
-            graphs,
-            {
-                name: GatewayTarget(work, opened(grpc.insecure_channel(address, CHANNEL)), url)
-                for name, (address, url) in addresses.items()
-            },
-            triton_itself(work, opened(InferenceServerClient(triton))) if triton else None,
-        )
         async with AsyncExitStack() as clients:
-            entered = clients.enter_async_context
+            asked_directly = None
+            if triton:
+                client = await clients.enter_async_context(InferenceServerClient(triton))
+                asked_directly = triton_itself(work, client)
             gateways = {
-                name: GatewayTarget(work, await entered(grpc.aio.insecure_channel(address, CHANNEL)), url)
+                name: GatewayTarget(
+                    work,
+                    await clients.enter_async_context(grpc.aio.insecure_channel(address, CHANNEL)),
+                    url,
+                )
                 for name, (address, url) in addresses.items()
             }
-            targets = side_by_side(
-                work,
-                graphs,
-                gateways,
-                triton_itself(work, await entered(triton_aio.InferenceServerClient(triton)))
-                if triton
-                else None,
-            )
+            blocking = {
+                name: GatewayTarget(work, opened(grpc.insecure_channel(address, CHANNEL)), url)
+                for name, (address, url) in addresses.items()
+            }
+            targets = side_by_side(work, graphs, gateways, asked_directly)
             await check_agreement(targets)
             rows, found = await compare(targets, config)
             promised = batching_gains(found, config)
             promised.append(await arriving_one_by_one(gateways["gateway"], config))
             loads = await overload(gateways["gateway"], config.overloads, config.seconds)
-        added = await overheads(blocking, config)
+            added = await overheads(side_by_side(work, graphs, blocking, asked_directly), config)
     print(f"{bundle.name}, {config.threads} threads, {config.seconds:g} s a cell, {steps} refinement steps\n")
     header = [
         "request",

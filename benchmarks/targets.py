@@ -13,8 +13,8 @@ from urllib.request import urlopen
 
 import grpc
 import numpy as np
-from tritonclient.grpc import InferenceServerClient, InferInput
-from tritonclient.grpc import aio as triton_aio
+from tritonclient.grpc import InferInput
+from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import np_to_triton_dtype
 
 from benchmarks.graphs import Array, Graphs
@@ -119,7 +119,7 @@ class GatewayTarget:
             output=raw,
             bundle=work.bundle.name,
         )
-        self.sample = pb.SampleRequest(seeds=range(8), output=raw, bundle=work.bundle.name)
+        self.sample = pb.SampleRequest(seeds=range(32), output=raw, bundle=work.bundle.name)
         self._requests: dict[Kind, tuple[Callable[..., Any], Any]] = {
             "edit of a code": (
                 self.stub.Edit, pb.EditRequest(code=code, edits=steps, output=raw, bundle=work.bundle.name),
@@ -170,9 +170,7 @@ def bare_sessions(work: Work, graphs: Graphs, callers: int) -> Iterator[GraphTar
         yield GraphTarget(work, run)
 
 
-def triton_itself(
-    work: Work, client: InferenceServerClient | triton_aio.InferenceServerClient
-) -> GraphTarget:
+def triton_itself(work: Work, client: InferenceServerClient) -> GraphTarget:
     async def run(role: Role, inputs: dict[str, Array]) -> dict[str, Array]:
         tensors = []
         for spec in work.bundle.graphs[role].inputs:
@@ -181,8 +179,7 @@ def triton_itself(
             tensor.set_data_from_numpy(value)
             tensors.append(tensor)
         graph = work.bundle.graphs[role]
-        answer = client.infer(graph.model, tensors)
-        result = await answer if isawaitable(answer) else answer
+        result = await client.infer(graph.model, tensors)
         return {spec.name: result.as_numpy(spec.name) for spec in graph.outputs}
 
     return GraphTarget(work, run)

@@ -6,6 +6,7 @@ Who counts what is told where it happens; this file only names and shapes.
 from __future__ import annotations
 
 import platform
+from functools import cache
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,6 +18,7 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.metrics import MetricWrapperBase
 
 from serving import __version__
 
@@ -112,6 +114,9 @@ class Metrics:
             buckets=STAGE_BUCKETS_S,
             registry=registry,
         )
+
+        for metric in (value for value in vars(self).values() if isinstance(value, MetricWrapperBase)):
+            metric.labels = cache(metric.labels)  # type: ignore[method-assign]  # it takes longer than counting does
 
     def observe_stage(self, stage: str, seconds: float) -> None:
         self.stage_seconds.labels(stage).observe(seconds)
