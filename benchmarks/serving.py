@@ -127,7 +127,7 @@ async def overheads(targets: Targets, config: ServingConfig) -> list[list[str]]:
                 there, back = gateway.bytes_of(kind)
             asks["bare call"] = partial(bare_call, channel, back.to_bytes(4, "little") + bytes(there - 4))
             await in_turn(asks, config.seconds / 6)  # warms up
-            found = await in_turn(asks, config.seconds)
+            found = await in_turn(asks, config.seconds, least=30)
         call_ms = found["bare call"].milliseconds(50)
         for ours, under, bar_ms in (("gateway", "ONNX Runtime", 2.0), ("gateway on Triton", "Triton", 3.0)):
             if ours in found:
