@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,7 +100,8 @@ def _ignore(_: int) -> None:
 
 
 class Batcher:
-    """Gathers samples for `run`, which takes up to `max_batch_size` of them and gives as many outputs, in order."""
+    """Gathers samples for `run`, which takes up to `max_batch_size` of them and gives as many outputs, in order. Where
+    graphs share something to run on, `turn` is entered for each batch."""
 
     def __init__(
         self,
@@ -109,6 +111,7 @@ class Batcher:
         max_batch_size: int,
         max_queue_samples: int,
         max_delay_s: float = 0.0,
+        turn: AbstractAsyncContextManager[None] | None = None,
         clock: Clock | None = None,
         on_batch: Callable[[int], None] = _ignore,
         on_depth: Callable[[int], None] = _ignore,
@@ -118,6 +121,7 @@ class Batcher:
         self._max_batch_size = max_batch_size
         self._max_queue_samples = max_queue_samples
         self._max_delay_s = max_delay_s
+        self._turn = turn or nullcontext()
         self._clock: Clock = clock or MonotonicClock()
         self._on_batch = on_batch
         self._on_depth = on_depth
@@ -190,10 +194,11 @@ class Batcher:
         while self._queue:
             if self._max_delay_s > 0.0:
                 await self._let_company_arrive()
-            batch = self._take_batch()
-            if batch:
-                await self._run_batch(batch)
-                await asyncio.sleep(0)
+            async with self._turn:  # a batch grows until then
+                batch = self._take_batch()
+                if batch:
+                    await self._run_batch(batch)
+            await asyncio.sleep(0)
 
     async def _let_company_arrive(self) -> None:
         until_s = self._queue.oldest_s() + self._max_delay_s if self._queue else 0.0

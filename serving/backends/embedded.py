@@ -54,6 +54,8 @@ class EmbeddedBackend:
         # the others waiting.
         at_once = max(1, available_processors() // self._threads)
         self._workers = ThreadPoolExecutor(at_once, thread_name_prefix="graphs")
+        # One more may wait for a worker, so that none stands idle; the others' batches grow meanwhile.
+        self._turns = asyncio.Semaphore(at_once + 1)
         self._graphs: dict[GraphKey, _Graph] = {}
 
     async def load(self) -> None:
@@ -73,7 +75,7 @@ class EmbeddedBackend:
                             self._metrics,
                             self._clock,
                             self._threads,
-                            None if role == "refiner" else self._workers,
+                            None if role == "refiner" else (self._workers, self._turns),
                         )
                         added[bundle.graphs[role].key] = graph
                         await graph.load()
@@ -125,19 +127,20 @@ class _Graph:
         metrics: Metrics,
         clock: Clock,
         threads: int,
-        workers: ThreadPoolExecutor | None,
+        shared: tuple[ThreadPoolExecutor, asyncio.Semaphore] | None,
     ) -> None:
         self._bundle, self._role, self._engine = bundle, role, settings.refiner_engine
         self._spec = spec = bundle.graphs[role]
         self._threads = threads
         self._own_worker = ThreadPoolExecutor(1, thread_name_prefix=f"graph-{spec.model}")
-        self._workers = workers or self._own_worker
+        self._workers, turn = shared or (self._own_worker, None)
         self._batcher = Batcher(
             spec.model,
             self._run,
             max_batch_size=min(spec.max_batch_size, settings.max_batch_size),
             max_queue_samples=settings.max_queue_samples,
             max_delay_s=settings.max_batch_delay_ms / 1000.0,
+            turn=turn,
             clock=clock,
             on_batch=metrics.batch_size.labels(spec.model).observe,
             on_depth=metrics.queue_depth.labels(spec.model).set,
