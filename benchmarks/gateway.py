@@ -58,9 +58,11 @@ def running(target: Callable[..., None], *arguments: Any) -> Iterator[int]:
     process = context.Process(target=target, args=(there, *arguments))
     process.start()
     there.close()  # so that one that does not start is found out
-    yield here.recv()
-    here.send("end")
-    process.join()
+    try:
+        yield here.recv()
+    finally:
+        here.send("end")
+        process.join()
 
 
 BARE_CALL = "/bare/Call"

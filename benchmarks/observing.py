@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from benchmarks.gateway import running
 from benchmarks.graphs import Graphs, markdown_table
-from benchmarks.speed import Step, interleaved
+from benchmarks.load import in_turn
 from indomain.v1 import editing_pb2, editing_pb2_grpc
 from serving.__main__ import keep_pauses_short
 from serving.gateway import Gateway
@@ -43,8 +43,8 @@ class ObservingConfig:
     """Model repository."""
     threads: int = 2
     """Threads of ONNX Runtime."""
-    rounds: int = 400
-    """Decodes through each gateway, in turn with the others; the median counts."""
+    seconds: float = 10.0
+    """Of decodes through each gateway, in turn with the others; the median counts."""
 
 
 class _Uncounted:
@@ -104,14 +104,18 @@ def serve(told: Connection, settings: dict[str, Any], counted: bool) -> None:
 @contextmanager
 def decoding_gateway(
     message: editing_pb2.DecodeRequest, settings: dict[str, Any], *, counted: bool = True
-) -> Iterator[Step]:
-    """A step that decodes once through a gateway with these settings."""
+) -> Iterator[Callable[[], Awaitable[None]]]:
+    """What decodes once through a gateway with these settings."""
     with (
         running(serve, settings, counted) as port,
         grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         stub = editing_pb2_grpc.EditingStub(channel)
-        yield lambda: stub.Decode(message)
+
+        async def ask() -> None:
+            stub.Decode(message)
+
+        yield ask
 
 
 def main(config: ObservingConfig) -> None:
@@ -135,19 +139,20 @@ def main(config: ObservingConfig) -> None:
             "metrics, log lines": decoding_gateway(message, base),
             "metrics, traces": decoding_gateway(message, silent | {"trace_endpoint": endpoint}),
         }
-        medians = interleaved(
-            {name: opened.enter_context(step) for name, step in steps.items()}, config.rounds
-        )
+        asks = {name: opened.enter_context(step) for name, step in steps.items()}
+        asyncio.run(in_turn(asks, config.seconds / 6))  # warms up
+        found = asyncio.run(in_turn(asks, config.seconds))
+    medians = {name: measured.milliseconds(50) for name, measured in found.items()}
     beside = {"metrics": "nothing", "metrics, log lines": "metrics", "metrics, traces": "metrics"}
     bars = {"metrics": "1.02", "metrics, traces": "1.05"}
     rows = [
         [
             name,
-            f"{1000 * seconds:.3f} ms",
-            f"{seconds / medians[beside[name]]:.3f} x {beside[name]}" if name in beside else "",
+            f"{milliseconds:.3f} ms",
+            f"{milliseconds / medians[beside[name]]:.3f} x {beside[name]}" if name in beside else "",
             bars.get(name, ""),
         ]
-        for name, seconds in medians.items()
+        for name, milliseconds in medians.items()
     ]
     print(markdown_table(["a decode, with", "median", "ratio", "bar"], rows))
 

@@ -4,6 +4,7 @@ It knows neither ONNX Runtime nor pictures. What it promises:
 - the queue is bounded; samples whose caller goes away leave it at once, those whose time ran out before a run;
 - owners (call.py) take turns, a sample each, and none may fill the queue: who asks for much does not keep the
   others waiting;
+- where graphs share workers, a batch may be taken while the run before it still goes on, and counts as begun;
 - a result is set only on a future that still waits; siblings of a cancelled sample are untouched;
 - a sample that makes a batch fail fails alone: the batch is run once more, one by one;
 - which samples share a batch changes no result, as the graphs treat samples one by one;

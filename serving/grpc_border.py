@@ -97,7 +97,7 @@ class Border:
         context.set_trailing_metadata((("x-request-id", call.request_id),))
         labels = (_kind(method), self._service.full_name, method.name)
         self._metrics.grpc_started.labels(*labels).inc()
-        started_s = call.deadline.clock.now()
+        loop, started_s = asyncio.get_running_loop(), call.deadline.clock.now()
         code = "OK"
         try:
             with ExitStack() as held:
@@ -129,17 +129,17 @@ class Border:
         finally:
             seconds = call.deadline.clock.now() - started_s
             # in the loop's next turn: the answer need not wait for it
-            asyncio.get_running_loop().call_soon(self._account, method, call, code, seconds)
+            loop.call_soon(self._account, labels, call, code, seconds)
 
-    def _account(self, method: MethodDescriptor, call: Call, code: str, seconds: float) -> None:
+    def _account(self, labels: tuple[str, str, str], call: Call, code: str, seconds: float) -> None:
         """Counts and logs a request that has ended."""
-        labels = (_kind(method), self._service.full_name, method.name)
-        self._metrics.requests.labels(method.name, code).inc()
-        self._metrics.request_seconds.labels(method.name, "grpc").observe(seconds)
+        method = labels[-1]
+        self._metrics.requests.labels(method, code).inc()
+        self._metrics.request_seconds.labels(method, "grpc").observe(seconds)
         self._metrics.grpc_handled.labels(*labels, code).inc()
         self._metrics.grpc_handling_seconds.labels(*labels).observe(seconds)
         if self._settings.log_requests:
-            log_request(call, transport="grpc", method=method.name, code=code, seconds=seconds)
+            log_request(call, transport="grpc", method=method, code=code, seconds=seconds)
 
     def _open_call(self, context: Context) -> tuple[Call, dict[str, str]]:
         """The call, and those of its metadata that are text."""

@@ -277,6 +277,8 @@ class Pipeline:
             bundle = self._bundle(job.bundle)
             check_output(job.output)
             check_sampling(job.seeds, job.truncation, self.settings.max_codes)
+            if job.output.image:
+                self._stages.check_room(bundle, "generator", len(job.seeds))
             codes = await self._stages.map(bundle, job.seeds, job.truncation, call)
             images: tuple[EncodedPicture, ...] = ()
             if job.output.image:

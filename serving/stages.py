@@ -83,7 +83,7 @@ class Stages:
         bundle wants it already, are taken as they are."""
         with call.during("align") as lap:
             kind = _alignment(bundle, options)
-            self._check_room(bundle, "encoder")
+            self.check_room(bundle, "encoder")
             if kind is Alignment.CENTRE_CROP:
                 return await self._in_picture_thread(lambda: self._centre_square(bundle, picture))
             async with self._in_memory:
@@ -117,7 +117,7 @@ class Stages:
         with call.during("align") as lap:
             if bundle.face is None:
                 raise _not_by_faces(bundle)
-            self._check_room(bundle, "detector")
+            self.check_room(bundle, "detector")
             template, side = bundle.face, bundle.resolution
             async with self._in_memory:
                 photograph = await self._open(picture)
@@ -260,7 +260,7 @@ class Stages:
     ) -> npt.NDArray[np.float32]:
         """Seeds -> codes [N, L, 512]. Timed as `encode`: both make codes."""
         with call.during("encode") as lap:
-            self._check_room(bundle, "mapping", len(seeds))
+            self.check_room(bundle, "mapping", len(seeds))
             z = gaussian_inputs(seeds, bundle.z_size)
             mapped = await self._infer(bundle, "mapping", {"z": z}, call)
             lap.queued_s = mapped.queued_s
@@ -304,7 +304,7 @@ class Stages:
         encoded = await self.encode_pictures(list(wanted.values()), output, call) if wanted else ()
         return dict(zip(wanted, encoded, strict=True))
 
-    def _check_room(self, bundle: Bundle, role: Role, count: int = 1) -> None:
+    def check_room(self, bundle: Bundle, role: Role, count: int = 1) -> None:
         """Raises QueueFull: a request that is to be refused costs no more than that."""
         self._backend.check_room(bundle.graphs[role], count)
 

@@ -27,6 +27,7 @@ from serving.call import Call, Lap
 from serving.settings import Settings
 
 _EXPORT_TIMEOUT_S = 5
+_PASSAGES_HELD = 32  # a session has any number: some are sent now and then
 _W3C = TraceContextTextMapPropagator()
 
 
@@ -35,6 +36,7 @@ class _Passage:
     """A request's way through one stage: what a span of it will tell."""
 
     trace: Trace
+    outer: _Passage | None
     stage: str
     begun_ns: int
     ended_ns: int = 0
@@ -44,8 +46,9 @@ class _Passage:
 
     def begin(self) -> Span:
         if self.span is None:
+            around = self.trace.span if self.outer is None else self.outer.begin()
             self.span = self.trace.tracer.start_span(
-                self.stage, set_span_in_context(self.trace.span), start_time=self.begun_ns
+                self.stage, set_span_in_context(around), start_time=self.begun_ns
             )
         return self.span
 
@@ -75,17 +78,20 @@ class Trace:
     @contextmanager
     def during(self, stage: str, lap: Lap) -> Iterator[None]:
         """A span for a stage; time in queues is part of it and stands on it as an attribute."""
-        passage = _Passage(self, stage, time.time_ns())
-        outer = _PASSAGE.set(passage)
+        outer = _PASSAGE.get()
+        passage = _Passage(self, outer if outer and outer.trace is self else None, stage, time.time_ns())
+        before = _PASSAGE.set(passage)
         try:
             yield
         except Exception as error:
             passage.error = error
             raise
         finally:
-            _PASSAGE.reset(outer)
             passage.ended_ns, passage.queued_s = time.time_ns(), lap.queued_s
             self._passages.append(passage)
+            _PASSAGE.reset(before)
+            if len(self._passages) >= _PASSAGES_HELD:
+                self._send_stages()
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Of a call made for the stage at hand."""
@@ -97,10 +103,15 @@ class Trace:
 
     def end(self, ended_ns: int, error: Exception | None) -> None:
         """Sends all spans on their way."""
-        for passage in self._passages:
+        self._send_stages()
+        _end(self.span, ended_ns, error)
+
+    def _send_stages(self) -> None:
+        passages, self._passages = self._passages, []
+        for passage in passages:
             passage.begin().set_attribute("indomain.queued_s", passage.queued_s)
             _end(passage.begin(), passage.ended_ns, passage.error)
-        _end(self.span, ended_ns, error)
+            passage.error = None  # whose traceback holds the stage's frames, and so this passage
 
 
 def _end(span: Span, ended_ns: int, error: Exception | None) -> None:
@@ -148,14 +159,15 @@ class Tracing:
             )
 
         call.trace = trace = Trace(self._tracer, begin)
-        failure = None
+        loop, failure = asyncio.get_running_loop(), None
         try:
             yield
         except Exception as error:
             failure = error
             raise
         finally:
-            asyncio.get_running_loop().call_soon(trace.end, time.time_ns(), failure)
+            loop.call_soon(trace.end, time.time_ns(), failure)
+            failure = None  # its traceback holds this frame
 
     def flush(self) -> None:
         """Sends what has ended so far. Blocks."""

@@ -132,8 +132,11 @@ class _Graph:
         self._bundle, self._role, self._engine = bundle, role, settings.refiner_engine
         self._spec = spec = bundle.graphs[role]
         self._threads = threads
-        self._own_worker = ThreadPoolExecutor(1, thread_name_prefix=f"graph-{spec.model}")
-        self._workers, turn = shared or (self._own_worker, None)
+        self._shares_workers, turn = shared is not None, None
+        if shared is None:
+            self._workers = ThreadPoolExecutor(1, thread_name_prefix=spec.model)
+        else:
+            self._workers, turn = shared
         self._batcher = Batcher(
             spec.model,
             self._run,
@@ -149,9 +152,8 @@ class _Graph:
         self._output_names = [output.name for output in spec.outputs]
 
     async def load(self) -> None:
-        loop = asyncio.get_running_loop()
         try:  # not on the workers: other graphs are running there
-            self._session = await loop.run_in_executor(self._own_worker, self._open)
+            self._session = await asyncio.to_thread(self._open)
         except EngineUnfit as error:
             raise BundleInvalid(f"Bundle {self._bundle.name}: {error}") from None
         except Exception as error:
@@ -186,7 +188,8 @@ class _Graph:
 
     async def close(self) -> None:
         await self._batcher.close()
-        self._own_worker.shutdown()
+        if not self._shares_workers:
+            self._workers.shutdown()
         self._session = None
 
     def _open(self) -> Session:

@@ -216,6 +216,26 @@ async def test_a_cancelled_sample_gives_up_its_place_at_once() -> None:
     await batcher.close()
 
 
+async def test_a_batch_grows_until_its_turn() -> None:
+    turn = asyncio.Semaphore(1)
+    first, second = Doubler(), Doubler()
+    first.gate.clear()
+    batchers = [
+        Batcher(f"graph{n}", run, max_batch_size=8, max_queue_samples=8, turn=turn)
+        for n, run in enumerate((first, second))
+    ]
+    asked = [asyncio.create_task(batchers[0].submit([sample(0.0)], Deadline.after(10)))]
+    await settle()
+    for value in (1.0, 2.0, 3.0):  # each in a turn of the loop of its own
+        asked.append(asyncio.create_task(batchers[1].submit([sample(value)], Deadline.after(10))))
+        await settle()
+    assert second.batches == []
+    first.gate.set()
+    await asyncio.gather(*asked)
+    assert second.batches == [[1.0, 2.0, 3.0]]
+    await asyncio.gather(*(batcher.close() for batcher in batchers))
+
+
 async def test_owners_take_turns() -> None:
     run, clock = Doubler(), FakeClock()
     batcher, deadline = batcher_of(run, clock, max_queue_samples=64), Deadline.after(9.0, clock)

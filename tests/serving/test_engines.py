@@ -62,9 +62,10 @@ def test_the_faster_engine_is_taken_by_itself(bundle: Bundle, monkeypatch: pytes
     assert taken(OpenVinoSession) is OnnxRuntimeSession
 
 
+@pytest.mark.parametrize("threads", [2, 3, 4])
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
-def test_halves_answer_to_the_bit_what_the_whole_does(bundle: Bundle, count: int) -> None:
-    session, whole = open_refiner(bundle, 2, "onnxruntime"), open_refiner(bundle, 1, "onnxruntime")
+def test_halves_answer_to_the_bit_what_the_whole_does(bundle: Bundle, count: int, threads: int) -> None:
+    session, whole = open_refiner(bundle, threads, "onnxruntime"), open_refiner(bundle, 1, "onnxruntime")
     assert isinstance(session, InHalves)
     feeds = {name: np.concatenate([value] * 4)[:count] for name, value in probe(bundle).items()}
     wanted = whole.run(feeds)

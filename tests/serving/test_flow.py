@@ -18,6 +18,7 @@ import grpc
 import httpx
 import numpy as np
 import pytest
+import uvloop
 
 from indomain.v1 import editing_pb2 as pb
 from indomain.v1 import editing_pb2_grpc
@@ -338,7 +339,7 @@ def serve_slowly(repository: Path, told: Connection) -> None:
         await asyncio.to_thread(told.recv)
         await gateway.stop()
 
-    asyncio.run(serve())
+    uvloop.run(serve())
 
 
 @pytest.fixture

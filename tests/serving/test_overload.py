@@ -109,7 +109,7 @@ def test_a_full_queue_refuses_before_any_work(
     monkeypatch.setattr(OnnxRuntimeSession, "run", held)
     invert = pb.InvertRequest(picture=pb.Picture(data=photo_png), refine=pb.RefineOptions(steps=0))
     accepted = [running.stub.Invert.future(invert, timeout=20)]
-    running_now.wait(20)
+    assert running_now.wait(20)
     accepted += [running.stub.Invert.future(invert, timeout=20) for _ in range(2)]
     graph = f"{next(iter(running.gateway.pipeline.bundles))}_encoder"
     wait_for(lambda: running.metric("indomain_queue_depth", graph=graph) == 2)

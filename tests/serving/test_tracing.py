@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -95,8 +96,38 @@ def test_http_is_traced_too_and_a_failure_is_marked(collector: Collector, traced
     spans = spans_of(collector, traced)
     assert spans["Sample"].trace_id.hex() == TRACE
     assert spans["Invert"].trace_id.hex() != TRACE  # nobody's context: one of its own
-    assert spans["Invert"].status.code == 2  # error
+    assert spans["Invert"].status.code == spans["align"].status.code == 2  # error
+    assert [event.name for event in spans["align"].events] == ["exception"]
     assert not any(name.startswith(("GET", "/")) for name in spans)  # probes and metrics are not
+
+
+def test_a_session_sends_spans_before_it_ends(
+    collector: Collector, traced: RunningGateway, photo_png: bytes
+) -> None:
+    requests: queue.Queue[pb.EditSessionRequest | None] = queue.Queue()
+    answers = traced.stub.EditSession(iter(requests.get, None), timeout=60)
+    requests.put(pb.EditSessionRequest(picture=pb.Picture(data=photo_png)))
+    next(answers)
+    for strength in range(20):
+        requests.put(pb.EditSessionRequest(edits=[pb.EditStep(direction="smile", strength=strength / 10)]))
+        next(answers)
+    assert {"edit", "decode"} <= set(spans_of(collector, traced))
+    requests.put(None)
+    assert list(answers) == []
+    whole = spans_of(collector, traced)["EditSession"]
+    assert {span.parent_span_id for span in collector.spans if span is not whole} == {whole.span_id}
+
+
+def test_previews_belong_to_the_refinement_that_they_show(
+    collector: Collector, traced: RunningGateway, photo_png: bytes
+) -> None:
+    request = pb.WatchInvertRequest(picture=pb.Picture(data=photo_png), interval_s=0.0)
+    list(traced.stub.WatchInvert(request, timeout=60))
+    spans_of(collector, traced)
+    (refine,) = (span for span in collector.spans if span.name == "refine")
+    (whole,) = (span for span in collector.spans if span.name == "WatchInvert")
+    parents = {span.parent_span_id for span in collector.spans if span.name == "decode"}
+    assert {refine.span_id, whole.span_id} <= parents
 
 
 def test_the_context_goes_on_to_a_back_end(collector: Collector, traced: RunningGateway) -> None:
