@@ -112,7 +112,7 @@ class Settings(BaseSettings):
     gateway's own."""
 
     intra_op_threads: int = Field(default=0, ge=0)
-    """Threads for each graph's session. 0: as many as this process may use processors (container limits count)."""
+    """Threads for each run of a graph. 0: as many as this process may use processors (container limits count)."""
 
     refiner_engine: Literal["auto", "onnxruntime", "openvino"] = "auto"
     """What runs refinement steps. auto: OpenVINO where it is installed,
