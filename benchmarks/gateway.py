@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,8 @@ def running(target: Callable[..., None], *arguments: Any) -> Iterator[int]:
     try:
         yield here.recv()
     finally:
-        here.send("end")
+        with suppress(BrokenPipeError):  # it has ended by itself
+            here.send("end")
         process.join()
 
 

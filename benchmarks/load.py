@@ -41,8 +41,11 @@ async def waiting_callers(ask: Callable[[], Awaitable[object]], callers: int, se
     return measured
 
 
+TURN_S = 0.25
+
+
 async def in_turn(
-    asks: Mapping[str, Callable[[], Awaitable[object]]], seconds: float, least: int = 1, turn_s: float = 0.25
+    asks: Mapping[str, Callable[[], Awaitable[object]]], seconds: float, least: int = 1
 ) -> dict[str, Measured]:
     """Each target asked one request after another, for a short while, before it is the next one's turn: what a busy
     host takes from one it takes from all, and each has the processor's caches to itself as it would at work. Each has
@@ -51,7 +54,7 @@ async def in_turn(
     end_s = time.perf_counter() + seconds * len(asks)
     while time.perf_counter() < end_s or min(len(one.latencies_s) for one in measured.values()) < least:
         for name, ask in asks.items():
-            turn_ends_s = time.perf_counter() + turn_s
+            turn_ends_s = time.perf_counter() + TURN_S
             while (sent_s := time.perf_counter()) < turn_ends_s:
                 await ask()
                 measured[name].latencies_s.append(time.perf_counter() - sent_s)

@@ -132,11 +132,9 @@ class _Graph:
         self._bundle, self._role, self._engine = bundle, role, settings.refiner_engine
         self._spec = spec = bundle.graphs[role]
         self._threads = threads
-        self._shares_workers, turn = shared is not None, None
-        if shared is None:
-            self._workers = ThreadPoolExecutor(1, thread_name_prefix=spec.model)
-        else:
-            self._workers, turn = shared
+        self._has_own_worker = shared is None
+        own_worker = ThreadPoolExecutor(1, thread_name_prefix=spec.model)  # no thread until it is given work
+        self._workers, turn = shared or (own_worker, None)
         self._batcher = Batcher(
             spec.model,
             self._run,
@@ -188,7 +186,7 @@ class _Graph:
 
     async def close(self) -> None:
         await self._batcher.close()
-        if not self._shares_workers:
+        if self._has_own_worker:
             self._workers.shutdown()
         self._session = None
 

@@ -114,10 +114,12 @@ def test_a_full_queue_refuses_before_any_work(
     graph = f"{next(iter(running.gateway.pipeline.bundles))}_encoder"
     wait_for(lambda: running.metric("indomain_queue_depth", graph=graph) == 2)
     damaged = pb.InvertRequest(picture=pb.Picture(data=photo_png[:-100]))
-    with pytest.raises(grpc.RpcError) as raised:
-        running.stub.Invert(damaged, timeout=20)
+    try:
+        with pytest.raises(grpc.RpcError) as raised:
+            running.stub.Invert(damaged, timeout=20)
+    finally:
+        going_on.set()
     assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # nobody has looked at the picture
-    going_on.set()
     assert all(call.result().image.data for call in accepted)
 
 
