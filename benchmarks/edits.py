@@ -18,10 +18,10 @@ import tyro
 
 from benchmarks.graphs import Array, Graphs, batches, markdown_table
 from benchmarks.quality import to_float
-from serving.edits import edit_vector
 from serving.jobs import EditStep
-from training.attributes import AttributeReader
-from training.data import load_pictures
+from serving.pipeline.edits import edit_vector
+from training.data.pictures import load_pictures
+from training.directions.attributes import AttributeReader
 
 
 @dataclass

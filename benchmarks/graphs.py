@@ -15,7 +15,7 @@ import onnxruntime
 
 from serving.bundle import ROLES, Bundle, Role, read_bundles
 from serving.jobs import RefineOptions
-from serving.refinement import RefineSettings, first_inputs
+from serving.pipeline.refinement import RefineSettings, first_inputs
 
 Array = npt.NDArray[Any]
 

@@ -30,9 +30,9 @@ from benchmarks.load import in_turn
 from indomain.v1 import editing_pb2, editing_pb2_grpc
 from serving.__main__ import keep_pauses_short
 from serving.gateway import Gateway
-from serving.logs import JsonFormatter
-from serving.metrics import Metrics
 from serving.settings import Settings
+from serving.telemetry.logs import JsonFormatter
+from serving.telemetry.metrics import Metrics
 
 
 @dataclass

@@ -16,9 +16,9 @@ import tyro
 from rich.progress import track
 
 from benchmarks.graphs import Array, Graphs, batches, markdown_table
-from training.attributes import is_binary
-from training.data import load_pictures
-from training.perceptual import LPIPSSq
+from training.data.pictures import load_pictures
+from training.directions.attributes import is_binary
+from training.losses.perceptual import LPIPSSq
 
 
 @dataclass

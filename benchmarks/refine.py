@@ -21,20 +21,20 @@ from torch import nn
 
 from benchmarks.graphs import Array, Graphs, markdown_table
 from benchmarks.speed import Step, TorchSide, interleaved
-from export.bundle import describe_graph, fold
-from export.checkpoint import Pipeline, load_pipeline
-from export.graphs import refiner_graph, to_onnx
-from export.parity import carried_on, refiner_inputs
-from export.storage import save
+from export.bundles.bundle import describe_graph, fold
+from export.bundles.checkpoint import Pipeline, load_pipeline
+from export.bundles.storage import save
+from export.graphs.graphs import refiner_graph, to_onnx
+from export.graphs.parity import carried_on, refiner_inputs
 from serving.backends.engines import OnnxRuntimeSession, OpenVinoSession, Session, has_bfloat16
 from serving.bundle import GraphSpec
-from training.critics import CodeCritic
-from training.data import load_pictures
-from training.encoder import Encoder, EncoderConfig
-from training.generator import Generator, GeneratorConfig
-from training.perceptual import LPIPSSq, VGG16Conv43
+from training.data.pictures import load_pictures
+from training.loops.runs import to_uint8
+from training.losses.perceptual import LPIPSSq, VGG16Conv43
+from training.networks.discriminators import CodeCritic
+from training.networks.encoder import Encoder, EncoderConfig
+from training.networks.generator import Generator, GeneratorConfig
 from training.refinement import OPTIMISERS, Objective, OptimiserName, RefinementConfig, Refiner, Weights
-from training.runs import to_uint8
 
 matplotlib.use("Agg")
 from matplotlib import pyplot

@@ -24,19 +24,19 @@ from torch import Tensor, nn
 
 from benchmarks.graphs import Array, markdown_table
 from benchmarks.speed import interleaved
-from export.bundle import stored_bytes
-from export.checkpoint import load_pipeline
-from export.folding import FoldedMapping, fold_encoder, fold_synthesis, round_weights
-from export.graphs import EncoderGraph, GeneratorGraph, Graph, to_onnx
+from export.bundles.bundle import stored_bytes
+from export.bundles.checkpoint import load_pipeline
+from export.bundles.storage import save
+from export.engines.triton import Border
+from export.graphs.folding import FoldedMapping, fold_encoder, fold_synthesis, round_weights
+from export.graphs.graphs import EncoderGraph, GeneratorGraph, Graph, to_onnx
+from export.graphs.parity import open_session, precision_figures, run
+from export.graphs.precision import Precision, lower
 from export.importers import ImportConfig, import_checkpoint
-from export.parity import open_session, precision_figures, run
-from export.precision import Precision, lower
-from export.storage import save
-from export.triton import Border
-from training.generator import Generator, GeneratorConfig, ModulatedConv, Synthesis
-from training.perceptual import LPIPSSq
+from training.loops.runs import load_meta, load_network, read_config
+from training.losses.perceptual import LPIPSSq
+from training.networks.generator import Generator, GeneratorConfig, ModulatedConv, Synthesis
 from training.refinement import Objective
-from training.runs import load_meta, load_network, read_config
 
 CONFIG_F = (512, 512, 512, 512, 512, 256, 128, 64, 32)  # feature maps at 4, 8, ... 1024 pixels
 

@@ -47,7 +47,7 @@ from benchmarks.triton import TritonConfig, serving
 from indomain.v1 import editing_pb2 as pb
 from serving.bundle import Role, TensorSpec
 from serving.jobs import EditStep
-from serving.wire.as_protobuf import ERROR_DETAIL_KEY
+from serving.wire.convert import ERROR_DETAIL_KEY
 
 
 @dataclass

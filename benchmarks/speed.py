@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from benchmarks.gateway import running_gateway
 from benchmarks.graphs import Array, Graphs, markdown_table
-from export.checkpoint import Pipeline, load_pipeline
+from export.bundles.checkpoint import Pipeline, load_pipeline
 from indomain.v1 import editing_pb2, editing_pb2_grpc
-from training.perceptual import LPIPSSq
+from training.losses.perceptual import LPIPSSq
 from training.refinement import Adam, Objective, Weights, to_float
 
 Step = Callable[[], object]

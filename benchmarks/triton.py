@@ -27,8 +27,8 @@ from serving.backends.shared_memory import DATATYPES
 from serving.backends.triton import TritonBackend
 from serving.bundle import ROLES, Bundle, GraphSpec, read_bundles
 from serving.deadline import Deadline
-from serving.metrics import Metrics
 from serving.settings import Settings
+from serving.telemetry.metrics import Metrics
 from tests.serving import triton_server
 
 Run = Callable[[GraphSpec, Tensors], Awaitable[object]]

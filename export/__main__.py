@@ -8,10 +8,10 @@ from typing import Any
 
 import tyro
 
-from export.presets import PresetError, PresetsConfig, write_presets
-from export.tensorrt import TensorRTConfig, accelerate
-from export.triton import OpenVinoConfig, TritonError, run_by_openvino
-from export.verification import DiffConfig, VerificationError, VerifyConfig, diff, verify
+from export.bundles.presets import PresetError, PresetsConfig, write_presets
+from export.bundles.verification import DiffConfig, VerificationError, VerifyConfig, diff, verify
+from export.engines.tensorrt import TensorRTConfig, accelerate
+from export.engines.triton import OpenVinoConfig, TritonError, run_by_openvino
 
 Command = tuple[type, Callable[[Any], str]]
 
@@ -30,11 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     bad_input: tuple[type[Exception], ...] = (FileNotFoundError, TritonError, PresetError)
     not_as_promised: tuple[type[Exception], ...] = (VerificationError,)
     if not arguments or arguments[0] not in commands:  # these run where there is no PyTorch
-        from export.alignment import AlignConfig, align
-        from export.bundle import BundleConfig, write_bundle
+        from export.bundles.alignment import AlignConfig, align
+        from export.bundles.bundle import BundleConfig, write_bundle
+        from export.graphs.parity import ParityError
         from export.importers import ImportConfig, import_checkpoint
-        from export.parity import ParityError
-        from training.runs import CheckpointError
+        from training.loops.runs import CheckpointError
 
         commands |= {
             "import": (ImportConfig, import_checkpoint),

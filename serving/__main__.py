@@ -20,11 +20,11 @@ import uvloop
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
+from serving.access.keys import make_key
 from serving.errors import EditingError
 from serving.gateway import Gateway
-from serving.keys import make_key
-from serving.logs import configure
 from serving.settings import Settings
+from serving.telemetry.logs import configure
 
 
 async def _serve(settings: Settings) -> None:

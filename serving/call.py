@@ -17,7 +17,7 @@ from serving.deadline import Deadline
 from serving.errors import EditingError
 
 if TYPE_CHECKING:
-    from serving.tracing import Trace
+    from serving.telemetry.tracing import Trace
 
 Stage = Literal["align", "queue", "encode", "refine", "edit", "decode", "image"]
 STAGES: tuple[Stage, ...] = ("align", "queue", "encode", "refine", "edit", "decode", "image")

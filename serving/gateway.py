@@ -20,23 +20,23 @@ from fastapi import FastAPI
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from serving.access.intake import Intake
+from serving.access.keys import Keys
+from serving.access.tls import Certificates
 from serving.backends import Backend
 from serving.backends.embedded import EmbeddedBackend
 from serving.backends.triton import TritonBackend
 from serving.errors import BackendUnavailable
-from serving.grpc_border import Border
-from serving.grpc_service import SERVICE, EditingService
-from serving.http_api import create_app, create_operations_app
-from serving.intake import Intake
-from serving.keys import Keys
-from serving.metrics import Metrics
-from serving.pipeline import Pipeline
-from serving.repository import Repository
+from serving.grpc.interceptor import Border
+from serving.grpc.service import SERVICE, EditingService
+from serving.http.routes import create_app, create_operations_app
+from serving.pipeline.pipeline import Pipeline
+from serving.pipeline.repository import Repository
 from serving.settings import Settings, is_loopback
-from serving.tls import Certificates
+from serving.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from serving.tracing import Tracing
+    from serving.telemetry.tracing import Tracing
 
 _log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class Gateway:
         )
         self.pipeline = Pipeline(bundles, self._backend, settings, self.metrics)
         if settings.trace_endpoint:
-            from serving.tracing import Tracing
+            from serving.telemetry.tracing import Tracing
 
             self.tracing = Tracing(settings)
         try:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from benchmarks.gateway import running_gateway
 from benchmarks.scale import rosinality_state
-from training.generator import Generator, GeneratorConfig
+from training.networks.generator import Generator, GeneratorConfig
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 import tyro
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from training.alignment import AlignmentConfig, measure_alignment
-from training.data import DataError
-from training.directions import DirectionsConfig, find_directions
-from training.evaluation import EvaluationConfig, evaluate
-from training.factors import FactorsConfig, find_factors
-from training.gan import GanConfig, train_gan
-from training.inversion import InversionConfig, train_encoder
-from training.publication import PublicationConfig, publish
-from training.runs import CheckpointError
+from training.data.alignment import AlignmentConfig, measure_alignment
+from training.data.pictures import DataError
+from training.directions.directions import DirectionsConfig, find_directions
+from training.directions.factors import FactorsConfig, find_factors
+from training.loops.gan import GanConfig, train_gan
+from training.loops.inversion import InversionConfig, train_encoder
+from training.loops.publication import PublicationConfig, publish
+from training.loops.runs import CheckpointError
+from training.measures.evaluation import EvaluationConfig, evaluate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ An encoder beside its generator, in the same file or imported after it, makes th
 Or a boundary that somebody found, to a direction of an encoder's run folder.
 
 Which family a file belongs to is seen from its tensors' names: one file of this folder for each, `naming.py` for what
-they share. Reading the bytes safely is `export/unpickling.py`.
+they share. Reading the bytes safely is `export/importers/unpickling.py`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,10 @@ from torch import nn
 
 from export.importers import boundaries, genforce, idinvert, nvidia, pyramid, rosinality, stylegan1
 from export.importers.naming import Foreign, translate
-from export.unpickling import read_checkpoint
-from training.code_critic import fit_code_critic
-from training.encoder import Encoder, EncoderConfig
-from training.generator import Generator, GeneratorConfig, StyledLayer, code_statistics
-from training.inversion import build_encoder
-from training.pyramid_encoder import PyramidEncoder
-from training.runs import (
+from export.importers.unpickling import read_checkpoint
+from training.loops.inversion import build_encoder
+from training.loops.latent_discriminator import fit_code_critic
+from training.loops.runs import (
     CheckpointError,
     checkpoint_folder,
     environment,
@@ -37,10 +34,13 @@ from training.runs import (
     save_checkpoint,
     write_json,
 )
+from training.networks.encoder import Encoder, EncoderConfig
+from training.networks.generator import Generator, GeneratorConfig, StyledLayer, code_statistics
+from training.networks.pyramid_encoder import PyramidEncoder
 
 GENERATORS = (nvidia, rosinality, genforce, stylegan1)
 ENCODERS = (idinvert, pyramid)
-NO_CRITIC = "none"  # `training/inversion.py` starts a fresh one
+NO_CRITIC = "none"  # `training/loops/inversion.py` starts a fresh one
 CLAMP_CODES = 2  # sampled to see whether activations stay below a clamp
 
 

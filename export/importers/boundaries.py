@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from export.unpickling import Array
-from training.directions import (
+from export.importers.unpickling import Array
+from training.directions.directions import (
     DOMAIN_FLOOR,
     READ,
     CodeSpace,
     Direction,
     add_directions,
 )
-from training.inversion import load_inversion
-from training.runs import CheckpointError
+from training.loops.inversion import load_inversion
+from training.loops.runs import CheckpointError
 
 
 @dataclass(frozen=True)

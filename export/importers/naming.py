@@ -10,9 +10,9 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from training.encoder import EncoderConfig
-from training.generator import GeneratorConfig
-from training.runs import CheckpointError
+from training.loops.runs import CheckpointError
+from training.networks.encoder import EncoderConfig
+from training.networks.generator import GeneratorConfig
 
 MOST_LISTED = 40  # names in an error message
 MOST_LAYERS = 32  # of one kind

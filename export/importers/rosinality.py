@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from export.importers.naming import Foreign, Rule, count, make_config, shape_of, tensors_of
-from training.generator import GeneratorConfig
-from training.layers import fir_kernel
+from training.networks.generator import GeneratorConfig
+from training.networks.layers import fir_kernel
 
 FAMILY = "rosinality StyleGAN2 generator"
 LATENT_AVERAGE = "latent_avg"

@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from serving.backends import Inference, Tensors, count_samples
+from serving.backends.batcher import Batcher
 from serving.backends.engines import EngineUnfit, OnnxRuntimeSession, Session, open_refiner
 from serving.backends.samples import check_sample
-from serving.batcher import Batcher
 from serving.bundle import Bundle, GraphKey, GraphSpec, Role
 from serving.deadline import Clock, Deadline, MonotonicClock
 from serving.errors import BackendUnavailable, BundleInvalid, EditingError, ShuttingDown
-from serving.metrics import Metrics
 from serving.settings import Settings
+from serving.telemetry.metrics import Metrics
 
 ADDRESS = "embedded"  # where this back end is, in metrics
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from serving.backends import Tensors
 from serving.bundle import Bundle, GraphSpec, TensorSpec
 from serving.jobs import RefineOptions
-from serving.refinement import RefineSettings, first_inputs
+from serving.pipeline.refinement import RefineSettings, first_inputs
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it is read once, at import
 import onnxruntime

@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable
 import numpy as np
 from tritonclient.utils import InferenceServerException
 
+from serving.access.tls import triton_credentials
 from serving.backends import Inference, Tensors, count_samples
 from serving.backends.shared_memory import Segment
 from serving.backends.triton_server import Lost, RunFailed, Server
@@ -29,9 +30,8 @@ from serving.errors import (
     QueueFull,
     ShuttingDown,
 )
-from serving.metrics import Metrics
 from serving.settings import Settings
-from serving.tls import triton_credentials
+from serving.telemetry.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 

@@ -25,8 +25,8 @@ from serving.backends.shared_memory import DATATYPES, Segment
 from serving.bundle import Bundle, GraphKey, GraphSpec, Role
 from serving.call import outgoing_metadata
 from serving.errors import BackendFailed, DeadlineExceeded, EditingError, QueueFull
-from serving.metrics import Metrics
 from serving.settings import Settings
+from serving.telemetry.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 

@@ -49,7 +49,7 @@ from serving.jobs import (
     Source,
     WatchInvertJob,
 )
-from serving.session import SessionAnswer
+from serving.pipeline.session import SessionAnswer
 from serving.settings import Settings
 from serving.wire import bodies
 from serving.wire.codes import code_array, code_bytes

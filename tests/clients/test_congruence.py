@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 import indomain
-from serving.keys import make_key
+from serving.access.keys import make_key
 from tests.serving.conftest import RunningGateway, settings_for
 
 PORTRAIT = Path(__file__).resolve().parents[2] / "clients/python/examples/portrait.png"

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.keys import make_key
+from serving.access.keys import make_key
 from tests.serving.conftest import RunningGateway, photograph, settings_for
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="no Playwright here")

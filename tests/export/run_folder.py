@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from training.critics import CodeCritic
-from training.encoder import Encoder, EncoderConfig
-from training.generator import Generator, GeneratorConfig
-from training.runs import save_checkpoint
+from training.loops.runs import save_checkpoint
+from training.networks.discriminators import CodeCritic
+from training.networks.encoder import Encoder, EncoderConfig
+from training.networks.generator import Generator, GeneratorConfig
 
 SMALL_GENERATOR = GeneratorConfig(resolution=32, channels=(16, 16, 8, 8), mapping_depth=2)
 SMALL_ENCODER = EncoderConfig(resolution=32, channels=(8, 8, 16, 16), bottleneck=4, layers=8, activation=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from export.__main__ import main
-from export.verification import VerifyConfig, verify
+from export.bundles.verification import VerifyConfig, verify
 from serving.bundle import read_bundle
 from serving.errors import BundleInvalid
 

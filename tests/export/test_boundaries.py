@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from export.__main__ import main
-from export.checkpoint import load_pipeline
+from export.bundles.checkpoint import load_pipeline
 from tests.export.run_folder import SMALL_GENERATOR, write_run
 
 LAYERS, CODE = SMALL_GENERATOR.layers, SMALL_GENERATOR.code_size

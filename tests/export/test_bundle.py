@@ -14,10 +14,10 @@ import pytest
 from onnx import numpy_helper
 from safetensors.numpy import load_file
 
-from export import bundle
 from export.__main__ import main
-from export.bundle import write_bundle
-from export.parity import FORBIDDEN, ParityError, Tolerances, open_session, run
+from export.bundles import bundle
+from export.bundles.bundle import write_bundle
+from export.graphs.parity import FORBIDDEN, ParityError, Tolerances, open_session, run
 from tests.export.conftest import REFINE, Exported
 
 ROLES = ("encoder", "generator", "mapping", "critic", "refiner")

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from export.decompositions import UnsupportedBackward, adaptive_avg_pool, trace
+from export.graphs.decompositions import UnsupportedBackward, adaptive_avg_pool, trace
 
 
 class InputGradient(nn.Module):

@@ -7,11 +7,17 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from export.folding import FoldedMapping, FoldedSynthesis, fold_code_critic, fold_encoder, round_weights
-from export.storage import compress
+from export.bundles.storage import compress
+from export.graphs.folding import (
+    FoldedMapping,
+    FoldedSynthesis,
+    fold_code_critic,
+    fold_encoder,
+    round_weights,
+)
 from tests.export.conftest import Exported
-from training.critics import CodeCritic
-from training.generator import Generator, GeneratorConfig
+from training.networks.discriminators import CodeCritic
+from training.networks.generator import Generator, GeneratorConfig
 
 
 @torch.no_grad()

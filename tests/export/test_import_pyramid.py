@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from export.__main__ import main
-from export.checkpoint import load_pipeline
-from export.decompositions import trace
-from export.folding import fold_encoder
+from export.bundles.checkpoint import load_pipeline
+from export.graphs.decompositions import trace
+from export.graphs.folding import fold_encoder
 from export.importers import ImportConfig, import_checkpoint
 from tests.export.test_import_stylegan1 import batch_norm, normed
 from tests.export.test_importers import CODE, LAYERS, State, rosinality
-from training.runs import CheckpointError, load_meta
+from training.loops.runs import CheckpointError, load_meta
 
 WIDTHS = (4, 4, 6, 8, 10, 10)  # four widths; the scales come from units 2, 3 and 5
 TAPS = (2, 3, 5)

@@ -24,17 +24,17 @@ from torch import Tensor
 
 from benchmarks.gateway import running_gateway
 from export.__main__ import main
-from export.bundle import BundleConfig, write_bundle
-from export.checkpoint import load_pipeline
-from export.folding import FoldedMapping, fold_encoder, fold_synthesis
+from export.bundles.bundle import BundleConfig, write_bundle
+from export.bundles.checkpoint import load_pipeline
+from export.graphs.folding import FoldedMapping, fold_encoder, fold_synthesis
+from export.graphs.parity import carried_on, open_session, refiner_inputs, run
 from export.importers import ImportConfig, import_checkpoint
-from export.parity import carried_on, open_session, refiner_inputs, run
 from indomain.cli import main as indomain_cli
-from training.generator import Generator, GeneratorConfig
-from training.inversion import InversionConfig, train_encoder
-from training.loop import Compute
+from training.loops.inversion import InversionConfig, train_encoder
+from training.loops.loop import Compute
+from training.loops.runs import CheckpointError, load_meta, load_network, read_config
+from training.networks.generator import Generator, GeneratorConfig
 from training.refinement import RefinementConfig
-from training.runs import CheckpointError, load_meta, load_network, read_config
 
 State = dict[str, Tensor]
 CODE, Z, DEPTH = 12, 10, 3

@@ -20,14 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from export.__main__ import main
-from export.checkpoint import load_pipeline
-from export.folding import FoldedMapping, FoldedSynthesis
+from export.bundles.checkpoint import load_pipeline
+from export.graphs.folding import FoldedMapping, FoldedSynthesis
 from export.importers import ImportConfig, import_checkpoint
-from export.unpickling import read_checkpoint
-from training.generator import Generator, GeneratorConfig
-from training.inversion import InversionConfig, train_encoder
-from training.loop import Compute
-from training.runs import CheckpointError, load_meta, load_network, read_config
+from export.importers.unpickling import read_checkpoint
+from training.loops.inversion import InversionConfig, train_encoder
+from training.loops.loop import Compute
+from training.loops.runs import CheckpointError, load_meta, load_network, read_config
+from training.networks.generator import Generator, GeneratorConfig
 
 State = dict[str, Tensor]
 CHANNELS, CODE, Z, DEPTH = (8, 6, 4, 4), 12, 10, 3  # 4 to 32 pixels

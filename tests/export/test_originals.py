@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from export.__main__ import main
-from export.folding import FoldedMapping, fold_encoder, fold_synthesis
-from training.generator import Generator, GeneratorConfig
-from training.inversion import load_inversion
-from training.runs import load_meta, load_network, read_config
+from export.graphs.folding import FoldedMapping, fold_encoder, fold_synthesis
+from training.loops.inversion import load_inversion
+from training.loops.runs import load_meta, load_network, read_config
+from training.networks.generator import Generator, GeneratorConfig
 
 ORIGINALS = os.environ.get("INDOMAIN_ORIGINALS", "")
 DRAW = Path(__file__).with_name("draw_with_original.py")

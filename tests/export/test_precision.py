@@ -13,20 +13,20 @@ import torch
 from onnx import TensorProto
 from torch import nn
 
-from export import bundle, storage
 from export.__main__ import main
-from export.bundle import BundleConfig, write_bundle
-from export.folding import FoldedSynthesis
-from export.graphs import to_onnx
-from export.parity import ParityError, Tolerances
-from export.precision import Precision, lower, picture_psnr
+from export.bundles import bundle, storage
+from export.bundles.bundle import BundleConfig, write_bundle
+from export.graphs.folding import FoldedSynthesis
+from export.graphs.graphs import to_onnx
+from export.graphs.parity import ParityError, Tolerances
+from export.graphs.precision import Precision, lower, picture_psnr
 from export.progress import progress_bar
 from serving.bundle import read_bundle
 from serving.errors import BundleInvalid
 from tests.export.conftest import REFINE, Exported
-from training.encoder import Encoder
-from training.generator import Generator, GeneratorConfig
-from training.runs import load_meta, save_checkpoint
+from training.loops.runs import load_meta, save_checkpoint
+from training.networks.encoder import Encoder
+from training.networks.generator import Generator, GeneratorConfig
 
 ROLES = ("encoder", "generator", "mapping", "critic", "refiner")
 ELEMENTS: dict[str, int] = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}

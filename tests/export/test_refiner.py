@@ -10,8 +10,8 @@ import onnx
 import pytest
 import torch
 
-from export.bundle import write_bundle
-from export.parity import (
+from export.bundles.bundle import write_bundle
+from export.graphs.parity import (
     ParityError,
     carried_on,
     check_follows_target,

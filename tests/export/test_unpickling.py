@@ -20,8 +20,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from export.unpickling import LEGACY_MAGIC, Record, read_checkpoint
-from training.runs import CheckpointError
+from export.importers.unpickling import LEGACY_MAGIC, Record, read_checkpoint
+from training.loops.runs import CheckpointError
 
 
 def assert_refused(file: Path, content: bytes, marker: Path, says: str = "") -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from export.bundle import graph_file, move_into_place
+from export.bundles.bundle import graph_file, move_into_place
 
 
 def written(work: Path, version: int) -> Path:

@@ -23,8 +23,8 @@ from indomain.v1 import editing_pb2_grpc
 from serving.backends.embedded import EmbeddedBackend
 from serving.bundle import read_bundles
 from serving.gateway import Gateway
-from serving.metrics import Metrics
 from serving.settings import Settings
+from serving.telemetry.metrics import Metrics
 from tests.serving import triton_server
 from tests.serving.interposed import Interposed
 from tests.serving.tiny_bundle import write_tiny_bundle

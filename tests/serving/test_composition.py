@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indomain.v1 import editing_pb2 as pb
-from serving.edits import codes_between, mix_codes
+from serving.pipeline.edits import codes_between, mix_codes
 from tests.serving.conftest import RunningGateway, encoded, photograph
 from tests.serving.test_transports import as_json, as_message, close, code_of, image_of
 

@@ -19,8 +19,8 @@ from serving.bundle import ROLES, Bundle, Role, read_bundle
 from serving.deadline import Deadline
 from serving.errors import BackendFailed, BackendUnavailable, DeadlineExceeded, QueueFull, ShuttingDown
 from serving.jobs import RefineOptions, StopReason
-from serving.metrics import Metrics
-from serving.refinement import Refiner, RefineSettings, StopRule, first_inputs
+from serving.pipeline.refinement import Refiner, RefineSettings, StopRule, first_inputs
+from serving.telemetry.metrics import Metrics
 from tests.serving.conftest import photograph, settings_for
 from tests.serving.fake_backend import FakeBackend
 from tests.serving.triton_server import TritonServer

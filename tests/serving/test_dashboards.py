@@ -158,7 +158,7 @@ def test_values_that_queries_ask_for_exist(exposed: dict[str, list[dict[str, str
 
     from serving.call import STAGES
     from serving.errors import ERROR_TABLE
-    from serving.http_border import METHOD_OF_PATH
+    from serving.http.middleware import METHOD_OF_PATH
 
     possible = {
         "stage": set(STAGES),

@@ -11,9 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.bundle import Bundle, read_bundle
-from serving.edits import apply_edits, check_codes, check_edits, check_sampling, gaussian_inputs, truncate
 from serving.errors import InvalidCode, InvalidOption, UnknownDirection
 from serving.jobs import EditStep
+from serving.pipeline.edits import (
+    apply_edits,
+    check_codes,
+    check_edits,
+    check_sampling,
+    gaussian_inputs,
+    truncate,
+)
 
 
 @pytest.fixture(scope="module")

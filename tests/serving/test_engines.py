@@ -23,8 +23,8 @@ from serving.backends.engines import (
 )
 from serving.bundle import Bundle, read_bundle
 from serving.errors import BundleInvalid
-from serving.metrics import Metrics
 from serving.settings import Settings
+from serving.telemetry.metrics import Metrics
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ import uvloop
 from indomain.v1 import editing_pb2 as pb
 from indomain.v1 import editing_pb2_grpc
 from serving.__main__ import keep_pauses_short
-from serving.admission import Admission, fair_share
+from serving.access.admission import Admission, fair_share
 from serving.backends import embedded
 from serving.call import ANONYMOUS, Call, current_owner
 from serving.deadline import Deadline

@@ -27,7 +27,7 @@ from websockets.sync.client import connect
 from indomain.v1 import editing_pb2 as pb
 from serving.errors import ERROR_TABLE, InvalidPicture, PictureTooLarge
 from serving.jobs import EncodedPicture, ImageFormat
-from serving.pictures import centre_square
+from serving.photographs.pictures import centre_square
 from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
 from tests.serving.test_pictures import png_header, webp_header
 

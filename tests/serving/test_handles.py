@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import indomain
 from indomain.v1 import editing_pb2 as pb
 from serving.errors import UnknownCodeHandle
-from serving.handles import CodeHandles
+from serving.pipeline.handles import CodeHandles
 from tests.serving.conftest import RunningGateway
 from tests.serving.test_batcher import FakeClock
 from tests.serving.test_transports import as_message, close, code_of, image_of

@@ -20,12 +20,12 @@ from websockets.sync.client import connect
 
 import indomain
 from indomain.v1 import editing_pb2 as pb
+from serving.access.intake import Intake
+from serving.access.keys import Keys, make_key
 from serving.errors import EditingError, KeyLimitReached, KeysInvalid, Unauthenticated
-from serving.http_border import Border
-from serving.intake import Intake
-from serving.keys import Keys, make_key
-from serving.metrics import Metrics
+from serving.http.middleware import Border
 from serving.settings import Settings
+from serving.telemetry.metrics import Metrics
 from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -20,8 +20,8 @@ from safetensors.numpy import load_file, save_file
 
 from indomain.v1 import editing_pb2 as pb
 from serving.bundle import Bundle, Direction, read_bundle
-from serving.edits import edit_vector
 from serving.jobs import EditStep
+from serving.pipeline.edits import edit_vector
 from tests.serving.conftest import RunningGateway, encoded, settings_for
 from tests.serving.test_composition import refusal, sampled
 from tests.serving.test_transports import as_json, as_message, close, code_of, image_of

@@ -29,7 +29,7 @@ from serving.backends.embedded import EmbeddedBackend
 from serving.backends.engines import OnnxRuntimeSession
 from serving.bundle import read_bundles
 from serving.gateway import Gateway
-from serving.metrics import Metrics
+from serving.telemetry.metrics import Metrics
 from tests.serving.conftest import RunningGateway, settings_for
 
 ROOT = Path(__file__).resolve().parents[2]

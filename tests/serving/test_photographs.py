@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from indomain.v1 import editing_pb2 as pb
-from serving.alignment import CORNERS, Similarity, lies_as
 from serving.bundle import FaceTemplate
-from serving.faces import Detection, why_unusable
-from serving.pasting import paste_change, paste_picture, soft_mask
-from serving.photograph import Photograph
+from serving.photographs.alignment import CORNERS, Similarity, lies_as
+from serving.photographs.faces import Detection, why_unusable
+from serving.photographs.pasting import paste_change, paste_picture, soft_mask
+from serving.photographs.photograph import Photograph
 from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
 from tests.serving.tiny_bundle import write_tiny_bundle
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from serving.errors import EditingError, InvalidOption, InvalidPicture, PictureTooLarge
 from serving.jobs import EncodedPicture, ImageFormat, OutputOptions
-from serving.pictures import centre_square, check_output, encode_picture
+from serving.photographs.pictures import centre_square, check_output, encode_picture
 from tests.serving.conftest import encoded, photograph
 
 

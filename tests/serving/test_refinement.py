@@ -17,7 +17,7 @@ from serving.bundle import Bundle, GraphSpec, read_bundle
 from serving.deadline import Deadline
 from serving.errors import InvalidOption, QueueFull
 from serving.jobs import RefineOptions, StopReason
-from serving.refinement import Refinement, Refiner, RefineSettings, StopRule
+from serving.pipeline.refinement import Refinement, Refiner, RefineSettings, StopRule
 
 NEVER = StopRule(window_steps=10, min_improvement_ratio=0.0)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from serving.keys import make_key
+from serving.access.keys import make_key
 from tests.serving.conftest import RunningGateway
 
 WEB = Path(__file__).resolve().parents[2] / "clients/web"

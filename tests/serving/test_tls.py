@@ -20,8 +20,8 @@ from indomain.v1 import editing_pb2 as pb
 from serving.backends.triton import TritonBackend
 from serving.bundle import read_bundles
 from serving.errors import CertificateInvalid
-from serving.metrics import Metrics
 from serving.settings import Settings
+from serving.telemetry.metrics import Metrics
 from tests.serving.conftest import RunningGateway, settings_for
 from tests.serving.triton_server import TritonServer, derive_repository
 

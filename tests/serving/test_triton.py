@@ -21,7 +21,7 @@ from serving.backends.triton import TritonBackend
 from serving.bundle import Bundle, read_bundle
 from serving.deadline import Deadline
 from serving.errors import BackendFailed, BundleInvalid, DeadlineExceeded
-from serving.metrics import Metrics
+from serving.telemetry.metrics import Metrics
 from tests.serving.conftest import RunningGateway, settings_for
 from tests.serving.test_congruence import some_inputs
 from tests.serving.test_overload import wait_for

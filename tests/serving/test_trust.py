@@ -22,10 +22,11 @@ from websockets.sync.client import connect
 
 import indomain
 from indomain.v1 import editing_pb2 as pb
-from serving import pictures, pipeline, stages
-from serving.keys import make_key
-from serving.logs import JsonFormatter, TextFormatter
+from serving.access.keys import make_key
+from serving.photographs import pictures
+from serving.pipeline.pipeline import pipeline, stages
 from serving.settings import Settings
+from serving.telemetry.logs import JsonFormatter, TextFormatter
 from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
 from tests.serving.test_overload import wait_for
 from tests.serving.test_settings import start

@@ -19,8 +19,8 @@ import onnx.parser
 import onnxruntime
 from safetensors.numpy import save_file
 
-from export.triton import Border, config_pbtxt
-from export.verification import sample_tensors
+from export.bundles.verification import sample_tensors
+from export.engines.triton import Border, config_pbtxt
 
 RESOLUTION, LAYERS, CODE_SIZE, RANK, CHUNK_STEPS = 16, 6, 512, 48, 2
 PIXELS, CODE = RESOLUTION * RESOLUTION * 3, LAYERS * CODE_SIZE

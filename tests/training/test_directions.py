@@ -11,12 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.checkpoint import load_pipeline
+from export.bundles.checkpoint import load_pipeline
 from tests.export.run_folder import write_run
 from training.__main__ import main
-from training.directions import Edits, fit_boundary, native_step
-from training.factors import ganspace, sefa
-from training.generator import Generator, GeneratorConfig, sample_codes
+from training.directions.directions import Edits, fit_boundary, native_step
+from training.directions.factors import ganspace, sefa
+from training.networks.generator import Generator, GeneratorConfig, sample_codes
 
 
 @given(st.integers(0, 10_000))

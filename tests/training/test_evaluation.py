@@ -15,10 +15,10 @@ from torch import nn
 from tests.export.run_folder import write_run
 from tests.training.pictures import write_pictures
 from training.__main__ import main
-from training.data import DataError, load_pictures
-from training.evaluation import method_name
-from training.inversion import InversionConfig, load_inversion
-from training.metrics import load_inception
+from training.data.pictures import DataError, load_pictures
+from training.loops.inversion import InversionConfig, load_inversion
+from training.measures.evaluation import method_name
+from training.measures.metrics import load_inception
 from training.refinement import (
     Objective,
     RefinementConfig,

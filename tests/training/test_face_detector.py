@@ -9,8 +9,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from training.alignment import AlignmentConfig, corners_apart, find_landmarks, measure_alignment, sideways
-from training.face_detector import FaceDetector
+from training.data.alignment import (
+    AlignmentConfig,
+    corners_apart,
+    find_landmarks,
+    measure_alignment,
+    sideways,
+)
+from training.networks.face_detector import FaceDetector
 
 EXAMPLES = Path(__file__).parents[2] / "clients/python/examples"
 REFERENCE = Path(__file__).with_name("portrait_faces.json")

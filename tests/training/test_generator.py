@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training.generator import Generator, GeneratorConfig, ModulatedConv, code_statistics
-from training.layers import fir_kernel
+from training.networks.generator import Generator, GeneratorConfig, ModulatedConv, code_statistics
+from training.networks.layers import fir_kernel
 
 CONFIG = GeneratorConfig(resolution=16, channels=(8, 8, 4), z_size=16, code_size=16)
 

@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 
-from training.features import EfficientNetLite0
-from training.identity import WEIGHTS, FaceDescriptor, face_chip, identity_similarity, read_package
-from training.metrics import (
+from training.measures.identity import WEIGHTS, FaceDescriptor, face_chip, identity_similarity, read_package
+from training.measures.metrics import (
     domain_gap,
     domain_gap_and_floor,
     efflite0_features,
@@ -27,6 +26,7 @@ from training.metrics import (
     sliced_wasserstein,
     two_sample_auc,
 )
+from training.networks.features import EfficientNetLite0
 
 PORTRAIT = Path(__file__).parents[2] / "clients/python/examples/portrait.png"
 REFERENCE = Path(__file__).with_name("portrait_descriptor.json")

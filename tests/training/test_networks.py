@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from training.augmentation import augment
-from training.critics import CodeCritic, ProjectedCritic, StyleGAN2Critic
-from training.encoder import Encoder, EncoderConfig
-from training.features import EfficientNetLite0
-from training.generator import GeneratorConfig, Mapping
-from training.layers import before_activation
-from training.losses import hinge_critic_loss, non_saturating_critic_loss, r1_penalty
-from training.perceptual import LPIPSSq, VGG16Conv43
+from training.loops.augmentation import augment
+from training.losses.adversarial import hinge_critic_loss, non_saturating_critic_loss, r1_penalty
+from training.losses.perceptual import LPIPSSq, VGG16Conv43
+from training.networks.discriminators import CodeCritic, ProjectedCritic, StyleGAN2Critic
+from training.networks.encoder import Encoder, EncoderConfig
+from training.networks.features import EfficientNetLite0
+from training.networks.generator import GeneratorConfig, Mapping
+from training.networks.layers import before_activation
 
 
 def smooth_pictures(count: int = 4, side: int = 64) -> torch.Tensor:

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from export.folding import FoldedMapping, fold_synthesis
-from training.factors import sefa
-from training.generator import Generator, GeneratorConfig
-from training.runs import read_config
-from training.stylegan1 import UpConv, instance_norm
+from export.graphs.folding import FoldedMapping, fold_synthesis
+from training.directions.factors import sefa
+from training.loops.runs import read_config
+from training.networks.generator import Generator, GeneratorConfig
+from training.networks.stylegan1 import UpConv, instance_norm
 
 CONFIG = GeneratorConfig(
     resolution=16, channels=(8, 8, 4), z_size=16, code_size=16, mapping_depth=2, architecture="stylegan1"

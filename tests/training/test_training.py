@@ -13,11 +13,11 @@ from safetensors.numpy import load_file
 
 from tests.training.pictures import write_pictures
 from training.__main__ import main
-from training.data import DataError, load_pictures
-from training.gan import GanConfig, train_gan
-from training.generator import Generator, GeneratorConfig
-from training.loop import Compute
-from training.runs import CheckpointError, load_meta, load_network, save_checkpoint
+from training.data.pictures import DataError, load_pictures
+from training.loops.gan import GanConfig, train_gan
+from training.loops.loop import Compute
+from training.loops.runs import CheckpointError, load_meta, load_network, save_checkpoint
+from training.networks.generator import Generator, GeneratorConfig
 
 SMALL = GeneratorConfig(resolution=32, channels=(16, 16, 8, 8), z_size=32, code_size=32, mapping_depth=2)
 EXACT = Compute(accelerator="cpu", precision="32-true")

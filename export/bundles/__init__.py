@@ -1,0 +1,1 @@
+"""Bundles in a model repository: written from a run folder, verified, changed."""

@@ -1,0 +1,104 @@
+"""Reads what the training side leaves in a run folder: networks, directions, model card."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import load_file
+
+from export.bundles.presets import read_presets
+from training.data.alignment import ALIGNMENT_FILE
+from training.loops.inversion import load_inversion
+from training.loops.runs import CheckpointError
+from training.networks.discriminators import CodeCritic
+from training.networks.encoder import Encoder
+from training.networks.generator import Generator
+from training.networks.pyramid_encoder import PyramidEncoder
+
+Tensors = dict[str, npt.NDArray[np.float32]]
+DIRECTION_FIELDS = ("name", "label", "layers", "range", "scale", "held_out", "conditioned_on")
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A trained pipeline, networks in evaluation mode."""
+
+    generator: Generator
+    encoder: Encoder | PyramidEncoder
+    code_critic: CodeCritic
+    meta: dict[str, Any]
+    """checkpoint.json"""
+    card: dict[str, Any]
+    """card.json; empty if there is none"""
+    directions: list[dict[str, Any]]
+    vectors: Tensors
+    """direction name -> float32 [L, 512], of length 1, zero outside its layers"""
+    boundaries: Tensors = field(default_factory=dict)
+    """boundary/NAME and across/NAME -> float32 [L, 512], for directions that labels made"""
+    presets: list[dict[str, Any]] = field(default_factory=list)
+    where_faces_lie: dict[str, Any] | None = None
+    """alignment.json; None if there is none"""
+
+    def face(self, alignment: str | None) -> dict[str, Any] | None:
+        """Where faces are to be brought, None for pictures that are cropped only. Raises CheckpointError."""
+        if alignment == "face" and self.where_faces_lie is None:
+            raise CheckpointError(
+                f"the run has no {ALIGNMENT_FILE}; write it with `python -m training alignment`"
+            )
+        return None if alignment == "centre-crop" else self.where_faces_lie
+
+
+def load_pipeline(run: Path) -> Pipeline:
+    """Load a run folder of kind "inversion". Raises CheckpointError, PresetError."""
+    generator, encoder, critic, meta = load_inversion(run)
+    shape = (generator.config.layers, generator.config.code_size)
+    file = run / "card.json"
+    card = json.loads(file.read_text()) if file.is_file() else {}
+    directions, vectors, boundaries = load_directions(run, shape)
+    listing = run / "presets.json"
+    presets = read_presets(listing, directions) if listing.is_file() else []
+    return Pipeline(
+        generator, encoder, critic, meta, card, directions, vectors, boundaries, presets, load_alignment(run)
+    )
+
+
+def load_alignment(run: Path) -> dict[str, Any] | None:
+    """alignment.json, if there is one."""
+    file = run / ALIGNMENT_FILE
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def load_directions(run: Path, shape: tuple[int, int]) -> tuple[list[dict[str, Any]], Tensors, Tensors]:
+    """Entries, vectors and boundaries of directions.json and directions.safetensors; none is fine.
+
+    Raises CheckpointError for what does not fit.
+    """
+    file = run / "directions.json"
+    if not file.is_file():
+        return [], {}, {}
+    entries, tensors = json.loads(file.read_text()), load_file(run / "directions.safetensors")
+    vectors = {}
+    for entry in entries:
+        name = entry["name"]
+        vector = tensors.get(f"direction/{name}")
+        if vector is None or vector.shape != shape:
+            raise CheckpointError(
+                f"{run}: direction {name} has no vector of shape {shape}; write the directions again"
+            )
+        outside = [layer for layer in range(shape[0]) if layer not in entry["layers"]]
+        if abs(float(np.linalg.norm(vector)) - 1) > 1e-3 or np.any(vector[outside]):
+            raise CheckpointError(
+                f"{run}: direction {name} must have length 1 and be zero outside its layers"
+            )
+        vectors[name] = vector.astype(np.float32)
+    boundaries = {
+        key: tensor for key, tensor in tensors.items() if key.partition("/")[0] in ("boundary", "across")
+    }
+    if any(tensor.shape != shape for tensor in boundaries.values()):
+        raise CheckpointError(f"{run}: boundaries must have the shape {shape}; write the directions again")
+    return [{key: entry.get(key) for key in DIRECTION_FIELDS} for entry in entries], vectors, boundaries

@@ -1,0 +1,1 @@
+"""What NVIDIA Triton, TensorRT and OpenVINO are told of a bundle."""

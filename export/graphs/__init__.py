@@ -1,0 +1,1 @@
+"""Networks to ONNX graphs: folding, tracing, precision, parity checks."""

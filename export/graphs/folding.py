@@ -1,0 +1,334 @@
+"""Inference twins of the trained networks: weight scales, gains and batch norms folded into plain weights.
+
+Nothing here knows ONNX. A twin is a tree of buffers and plain layers that gives what its training network gives;
+`tests/export/test_folding.py` holds them to it.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from training.networks.discriminators import CodeCritic, NativeCoordinates, Scale
+from training.networks.encoder import BatchNorm, Encoder, EncoderBlock
+from training.networks.generator import DEMODULATION_EPSILON, Mapping, ModulatedConv, StyledLayer, Synthesis
+from training.networks.layers import ACTIVATION_GAIN, LEAKY_SLOPE, EqualizedLinear
+from training.networks.pyramid_encoder import PyramidEncoder, Unit
+from training.networks.stylegan1 import AdaINLayer, AdaINSynthesis, Conv, UpConv, instance_norm, spread
+
+FLOAT16_MAX = 65504.0
+
+
+def round_weights(network: nn.Module) -> nn.Module:
+    """Round, in place, the weights (two axes or more) of folded layers to float16 numbers; they stay float32 tensors.
+
+    Biases, noise and statistics are left as they are, and so is a weight that float16 cannot hold.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | FoldedModulatedConv):
+            weight = module.weight.detach()
+            if weight.abs().max() <= FLOAT16_MAX:
+                module.weight.data = weight.half().float()
+        if isinstance(module, FoldedModulatedConv):
+            module.set_energy()
+        if isinstance(module, NativeCoordinates):
+            for name in ("inverse", "weight"):
+                matrix = getattr(module, name)
+                if matrix.abs().max() <= FLOAT16_MAX:
+                    setattr(module, name, matrix.half().float())
+    return network
+
+
+def fold_linear(layer: EqualizedLinear, gain: float = 1.0) -> nn.Linear:
+    """A plain linear layer that gives `gain` times what an equalised one does."""
+    folded = nn.Linear(layer.weight.shape[1], layer.weight.shape[0])
+    with torch.no_grad():
+        folded.weight.copy_(layer.weight * (layer.weight_scale * gain))
+        folded.bias.copy_(layer.bias * (layer.bias_scale * gain))
+    return folded
+
+
+class FoldedModulatedConv(nn.Module):
+    """`ModulatedConv` with its weight scale folded in and sum_k W^2 kept as a buffer for the demodulation.
+
+    With `gain`, its output is multiplied by that: a leaky ReLU commutes with a positive factor.
+    """
+
+    weight: Tensor
+    energy: Tensor
+    blur: Tensor
+
+    def __init__(self, conv: ModulatedConv, gain: float = 1.0) -> None:
+        super().__init__()
+        if not conv.demodulate and gain != 1.0:
+            raise ValueError("a gain needs demodulation, which carries it")
+        weight = conv.weight.detach() * conv.weight_scale
+        # an up-convolution is a transposed one, whose weight has the inputs first
+        self.register_buffer("weight", (weight.transpose(0, 1) if conv.up else weight).contiguous())
+        self.register_buffer("energy", weight.new_zeros(weight.shape[1], weight.shape[0]))  # [C_in, C_out]
+        self.style = fold_linear(conv.style)
+        self.up, self.demodulate, self.padding, self.gain = conv.up, conv.demodulate, conv.padding, gain
+        if conv.up:
+            self.register_buffer("blur", conv.blur.clone())
+        self.set_energy()
+
+    def set_energy(self) -> None:
+        """Compute sum_k W^2 from the weight as it is now."""
+        energy = self.weight.float().square().sum((2, 3))
+        self.energy.copy_(energy if self.up else energy.t())
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """x [N, C_in, H, W] in the weight's precision, w float32 [N, 512] -> in x's, but float32 for RGB."""
+        style = self.style(w)  # [N, C_in]
+        scale: Tensor | None = None  # [N, C_out], or [N, 1]
+        if self.demodulate:
+            scale = torch.rsqrt(style.square() @ self.energy + DEMODULATION_EPSILON) * self.gain
+        if self.weight.dtype != torch.float32:
+            # The largest style becomes 1, so that sums stay within 16 bits, and is given back after the convolution;
+            # from Karras et al., "Training Generative Adversarial Networks with Limited Data" (arXiv 2006.06676).
+            peak = style.abs().amax(1, keepdim=True).clamp(min=DEMODULATION_EPSILON)
+            style, scale = style / peak, peak if scale is None else scale * peak
+        x = x * style[..., None, None].to(x.dtype)
+        if self.up:
+            x = F.conv_transpose2d(x, self.weight, stride=2)
+            x = F.conv2d(x, self.blur, padding=1, groups=self.blur.shape[0])
+        else:
+            x = F.conv2d(x, self.weight, padding=self.padding)
+        if not self.demodulate:
+            x = x.float()  # the picture is summed over all resolutions
+        return x if scale is None else x * scale[..., None, None].to(x.dtype)
+
+
+class FoldedStyledLayer(nn.Module):
+    """`StyledLayer` with constant noise; the activation's gain has moved into demodulation, noise and bias."""
+
+    noise: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: StyledLayer) -> None:
+        super().__init__()
+        self.conv = FoldedModulatedConv(layer.conv, ACTIVATION_GAIN)
+        self.register_buffer("noise", layer.noise * layer.noise_strength.detach() * ACTIVATION_GAIN)
+        self.register_buffer("bias", layer.bias.detach()[:, None, None] * ACTIVATION_GAIN)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        # the two constants first: their sum is folded when a session opens
+        return F.leaky_relu(self.conv(x, w) + (self.noise + self.bias), LEAKY_SLOPE)
+
+
+class FoldedSynthesis(nn.Module):
+    """`Synthesis` without random noise: code float32 [N, L, 512] -> image float32 [N, 3, H, W]."""
+
+    constant: Tensor
+    rgb_up: Tensor
+    rgb_bias: Tensor
+
+    def __init__(self, synthesis: Synthesis) -> None:
+        super().__init__()
+        self.register_buffer("constant", synthesis.constant.detach().clone())
+        self.register_buffer("rgb_up", synthesis.rgb_up.clone())
+        self.styled = nn.ModuleList(FoldedStyledLayer(layer) for layer in synthesis.styled)  # type: ignore[arg-type]
+        self.to_rgb = nn.ModuleList(FoldedModulatedConv(layer.conv) for layer in synthesis.to_rgb)  # type: ignore[arg-type]
+        biases = torch.stack([layer.bias.detach() for layer in synthesis.to_rgb])  # type: ignore[misc]
+        self.register_buffer("rgb_bias", biases[:, :, None, None].clone())  # [blocks, 3, 1, 1]
+
+    def forward(self, code: Tensor) -> Tensor:
+        w = code.unbind(1)
+        x = self.styled[0](self.constant, w[0])
+        rgb = self.to_rgb[0](x, w[1]) + self.rgb_bias[0]
+        for i in range(1, len(self.to_rgb)):
+            x = self.styled[2 * i - 1](x, w[2 * i - 1])
+            x = self.styled[2 * i](x, w[2 * i])
+            rgb = F.conv_transpose2d(rgb, self.rgb_up, stride=2, padding=1, groups=3)
+            rgb = rgb + self.to_rgb[i](x, w[2 * i + 1]) + self.rgb_bias[i]
+        return rgb
+
+
+def fold_conv(conv: Conv | UpConv, bias: Tensor) -> nn.Module:
+    """A plain convolution, or a transposed one and its blur, with the bias that follows."""
+    outputs, inputs, *_ = conv.weight.shape
+    weight = conv.weight.detach() * conv.weight_scale
+    if isinstance(conv, Conv):
+        plain = nn.Conv2d(inputs, outputs, 3, padding=1)
+        plain.weight.data, plain.bias.data = weight, bias.detach().clone()
+        return plain
+    up = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1, bias=False)
+    up.weight.data = spread(weight).contiguous()
+    blur = nn.Conv2d(outputs, outputs, 3, padding=1, groups=outputs)
+    blur.weight.data, blur.bias.data = conv.blur.clone(), bias.detach().clone()
+    return nn.Sequential(up, blur)
+
+
+class FoldedStyle(nn.Module):
+    """Scale and shift of normalised maps float32 [N, C, H, W] by a layer's vector [N, 512]."""
+
+    def __init__(self, style: EqualizedLinear) -> None:
+        super().__init__()
+        self.style = fold_linear(style)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        scale, shift = self.style(w)[..., None, None].chunk(2, 1)
+        return x * scale + shift
+
+
+class FoldedAdaINLayer(nn.Module):
+    """`AdaINLayer` with constant noise and plain convolutions."""
+
+    noise: Tensor
+    strength: Tensor
+
+    def __init__(self, layer: AdaINLayer) -> None:
+        super().__init__()
+        assert isinstance(layer.conv, Conv | UpConv)
+        self.conv, self.style = fold_conv(layer.conv, layer.bias), FoldedStyle(layer.style)
+        # apart: their product is folded when a session opens, and a file with it would be many times larger
+        self.register_buffer("noise", layer.noise.clone())
+        self.register_buffer("strength", layer.noise_strength.detach()[:, None, None].clone())
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        x = F.leaky_relu(self.conv(x) + self.noise * self.strength, LEAKY_SLOPE)
+        return self.style(instance_norm(x.float()), w).to(x.dtype)  # squares go beyond 16 bits
+
+
+class FoldedAdaINSynthesis(nn.Module):
+    """`AdaINSynthesis` without random noise: code float32 [N, L, 512] -> image float32 [N, 3, H, W]."""
+
+    start: Tensor
+
+    def __init__(self, synthesis: AdaINSynthesis) -> None:
+        super().__init__()
+        first, *rest = synthesis.styled
+        assert isinstance(first, AdaINLayer)
+        with torch.no_grad():  # all that comes before the first style is constant
+            x = synthesis.constant + first.noise * first.noise_strength[:, None, None]
+            x = F.leaky_relu(x + first.bias[:, None, None], LEAKY_SLOPE)
+            self.register_buffer("start", instance_norm(x))
+        self.first = FoldedStyle(first.style)
+        self.rest = nn.ModuleList(FoldedAdaINLayer(layer) for layer in rest)  # type: ignore[arg-type]
+        self.rgb = nn.Conv2d(synthesis.config.channels[-1], 3, 1)
+        self.rgb.weight.data = synthesis.rgb_weight.detach() * synthesis.rgb_scale
+        self.rgb.bias.data = synthesis.rgb_bias.detach().clone()
+        self.last = nn.Tanh() if synthesis.config.final_tanh else nn.Identity()
+
+    def forward(self, code: Tensor) -> Tensor:
+        first, *rest = code.unbind(1)
+        x = self.first(self.start.float(), first).to(self.rgb.weight.dtype)
+        for layer, w in zip(self.rest, rest, strict=True):
+            x = layer(x, w)
+        return self.last(self.rgb(x).float())
+
+
+def fold_synthesis(synthesis: nn.Module) -> nn.Module:
+    """The twin of a generator's synthesis network, of either architecture."""
+    if isinstance(synthesis, AdaINSynthesis):
+        return FoldedAdaINSynthesis(synthesis)
+    assert isinstance(synthesis, Synthesis)
+    return FoldedSynthesis(synthesis)
+
+
+class FoldedMapping(nn.Module):
+    """`Mapping` with scales and gains folded: z float32 [N, 512] -> code float32 [N, L, 512]."""
+
+    def __init__(self, mapping: Mapping) -> None:
+        super().__init__()
+        self.config = mapping.config
+        self.layers = nn.ModuleList(fold_linear(layer, ACTIVATION_GAIN) for layer in mapping.layers)  # type: ignore[arg-type]
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), LEAKY_SLOPE)
+        x = x.unflatten(1, (-1, self.config.code_size))
+        return x if self.config.per_layer_code else x.expand(-1, self.config.layers, -1)
+
+
+def fold_encoder(encoder: Encoder | PyramidEncoder) -> nn.Module:
+    """A copy in which every batch norm has become part of the layer before it."""
+    if isinstance(encoder, PyramidEncoder):
+        return fold_pyramid_encoder(encoder)
+    folded = copy.deepcopy(encoder).eval()
+    folded.stem = fuse_conv_bn_eval(folded.stem, folded.stem_norm)
+    folded.fc = fuse_linear_bn_eval(folded.fc, folded.code_norm)
+    folded.stem_norm = folded.code_norm = nn.Identity()  # type: ignore[assignment]
+    if folded.config.bottleneck:
+        folded.squeeze = fuse_conv_bn_eval(folded.squeeze, folded.squeeze_norm)
+        folded.squeeze_norm = nn.Identity()  # type: ignore[assignment]
+    for block in folded.blocks:
+        assert isinstance(block, EncoderBlock)
+        block.conv1 = fuse_conv_bn_eval(block.conv1, block.norm1)
+        block.conv2 = fuse_conv_bn_eval(block.conv2, block.norm2)
+        block.norm1 = block.norm2 = nn.Identity()  # type: ignore[assignment]
+        if isinstance(block.shortcut, nn.Sequential):
+            conv, norm = block.shortcut
+            assert isinstance(norm, BatchNorm)
+            block.shortcut = nn.Sequential(fuse_conv_bn_eval(conv, norm))
+    return folded
+
+
+class Affine(nn.Module):
+    """A batch norm that no layer can take in: a convolution follows, whose padding must stay zero."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, norm: BatchNorm) -> None:
+        super().__init__()
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight.detach() * torch.rsqrt(norm.running_var + norm.eps)
+        self.register_buffer("scale", scale[:, None, None].clone())
+        self.register_buffer("shift", (norm.bias.detach() - norm.running_mean * scale)[:, None, None].clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift
+
+
+class FoldedPReLU(nn.Module):
+    """PReLU from operators whose backward pass exports."""
+
+    slope: Tensor
+
+    def __init__(self, activation: nn.PReLU) -> None:
+        super().__init__()
+        self.register_buffer("slope", activation.weight.detach()[:, None, None].clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.slope * x + (1 - self.slope) * F.relu(x)
+
+
+def fold_pyramid_encoder(encoder: PyramidEncoder) -> PyramidEncoder:
+    """A copy without batch norms, PReLUs and weight scales."""
+    folded = copy.deepcopy(encoder).eval()
+    folded.stem = fuse_conv_bn_eval(folded.stem, folded.stem_norm)
+    folded.stem_norm = nn.Identity()  # type: ignore[assignment]
+    folded.stem_activation = FoldedPReLU(folded.stem_activation)  # type: ignore[assignment]
+    for unit in folded.units:
+        assert isinstance(unit, Unit)
+        unit.norm1 = Affine(unit.norm1)  # type: ignore[assignment]
+        unit.activation = FoldedPReLU(unit.activation)  # type: ignore[assignment]
+        unit.conv2 = fuse_conv_bn_eval(unit.conv2, unit.norm2)
+        unit.norm2 = nn.Identity()  # type: ignore[assignment]
+        if unit.widens:
+            unit.shortcut = fuse_conv_bn_eval(unit.shortcut, unit.shortcut_norm)
+            unit.shortcut_norm = nn.Identity()  # type: ignore[assignment]
+    for head in folded.heads:
+        head.linear = fold_linear(head.linear)  # type: ignore[arg-type]
+    return folded
+
+
+def fold_code_critic(critic: CodeCritic) -> CodeCritic:
+    """A copy with plain linear layers; the gain after each activation has moved into the layer before it."""
+    folded = copy.deepcopy(critic)
+    layers: list[nn.Module] = []
+    for layer in critic.layers:
+        if isinstance(layer, EqualizedLinear):
+            layers.append(fold_linear(layer, ACTIVATION_GAIN))
+        elif not isinstance(layer, Scale):
+            layers.append(layer)
+    layers[-1] = fold_linear(critic.layers[-1])  # type: ignore[arg-type]  # no activation follows it
+    folded.layers = nn.Sequential(*layers)
+    return folded

@@ -1,0 +1,233 @@
+"""The graphs of a bundle: modules with their borders (names, types, shapes), and their way through the exporter.
+
+Normalisation, rounding and layout changes live here, inside the graphs; pictures are uint8 [N, H, W, 3] outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from export.bundles.storage import compress, tidy
+from export.engines.triton import Border, DType
+from export.graphs.decompositions import trace
+from export.graphs.precision import Precision
+from export.graphs.unrolling import BEST, LOSS, unroll
+from training.networks.face_detector import STRIDES, VALUES, FaceDetector
+from training.refinement import Refiner, to_float
+
+OPSET = 20
+BFLOAT16_OPSET = 22  # the first whose convolutions take bfloat16
+DETECTOR_SIDE = 320  # of the square in which faces are looked for, pixels
+EXAMPLE_BATCH = 2  # traced with; 0 and 1 would be baked in
+
+TORCH_DTYPES: dict[DType, torch.dtype] = {"uint8": torch.uint8, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A module and the borders that its ONNX graph will have, in order."""
+
+    role: str
+    module: nn.Module
+    inputs: tuple[Border, ...]
+    outputs: tuple[Border, ...]
+    precision: Precision = "float32"
+    """What its network computes in; borders are uint8 and float32 whatever it is."""
+
+    @property
+    def opset(self) -> int:
+        """Version of ONNX's operators."""
+        return BFLOAT16_OPSET if self.precision == "bfloat16" else OPSET
+
+
+class EncoderGraph(nn.Module):
+    """image uint8 [N, H, W, 3] -> code float32 [N, L, 512]."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.encoder(to_float(image).to(next(self.encoder.parameters()).dtype))
+
+
+class GeneratorGraph(nn.Module):
+    """code float32 [N, L, 512] -> image uint8 [N, H, W, 3], rounded half to even."""
+
+    def __init__(self, synthesis: nn.Module) -> None:
+        super().__init__()
+        self.synthesis = synthesis
+
+    def forward(self, code: Tensor) -> Tensor:
+        image = self.synthesis(code).permute(0, 2, 3, 1)
+        return torch.round((image + 1) * 127.5).clamp(0, 255).to(torch.uint8)
+
+
+class CriticGraph(nn.Module):
+    """code float32 [N, L, 512] -> domain score float32 [N, 1] in 0..1.
+
+    The score is the share of the generator's own pictures whose inversions the code critic finds less native than this
+    code: the critic's mean logit, looked up between `quantiles` (float32 [Q], rising) of theirs with linear
+    interpolation. Sampled codes themselves would be no measure: the critic knows any encoder's codes from those.
+    """
+
+    lower: Tensor
+    slope: Tensor
+
+    def __init__(self, critic: nn.Module, quantiles: Tensor) -> None:
+        super().__init__()
+        self.critic = critic
+        # equal quantiles make a step, not a division by zero
+        widths = (quantiles[1:] - quantiles[:-1]).clamp(min=1e-6)
+        self.register_buffer("lower", quantiles[:-1].clone())
+        self.register_buffer("slope", 1 / widths)
+
+    def forward(self, code: Tensor) -> Tensor:
+        logit = self.critic(code).mean(1, keepdim=True)
+        # the interpolated table as a sum of ramps, one an interval: each is passed, not reached, or part of the way
+        ramps = ((logit - self.lower) * self.slope).clamp(0, 1)
+        return ramps.mean(1, keepdim=True)
+
+
+class DetectorGraph(nn.Module):
+    """image uint8 [N, 320, 320, 3] -> faces float32 [N, P, 15], as FaceDetector gives them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.detector = FaceDetector()
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.detector(to_float(image))
+
+
+def detector_graph() -> Graph:
+    """The face detector with its borders: the same in every bundle that is aligned by faces."""
+    side = DETECTOR_SIDE
+    places = sum((side // stride) ** 2 for stride in STRIDES)
+    image, faces = Border("image", "uint8", (side, side, 3)), Border("faces", "float32", (places, VALUES))
+    return Graph("detector", DetectorGraph(), (image,), (faces,))
+
+
+def for_detector(images: Tensor) -> Tensor:
+    """Pictures uint8 [N, H, W, 3] in the size that the detector takes."""
+    x = torch.nn.functional.interpolate(images.permute(0, 3, 1, 2).float(), (DETECTOR_SIDE, DETECTOR_SIDE))
+    return x.permute(0, 2, 3, 1).to(torch.uint8).contiguous()
+
+
+def bundle_graphs(
+    *,
+    encoder: nn.Module,
+    synthesis: nn.Module,
+    mapping: nn.Module,
+    critic: CriticGraph,
+    refiner: Refiner,
+    resolution: int,
+    code_shape: tuple[int, int],
+    z_size: int,
+    precision: Precision,
+) -> dict[str, Graph]:
+    """The five graphs by role, from folded networks. `precision`: that of `encoder` and `synthesis`."""
+    picture = (resolution, resolution, 3)
+    code, image = Border("code", "float32", code_shape), Border("image", "uint8", picture)
+    graphs = (
+        Graph("encoder", EncoderGraph(encoder), (image,), (code,), precision),
+        Graph("generator", GeneratorGraph(synthesis), (code,), (image,), precision),
+        Graph("mapping", mapping, (Border("z", "float32", (z_size,)),), (code,)),
+        Graph("critic", critic, (code,), (Border("score", "float32", (1,)),)),
+        refiner_graph(refiner, resolution),
+    )
+    return {graph.role: graph for graph in graphs}
+
+
+def refiner_graph(refiner: Refiner, resolution: int) -> Graph:
+    """The refiner with its borders."""
+    shapes = refiner.one_step.shapes
+    state = [Border(name, "float32", shape) for name, shape in shapes.items()]
+    settings = [
+        Border(name, "float32", (1,))
+        for name in ("learning_rate", "pixel_weight", "perceptual_weight", "domain_weight")
+    ]
+    target = Border("target", "uint8", (resolution, resolution, 3))
+    mask = Border("mask", "float32", (resolution, resolution, 1))
+    outputs = (
+        *(Border(f"next_{border.name}", "float32", border.shape) for border in state),
+        Border("loss", "float32", (refiner.chunk_steps,)),
+        Border("best_code", "float32", shapes["code"]),
+        Border("best_loss", "float32", (1,)),
+    )
+    return Graph("refiner", refiner, (*state, target, mask, *settings), outputs)
+
+
+def to_onnx(graph: Graph, name: str) -> ir.Model:
+    """Export a graph with dynamic batch and lossless compact storage; `name` becomes the ONNX graph's name."""
+    if isinstance(graph.module, Refiner):
+        model = ir.from_proto(unroll(refiner_step(graph), graph.module.chunk_steps))
+    else:
+        model = export(graph.module, graph.inputs, [border.name for border in graph.outputs], graph.opset)
+    model.graph.name = name
+    tidy(model)
+    compress(model)
+    return model
+
+
+def refiner_step(graph: Graph) -> onnx.ModelProto:
+    """One step of the refiner, which is handed `best_code` and `best_loss` after its state."""
+    assert isinstance(graph.module, Refiner)
+    step = graph.module.one_step.eval().requires_grad_(False)
+    parts = len(step.shapes)
+    best = [border for border in graph.outputs if border.name in BEST]
+    inputs = (*graph.inputs[:parts], *best, *graph.inputs[parts:])
+    traced = trace(step, tuple(example(border) for border in inputs))
+    names = [*(f"next_{name}" for name in (*step.shapes, *BEST)), LOSS]
+    model = export(traced, inputs, names, graph.opset)
+    tidy(model)
+    return ir.to_proto(model)
+
+
+def export(module: nn.Module, inputs: Sequence[Border], outputs: Sequence[str], opset: int) -> ir.Model:
+    """Through torch's exporter, batch dynamic."""
+    module.eval().requires_grad_(False)
+    with quiet_exporter():
+        program = torch.onnx.export(
+            module,
+            tuple(example(border) for border in inputs),
+            dynamo=True,
+            dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs),
+            input_names=[border.name for border in inputs],
+            output_names=list(outputs),
+            opset_version=opset,
+            optimize=False,  # the optimiser deletes "+ 1e-8": a wrong gradient, and NaN in half precision
+        )
+    assert program is not None
+    return program.model
+
+
+def example(border: Border) -> Tensor:
+    """A tensor to trace with."""
+    shape = (EXAMPLE_BATCH, *border.shape)
+    if border.dtype == "uint8":
+        return torch.randint(0, 256, shape, dtype=torch.uint8)
+    return torch.rand(shape)
+
+
+@contextlib.contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Keep the exporter's progress and deprecation notes off the terminal; errors still raise."""
+    level = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.getLogger("torch.onnx").setLevel(level)

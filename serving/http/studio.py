@@ -1,0 +1,35 @@
+"""The studio: the page at `/` and its files (clients/web), as they lie there.
+
+Nothing in them is secret or made at run time; what the page may load and whom it may ask is the border's policy.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from starlette.staticfiles import StaticFiles
+
+_FOLDER = Path(__file__).resolve().parents[2] / "clients/web"  # in a checkout and in the image alike
+_FILES = "/studio"
+
+
+class _Files(StaticFiles):
+    """Kept by browsers, and asked about each time whether they are still the same: page and gateway stay of one age."""
+
+    def file_response(self, *arguments: Any, **options: Any) -> Response:
+        response = super().file_response(*arguments, **options)
+        response.headers["cache-control"] = "no-cache"
+        return response
+
+
+def add_studio(app: FastAPI) -> None:
+    """Serves the page at `/`, and what it is made of below /studio."""
+    files = _Files(directory=_FOLDER)
+
+    async def page(request: Request) -> Response:
+        return await files.get_response("index.html", request.scope)
+
+    app.add_api_route("/", page, methods=["GET", "HEAD"], include_in_schema=False)
+    app.mount(_FILES, files, name="studio")

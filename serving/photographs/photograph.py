@@ -1,0 +1,115 @@
+"""A photograph in memory: squares cut out of it at any place, size and angle, and put back into it.
+
+Reading and writing its bytes is pictures.py's. Beyond its borders a photograph goes on mirrored, as training pictures
+do.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as PillowImage
+
+from serving.jobs import Image
+from serving.photographs.alignment import CORNERS, Similarity, centred_square
+
+Layers = npt.NDArray[np.float32]  # [H, W, C]
+Box = tuple[int, int, int, int]  # left, top, right, bottom, whole pixels
+_MARGIN = 3  # pixels around a cut, for the resampling filter
+
+
+class Photograph:
+    """Upright RGB pixels, uint8 [H, W, 3]."""
+
+    def __init__(self, picture: PillowImage.Image) -> None:
+        self._picture = picture
+
+    @property
+    def width(self) -> int:
+        return self._picture.width
+
+    @property
+    def height(self) -> int:
+        return self._picture.height
+
+    @property
+    def centred_square(self) -> Similarity:
+        return centred_square(self.width, self.height)
+
+    def cut(self, place: Similarity, side: int, *, mirrored: bool = True) -> Image:
+        """The square at `place` as uint8 [side, side, 3]; without `mirrored` black beyond the border, and quicker.
+
+        What is shrunk is averaged first, so that nothing finer than the result's pixels shows as a pattern.
+        """
+        step = place.scale / side  # pixels of the photograph in one of the result
+        finer = 2 if mirrored and step > 1.0 else 1
+        reduced = max(1, math.floor(step / finer * 1.001))
+        box = _box_around(place, _MARGIN * reduced + 1)
+        part, corner = self._reduced_part(box, reduced, mirrored=mirrored)
+        to_part = Similarity(1 / reduced, -corner / reduced).after(place)
+        turn, shift = to_part.turn / (side * finer), to_part.shift
+        coefficients = (turn.real, -turn.imag, shift.real, turn.imag, turn.real, shift.imag)
+        filter_ = PillowImage.Resampling.BICUBIC if mirrored else PillowImage.Resampling.BILINEAR
+        size = (side * finer, side * finer)
+        square = part.transform(size, PillowImage.Transform.AFFINE, coefficients, filter_)
+        return np.asarray(square.reduce(finer) if finer > 1 else square)
+
+    def _reduced_part(self, box: Box, by: int, *, mirrored: bool) -> tuple[PillowImage.Image, complex]:
+        """What lies in a box, averaged over squares of `by` pixels, and where its own corner is."""
+        left, top = (
+            min(max(0, start), end - 1) // by * by
+            for start, end in zip(box[:2], self._picture.size, strict=True)
+        )
+        inside = left, top, min(self.width, max(box[2], left + 1)), min(self.height, max(box[3], top + 1))
+        part = self._picture.reduce(by, inside) if by > 1 else self._picture.crop(inside)
+        if not mirrored:
+            return part, complex(left, top)
+        before = [max(0, -(-(inside[n] - box[n]) // by)) for n in (0, 1)]
+        after = [max(0, -(-(box[n + 2] - inside[n + 2]) // by)) for n in (0, 1)]
+        if not any((*before, *after)):
+            return part, complex(left, top)
+        margins = ((before[1], after[1]), (before[0], after[0]), (0, 0))
+        padded = np.pad(np.asarray(part), margins, mode="symmetric")
+        return PillowImage.fromarray(padded), complex(left - before[0] * by, top - before[1] * by)
+
+    def spread(self, place: Similarity, layers: Layers) -> tuple[Box, Layers]:
+        """`layers` float32 [S, S, C] of the square at `place`, resampled to the photograph's pixels: the box that they
+        cover (left, top, right, bottom) and float32 [h, w, C] there, 0 outside the square."""
+        left, top, right, bottom = _box_around(place, 1)
+        box = max(0, left), max(0, top), min(self.width, right), min(self.height, bottom)
+        width, height = box[2] - box[0], box[3] - box[1]
+        if width <= 0 or height <= 0:
+            return (0, 0, 0, 0), np.zeros((0, 0, layers.shape[2]), np.float32)
+        side = layers.shape[0]
+        inverse = place.inverse()
+        turn, shift = inverse.turn * side, (inverse.turn * complex(*box[:2]) + inverse.shift) * side
+        coefficients = (turn.real, -turn.imag, shift.real, turn.imag, turn.real, shift.imag)
+        found = [
+            np.asarray(
+                PillowImage.fromarray(np.ascontiguousarray(layers[:, :, n])).transform(
+                    (width, height),
+                    PillowImage.Transform.AFFINE,
+                    coefficients,
+                    PillowImage.Resampling.BICUBIC,
+                )
+            )
+            for n in range(layers.shape[2])
+        ]
+        return box, np.stack(found, axis=2)
+
+    def part(self, box: Box) -> Image:
+        return np.asarray(self._picture.crop(box))
+
+    def with_part(self, box: Box, pixels: Image) -> Image:
+        """All of it with other pixels in a box."""
+        whole = np.array(self._picture)
+        whole[box[1] : box[3], box[0] : box[2]] = pixels
+        return whole
+
+
+def _box_around(place: Similarity, margin: int) -> Box:
+    corners = place(CORNERS)
+    low, high = np.floor(corners.min(0)).astype(int) - margin, np.ceil(corners.max(0)).astype(int) + margin
+    return int(low[0]), int(low[1]), int(high[0]), int(high[1])

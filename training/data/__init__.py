@@ -1,0 +1,1 @@
+"""Training pictures, their attributes, and where faces lie on them."""

@@ -1,0 +1,1 @@
+"""Semantic directions in code space, from labels and without."""

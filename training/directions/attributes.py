@@ -1,0 +1,65 @@
+"""Reading attributes off pictures, by a regressor trained on real pictures only.
+
+It judges edits independently of the codes: nothing of the generator or the encoder is in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from training.data.pictures import Pictures
+from training.networks.features import EfficientNetLite0
+
+SIDE = 128  # pictures are resized to this before features are taken, pixels
+
+
+def is_binary(values: np.ndarray) -> bool:
+    """An attribute with the two values 0 and 1."""
+    return bool(np.isin(values, (0.0, 1.0)).all())
+
+
+@torch.no_grad()
+def picture_features(network: EfficientNetLite0, images: Tensor) -> np.ndarray:
+    """Features that keep rough position: float32 [N, F]. images float [N, 3, H, W] in [-1, 1]."""
+    rows = []
+    for part in images.split(64):
+        taps = network(F.interpolate(part.float(), size=(SIDE, SIDE), mode="bilinear", antialias=True))
+        pooled = [F.adaptive_avg_pool2d(tap, side) for tap, side in zip(taps[1:], (4, 4, 1), strict=True)]
+        rows.append(torch.cat([tap.flatten(1) for tap in pooled], 1))
+    return torch.cat(rows).numpy()
+
+
+@dataclass
+class AttributeReader:
+    """Reads each attribute from a picture; continuous ones in their own unit, binary ones as a score around 0..1."""
+
+    network: EfficientNetLite0
+    regressors: dict[str, Pipeline]
+
+    @classmethod
+    def train(cls, pictures: Pictures, names: list[str]) -> AttributeReader:
+        """Ridge regression from features of real pictures (and their mirror images are left out: yaw has a sign)."""
+        network = EfficientNetLite0()
+        features = picture_features(network, pictures.batch(torch.arange(len(pictures)), mirror=False))
+        return cls(
+            network,
+            {
+                name: make_pipeline(StandardScaler(), Ridge(alpha=3e3)).fit(
+                    features, pictures.attributes[name]
+                )
+                for name in names
+            },
+        )
+
+    def read(self, images: Tensor) -> dict[str, np.ndarray]:
+        """Each attribute of images float [N, 3, H, W] in [-1, 1]: float64 [N]."""
+        features = picture_features(self.network, images)
+        return {name: regressor.predict(features) for name, regressor in self.regressors.items()}

@@ -1,0 +1,306 @@
+"""`python -m training directions`: semantic directions in code space from labelled pictures.
+
+InterFaceGAN (Shen et al., arXiv 1907.10786): a linear boundary for each attribute, on the codes of real pictures
+here. The direction is the most native step across it, with chosen other attributes kept where conditions ask for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import train_test_split
+from torch import nn
+
+from training.data.pictures import DataError, Pictures, load_pictures
+from training.directions.attributes import AttributeReader, is_binary
+from training.loops.inversion import TrainedInversion, load_inversion
+from training.loops.runs import write_json
+from training.measures.domain_score import calibration_count, domain_scores, invert_samples
+from training.networks.generator import Generator, sample_codes
+
+LARGEST_STRENGTH = 2.0
+DOMAIN_FLOOR = 0.02  # median domain score of edited codes below which a direction's range has ended
+READ = 200  # pictures whose edits are looked at to find a range
+SAMPLES = 4_000  # sampled codes that a direction's scale is measured on
+TENSORS = {"direction": "vector", "boundary": "boundary", "across": "across"}  # names in files -> fields
+INVERSIONS = 500  # of them, inverted to say how native an edited code is; fewer above 128 pixels
+
+
+@dataclass
+class DirectionsConfig:
+    """Find directions for the attributes of a csv, and write them into an encoder's run folder."""
+
+    run: Path
+    """Run folder of an encoder."""
+    data: Path
+    """Folder or zip of pictures."""
+    attributes: Path
+    """Csv: `file` and one column an attribute."""
+    names: tuple[str, ...] = ()
+    """Attributes to find directions for; none named means all."""
+    keep: tuple[str, ...] = ()
+    """Attributes that every direction keeps while it moves its own."""
+    condition: tuple[str, ...] = ()
+    """`age:male,smile` keeps male and smile, instead of --keep, while age is moved; one entry a direction."""
+    layers: tuple[str, ...] = ()
+    """`yaw:0-3` lets yaw touch layers 0 to 3 only; one entry a direction, all layers by default."""
+    penalty: float = 3e3
+    """Ridge penalty on standardised codes (continuous attributes); its inverse is the logistic regression's C."""
+    held_out: float = 0.1
+    """Share of the pictures kept for the figure written beside each direction."""
+    domain_floor: float = DOMAIN_FLOOR
+    """A direction's range ends where the median domain score of edited codes falls below this."""
+    right_way: float = 0.95
+    """It ends earlier where fewer than this share of pictures move as asked, as a regressor trained on the pictures
+    reads them: a picture without colour has no less of it. 0 asks nobody."""
+
+
+def find_directions(config: DirectionsConfig) -> Path:
+    """Encode the pictures, fit, project, measure, and add what was found to the run folder."""
+    run = load_inversion(config.run)
+    shape, deviation = run.generator.config, run.code_critic.deviation
+    pictures = load_pictures(config.data, shape.resolution, config.attributes)
+    names = list(config.names or pictures.attributes)
+    unknown = sorted(set(names) - pictures.attributes.keys())
+    if unknown:
+        raise DataError(
+            f"{config.attributes} has no column {', '.join(unknown)}; it has {', '.join(pictures.attributes)}"
+        )
+    layers, conditions = _layers(config, shape.layers, names), _conditions(config, names)
+    codes = encode(run.encoder, pictures)
+    standard = run.code_critic.standardise(codes).flatten(1).numpy()  # [M, L * 512]
+    normals, figures = {}, {}
+    for name in names:
+        normals[name], figures[name] = fit_boundary(
+            standard, pictures.attributes[name], config.penalty, config.held_out
+        )
+    space, edits = CodeSpace(run), None
+    if config.right_way > 0:
+        edits = Edits(AttributeReader.train(pictures, names), run.generator, codes[:READ])
+    found = []
+    for name in names:
+        step = native_step(standard, normals[name], [normals[other] for other in conditions[name]])
+        moved = torch.from_numpy(step).reshape(deviation.shape) * deviation
+        direction = space.direction(name, moved, layers[name], codes[:READ], config.domain_floor)
+        ends = direction.range
+        if edits:
+            step_of_code = direction.scale * direction.vector
+            low, high = (edits.honest_end(name, step_of_code, end, config.right_way) for end in ends)
+            ends = (low, high)
+        across = (
+            torch.from_numpy(native_step(standard, normals[name], [])).reshape(deviation.shape) * deviation
+        )
+        boundary = torch.from_numpy(normals[name]).reshape(deviation.shape) / deviation
+        found.append(
+            replace(
+                direction,
+                range=ends,
+                held_out=figures[name],
+                conditioned_on=conditions[name],
+                boundary=(boundary / boundary.norm()).float(),
+                across=(across / across.norm()).float(),
+            )
+        )
+        print(
+            f"{name}: held-out {figures[name]['metric']} {figures[name]['value']:.3f}, "
+            f"range {ends[0]} to {ends[1]}, layers {layers[name]}"
+        )
+    return add_directions(config.run, found)
+
+
+@dataclass(frozen=True)
+class Direction:
+    """An edit by meaning, as a run folder holds it: `code + strength * scale * vector`."""
+
+    name: str
+    vector: torch.Tensor
+    """float32 [L, 512], of length 1, zero outside `layers`"""
+    scale: float
+    """Standard deviation of sampled codes along it."""
+    layers: list[int]
+    range: tuple[float, float]
+    """Strengths within which edited codes stay native."""
+    held_out: dict[str, object] | None = None
+    """How well its boundary does on pictures left out; None where no labels made it."""
+    conditioned_on: list[str] = field(default_factory=list)
+    boundary: torch.Tensor | None = None
+    """float32 [L, 512]: how far a change of code goes across its boundary is their inner product; other edits that keep
+    the attribute have none. Of length 1. None where no labels made it."""
+    across: torch.Tensor | None = None
+    """float32 [L, 512]: the native step across the boundary that keeps nothing, of length 1."""
+
+
+def add_directions(run: Path, found: Iterable[Direction]) -> Path:
+    """Write directions into a run folder, in place of any of the same names; gives the path of directions.json."""
+    listing, tensors = run / "directions.json", run / "directions.safetensors"
+    entries = {entry["name"]: entry for entry in json.loads(listing.read_text())} if listing.is_file() else {}
+    vectors = load_file(tensors) if entries else {}
+    for direction in found:
+        label = direction.name.replace("_", " ").replace("-", " ").capitalize()
+        for kind, key in TENSORS.items():
+            vectors.pop(f"{kind}/{direction.name}", None)
+            if (tensor := getattr(direction, key)) is not None:
+                vectors[f"{kind}/{direction.name}"] = tensor.numpy()
+        entry = {key: value for key, value in vars(direction).items() if key not in TENSORS.values()}
+        entries[direction.name] = entry | {"label": label}
+    save_file(vectors, tensors)
+    write_json(listing, list(entries.values()))
+    return listing
+
+
+@torch.no_grad()
+def encode(encoder: nn.Module, pictures: Pictures) -> torch.Tensor:
+    """Codes of all pictures: float32 [M, L, 512]."""
+    return torch.cat(
+        [encoder(pictures.batch(index, mirror=False)) for index in torch.arange(len(pictures)).split(64)]
+    )
+
+
+def fit_boundary(
+    codes: np.ndarray, labels: np.ndarray, penalty: float, held_out: float
+) -> tuple[np.ndarray, dict[str, object]]:
+    """Normal of the boundary in standardised code space, float64 [L * 512], and its figure on pictures left out."""
+    kept, left, y_kept, y_left = train_test_split(codes, labels, test_size=held_out, random_state=0)
+    if is_binary(labels):
+        logistic = LogisticRegression(C=1 / penalty, max_iter=500).fit(kept, y_kept)
+        return logistic.coef_[0].astype(np.float64), {
+            "metric": "accuracy",
+            "value": round(float(logistic.score(left, y_left)), 4),
+        }
+    ridge = Ridge(alpha=penalty).fit(kept, (y_kept - y_kept.mean()) / y_kept.std())
+    r = float(np.corrcoef(ridge.predict(left), y_left)[0, 1])
+    return ridge.coef_.astype(np.float64), {"metric": "r", "value": round(r, 4)}
+
+
+def native_step(codes: np.ndarray, normal: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
+    """The most native step across a boundary: float64 [D], for standardised codes [M, D] and normals [D].
+
+    InterFaceGAN steps along the normal itself, but a normal in so many dimensions is mostly made of entries in which
+    codes hardly vary. Of all steps d with normal . d = 1 and other . d = 0 for the boundaries to keep, this is the one
+    of least Mahalanobis length under the codes' covariance S: d = S N (N' S N)^-1 e_1, N = [normal, others].
+    """
+    centred = codes - codes.mean(0)
+    boundaries = np.stack([normal, *others], 1)  # [D, k]
+    moved = centred.T @ (centred @ boundaries) / len(codes)  # S N
+    return moved @ np.linalg.solve(boundaries.T @ moved, np.eye(len(others) + 1)[0])
+
+
+def unit_direction(
+    step: torch.Tensor, layers: Iterable[int], sampled: torch.Tensor
+) -> tuple[torch.Tensor, float]:
+    """A step in code space [L, 512] as an edit: the unit vector float32 [L, 512] along it, zero outside `layers`, and
+    its scale, the standard deviation of sampled codes [M, L, 512] along it."""
+    vector, chosen = torch.zeros(step.shape), list(layers)
+    vector[chosen] = step[chosen].float()
+    vector /= vector.norm()
+    return vector, float((sampled.flatten(1) @ vector.flatten()).std(correction=0))
+
+
+class CodeSpace:
+    """Codes that a generator samples, and the inversions of their pictures: what directions are measured against."""
+
+    def __init__(self, run: TrainedInversion) -> None:
+        self.critic = run.code_critic
+        self.sampled = sample_codes(run.generator, SAMPLES)
+        few = self.sampled[: calibration_count(INVERSIONS, run.generator.config.resolution)]
+        self.inversions = invert_samples(few, run.generator.synthesis, run.encoder)
+
+    def direction(
+        self, name: str, step: torch.Tensor, layers: list[int], codes: torch.Tensor, floor: float
+    ) -> Direction:
+        """A step in code space float [L, 512] as an edit on `layers`, its range that of codes float32 [N, L, 512]."""
+        vector, scale = unit_direction(step, layers, self.sampled)
+        return Direction(name, vector, scale, layers, self.meaningful_range(codes, scale * vector, floor))
+
+    def meaningful_range(self, codes: torch.Tensor, step: torch.Tensor, floor: float) -> tuple[float, float]:
+        """Strengths, from 1 to 2 either way, up to which codes moved by so many steps have a median domain score of
+        `floor`: codes float32 [N, L, 512], step [L, 512]."""
+        ends = []
+        for sign in (-1, 1):
+            reached = 1.0
+            for strength in np.arange(1.25, LARGEST_STRENGTH + 0.01, 0.25):
+                edited = codes + sign * float(strength) * step.to(codes)
+                if np.median(domain_scores(self.critic, edited, self.inversions)) < floor:
+                    break
+                reached = float(strength)
+            ends.append(sign * reached)
+        return ends[0], ends[1]
+
+
+class Edits:
+    """Edits of some codes [N, L, 512], their attributes read off their pictures."""
+
+    def __init__(self, reader: AttributeReader, generator: Generator, codes: torch.Tensor) -> None:
+        self.reader, self.generator, self.codes = reader, generator, codes
+        self.before = self._read(codes)
+
+    @torch.no_grad()
+    def _read(self, codes: torch.Tensor) -> dict[str, np.ndarray]:
+        images = [self.generator.synthesis(part).clamp(-1, 1) for part in codes.split(32)]
+        return self.reader.read(torch.cat(images))
+
+    def right_way(self, name: str, step: torch.Tensor, strength: float) -> float:
+        """Share of pictures whose attribute moves the way that the strength's sign says; step float [L, 512]."""
+        after = self._read(self.codes + strength * step)
+        return float(((after[name] - self.before[name]) * np.sign(strength) > 0).mean())
+
+    def honest_end(self, name: str, step: torch.Tensor, end: float, wanted: float) -> float:
+        """The strength nearest to `end`, in steps of a quarter down to a half, at which `wanted` of the pictures move
+        the right way; where it is reached nowhere, the one at which most do."""
+        shares: dict[float, float] = {}
+        for size in np.arange(abs(end), 0.49, -0.25):
+            strength = float(np.copysign(size, end))
+            shares[strength] = self.right_way(name, step, strength)
+            if shares[strength] >= wanted:
+                return strength
+        return max(shares, key=lambda strength: shares[strength])
+
+
+def _options(entries: tuple[str, ...], names: list[str], option: str) -> dict[str, str]:
+    split = (entry.partition(":") for entry in entries)
+    parsed = {name: value for name, _, value in split}
+    unknown = sorted(set(parsed) - set(names))
+    if unknown:
+        raise DataError(f"--{option} names {', '.join(unknown)}, for which no direction is asked")
+    return parsed
+
+
+def _conditions(config: DirectionsConfig, names: list[str]) -> dict[str, list[str]]:
+    given = _options(config.condition, names, "condition")
+    conditions = {
+        name: [
+            other
+            for other in (given[name].split(",") if name in given else config.keep)
+            if other not in ("", name)
+        ]
+        for name in names
+    }
+    unknown = sorted({o for others in conditions.values() for o in others} - set(names))
+    if unknown:
+        raise DataError(
+            f"--keep or --condition wants {', '.join(unknown)} kept, for which no direction is asked"
+        )
+    return conditions
+
+
+def _layers(config: DirectionsConfig, count: int, names: list[str]) -> dict[str, list[int]]:
+    given = _options(config.layers, names, "layers")
+    return {name: parse_layers(given.get(name, f"0-{count - 1}"), count) for name in names}
+
+
+def parse_layers(text: str, count: int) -> list[int]:
+    """`2-4` -> [2, 3, 4], `2` -> [2]. Raises DataError where that is not within a code of `count` layers."""
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and (last or first).isdecimal()):
+        raise DataError(f"{text!r} are no layers; write `2-4`, or `2`")
+    chosen = list(range(int(first), int(last or first) + 1))
+    if not chosen or chosen[-1] >= count:
+        raise DataError(f"layers {text} are not within 0-{count - 1}")
+    return chosen

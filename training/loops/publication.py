@@ -1,0 +1,46 @@
+"""`python -m training publish`: an encoder's run, small enough to keep: float16 weights, no optimiser state.
+
+What is published can be exported, measured and trained on (as `--gan` of another encoder, say), but not resumed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from training.loops.runs import checkpoint_folder, load_meta, write_json
+
+BESIDE = ("directions.json", "directions.safetensors", "presets.json", "alignment.json", "card.json")
+
+
+@dataclass
+class PublicationConfig:
+    """Write a run's weights to a folder to keep, as float16."""
+
+    run: Path
+    """Run folder of an encoder."""
+    to: Path
+    """Folder to write; what it held is replaced."""
+
+
+def publish(config: PublicationConfig) -> Path:
+    """Copy weights (rounded to float16), directions and model card. Raises CheckpointError."""
+    meta = load_meta(config.run, "inversion")
+    source = checkpoint_folder(config.run)
+    shutil.rmtree(config.to, ignore_errors=True)
+    config.to.mkdir(parents=True)
+    for file in sorted(source.glob("*.safetensors")):
+        if not file.name.endswith(".optimiser.safetensors"):
+            state = {k: v.half() if v.dtype == torch.float32 else v for k, v in load_file(file).items()}
+            save_file(state, config.to / file.name)
+    write_json(config.to / "checkpoint.json", meta)
+    for name in BESIDE:
+        for folder in (source.parent, source):
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, config.to / name)
+                break
+    return config.to

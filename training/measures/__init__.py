@@ -1,0 +1,1 @@
+"""Figures of quality: errors, distances, identity, the domain score, and the comparison of methods."""

@@ -1,0 +1,1 @@
+"""The networks (PyTorch modules): generator, encoder, discriminators, pretrained feature networks."""

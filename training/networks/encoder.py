@@ -1,0 +1,179 @@
+"""Encoder E: image -> code, after the in-domain inversion paper's (Zhu et al., ECCV 2020).
+
+Residual blocks with batch norm and average pooling between them, a fully connected layer and a batch norm on the code
+itself; also in the form that the paper's authors published. Its training is in `inversion.py`, the encoder of pSp and
+e4e in `pyramid_encoder.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.networks.layers import LEAKY_SLOPE, before_activation, scaled_leaky_relu
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Shape of an encoder; written into every checkpoint."""
+
+    resolution: int = 64
+    """Side of the square picture, pixels."""
+    channels: tuple[int, ...] = (32, 64, 128, 192, 256)
+    """Feature maps at full, half, ... 4 pixels, one entry a resolution; of pSp and e4e those of each residual unit."""
+    bottleneck: int = 64
+    """Feature maps at 4 x 4 before the fully connected layer: it bounds that layer's size. 0 leaves them."""
+    layers: int = 10
+    """Vectors in a code."""
+    code_size: int = 512
+    """Size of one vector."""
+    activation: bool = False
+    """End as the mapping ends, in its leaky ReLU: native codes lie on a folded sheet, out of a linear layer's reach."""
+    architecture: Literal["residual", "idinvert", "psp", "e4e"] = "residual"
+    """Ours, or that of imported encoders."""
+    side: int = 0
+    """Side that pSp and e4e pool pictures to before anything else, pixels."""
+
+    def __post_init__(self) -> None:
+        if self.architecture in ("psp", "e4e"):
+            return
+        sides = int(math.log2(self.resolution)) - 1
+        if len(self.channels) != sides:
+            raise ValueError(
+                f"{self.resolution} px needs {sides} entries in channels, got {len(self.channels)}"
+            )
+
+
+class SumOverProcesses(torch.autograd.Function):
+    """Sum of a tensor over all processes; its gradient is summed likewise."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        total = x.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return SumOverProcesses.forward(None, gradient)
+
+
+class BatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over the batches of all processes together, of maps [N, C, H, W] or vectors [N, C].
+
+    PyTorch's own SyncBatchNorm knows GPUs only; in one process this is its ordinary one.
+    """
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        if x.dim() not in (2, 4):
+            raise ValueError(f"expected [N, C, H, W] or [N, C], got {tuple(x.shape)}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        alone = not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1
+        if alone or not self.training:
+            return super().forward(x)
+        processes = torch.distributed.get_world_size()
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        wide = x.float()
+        mean = SumOverProcesses.apply(wide.mean(axes)) / processes
+        centred = wide - mean.view(shape)
+        variance = SumOverProcesses.apply(centred.square().mean(axes)) / processes
+        count = x.numel() // x.shape[1] * processes
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            self.running_mean.lerp_(mean, self.momentum or 0.0)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum or 0.0)
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked.add_(1)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+
+class EncoderBlock(nn.Module):
+    """Residual block: two convolutions with batch norm; the shortcut is a convolution only where the width changes."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.shortcut = (
+            nn.Identity()
+            if inputs == outputs
+            else nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), BatchNorm(outputs))
+        )
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.norm1 = BatchNorm(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = BatchNorm(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.leaky_relu(self.norm1(self.conv1(x)), LEAKY_SLOPE)
+        return F.leaky_relu(self.norm2(self.conv2(y)) + self.shortcut(x), LEAKY_SLOPE)
+
+
+class ActivatedBlock(EncoderBlock):
+    """The published residual block: as wide inside as its narrower end, both branches activated before their sum.
+
+    Its convolutions have biases, which matter to the running statistics only.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        hidden = min(inputs, outputs)
+        self.conv1, self.norm1 = nn.Conv2d(inputs, hidden, 3, padding=1), BatchNorm(hidden)
+        self.conv2 = nn.Conv2d(hidden, outputs, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.leaky_relu(self.norm1(self.conv1(x)), LEAKY_SLOPE)
+        y = F.leaky_relu(self.norm2(self.conv2(y)), LEAKY_SLOPE)
+        widens = isinstance(self.shortcut, nn.Sequential)
+        return y + (F.leaky_relu(self.shortcut(x), LEAKY_SLOPE) if widens else x)
+
+
+def usual_channels(resolution: int) -> tuple[int, ...]:
+    """Feature maps of an encoder for pictures of that side, at full, half, ... 4 pixels."""
+    sides = int(math.log2(resolution)) - 1
+    return ((32, 64, 128, 192) + (256,) * sides)[:sides]
+
+
+class Encoder(nn.Module):
+    """image float [N, 3, H, W] in [-1, 1] -> code float [N, L, 512]."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        c = config.channels
+        self.stem = nn.Conv2d(3, c[0], 3, padding=1, bias=False)
+        self.stem_norm = BatchNorm(c[0])
+        block = ActivatedBlock if config.architecture == "idinvert" else EncoderBlock
+        self.blocks = nn.ModuleList(block(a, b) for a, b in pairwise(c))
+        if config.bottleneck:
+            self.squeeze = nn.Conv2d(c[-1], config.bottleneck, 1, bias=False)
+            self.squeeze_norm = BatchNorm(config.bottleneck)
+        width = config.bottleneck or c[-1]
+        self.fc = nn.Linear(width * 16, config.layers * config.code_size, bias=False)
+        self.code_norm = BatchNorm(config.layers * config.code_size)
+
+    @torch.no_grad()
+    def start_from(self, codes: Tensor) -> None:
+        """Start the batch norm on the code at the statistics of sampled codes float [M, L, 512]."""
+        given = codes.flatten(1)
+        given = before_activation(given) if self.config.activation else given
+        self.code_norm.bias.copy_(given.mean(0))
+        self.code_norm.weight.copy_(given.std(0))
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = F.leaky_relu(self.stem_norm(self.stem(image)), LEAKY_SLOPE)
+        for block in self.blocks:
+            x = block(F.avg_pool2d(x, 2))
+        if self.config.bottleneck:
+            x = F.leaky_relu(self.squeeze_norm(self.squeeze(x)), LEAKY_SLOPE)
+        code = self.code_norm(self.fc(x.flatten(1)).float())
+        code = scaled_leaky_relu(code) if self.config.activation else code
+        return code.unflatten(1, (self.config.layers, self.config.code_size))

@@ -1,0 +1,227 @@
+"""The generator, written for ONNX export: mapping network (z -> code) and StyleGAN2's synthesis network (-> image).
+
+StyleGAN1's synthesis network, critics and the encoder live beside it; nothing here knows about losses or data.
+Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (arXiv 1912.04958). The mapping ends
+in one vector for *each* layer, as in the in-domain inversion paper (Zhu et al., ECCV 2020): W+ is its native space.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.networks.layers import EqualizedLinear, fir_kernel, scaled_leaky_relu
+from training.networks.stylegan1 import AdaINSynthesis
+
+DEMODULATION_EPSILON = 1e-8
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Shape of a generator; written into every checkpoint."""
+
+    resolution: int = 64
+    """Side of the square picture, a power of two, pixels."""
+    channels: tuple[int, ...] = (128, 128, 128, 64, 32)
+    """Feature maps at 4, 8, 16, ... pixels, one entry a resolution."""
+    z_size: int = 512
+    """Size of the Gaussian input."""
+    code_size: int = 512
+    """Size of one layer's vector of the code."""
+    mapping_depth: int = 8
+    """Fully connected layers of the mapping network."""
+    per_layer_code: bool = True
+    """The mapping gives a different vector for each layer (in-domain paper); False repeats one (stock StyleGAN)."""
+    architecture: Literal["stylegan2", "stylegan1"] = "stylegan2"
+    """Synthesis network: modulated convolutions with skips, or AdaIN."""
+    final_tanh: bool = False
+    """Pictures of StyleGAN1 go through tanh (in-domain paper)."""
+
+    def __post_init__(self) -> None:
+        if self.architecture not in ("stylegan2", "stylegan1"):
+            raise ValueError(f"architecture must be stylegan2 or stylegan1, got {self.architecture!r}")
+        if self.final_tanh and self.architecture == "stylegan2":
+            raise ValueError("only StyleGAN1 has a final tanh")
+        blocks = int(math.log2(self.resolution)) - 1
+        if self.resolution != 2 ** (blocks + 1) or self.resolution < 8:
+            raise ValueError(f"resolution must be a power of two of at least 8, got {self.resolution}")
+        if len(self.channels) != blocks:
+            raise ValueError(
+                f"{self.resolution} px needs {blocks} entries in channels, got {len(self.channels)}"
+            )
+
+    @property
+    def layers(self) -> int:
+        """Vectors in a code: L = 2 log2(H) - 2."""
+        return 2 * int(math.log2(self.resolution)) - 2
+
+
+class Mapping(nn.Module):
+    """z float32 [N, 512] -> code float32 [N, L, 512]; no truncation."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        rows = config.layers if config.per_layer_code else 1
+        widths = [config.z_size] + [config.code_size] * (config.mapping_depth - 1) + [rows * config.code_size]
+        self.layers = nn.ModuleList(EqualizedLinear(a, b, rate=0.01) for a, b in pairwise(widths))
+
+    @property
+    def last_inputs(self) -> int:
+        """Inputs of the last layer: those of a code, before its own layers' part."""
+        return self.config.z_size if self.config.mapping_depth == 1 else self.config.code_size
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
+        for layer in self.layers:
+            x = scaled_leaky_relu(layer(x))
+        x = x.unflatten(1, (-1, self.config.code_size))
+        return x if self.config.per_layer_code else x.expand(-1, self.config.layers, -1)
+
+
+class ModulatedConv(nn.Module):
+    """Modulated convolution with the *activations* scaled: x * s -> convolution -> * d.
+
+    Equal to scaling the weights per sample (arXiv 1912.04958, equations 1 to 3) but needs no per-sample weights, so a
+    dynamic batch exports to an ordinary convolution.
+    """
+
+    blur: Tensor
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        config: GeneratorConfig,
+        *,
+        up: bool = False,
+        demodulate: bool = True,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.style = EqualizedLinear(config.code_size, inputs, bias=1.0)
+        self.weight_scale = 1 / math.sqrt(inputs * kernel * kernel)
+        self.up, self.demodulate, self.padding = up, demodulate, kernel // 2
+        if up:  # 4 x 4 binomial filter; gain 4 makes up for the zeros that up-sampling by two inserts
+            self.register_buffer(
+                "blur", (fir_kernel() * 4).expand(outputs, 1, 4, 4).clone(), persistent=False
+            )
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        style = self.style(w)  # [N, C_in]
+        weight = self.weight * self.weight_scale
+        x = x * style[:, :, None, None].to(x.dtype)
+        if self.up:
+            x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # [N, C_out, 2H + 1, 2W + 1]
+            x = F.conv2d(x, self.blur.to(x.dtype), padding=1, groups=weight.shape[0])
+        else:
+            x = F.conv2d(x, weight, padding=self.padding)
+        if self.demodulate:
+            with torch.autocast(x.device.type, enabled=False):  # the sum of squares needs float32
+                energy = weight.float().square().sum((2, 3))  # [C_out, C_in]
+                d = torch.rsqrt(style.float().square() @ energy.t() + DEMODULATION_EPSILON)
+            x = x * d[:, :, None, None].to(x.dtype)
+        return x
+
+
+class StyledLayer(nn.Module):
+    """Modulated convolution, noise, bias, activation."""
+
+    noise: Tensor
+
+    def __init__(
+        self, inputs: int, outputs: int, resolution: int, config: GeneratorConfig, *, up: bool = False
+    ) -> None:
+        super().__init__()
+        self.conv = ModulatedConv(inputs, outputs, 3, config, up=up)
+        self.noise_strength = nn.Parameter(torch.zeros(()))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.register_buffer("noise", torch.randn(1, 1, resolution, resolution))
+
+    def forward(self, x: Tensor, w: Tensor, *, random_noise: bool) -> Tensor:
+        x = self.conv(x, w)
+        noise = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device) if random_noise else self.noise
+        x = x + (noise * self.noise_strength).to(x.dtype) + self.bias[:, None, None].to(x.dtype)
+        return scaled_leaky_relu(x)
+
+
+class ToRGB(nn.Module):
+    """1 x 1 modulated convolution to RGB, without demodulation."""
+
+    def __init__(self, inputs: int, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.conv = ModulatedConv(inputs, 3, 1, config, demodulate=False)
+        self.bias = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        return self.conv(x, w) + self.bias[:, None, None].to(x.dtype)
+
+
+class Synthesis(nn.Module):
+    """code float32 [N, L, 512] -> image float [N, 3, H, W], nominally in [-1, 1]; skip architecture."""
+
+    rgb_up: Tensor
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.constant = nn.Parameter(torch.randn(1, config.channels[0], 4, 4))
+        self.styled = nn.ModuleList([StyledLayer(config.channels[0], config.channels[0], 4, config)])
+        self.to_rgb = nn.ModuleList([ToRGB(config.channels[0], config)])
+        for i, (a, b) in enumerate(pairwise(config.channels)):
+            resolution = 8 * 2**i
+            self.styled.append(StyledLayer(a, b, resolution, config, up=True))
+            self.styled.append(StyledLayer(b, b, resolution, config))
+            self.to_rgb.append(ToRGB(b, config))
+        self.register_buffer("rgb_up", (fir_kernel() * 4).expand(3, 1, 4, 4).clone(), persistent=False)
+
+    def forward(self, code: Tensor, *, random_noise: bool = False) -> Tensor:
+        w = code.unbind(1)  # one split, not a gather per layer: its gradient is one concatenation
+        x = self.constant.expand(code.shape[0], -1, -1, -1)
+        x = self.styled[0](x, w[0], random_noise=random_noise)
+        rgb = self.to_rgb[0](x, w[1]).float()
+        for i in range(1, len(self.to_rgb)):
+            x = self.styled[2 * i - 1](x, w[2 * i - 1], random_noise=random_noise)
+            x = self.styled[2 * i](x, w[2 * i], random_noise=random_noise)
+            rgb = F.conv_transpose2d(rgb, self.rgb_up, stride=2, padding=1, groups=3)
+            rgb = rgb + self.to_rgb[i](x, w[2 * i + 1]).float()
+        return rgb
+
+    def affines(self, layer: int) -> list[EqualizedLinear]:
+        """The maps from a layer's vector to styles: that of its convolution, and of RGB where it shares the vector."""
+        users = [*self.styled[layer : layer + 1], *([self.to_rgb[layer // 2]] if layer % 2 else [])]
+        return [user.conv.style for user in users]
+
+
+class Generator(nn.Module):
+    """G: z -> image, with its two halves open to view: `mapping` (z -> code) and `synthesis` (code -> image)."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.mapping = Mapping(config)
+        self.synthesis = Synthesis(config) if config.architecture == "stylegan2" else AdaINSynthesis(config)
+
+    def forward(self, z: Tensor, *, random_noise: bool = False) -> Tensor:
+        return self.synthesis(self.mapping(z), random_noise=random_noise)
+
+
+@torch.no_grad()
+def sample_codes(generator: Generator, count: int, seed: int = 1) -> Tensor:
+    """Codes of Gaussian z, without truncation: float32 [count, L, 512]."""
+    device = next(generator.parameters()).device
+    z = torch.randn(count, generator.config.z_size, generator=torch.Generator().manual_seed(seed))
+    return torch.cat([generator.mapping(part.to(device)) for part in z.split(1_000)])
+
+
+def code_statistics(generator: Generator, samples: int = 50_000, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of sampled codes: two of float32 [L, 512]."""
+    codes = sample_codes(generator, samples, seed)
+    return codes.mean(0), codes.std(0) + 1e-6
