@@ -143,7 +143,8 @@ reference: $(VENV)/.all ## write docs/api.md from the docstrings and the wire co
 proto: $(VENV)/.all ## generate the wire types from clients/proto
 	$(BIN)/python -m grpc_tools.protoc -I clients/proto --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 	  --python_out=clients/python --pyi_out=clients/python --grpc_python_out=clients/python \
-	  --mypy_grpc_out=clients/python clients/proto/indomain/v1/editing.proto
+	  --mypy_grpc_out=clients/python --include_source_info \
+	  --descriptor_set_out=clients/python/indomain/v1/editing.binpb clients/proto/indomain/v1/editing.proto
 
 clean: ## remove the environment and what tools leave behind
 	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -103,13 +103,13 @@ export class EditSession {
     const { wanted, socket } = this;
     if (!wanted || !socket) return;
     /** @type {Record<string, any>} */
-    const body = { sequence: wanted.sequence, ...encodedEdits(wanted.edits) };
+    const edit = encodedEdits(wanted.edits);
     if (this.sent?.source !== wanted.source || this.sent.whole !== wanted.whole) {
-      Object.assign(body, wanted.whole ? photographOf(wanted.source) : codeOf(wanted.source, byHandle));
+      Object.assign(edit, wanted.whole ? photographOf(wanted.source) : codeOf(wanted.source, byHandle));
       this.sent = wanted;
     }
     this.asked.set(wanted.sequence, wanted);
-    socket.send(JSON.stringify(body));
+    socket.send(JSON.stringify({ sequence: wanted.sequence, edit }));
   }
 
   /**

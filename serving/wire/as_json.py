@@ -112,17 +112,18 @@ def area_from(
 
 def session_request_from(body: bodies.SessionBody) -> SessionRequest:
     """What is wrong with it becomes its fault: one bad message does not end a session."""
+    edit = body.edit
     try:
-        named = body.picture is not None or body.code is not None
+        named = edit.picture is not None or edit.code is not None
         return SessionRequest(
             body.sequence,
-            _edits_from(body.edits),
-            source_from(body, "A session") if named else None,
-            body.bundle,
-            _refine_from(body.refine),
-            _output_from(body.output, None) if body.output is not None else None,
-            _align_from(body.align),
-            area=area_from(body.region, picture_from(body.mask) if body.mask is not None else None),
+            _edits_from(edit.edits),
+            source_from(edit, "A session") if named else None,
+            edit.bundle,
+            _refine_from(edit.refine),
+            _output_from(edit.output, None) if "output" in edit.model_fields_set else None,
+            _align_from(edit.align),
+            area=area_from(edit.region, picture_from(edit.mask) if edit.mask is not None else None),
         )
     except EditingError as error:
         return SessionRequest(body.sequence, (), fault=error)

@@ -156,22 +156,13 @@ class EditBody(EditOptions):
     """In place of a region. White: changes, black: stays, once it is brought into place as the picture is."""
 
 
-class SessionBody(SourceBody):
+class SessionBody(Body):
     """One message of an edit session. The first needs a picture or a code; a binary message is a picture, too."""
 
     sequence: int = 0
     """The caller's own number, which comes back with the answer."""
-    bundle: str = ""
-    edits: list[EditStepBody] = Field(default_factory=list)
-    """All that are in force, not what has changed."""
-    refine: RefineBody = Field(default_factory=RefineBody)
-    output: OutputBody | None = None
-    """Stays in force until a message has another."""
-    align: AlignBody = Field(default_factory=AlignBody)
-    """Counts with a picture."""
-    region: RegionBody | None = None
-    """As for an edit; the one in force, as with edits: a message without region and mask has none."""
-    mask: PictureBody | None = None
+    edit: EditBody = Field(default_factory=EditBody)
+    """As for an edit. `output` stays in force until a message has another; `edits` and the area are all in force."""
 
 
 class InterpolateBody(Body):

@@ -107,16 +107,17 @@ def edit_job(request: pb.EditRequest) -> EditJob:
 
 def session_request(request: pb.EditSessionRequest) -> SessionRequest:
     """What cannot be read becomes its fault: one bad message does not end a session."""
+    edit = request.edit
     try:
         return SessionRequest(
             request.sequence,
-            _edits(request.edits),
-            _source(request, "A session") if request.WhichOneof("source") else None,
-            request.bundle,
-            _refine(request.refine),
-            _output(request.output) if request.HasField("output") else None,
-            _align(request.align),
-            area=_area(request),
+            _edits(edit.edits),
+            _source(edit, "A session") if edit.WhichOneof("source") else None,
+            edit.bundle,
+            _refine(edit.refine),
+            _output(edit.output) if edit.HasField("output") else None,
+            _align(edit.align),
+            area=_area(edit),
         )
     except EditingError as error:
         return SessionRequest(request.sequence, (), fault=error)
@@ -172,7 +173,7 @@ def _align(options: pb.AlignOptions) -> AlignOptions:
     return AlignOptions(_ALIGNMENTS.get(options.alignment), face)
 
 
-def _source(message: pb.EditRequest | pb.EditSessionRequest | pb.Source, what: str) -> Source:
+def _source(message: pb.EditRequest | pb.Source, what: str) -> Source:
     if message.WhichOneof("source") == "code":
         return _code(message.code)
     if message.WhichOneof("source") == "picture":
@@ -181,7 +182,7 @@ def _source(message: pb.EditRequest | pb.EditSessionRequest | pb.Source, what: s
 
 
 def _area(
-    message: pb.EditRequest | pb.EditSessionRequest | pb.DiffuseRequest,
+    message: pb.EditRequest | pb.DiffuseRequest,
 ) -> Region | EncodedPicture | None:
     if message.WhichOneof("area") == "region":
         region = message.region

@@ -30,6 +30,7 @@ from serving.deadline import Deadline
 from serving.errors import QueueFull
 from serving.gateway import Gateway
 from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
+from tests.serving.messages import session_request
 from tests.serving.test_batcher import FakeClock
 from tests.serving.test_overload import wait_for
 from tests.serving.test_transports import as_message, close, code_of, image_of
@@ -209,8 +210,8 @@ async def cancel_at_random(repository: Path, count: int, at_once: int) -> str:
             assert (await stub.Invert(request, timeout=60)).losses.steps_done == 8
 
         async def session() -> None:
-            first = pb.EditSessionRequest(sequence=1, code=code, edits=edit.edits, output=RAW)
-            then = [pb.EditSessionRequest(sequence=n, edits=edit.edits) for n in range(2, 8)]
+            first = session_request(sequence=1, code=code, edits=edit.edits, output=RAW)
+            then = [session_request(sequence=n, edits=edit.edits) for n in range(2, 8)]
             answers = [answer async for answer in stub.EditSession(iter([first, *then]), timeout=60)]
             assert answers[-1].sequence == 7
             assert len(answers) + sum(answer.skipped for answer in answers) == 7

@@ -29,6 +29,7 @@ from serving.errors import ERROR_TABLE, InvalidPicture, PictureTooLarge
 from serving.jobs import EncodedPicture, ImageFormat
 from serving.photographs.pictures import centre_square
 from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
+from tests.serving.messages import session_request
 from tests.serving.test_pictures import png_header, webp_header
 
 INPUTS = int(os.environ.get("FUZZ_INPUTS", "0"))  # for each door; 0: the short run
@@ -175,12 +176,8 @@ MESSAGES = {
         )
     ],
     "EditSession": [
-        pb.EditSessionRequest(
-            sequence=1, code=pb.Code(data=CODE, shape=[6, 512]), edits=EDITS, output=OUTPUT
-        ),
-        pb.EditSessionRequest(
-            sequence=2, picture=pb.Picture(data=PICTURES[5]), refine=pb.RefineOptions(steps=0)
-        ),
+        session_request(sequence=1, code=pb.Code(data=CODE, shape=[6, 512]), edits=EDITS, output=OUTPUT),
+        session_request(sequence=2, picture=pb.Picture(data=PICTURES[5]), refine=pb.RefineOptions(steps=0)),
     ],
     "Interpolate": [
         pb.InterpolateRequest(

@@ -27,6 +27,7 @@ from serving.http.middleware import Border
 from serving.settings import Settings
 from serving.telemetry.metrics import Metrics
 from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
+from tests.serving.messages import session_request
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = pb.SampleRequest(seeds=[1])
@@ -308,7 +309,7 @@ def test_streams_need_a_key_on_every_way(guarded: Guarded) -> None:
     stub, key = guarded.running.stub, bearer(guarded.keys["alice"])
     streams = [
         lambda **options: stub.WatchInvert(pb.WatchInvertRequest(picture=picture), **options),
-        lambda **options: stub.EditSession(iter([pb.EditSessionRequest(picture=picture)]), **options),
+        lambda **options: stub.EditSession(iter([session_request(picture=picture)]), **options),
     ]
     for open_stream in streams:
         with pytest.raises(grpc.RpcError) as raised:

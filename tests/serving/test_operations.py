@@ -23,6 +23,7 @@ from serving.bundle import Bundle, Direction, read_bundle
 from serving.jobs import EditStep
 from serving.pipeline.edits import edit_vector
 from tests.serving.conftest import RunningGateway, encoded, settings_for
+from tests.serving.messages import session_request
 from tests.serving.test_composition import refusal, sampled
 from tests.serving.test_transports import as_json, as_message, close, code_of, image_of
 
@@ -349,7 +350,7 @@ def test_inversion_and_area_share_the_time(
 
 def test_a_session_has_areas_too(running: RunningGateway, code: np.ndarray) -> None:
     requests = [
-        pb.EditSessionRequest(sequence=1, code=as_message(code), edits=[AGE], refine=STEPS, output=RAW, region=LEFT),
+        session_request(sequence=1, code=as_message(code), edits=[AGE], refine=STEPS, output=RAW, region=LEFT),
     ]  # fmt: skip
     (answer,) = running.stub.EditSession(iter(requests), timeout=30)
     close(code_of(answer.edited.code), code_of(edited(running, code, AGE, region=LEFT, refine=STEPS).code))

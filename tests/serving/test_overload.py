@@ -31,6 +31,7 @@ from serving.bundle import read_bundles
 from serving.gateway import Gateway
 from serving.telemetry.metrics import Metrics
 from tests.serving.conftest import RunningGateway, settings_for
+from tests.serving.messages import session_request
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = pb.SampleRequest(seeds=[1])
@@ -305,7 +306,7 @@ def test_sigterm_under_load_fails_no_accepted_request(
 
         source = stub.Sample(SAMPLE).codes[0]
         asked: queue.SimpleQueue[pb.EditSessionRequest] = queue.SimpleQueue()
-        asked.put(pb.EditSessionRequest(code=source))
+        asked.put(session_request(code=source))
         session = stub.EditSession(iter(asked.get, None), timeout=60)
         assert next(session).edited.image.width == 16
         with ThreadPoolExecutor(5) as pool:

@@ -26,6 +26,7 @@ from serving.photographs.faces import Detection, why_unusable
 from serving.photographs.pasting import paste_change, paste_picture, soft_mask
 from serving.photographs.photograph import Photograph
 from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
+from tests.serving.messages import session_request
 from tests.serving.tiny_bundle import write_tiny_bundle
 
 EXAMPLES = Path(__file__).parents[2] / "clients/python/examples"
@@ -364,9 +365,7 @@ def test_nothing_edited_is_the_photograph(gateway: RunningGateway) -> None:
 def test_a_sessions_photograph_stays_with_it(gateway: RunningGateway) -> None:
     smile = [pb.EditStep(direction="smile", strength=2)]
     pasted = pb.OutputOptions(include_pasted=True)
-    first = pb.EditSessionRequest(
-        sequence=1, picture=jpeg(HOPPER), refine=pb.RefineOptions(steps=0), output=pasted
-    )
+    first = session_request(sequence=1, picture=jpeg(HOPPER), refine=pb.RefineOptions(steps=0), output=pasted)
     answers = gateway.stub.EditSession(iter([first]), timeout=30)
     (opened,) = list(answers)
     assert opened.edited.placement.faces == 1
@@ -375,12 +374,12 @@ def test_a_sessions_photograph_stays_with_it(gateway: RunningGateway) -> None:
         yield first
         yield from rest
 
-    later = pb.EditSessionRequest(sequence=2, edits=smile)
-    code = pb.EditSessionRequest(sequence=3, code=opened.edited.source_code, output=pasted)
+    later = session_request(sequence=2, edits=smile)
+    code = session_request(sequence=3, code=opened.edited.source_code, output=pasted)
     rest = [later]
     *_, edited = gateway.stub.EditSession(messages(), timeout=30)
     at_once = gateway.stub.Edit(
-        pb.EditRequest(picture=first.picture, edits=smile, refine=first.refine, output=pasted)
+        pb.EditRequest(picture=first.edit.picture, edits=smile, refine=first.edit.refine, output=pasted)
     )
     assert edited.sequence == 2
     assert edited.edited.pasted.data == at_once.pasted.data

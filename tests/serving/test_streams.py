@@ -18,6 +18,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from indomain.v1 import editing_pb2 as pb
 from tests.serving.conftest import RunningGateway, encoded, photograph
+from tests.serving.messages import session_request
 from tests.serving.test_overload import wait_for
 from tests.serving.test_transports import as_json, as_message, close, code_of, image_of
 
@@ -51,7 +52,7 @@ class Session:
         self.answers = gateway.stub.EditSession(iter(self._requests.get, None), timeout=30)
 
     def send(self, **fields: Any) -> None:
-        self._requests.put(pb.EditSessionRequest(**fields))
+        self._requests.put(session_request(**fields))
 
     def finish(self) -> None:
         self._requests.put(None)
@@ -406,14 +407,14 @@ def test_a_session_over_a_websocket(gateway: RunningGateway, photo_png: bytes) -
     with websocket(gateway) as connection:
         assert connection.response is not None
         assert connection.response.headers["x-request-id"]
-        connection.send(json.dumps({"output": {"format": "raw"}}))
+        connection.send(json.dumps({"edit": {"output": {"format": "raw"}}}))
         assert answered(connection)["error"]["reason"] == "malformed_request"
         connection.send(photo_png)
         first = answered(connection)
         assert first["edited"]["losses"]["steps_done"] == 20
         assert len(connection.recv(timeout=20)) == 16 * 16 * 3
         step = {"direction": "smile", "strength": -2.0}
-        connection.send(json.dumps({"sequence": 7, "edits": [step]}))
+        connection.send(json.dumps({"sequence": 7, "edit": {"edits": [step]}}))
         second = answered(connection)
         assert (second["sequence"], second["skipped"]) == (7, 0)
         picture = connection.recv(timeout=20)
@@ -422,9 +423,9 @@ def test_a_session_over_a_websocket(gateway: RunningGateway, photo_png: bytes) -
         close(np.frombuffer(picture, np.uint8), np.frombuffer(expected.image.data, np.uint8))
         connection.send("{nonsense")
         assert answered(connection)["error"]["reason"] == "malformed_request"
-        connection.send(json.dumps({"output": {"omit_image": True}}))
+        connection.send(json.dumps({"edit": {"output": {"omit_image": True}}}))
         assert "image" not in answered(connection)["edited"]  # and no binary message follows
-        connection.send(json.dumps({"edits": [{"direction": "nose", "strength": 1}]}))
+        connection.send(json.dumps({"edit": {"edits": [{"direction": "nose", "strength": 1}]}}))
         assert answered(connection)["error"]["reason"] == "unknown_direction"
     wait_for(lambda: not gateway.gateway.pipeline._sessions)
 

@@ -22,6 +22,7 @@ from serving import settings as settings_module
 from serving.call import outgoing_metadata
 from serving.settings import Settings
 from tests.serving.conftest import RunningGateway
+from tests.serving.messages import session_request
 from tests.serving.triton_server import TritonServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,10 +107,10 @@ def test_a_session_sends_spans_before_it_ends(
 ) -> None:
     requests: queue.Queue[pb.EditSessionRequest | None] = queue.Queue()
     answers = traced.stub.EditSession(iter(requests.get, None), timeout=60)
-    requests.put(pb.EditSessionRequest(picture=pb.Picture(data=photo_png)))
+    requests.put(session_request(picture=pb.Picture(data=photo_png)))
     next(answers)
     for strength in range(20):
-        requests.put(pb.EditSessionRequest(edits=[pb.EditStep(direction="smile", strength=strength / 10)]))
+        requests.put(session_request(edits=[pb.EditStep(direction="smile", strength=strength / 10)]))
         next(answers)
     assert {"edit", "decode"} <= set(spans_of(collector, traced))
     requests.put(None)

@@ -127,7 +127,7 @@ def edit_steps(
 
 
 def put_area(
-    request: editing_pb2.EditRequest | editing_pb2.EditSessionRequest | editing_pb2.DiffuseRequest,
+    request: editing_pb2.EditRequest | editing_pb2.DiffuseRequest,
     region: Area | None,
     mask: PictureLike | None,
 ) -> None:
@@ -218,11 +218,12 @@ def session_opening(
     align: editing_pb2.AlignOptions,
 ) -> editing_pb2.EditSessionRequest:
     """A request of a session that names its source: by its code, as there is no second try within a session."""
-    request = editing_pb2.EditSessionRequest(bundle=_bundle_of(bundle, source), refine=refine, output=output)
-    request.align.CopyFrom(align)
-    _put_source(request, source)
-    name_codes(request, by_handle=False)
-    return request
+    edit = editing_pb2.EditRequest(
+        bundle=_bundle_of(bundle, source), refine=refine, output=output, align=align
+    )
+    _put_source(edit, source)
+    name_codes(edit, by_handle=False)
+    return editing_pb2.EditSessionRequest(edit=edit)
 
 
 def interpolate(
@@ -345,9 +346,7 @@ def _bundle_of(bundle: str, *sources: EditSource) -> str:
     return bundle or next((source.bundle for source in sources if isinstance(source, Result)), "")
 
 
-_HasSource = TypeVar(
-    "_HasSource", editing_pb2.EditRequest, editing_pb2.EditSessionRequest, editing_pb2.Source
-)
+_HasSource = TypeVar("_HasSource", editing_pb2.EditRequest, editing_pb2.Source)
 
 
 def _put_source(message: _HasSource, source: EditSource) -> _HasSource:

@@ -20,7 +20,7 @@ class _Requests:
     """The requests of one session, numbered; a source stands in the first one and in those that change it."""
 
     def __init__(self, opening: editing_pb2.EditSessionRequest) -> None:
-        self._output = opening.output
+        self._output = opening.edit.output
         self._opening: editing_pb2.EditSessionRequest | None = opening
         self._sequence = 0
 
@@ -31,13 +31,13 @@ class _Requests:
         mask: PictureLike | None,
     ) -> editing_pb2.EditSessionRequest:
         request = editing_pb2.EditSessionRequest()
-        _calls.put_area(request, region, mask)
+        _calls.put_area(request.edit, region, mask)
         if self._opening is not None:
             request.MergeFrom(self._opening)
             self._opening = None
         self._sequence += 1
         request.sequence = self._sequence
-        request.edits.extend(steps)
+        request.edit.edits.extend(steps)
         return request
 
     def change(

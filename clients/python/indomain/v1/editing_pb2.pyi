@@ -523,28 +523,12 @@ class AreaChange(_message.Message):
     def __init__(self, inside_mse_before: _Optional[float] = ..., inside_mse_after: _Optional[float] = ..., outside_mse_before: _Optional[float] = ..., outside_mse_after: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ...) -> None: ...
 
 class EditSessionRequest(_message.Message):
-    __slots__ = ("sequence", "bundle", "picture", "code", "edits", "refine", "output", "align", "region", "mask")
+    __slots__ = ("sequence", "edit")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
-    BUNDLE_FIELD_NUMBER: _ClassVar[int]
-    PICTURE_FIELD_NUMBER: _ClassVar[int]
-    CODE_FIELD_NUMBER: _ClassVar[int]
-    EDITS_FIELD_NUMBER: _ClassVar[int]
-    REFINE_FIELD_NUMBER: _ClassVar[int]
-    OUTPUT_FIELD_NUMBER: _ClassVar[int]
-    ALIGN_FIELD_NUMBER: _ClassVar[int]
-    REGION_FIELD_NUMBER: _ClassVar[int]
-    MASK_FIELD_NUMBER: _ClassVar[int]
+    EDIT_FIELD_NUMBER: _ClassVar[int]
     sequence: int
-    bundle: str
-    picture: Picture
-    code: Code
-    edits: _containers.RepeatedCompositeFieldContainer[EditStep]
-    refine: RefineOptions
-    output: OutputOptions
-    align: AlignOptions
-    region: Region
-    mask: Picture
-    def __init__(self, sequence: _Optional[int] = ..., bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., edits: _Optional[_Iterable[_Union[EditStep, _Mapping]]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mask: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
+    edit: EditRequest
+    def __init__(self, sequence: _Optional[int] = ..., edit: _Optional[_Union[EditRequest, _Mapping]] = ...) -> None: ...
 
 class EditSessionResponse(_message.Message):
     __slots__ = ("sequence", "edited", "error", "skipped")
