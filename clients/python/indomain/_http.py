@@ -28,8 +28,8 @@ from indomain._exceptions import (
     error_from_detail,
     error_without_detail,
 )
-from indomain._json import message_from_json, message_to_json
 from indomain.v1 import editing_pb2
+from indomain.wire.json import message_from_json, message_to_json
 
 _METHODS = editing_pb2.DESCRIPTOR.services_by_name["Editing"].methods_by_name
 _TIMEOUT_HEADER = "x-timeout-s"

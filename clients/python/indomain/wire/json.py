@@ -21,11 +21,13 @@ def message_to_json(message: Message) -> dict[str, Any]:
     return values
 
 
-def message_from_json(values: dict[str, Any], kind: type[_Message]) -> _Message:
-    """What a newer gateway says beyond the contract is passed over. Raises ValueError: not such a message."""
+def message_from_json(
+    values: dict[str, Any], kind: type[_Message], *, ignore_unknown_fields: bool = True
+) -> _Message:
+    """By default what a newer gateway says beyond the contract is passed over. Raises ValueError: not such a message."""
     _rename_enums(values, kind.DESCRIPTOR, _full_name)
     try:
-        return json_format.ParseDict(values, kind(), ignore_unknown_fields=True)
+        return json_format.ParseDict(values, kind(), ignore_unknown_fields=ignore_unknown_fields)
     except json_format.ParseError as error:
         raise ValueError(f"not a {kind.DESCRIPTOR.name}: {error}") from None
 
