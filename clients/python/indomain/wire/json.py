@@ -24,7 +24,8 @@ def message_to_json(message: Message) -> dict[str, Any]:
 def message_from_json(
     values: dict[str, Any], kind: type[_Message], *, ignore_unknown_fields: bool = True
 ) -> _Message:
-    """By default what a newer gateway says beyond the contract is passed over. Raises ValueError: not such a message."""
+    """By default what a newer gateway says beyond the contract is passed over. Raises ValueError where it is no such
+    message."""
     _rename_enums(values, kind.DESCRIPTOR, _full_name)
     try:
         return json_format.ParseDict(values, kind(), ignore_unknown_fields=ignore_unknown_fields)
