@@ -1,3 +1,4 @@
+from google.protobuf import descriptor_pb2 as _descriptor_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -54,6 +55,18 @@ ALIGNMENT_CENTRE_CROP: Alignment
 PASTING_UNSPECIFIED: Pasting
 PASTING_CHANGE: Pasting
 PASTING_REPLACE: Pasting
+ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+accepted: _descriptor.FieldDescriptor
+
+class Accepted(_message.Message):
+    __slots__ = ("min", "max", "limit")
+    MIN_FIELD_NUMBER: _ClassVar[int]
+    MAX_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    min: float
+    max: float
+    limit: str
+    def __init__(self, min: _Optional[float] = ..., max: _Optional[float] = ..., limit: _Optional[str] = ...) -> None: ...
 
 class Picture(_message.Message):
     __slots__ = ("data", "format", "width", "height")

@@ -6,10 +6,16 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from google.protobuf import json_format
-from google.protobuf.descriptor import EnumDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 _Message = TypeVar("_Message", bound=Message)
+_Fields = dict[str, Any]
+
+# protobuf writes these as strings, since JavaScript cannot hold all of them. The contract's are small.
+_WIDE_INTEGERS = {FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_UINT64}
+# Words of the short names of these enums are joined by hyphens, those of the others by underscores.
+_HYPHENATED = {"Alignment"}
 
 
 def message_to_json(message: Message) -> dict[str, Any]:
@@ -17,51 +23,112 @@ def message_to_json(message: Message) -> dict[str, Any]:
     values = json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    _rename_enums(values, message.DESCRIPTOR, _short_name)
+    _for_each_field(values, message.DESCRIPTOR, _shorten, "")
     return values
 
 
 def message_from_json(
-    values: dict[str, Any], kind: type[_Message], *, ignore_unknown_fields: bool = True
+    values: _Fields, kind: type[_Message], *, ignore_unknown_fields: bool = True
 ) -> _Message:
-    """By default what a newer gateway says beyond the contract is passed over. Raises ValueError where it is no such
-    message."""
-    _rename_enums(values, kind.DESCRIPTOR, _full_name)
+    """Reads a message. Names may be in snake_case or in camelCase. `values` is changed.
+
+    By default a field or an enum's value that the contract does not know is passed over: a newer gateway may send it.
+    Raises ValueError, which names the field and says what is wrong with it.
+    """
+    expand = _expand if ignore_unknown_fields else _expand_known
+    _for_each_field(values, kind.DESCRIPTOR, expand, "")
     try:
         return json_format.ParseDict(values, kind(), ignore_unknown_fields=ignore_unknown_fields)
     except json_format.ParseError as error:
-        raise ValueError(f"not a {kind.DESCRIPTOR.name}: {error}") from None
+        raise ValueError(_reason(error, kind.DESCRIPTOR)) from None
 
 
-def _rename_enums(
-    values: dict[str, Any], descriptor: Any, rename: Callable[[str, EnumDescriptor], str | None]
-) -> None:
-    for field in descriptor.fields:
-        value = values.get(field.name)
-        if value is None:
+def short_name(enum: EnumDescriptor, number: int) -> str:
+    """The name that a value of an enum has in JSON: `png` for `IMAGE_FORMAT_PNG`."""
+    name = enum.values_by_number[number].name.removeprefix(_prefix(enum)).lower()
+    return str(name.replace("_", "-") if enum.name in _HYPHENATED else name)
+
+
+def short_names(enum: EnumDescriptor) -> list[str]:
+    """All of them, without that of the value 0, which stands for "not said"."""
+    return [short_name(enum, value.number) for value in enum.values if value.number]
+
+
+# --- walks through nested values -----------------------------------------------------------------------
+
+_Change = Callable[[_Fields, str, FieldDescriptor, str], None]
+
+
+def _for_each_field(values: object, message: Descriptor, change: _Change, path: str) -> None:
+    """Calls `change(values, key, field, path)` for each field of a message and of those within it."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{path or 'the body'} is no JSON object")
+    for key in list(values):
+        field = message.fields_by_name.get(key) or message.fields_by_camelcase_name.get(key)
+        where = f"{path}.{key}" if path else str(key)
+        if field is None:
+            if change is _expand_known:
+                raise ValueError(
+                    f"{where[:120]} is unknown; {message.name} has {', '.join(message.fields_by_name)}"
+                )
             continue
-        if field.enum_type is not None:
-            renamed = rename(value, field.enum_type)
-            if renamed is None:
-                del values[field.name]
-            else:
-                values[field.name] = renamed
-        elif field.message_type is not None and not field.message_type.GetOptions().map_entry:
-            for item in value if isinstance(value, list) else [value]:
-                _rename_enums(item, field.message_type, rename)
+        if values[key] is None:
+            continue
+        change(values, key, field, where)
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            continue
+        if field.is_repeated and not isinstance(values[key], list):
+            raise ValueError(f"{where} is no list")
+        if field.message_type is not None and field.is_repeated:
+            for number, item in enumerate(values[key]):
+                _for_each_field(item, field.message_type, change, f"{where}[{number}]")
+        elif field.message_type is not None:
+            _for_each_field(values[key], field.message_type, change, where)
 
 
-def _short_name(name: str, enum: EnumDescriptor) -> str | None:
-    """`IMAGE_FORMAT_PNG` -> `png`, with hyphens between words; None for the value that says nothing."""
-    short = name.removeprefix(_prefix(enum)).lower().replace("_", "-")
-    return None if short == "unspecified" else short
+def _shorten(values: _Fields, key: str, field: FieldDescriptor, path: str) -> None:
+    """What protobuf has written, as the interface has it."""
+    if field.type in _WIDE_INTEGERS:
+        value = values[key]
+        values[key] = [int(item) for item in value] if field.is_repeated else int(value)
+    elif field.enum_type is not None:
+        number = field.enum_type.values_by_name[values[key]].number
+        if number:
+            values[key] = short_name(field.enum_type, number)
+        else:
+            del values[key]
 
 
-def _full_name(name: str, enum: EnumDescriptor) -> str:
-    """`png` -> `IMAGE_FORMAT_PNG`; what a newer gateway may have becomes the value that says nothing."""
-    full = _prefix(enum) + name.upper().replace("-", "_")
-    return full if full in enum.values_by_name else enum.values[0].name
+def _expand(values: _Fields, key: str, field: FieldDescriptor, path: str) -> None:
+    """What the interface has, as protobuf reads it. An enum's value that is not known becomes the value 0."""
+    if field.enum_type is not None:
+        values[key] = _full_name(field.enum_type, values[key]) or field.enum_type.values[0].name
+
+
+def _expand_known(values: _Fields, key: str, field: FieldDescriptor, path: str) -> None:
+    """The same. Raises ValueError for an enum's value that is not known."""
+    if field.enum_type is not None:
+        full = _full_name(field.enum_type, values[key])
+        if full is None:
+            known = ", ".join(short_names(field.enum_type))
+            raise ValueError(f"{path} is {str(values[key])[:40]!r}; it is one of {known}")
+        values[key] = full
+
+
+def _full_name(enum: EnumDescriptor, name: object) -> str | None:
+    """`png` -> `IMAGE_FORMAT_PNG`, which may be given, too; None where there is no such value."""
+    if not isinstance(name, str):
+        return None
+    full = name if name in enum.values_by_name else _prefix(enum) + name.upper().replace("-", "_")
+    return full if full in enum.values_by_name else None
 
 
 def _prefix(enum: EnumDescriptor) -> str:
     return str(enum.values[0].name).removesuffix("UNSPECIFIED")
+
+
+def _reason(error: json_format.ParseError, message: Descriptor) -> str:
+    """protobuf's reason, with the field's path in front: `output.quality: Couldn't parse integer: 1.5`."""
+    text = " ".join(str(error).split()).removeprefix("Failed to parse ").rstrip(".")
+    reason, at, path = text.rpartition(f" at {message.name}.")
+    return (f"{path}: {reason.removeprefix(f'{path} field: ')}" if at else text)[:200]
