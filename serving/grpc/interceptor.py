@@ -1,219 +1,148 @@
-"""What every RPC passes on its way in and out: request id, deadline, key, errors as a status, metrics, trace, log line.
+"""The service over gRPC: takes each RPC through the request lifecycle, and answers errors as a status with details.
 
-Written by hand: it must let a cancellation through to the work.
+An interceptor of grpc.aio costs each call 0.1 ms and hides cancellations; these handlers do its work.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any, NoReturn, TypeVar
 
 import grpc
-from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
-from google.protobuf.message_factory import GetMessageClass
 
-from serving.access.intake import Intake, Take
-from serving.access.keys import Keys
-from serving.call import CALL, Call, request_id_or_new
-from serving.deadline import Deadline
-from serving.errors import EditingError, InternalError, MalformedRequest
-from serving.settings import Settings
-from serving.telemetry.logs import log_request
+from serving.access.intake import Take
+from serving.access.lifecycle import Lifecycle, OpenRequest
+from serving.call import Call
+from serving.errors import EditingError, MalformedRequest
 from serving.telemetry.metrics import Metrics
-from serving.wire.convert import ERROR_DETAIL_KEY, error_detail, grpc_status
-
-if TYPE_CHECKING:
-    from serving.telemetry.tracing import Tracing
-
-_log = logging.getLogger(__name__)
+from serving.wire.contract import METHODS, SERVICE, Method
+from serving.wire.editing import Editing
+from serving.wire.responses import error_detail
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Handler = Callable[[Any, Context], Any]
+MessageT = TypeVar("MessageT", bound=Message)
+
+ERROR_DETAIL_KEY = "indomain-error-bin"
 
 
-def current_call() -> Call:
-    """The call that the running RPC belongs to."""
-    call = CALL.get()
-    assert call is not None, "the border sets it"
-    return call
+def grpc_handlers(editing: Editing, lifecycle: Lifecycle, metrics: Metrics) -> grpc.GenericRpcHandler:
+    """The methods of the contract, as a gRPC server takes them. Messages are parsed within the lifecycle: what cannot be
+    parsed is an error like all others."""
+    handlers = {method.name: _handler(method, editing, lifecycle, metrics) for method in METHODS}
+    return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
 
 
-class Border:
-    """Stands around the methods of one service; those that stream write to their context."""
+def _handler(
+    method: Method, editing: Editing, lifecycle: Lifecycle, metrics: Metrics
+) -> grpc.RpcMethodHandler[Any, Any]:
+    labels = (_kind(method), SERVICE.full_name, method.name)
+    serve = _serving(method, getattr(editing, method.name))
 
-    def __init__(
-        self,
-        service: ServiceDescriptor,
-        settings: Settings,
-        metrics: Metrics,
-        intake: Intake,
-        keys: Keys | None = None,
-        tracing: Tracing | None = None,
-    ) -> None:
-        self._service = service
-        self._settings = settings
-        self._metrics = metrics
-        self._intake = intake
-        self._keys = keys
-        self._tracing = tracing
+    def count_end(code: str, seconds: float) -> None:
+        metrics.grpc_handled.labels(*labels, code).inc()
+        metrics.grpc_handling_seconds.labels(*labels).observe(seconds)
 
-    def handlers(self, servicer: object) -> grpc.GenericRpcHandler:
-        """The servicer's methods behind this border, as a server takes them. (An interceptor costs each call 0.1 ms.)
-
-        Messages come in as bytes and are parsed within: what cannot be parsed is an error like all others.
-        """
-        return grpc.method_handlers_generic_handler(
-            self._service.full_name,
-            {
-                method.name: self._handler(method, getattr(servicer, method.name))
-                for method in self._service.methods
-            },
-        )
-
-    def _handler(self, method: MethodDescriptor, inner: Handler) -> grpc.RpcMethodHandler[Any, Any]:
-        read = _Messages if method.client_streaming else _parse
-        message = GetMessageClass(method.input_type)
-
-        async def handle(request: Any, context: Context) -> Any:
-            async with self._entered(method, context) as take:
-                return await inner(read(message, request, take), context)
-
-        make = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }[method.client_streaming, method.server_streaming]
-        return make(handle, response_serializer=_serialize)
-
-    @asynccontextmanager
-    async def _entered(self, method: MethodDescriptor, context: Context) -> AsyncIterator[Take]:
-        call, metadata = self._open_call(context)
-        CALL.set(call)
-        context.set_trailing_metadata((("x-request-id", call.request_id),))
-        labels = (_kind(method), self._service.full_name, method.name)
-        self._metrics.grpc_started.labels(*labels).inc()
-        loop, started_s = asyncio.get_running_loop(), call.deadline.clock.now()
-        code = "OK"
+    async def handle(sent: Any, context: Context) -> Any:
+        metrics.grpc_started.labels(*labels).inc()
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         try:
-            with ExitStack() as held:
-                if self._keys is not None:
-                    call.owner = held.enter_context(
-                        self._keys.admit(metadata.get("authorization"), method.name)
-                    )
-                if self._tracing is not None:
-                    held.enter_context(self._tracing.request(call, method.name, "grpc", metadata))
-                yield held.enter_context(self._intake.request())
-        except (asyncio.CancelledError, GeneratorExit):
-            # gRPC cancels for both: a caller that hung up, and a deadline that passed.
-            code = "DEADLINE_EXCEEDED" if call.deadline.expired else "CANCELLED"
-            self._metrics.cancelled.labels(call.stage or "none").inc()
-            raise
-        except (
-            grpc.aio.InternalError
-        ):  # from what was to be sent: the caller has hung up, gRPC is about to cancel
-            code = "CANCELLED"
-            self._metrics.cancelled.labels(call.stage or "none").inc()
-            raise asyncio.CancelledError from None
+            with lifecycle.request("grpc", method.name, metadata.get("x-request-id"), count_end) as request:
+                context.set_trailing_metadata((("x-request-id", request.call.request_id),))
+                request.limit_time(context.time_remaining())
+                request.admit(metadata.get("authorization"), method.name)
+                request.trace(metadata)
+                return await _until_hung_up(serve(sent, context, request))
         except EditingError as error:
-            code = error.row.grpc_code
-            await self._abort(error, call, context)
-        except Exception:
-            _log.exception("failed in stage %s", call.stage or "none")
-            code = "INTERNAL"
-            await self._abort(_unforeseen(call), call, context)
-        finally:
-            seconds = call.deadline.clock.now() - started_s
-            # in the loop's next turn: the answer need not wait for it
-            loop.call_soon(self._account, labels, call, code, seconds)
+            await _abort(error, request.call, context)
 
-    def _account(self, labels: tuple[str, str, str], call: Call, code: str, seconds: float) -> None:
-        """Counts and logs a request that has ended."""
-        method = labels[-1]
-        self._metrics.requests.labels(method, code).inc()
-        self._metrics.request_seconds.labels(method, "grpc").observe(seconds)
-        self._metrics.grpc_handled.labels(*labels, code).inc()
-        self._metrics.grpc_handling_seconds.labels(*labels).observe(seconds)
-        if self._settings.log_requests:
-            log_request(call, transport="grpc", method=method, code=code, seconds=seconds)
-
-    def _open_call(self, context: Context) -> tuple[Call, dict[str, str]]:
-        """The call, and those of its metadata that are text."""
-        given = context.invocation_metadata() or ()
-        metadata = {key: value for key, value in given if isinstance(value, str)}
-        remaining_s = context.time_remaining()
-        limit_s = self._settings.default_deadline_s if remaining_s is None else remaining_s
-        call = Call(
-            request_id_or_new(metadata.get("x-request-id")),
-            Deadline.after(min(limit_s, self._settings.max_deadline_s)),
-            self._metrics.observe_stage,
-        )
-        return call, metadata
-
-    async def _abort(self, error: EditingError, call: Call, context: Context) -> NoReturn:
-        self._metrics.rejected.labels(error.row.reason).inc()
-        if error.__cause__ is not None:
-            _log.error("%s", error.message, exc_info=error.__cause__)
-        detail = error_detail(error, call.request_id)
-        await context.abort(
-            grpc_status(error),
-            error.message,
-            (("x-request-id", call.request_id), (ERROR_DETAIL_KEY, detail.SerializeToString())),
-        )
-        raise AssertionError("abort raises")
+    make = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[method.streams_requests, method.streams_responses]
+    return make(handle, response_serializer=_serialize)
 
 
-def _parse(message: type[Message], data: bytes, take: Take) -> Message:
-    take(len(data))
+Serve = Callable[[Any, Context, OpenRequest], Awaitable[Any]]
+
+
+def _serving(method: Method, serve: Callable[..., Awaitable[Any]]) -> Serve:
+    """Calls a method of `Editing` in the way of its kind. Streams are written through the context, so that a cancelled
+    call is cancelled wherever its work is."""
+
+    async def unary(sent: bytes, context: Context, request: OpenRequest) -> Message:
+        answer: Message = await serve(_parse(method.request, sent, request.account()), request.call)
+        return answer
+
+    async def server_stream(sent: bytes, context: Context, request: OpenRequest) -> None:
+        await serve(_parse(method.request, sent, request.account()), request.call, context.write)
+
+    async def two_way_stream(sent: AsyncIterator[bytes], context: Context, request: OpenRequest) -> None:
+        messages = _Messages(method.request, sent, request.account())
+        # tells the caller that it is let in, before there is anything to answer
+        await context.send_initial_metadata((("x-request-id", request.call.request_id),))
+        await serve(partial(anext, messages, None), request.call, context.write)
+
+    if method.streams_requests:
+        return two_way_stream
+    return server_stream if method.streams_responses else unary
+
+
+async def _until_hung_up(work: Awaitable[Any]) -> Any:
     try:
-        return message.FromString(data)
-    except DecodeError:
-        raise MalformedRequest(
-            f"The bytes are no {message.DESCRIPTOR.full_name}; generate the client from this gateway's contract."
-        ) from None
+        return await work
+    except grpc.aio.InternalError:
+        # from what was to be sent: the caller has hung up, and gRPC is about to cancel the call
+        raise asyncio.CancelledError from None
 
 
-class _Messages:
-    """The messages of a stream. No generator: giving up waiting for one must not end the stream."""
+async def _abort(error: EditingError, call: Call, context: Context) -> NoReturn:
+    detail = error_detail(error, call.request_id)
+    await context.abort(
+        grpc.StatusCode[error.row.grpc_code],
+        error.message,
+        (("x-request-id", call.request_id), (ERROR_DETAIL_KEY, detail.SerializeToString())),
+    )
+    raise AssertionError("abort raises")
 
-    def __init__(self, message: type[Message], requests: AsyncIterator[bytes], take: Take) -> None:
-        self._message = message
-        self._requests = requests
-        self._take = take
+
+class _Messages(AsyncIterator[MessageT]):
+    """The messages of a stream. Not a generator: giving up waiting for one must not end the stream."""
+
+    def __init__(self, kind: type[MessageT], sent: AsyncIterator[bytes], account: Take) -> None:
+        self._kind = kind
+        self._sent = sent
+        self._account = account
         self._held_bytes = 0
 
-    def __aiter__(self) -> AsyncIterator[Message]:
-        return self
-
-    async def __anext__(self) -> Message:
-        data = await anext(self._requests)
-        self._take(-self._held_bytes)  # the newest one counts
+    async def __anext__(self) -> MessageT:
+        data = await anext(self._sent)
+        # only the newest message is held
+        self._account(-self._held_bytes)
         self._held_bytes = 0
-        message = _parse(self._message, data, self._take)
+        message = _parse(self._kind, data, self._account)
         self._held_bytes = len(data)
         return message
+
+
+def _parse(kind: type[MessageT], data: bytes, account: Take) -> MessageT:
+    account(len(data))
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise MalformedRequest(
+            f"The bytes are no {kind.DESCRIPTOR.full_name}; generate the client from this gateway's contract."
+        ) from None
 
 
 def _serialize(message: Message) -> bytes:
     return message.SerializeToString()
 
 
-def _kind(method: MethodDescriptor) -> str:
-    kinds = {
-        (False, False): "unary",
-        (False, True): "server_stream",
-        (True, False): "client_stream",
-        (True, True): "bidi_stream",
-    }
-    return kinds[method.client_streaming, method.server_streaming]
-
-
-def _unforeseen(call: Call) -> InternalError:
-    return InternalError(
-        f"The gateway failed in a way that was not foreseen; report request {call.request_id}.",
-        stage=call.stage,
-    )
+def _kind(method: Method) -> str:
+    """As dashboards for gRPC servers name it."""
+    kinds = {(False, False): "unary", (False, True): "server_stream", (True, True): "bidi_stream"}
+    return kinds[method.streams_requests, method.streams_responses]

@@ -1,17 +1,14 @@
-"""What every HTTP request passes on its way in and out: request id, deadline, key, size limit, errors as JSON, headers
-that browsers heed, metrics, trace, log line.
+"""Every HTTP request and websocket through the request lifecycle: what it may send, errors as JSON, headers for browsers.
 
-The HTTP twin of grpc_border.py, as plain ASGI; the routes are in http_api.py.
+Plain ASGI, around the routes (routes.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import Coroutine
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -20,57 +17,42 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from serving.access.intake import Intake, Take
-from serving.access.keys import Keys
-from serving.call import CALL, Call, request_id_or_new
-from serving.deadline import Deadline
+from serving.access.intake import Take
+from serving.access.lifecycle import Lifecycle
+from serving.call import Call
 from serving.errors import (
     Cancelled,
     DeadlineExceeded,
     EditingError,
-    InternalError,
     InvalidOption,
     PermissionDenied,
     RequestTooLarge,
 )
 from serving.settings import Settings
-from serving.telemetry.logs import log_request
-from serving.telemetry.metrics import Metrics
-from serving.wire.as_json import error_answer
+from serving.wire.contract import METHODS
+from serving.wire.json import write_json
+from serving.wire.responses import error_detail
 
-if TYPE_CHECKING:
-    from serving.telemetry.tracing import Tracing
-
-_log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 REQUEST_ID_HEADER = "x-request-id"
 TIMEOUT_HEADER = "x-timeout-s"
 _LINGER_S = 5.0
 _LINGER_BYTES = 64 * 1024 * 1024
-METHOD_OF_PATH = {  # the same names as over gRPC, so that one metric counts both
-    "/v1/bundles": "ListBundles",
-    "/v1/invert": "Invert",
-    "/v1/watch-invert": "WatchInvert",
-    "/v1/edit": "Edit",
-    "/v1/edit-session": "EditSession",
-    "/v1/interpolate": "Interpolate",
-    "/v1/mix": "Mix",
-    "/v1/diffuse": "Diffuse",
-    "/v1/decode": "Decode",
-    "/v1/sample": "Sample",
-}
-_POLICY = (  # the studio's: files of its own, pictures that it has read or made, and this gateway
+_METHOD_OF_PATH = {method.path: method.name for method in METHODS}
+# The studio loads files of its own and pictures that it has read or made, and asks this gateway.
+_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
+# FastAPI's pages start their script from within.
+_PAGES_WITH_SCRIPT = ("/docs", "/redoc")
 _POLICY_WITH_SCRIPT = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; worker-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
-_PAGES_WITH_SCRIPT = ("/docs", "/redoc")  # FastAPI's pages start their script from within
 _SAFETY_HEADERS = {
     "content-security-policy": _POLICY,
     "cross-origin-resource-policy": "same-origin",
@@ -80,81 +62,44 @@ _SAFETY_HEADERS = {
 }
 
 
-class Border:
-    """ASGI middleware around all routes, of HTTP and websockets."""
+class LifecycleMiddleware:
+    """ASGI middleware around all routes, of HTTP and websockets. Routes find their `Call` in the request's state."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        settings: Settings,
-        metrics: Metrics,
-        intake: Intake,
-        keys: Keys | None = None,
-        tracing: Tracing | None = None,
-    ) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, lifecycle: Lifecycle) -> None:
         self._app = app
         self._settings = settings
-        self._metrics = metrics
-        self._intake = intake
-        self._keys = keys
-        self._tracing = tracing
+        self._lifecycle = lifecycle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        call = Call(
-            request_id_or_new(headers.get(REQUEST_ID_HEADER)),
-            Deadline.after(self._settings.default_deadline_s),
-            self._metrics.observe_stage,
-        )
-        CALL.set(call)
-        scope.setdefault("state", {})["call"] = call
-        answer = _Answer(send, call.request_id, scope["path"], tls=self._settings.tls_certificate is not None)
-        body = _Body(receive, headers, self._settings.max_request_bytes, call)
-        method = METHOD_OF_PATH.get(scope["path"], "")
-        started_s = call.deadline.clock.now()
-        code = "OK"
+        headers, path = Headers(scope=scope), scope["path"]
+        answer = _Answer(send, path, tls=self._settings.tls_certificate is not None)
+        body = _Body(receive, headers, self._settings.max_request_bytes)
+        method = _METHOD_OF_PATH.get(path, "")
         try:
-            with ExitStack() as held:
+            with self._lifecycle.request(scope["type"], method, headers.get(REQUEST_ID_HEADER)) as request:
+                scope.setdefault("state", {})["call"] = request.call
+                answer.request_id = request.call.request_id
                 self._check_origin(headers)
-                if self._keys is not None and _needs_key(scope["path"]):
-                    right = method or ("Metrics" if scope["path"] == "/metrics" else "")
-                    call.owner = held.enter_context(self._keys.admit(_authorization(headers, scope), right))
-                if self._tracing is not None and method:
-                    held.enter_context(self._tracing.request(call, method, scope["type"], headers))
-                call.deadline = Deadline.after(self._time_limit_s(headers))
+                if _needs_key(path):
+                    right = method or ("Metrics" if path == "/metrics" else "")
+                    request.admit(_authorization(headers, scope), right)
+                request.trace(headers)
+                request.limit_time(_time_limit_s(headers))
                 if scope["type"] == "http":
                     body.check_announced()
-                    receive = body.limited(held.enter_context(self._intake.request()))
-                await self._app(scope, receive, answer.send)
-        except asyncio.CancelledError:
-            code = "CANCELLED"
-            self._metrics.cancelled.labels(call.stage or "none").inc()
-            raise
+                    received = body.limited(request.account(), request.call)
+                else:
+                    received = _counted(receive, request.account())
+                await self._app(scope, received, answer.send)
         except EditingError as error:
-            code = error.row.grpc_code
-            await self._refuse(error, call, scope, body, answer)
-        except Exception:
-            _log.exception("failed in stage %s", call.stage or "none")
-            code = "INTERNAL"
-            unforeseen = InternalError(
-                f"The gateway failed in a way that was not foreseen; report request {call.request_id}.",
-                stage=call.stage,
-            )
-            await self._refuse(unforeseen, call, scope, body, answer)
-        finally:
-            if method:
-                seconds = call.deadline.clock.now() - started_s
-                self._metrics.requests.labels(method, code).inc()
-                self._metrics.request_seconds.labels(method, scope["type"]).observe(seconds)
-                if self._settings.log_requests:
-                    log_request(call, transport=scope["type"], method=method, code=code, seconds=seconds)
+            await self._refuse(error, request.call, scope, body, answer)
 
     def _check_origin(self, headers: Headers) -> None:
-        """A page of another origin may not use its visitor's way to this gateway; which pages may is a setting. (CORS
-        alone would keep the answer from it, not the request from being served.)"""
+        """A page of another origin may not use its visitor's way to this gateway; a setting says which pages may. (CORS
+        alone would keep the answer from the page, but the request would still be served.)"""
         origin = headers.get("origin")
         if origin is None or origin in self._settings.cors_origins:
             return
@@ -163,37 +108,23 @@ class Border:
                 f"Pages of {origin[:200]!r} may not call this gateway; its setting cors_origins says which may."
             )
 
-    def _time_limit_s(self, headers: Headers) -> float:
-        text = headers.get(TIMEOUT_HEADER)
-        try:
-            wanted_s = float(text) if text else self._settings.default_deadline_s
-        except ValueError:
-            wanted_s = math.nan
-        if not wanted_s > 0.0:
-            raise InvalidOption(f"The header {TIMEOUT_HEADER} is a number of seconds above 0.")
-        return min(wanted_s, self._settings.max_deadline_s)
-
     async def _refuse(
         self, error: EditingError, call: Call, scope: Scope, body: _Body, answer: _Answer
     ) -> None:
-        self._metrics.rejected.labels(error.row.reason).inc()
-        if isinstance(error, Cancelled):
-            self._metrics.cancelled.labels(call.stage or "none").inc()
-        if error.__cause__ is not None:
-            _log.error("%s", error.message, exc_info=error.__cause__)
-        if answer.whole:
-            return  # an event stream or a session has told it
+        if answer.complete:
+            # an event stream or a session has sent the error itself
+            return
         if answer.started:
-            raise error  # too late for a status: the server cuts the connection
+            # too late for a status: the server cuts the connection
+            raise error
         headers = {"retry-after": str(math.ceil(error.retry_after_s))} if error.row.retryable else {}
         if error.row.http_status == 401:
             headers["www-authenticate"] = "Bearer"
-        content = error_answer(error, call.request_id).model_dump_json()
+        content = write_json(error_detail(error, call.request_id))
         response = Response(content, error.row.http_status, headers, media_type="application/json")
         if scope["type"] == "websocket":
             await WebSocket(scope, body.receive, answer.send).send_denial_response(response)
-            return
-        if body.is_still_coming:
+        elif body.is_still_coming:
             response.headers["connection"] = "close"
             await _answer_while_sent_to(response, scope, body.receive, answer.send)
         else:
@@ -201,29 +132,31 @@ class Border:
 
 
 class _Answer:
-    """Puts the request id and what browsers should heed on the answer, and remembers whether it has begun."""
+    """Puts the request id, and what browsers should heed, on the answer; remembers whether it has begun and ended."""
 
-    def __init__(self, send: Send, request_id: str, path: str, *, tls: bool) -> None:
+    def __init__(self, send: Send, path: str, *, tls: bool) -> None:
         self._send = send
-        self._headers = {REQUEST_ID_HEADER: request_id, **_SAFETY_HEADERS}
+        self._headers = dict(_SAFETY_HEADERS)
         if path.startswith("/v1/"):
             self._headers["cache-control"] = "no-store"
         if path in _PAGES_WITH_SCRIPT:
             self._headers["content-security-policy"] = _POLICY_WITH_SCRIPT
         if tls:
             self._headers["strict-transport-security"] = "max-age=31536000"
+        self.request_id = ""
         self.started = False
-        self.whole = False
+        self.complete = False
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
         if kind in ("http.response.start", "websocket.accept", "websocket.http.response.start"):
             self.started = True
             headers = MutableHeaders(raw=message.setdefault("headers", []))
+            headers[REQUEST_ID_HEADER] = self.request_id
             for name, value in self._headers.items():
                 headers[name] = value
         elif kind == "websocket.close" or kind == "http.response.body":
-            self.whole = not message.get("more_body", False)
+            self.complete = not message.get("more_body", False)
         await self._send(message)
 
 
@@ -240,15 +173,30 @@ def _authorization(headers: Headers, scope: Scope) -> str | None:
     return headers.get("authorization")
 
 
+def _time_limit_s(headers: Headers) -> float | None:
+    text = headers.get(TIMEOUT_HEADER)
+    if not text:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0.0:
+        raise InvalidOption(f"The header {TIMEOUT_HEADER} is a number of seconds above 0.")
+    return seconds
+
+
+# --- what comes in ---------------------------------------------------------------------------------------
+
+
 class _Body:
     """The body of a request, as it comes in."""
 
-    def __init__(self, receive: Receive, headers: Headers, max_bytes: int, call: Call) -> None:
+    def __init__(self, receive: Receive, headers: Headers, max_bytes: int) -> None:
         self.receive = receive
         self._announced = headers.get("content-length", "")
         self._chunked = "transfer-encoding" in headers
         self._max_bytes = max_bytes
-        self._call = call
         self._whole = False
 
     @property
@@ -260,17 +208,18 @@ class _Body:
         if self._announced.isdecimal() and int(self._announced) > self._max_bytes:
             raise self._too_large()
 
-    def limited(self, take: Take) -> Receive:
-        """`receive`, but a body over the limit is refused at the latest as it grows; `take` is told of each piece; and
-        one that is still not whole at the call's deadline is no longer waited for."""
+    def limited(self, account: Take, call: Call) -> Receive:
+        """A `receive` that counts each piece, refuses a body over the limit as it grows, and waits for no piece longer
+        than the call's deadline."""
         seen = 0
 
         async def limited() -> Message:
             nonlocal seen
-            if self._whole:  # from here on it waits for nothing but the caller hanging up
+            if self._whole:
+                # nothing is waited for any more but the caller hanging up
                 return await self.receive()
             try:
-                async with asyncio.timeout(self._call.deadline.remaining_s):
+                async with asyncio.timeout(call.deadline.remaining_s):
                     message = await self.receive()
             except TimeoutError:
                 raise DeadlineExceeded(
@@ -281,7 +230,7 @@ class _Body:
             seen += count
             if seen > self._max_bytes:
                 raise self._too_large()
-            take(count)
+            account(count)
             return message
 
         return limited
@@ -290,6 +239,24 @@ class _Body:
         return RequestTooLarge(
             f"The request has more than {self._max_bytes} bytes; send a smaller picture, or fewer codes."
         )
+
+
+def _counted(receive: Receive, account: Take) -> Receive:
+    """A websocket's `receive` that counts the newest message; the one before it is no longer held."""
+    held_bytes = 0
+
+    async def counted() -> Message:
+        nonlocal held_bytes
+        message = await receive()
+        account(-held_bytes)
+        held_bytes = 0
+        if message["type"] == "websocket.receive":
+            count = len(message.get("bytes") or message.get("text") or "")
+            account(count)
+            held_bytes = count
+        return message
+
+    return counted
 
 
 async def _answer_while_sent_to(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
@@ -313,10 +280,10 @@ async def _answer_while_sent_to(response: Response, scope: Scope, receive: Recei
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def cancelled_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is cancelled as soon as the caller hangs up. The body must have been read."""
     working = asyncio.create_task(work, name="request")
-    watching = asyncio.create_task(_gone(request), name="caller-watch")
+    watching = asyncio.create_task(_disconnected(request), name="caller-watch")
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
@@ -329,6 +296,6 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
             await asyncio.gather(working, return_exceptions=True)
 
 
-async def _gone(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -7,108 +7,133 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
-from pydantic import BaseModel
+from google.protobuf.message import Message
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from indomain.v1 import editing_pb2 as pb
 from serving.call import Call
-from serving.errors import EditingError, MalformedRequest
-from serving.http.middleware import unless_gone
-from serving.jobs import EncodedPicture, SessionRequest
-from serving.pipeline.pipeline import Pipeline
-from serving.pipeline.session import SessionAnswer
-from serving.wire import as_json as wire
-from serving.wire import bodies
+from serving.errors import EditingError
+from serving.http.middleware import cancelled_on_disconnect
+from serving.wire.editing import Editing
+from serving.wire.json import read_json_aside, write_json
+from serving.wire.responses import error_detail
 
-SendEvent = Callable[[str, BaseModel], Awaitable[None]]
+SendMessage = Callable[[Any], Awaitable[None]]
 _SUBPROTOCOL = "indomain.v1"
-_TRY_AGAIN_LATER, _INTERNAL_ERROR, _POLICY_VIOLATION = 1013, 1011, 1008  # codes of RFC 6455
+# Codes of RFC 6455.
+_TRY_AGAIN_LATER, _INTERNAL_ERROR, _POLICY_VIOLATION = 1013, 1011, 1008
 
 
 class EventStream(Response):
-    """Server-sent events: `work` is given a function that sends one. It is cancelled when the caller hangs up."""
+    """Server-sent events: `work` is given a function that sends a message as one. It is cancelled when the caller hangs
+    up."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, work: Callable[[SendEvent], Awaitable[None]], call: Call) -> None:
+    def __init__(self, work: Callable[[SendMessage], Awaitable[None]], call: Call) -> None:
         super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._work = work
         self._call = call
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await unless_gone(Request(scope, receive), self._send_all(send))
+        await cancelled_on_disconnect(Request(scope, receive), self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
         started = False
 
-        async def send_event(name: str, data: BaseModel) -> None:
+        async def send_event(name: str, data: Message) -> None:
             nonlocal started
             if not started:
                 started = True
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            text = f"event: {name}\ndata: {data.model_dump_json(exclude_none=True)}\n\n"
+            text = f"event: {name}\ndata: {write_json(data)}\n\n"
             await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
 
+        async def send_message(message: Message) -> None:
+            await send_event(*event_of(message))
+
         try:
-            await self._work(send_event)
+            await self._work(send_message)
         except EditingError as error:
             if not started:
                 raise
-            await send_event("error", wire.error_answer(error, self._call.request_id))
+            await send_event("error", error_detail(error, self._call.request_id))
             await send({"type": "http.response.body", "body": b""})
-            raise  # to be counted at the border
+            # the lifecycle counts it
+            raise
         await send({"type": "http.response.body", "body": b""})
 
 
-async def serve_session(websocket: WebSocket, pipeline: Pipeline, call: Call) -> None:
-    """Requests as JSON text, or a picture as it is; answers as JSON text, followed by the picture as it is.
+def event_of(message: Any) -> tuple[str, Message]:
+    """An event's name and data. A message that is one of several kinds is an event of that kind; others are `picture`s."""
+    if message.DESCRIPTOR.oneofs and (kind := message.WhichOneof(message.DESCRIPTOR.oneofs[0].name)):
+        return kind, getattr(message, kind)
+    return "picture", message
+
+
+async def serve_session(websocket: WebSocket, editing: Editing, call: Call) -> None:
+    """Requests as JSON texts, or a picture as it is; answers as JSON texts, each followed by its pictures as they are.
 
     Raises errors of the table, what ended the session; single requests fail in their answers.
     """
     # A page that offers subprotocols (one may carry its key) needs one of them chosen.
     await websocket.accept(_SUBPROTOCOL if _SUBPROTOCOL in websocket.scope["subprotocols"] else None)
 
-    async def receive() -> SessionRequest | None:
+    async def receive() -> pb.EditSessionRequest | EditingError:
         message = await websocket.receive()
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1005))
         picture = message.get("bytes")
         if picture is not None:
-            return SessionRequest(0, (), EncodedPicture(picture))
+            return pb.EditSessionRequest(edit=pb.EditRequest(picture=pb.Picture(data=picture)))
         try:
-            return wire.session_request_from(wire.read_body(bodies.SessionBody, message.get("text") or ""))
-        except MalformedRequest as error:
-            return SessionRequest(0, (), fault=error)
+            return await read_json_aside(pb.EditSessionRequest, message.get("text") or "")
+        except EditingError as error:
+            return error
 
-    async def tell(answer: SessionAnswer) -> None:
-        body, pictures = wire.session_answer(answer)
-        await websocket.send_text(body.model_dump_json(exclude_none=True))
+    async def send(answer: pb.EditSessionResponse) -> None:
+        pictures = _take_pictures(answer)
+        await websocket.send_text(write_json(answer))
         for picture in pictures:
             await websocket.send_bytes(picture)
 
     try:
-        await pipeline.edit_session(receive, tell, call)
-    except WebSocketDisconnect:  # how a session ends; what was under way for it has been cancelled
+        await editing.EditSession(receive, call, send)
+    except WebSocketDisconnect:
+        # how a session ends; what was under way for it has been cancelled
         return
     except EditingError as error:
         await _end_with(error, websocket, call)
         raise
 
 
+def _take_pictures(answer: pb.EditSessionResponse) -> list[bytes]:
+    """Takes the pictures' bytes out of an answer, in the order in which they follow it."""
+    taken: list[bytes] = []
+    for name in ("image", "pasted"):
+        if answer.WhichOneof("outcome") == "edited" and answer.edited.HasField(name):
+            picture = getattr(answer.edited, name)
+            taken.append(picture.data)
+            picture.data = b""
+    return taken
+
+
 async def _end_with(error: EditingError, websocket: WebSocket, call: Call) -> None:
     if websocket.application_state is not WebSocketState.CONNECTED:
         return
-    body = wire.error_answer(error, call.request_id)
     code = _INTERNAL_ERROR if error.row.grpc_code == "INTERNAL" else _POLICY_VIOLATION
     if error.row.retryable:
         code = _TRY_AGAIN_LATER
     try:
-        async with asyncio.timeout(1.0):  # one that does not read is not waited for
-            await websocket.send_text(body.model_dump_json())
+        # one that does not read is not waited for
+        async with asyncio.timeout(1.0):
+            await websocket.send_text(write_json(error_detail(error, call.request_id)))
             await websocket.close(code, error.row.reason)
     except (TimeoutError, RuntimeError, WebSocketDisconnect):
         pass

@@ -1,4 +1,4 @@
-"""The only room where wire types (protobuf, JSON bodies) become jobs, and results become wire types.
+"""Messages of the contract (clients/proto) <-> jobs and results (serving/jobs.py), and messages as JSON.
 
-Nothing is checked here but that bytes can be read as what they should be; what they mean is the pipeline's business.
+The only room that knows both. It checks that bytes can be read as what they should be; the pipeline checks what they mean.
 """

@@ -1,0 +1,146 @@
+"""What every request passes, over any transport: request id, deadline, key, memory, errors, metrics, trace, log line.
+
+A transport (serving/grpc, serving/http) opens `Lifecycle.request` around its work, tells it what the caller sent along,
+and answers the EditingError that leaves it in its own way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from serving.access.intake import Intake, Take
+from serving.access.keys import Keys
+from serving.call import CALL, Call, request_id_or_new
+from serving.deadline import Deadline
+from serving.errors import Cancelled, EditingError, InternalError, InvalidOption
+from serving.settings import Settings
+from serving.telemetry.logs import log_request
+from serving.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from serving.telemetry.tracing import Tracing
+
+_log = logging.getLogger(__name__)
+
+
+class Lifecycle:
+    """One for a gateway; `request` for each request."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        intake: Intake,
+        keys: Keys | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._intake = intake
+        self._keys = keys
+        self._tracing = tracing
+
+    @contextmanager
+    def request(
+        self,
+        transport: str,
+        method: str,
+        request_id: str | None,
+        on_end: Callable[[str, float], None] | None = None,
+    ) -> Iterator[OpenRequest]:
+        """For as long as a request lasts. `method` is empty where none of the contract is called: such a request is
+        neither counted nor logged. `on_end` is called with the gRPC code and the seconds that it took.
+
+        What leaves is an EditingError (also for faults that nobody foresaw) or a cancellation.
+        """
+        deadline = Deadline.after(self._settings.default_deadline_s)
+        call = Call(request_id_or_new(request_id), deadline, self._metrics.observe_stage)
+        CALL.set(call)
+        loop, started_s = asyncio.get_running_loop(), deadline.clock.now()
+        code = "OK"
+        try:
+            with ExitStack() as held:
+                yield OpenRequest(self, call, transport, method, held)
+        except (asyncio.CancelledError, GeneratorExit):
+            # gRPC cancels for both: a caller that hung up, and a deadline that passed
+            code = "DEADLINE_EXCEEDED" if call.deadline.expired else "CANCELLED"
+            self._metrics.cancelled.labels(call.stage or "none").inc()
+            raise
+        except EditingError as error:
+            code = error.row.grpc_code
+            self._count_refusal(error, call)
+            raise
+        except Exception:
+            _log.exception("failed in stage %s", call.stage or "none")
+            code = "INTERNAL"
+            error = InternalError(
+                f"The gateway failed in a way that was not foreseen; report request {call.request_id}.",
+                stage=call.stage,
+            )
+            self._count_refusal(error, call)
+            raise error from None
+        finally:
+            if method:
+                seconds = deadline.clock.now() - started_s
+                # in the loop's next turn: the answer need not wait for it
+                loop.call_soon(self._account, call, transport, method, code, seconds)
+                if on_end is not None:
+                    loop.call_soon(on_end, code, seconds)
+
+    def _count_refusal(self, error: EditingError, call: Call) -> None:
+        self._metrics.rejected.labels(error.row.reason).inc()
+        if isinstance(error, Cancelled):
+            self._metrics.cancelled.labels(call.stage or "none").inc()
+        if error.__cause__ is not None:
+            _log.error("%s", error.message, exc_info=error.__cause__)
+
+    def _account(self, call: Call, transport: str, method: str, code: str, seconds: float) -> None:
+        """Counts and logs a request that has ended."""
+        self._metrics.requests.labels(method, code).inc()
+        self._metrics.request_seconds.labels(method, transport).observe(seconds)
+        if self._settings.log_requests:
+            log_request(call, transport=transport, method=method, code=code, seconds=seconds)
+
+
+class OpenRequest:
+    """A request between its first byte and its answer. What it is given is held until it ends."""
+
+    def __init__(self, lifecycle: Lifecycle, call: Call, transport: str, method: str, held: ExitStack) -> None:
+        self.call = call
+        self._lifecycle = lifecycle
+        self._transport = transport
+        self._method = method
+        self._held = held
+
+    def admit(self, authorization: str | None, right: str) -> None:
+        """Lets the caller in by its key, where keys are needed; `right` is what the key must be for.
+
+        Raises Unauthenticated, PermissionDenied, KeyLimitReached.
+        """
+        keys = self._lifecycle._keys
+        if keys is not None:
+            self.call.owner = self._held.enter_context(keys.admit(authorization, right))
+
+    def trace(self, carrier: Mapping[str, str]) -> None:
+        """Begins a trace, or goes on with the caller's: `carrier` may have its `traceparent`."""
+        tracing = self._lifecycle._tracing
+        if tracing is not None and self._method:
+            self._held.enter_context(tracing.request(self.call, self._method, self._transport, carrier))
+
+    def limit_time(self, seconds: float | None) -> None:
+        """Sets the deadline: `seconds` from now (None: the default), within what the settings allow. Raises InvalidOption."""
+        settings = self._lifecycle._settings
+        wanted_s = settings.default_deadline_s if seconds is None else seconds
+        if math.isnan(wanted_s):
+            raise InvalidOption("The time for the request is a number of seconds above 0.")
+        self.call.deadline = Deadline.after(min(wanted_s, settings.max_deadline_s))
+
+    def account(self) -> Take:
+        """Counts the bytes that the request holds: call it with what came in, and below 0 with what went. It raises
+        QueueFull where all requests together hold too many."""
+        return self._held.enter_context(self._lifecycle._intake.request())
