@@ -12,9 +12,10 @@ import grpc
 from indomain.v1 import editing_pb2 as pb
 from indomain.v1 import editing_pb2_grpc as stubs
 from serving.grpc.interceptor import current_call
-from serving.jobs import Between, InvertProgress, SessionRequest
+from serving.jobs import SessionRequest
 from serving.pipeline.pipeline import Pipeline
 from serving.pipeline.session import SessionAnswer
+from serving.results import InterpolationFrame, InvertProgress
 from serving.wire import convert as wire
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Editing"]
@@ -68,7 +69,7 @@ class EditingService(stubs.EditingServicer):
     async def Interpolate(self, request: pb.InterpolateRequest, context: Context) -> None:  # type: ignore[override]  # noqa: N802
         call = current_call()
 
-        async def tell(result: Between) -> None:
+        async def tell(result: InterpolationFrame) -> None:
             await context.write(wire.interpolate_response(result, call))
 
         await self._pipeline.interpolate(wire.interpolate_job(request), call, tell)

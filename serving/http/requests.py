@@ -19,7 +19,8 @@ from starlette.responses import Response
 
 from serving.call import Call
 from serving.errors import Cancelled, InvalidOption, MalformedRequest, UnsupportedMediaType
-from serving.jobs import AreaChange, EncodedPicture, ImageFormat, Losses, Region, Source
+from serving.jobs import EncodedPicture, ImageFormat, Region, Source
+from serving.results import AreaChange, Losses
 from serving.wire import bodies
 from serving.wire.as_json import area_from, picture_from, read_body, source_from
 

@@ -34,8 +34,8 @@ from serving.http.requests import (
 )
 from serving.http.streams import EventStream, SendEvent, serve_session
 from serving.http.studio import add_studio
-from serving.jobs import Between, InvertProgress
 from serving.pipeline.pipeline import Pipeline
+from serving.results import InterpolationFrame, InvertProgress
 from serving.telemetry.metrics import Metrics
 from serving.wire import as_json as wire
 from serving.wire import bodies
@@ -115,7 +115,9 @@ def _add_editing_routes(app: FastAPI, pipeline: Pipeline) -> None:
         job = wire.invert_job_from(body, picture, accept)
         result = await unless_gone(request, pipeline.invert(job, call))
         if accept:
-            return answer_picture(result.pasted or result.image, call, result.domain_score, result.losses)
+            return answer_picture(
+                result.rendering.pasted or result.rendering.image, call, result.domain_score, result.losses
+            )
         return answer_json(wire.invert_answer(result, call))
 
     @app.post(
@@ -132,7 +134,7 @@ def _add_editing_routes(app: FastAPI, pipeline: Pipeline) -> None:
         job = wire.edit_job_from(body, source, area, accept)
         result = await unless_gone(request, pipeline.edit(job, call))
         if accept:
-            picture = result.pasted or result.image
+            picture = result.rendering.pasted or result.rendering.image
             return answer_picture(picture, call, result.domain_score, result.losses, result.area)
         return answer_json(wire.edit_answer(result, call))
 
@@ -143,7 +145,9 @@ def _add_editing_routes(app: FastAPI, pipeline: Pipeline) -> None:
         job = wire.mix_job_from(await read_json(request, bodies.MixBody), accept)
         result = await unless_gone(request, pipeline.mix(job, call))
         if accept:
-            return answer_picture(result.pasted or result.image, call, result.domain_score)
+            return answer_picture(
+                result.rendering.pasted or result.rendering.image, call, result.domain_score
+            )
         return answer_json(wire.mix_answer(result, call))
 
     @app.post(
@@ -160,7 +164,9 @@ def _add_editing_routes(app: FastAPI, pipeline: Pipeline) -> None:
         job = wire.diffuse_job_from(body, pictures, accept)
         result = await unless_gone(request, pipeline.diffuse(job, call))
         if accept:
-            return answer_picture(result.pasted or result.image, call, result.domain_score, result.losses)
+            return answer_picture(
+                result.rendering.pasted or result.rendering.image, call, result.domain_score, result.losses
+            )
         return answer_json(wire.diffuse_answer(result, call))
 
     @app.post("/v1/decode", tags=["editing"], **json_only("DecodeBody", bodies.DecodeAnswer))
@@ -217,7 +223,7 @@ def _add_stream_routes(app: FastAPI, pipeline: Pipeline) -> None:
         job = wire.interpolate_job_from(await read_json(request, bodies.InterpolateBody))
 
         async def work(send: SendEvent) -> None:
-            async def tell(result: Between) -> None:
+            async def tell(result: InterpolationFrame) -> None:
                 await send("picture", wire.between_answer(result, call))
 
             await pipeline.interpolate(job, call, tell)

@@ -78,11 +78,11 @@ async def serve_session(websocket: WebSocket, pipeline: Pipeline, call: Call) ->
             raise WebSocketDisconnect(message.get("code", 1005))
         picture = message.get("bytes")
         if picture is not None:
-            return SessionRequest(0, (), EncodedPicture(picture))
+            return SessionRequest(0, source=EncodedPicture(picture))
         try:
             return wire.session_request_from(wire.read_body(bodies.SessionBody, message.get("text") or ""))
         except MalformedRequest as error:
-            return SessionRequest(0, (), fault=error)
+            return SessionRequest(0, fault=error)
 
     async def tell(answer: SessionAnswer) -> None:
         body, pictures = wire.session_answer(answer)

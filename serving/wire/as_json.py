@@ -14,42 +14,47 @@ from serving.bundle import Bundle, Direction, Preset
 from serving.call import Call
 from serving.errors import EditingError, MalformedRequest
 from serving.jobs import (
+    DEFAULT_QUALITY,
     AlignOptions,
-    Between,
+    Area,
     CodeHandle,
     CodeSource,
     Coordinates,
-    Decoded,
     DecodeJob,
-    Diffused,
     DiffuseJob,
-    Edited,
     EditJob,
+    EditOptions,
     EditStep,
     EncodedPicture,
     Face,
     FindFacesJob,
-    FoundFaces,
     ImageFormat,
     InterpolateJob,
-    Inversion,
     InvertJob,
-    InvertProgress,
-    Losses,
-    Mixed,
     MixJob,
     NamedCode,
     OutputOptions,
     Placement,
     RefineOptions,
     Region,
-    Sampled,
     SampleJob,
     SessionRequest,
     Source,
     WatchInvertJob,
 )
 from serving.pipeline.session import SessionAnswer
+from serving.results import (
+    Decoded,
+    Diffused,
+    Edited,
+    FoundFaces,
+    InterpolationFrame,
+    Inversion,
+    InvertProgress,
+    Losses,
+    Mixed,
+    Sampled,
+)
 from serving.settings import Settings
 from serving.wire import bodies
 from serving.wire.codes import code_array, code_bytes
@@ -90,7 +95,14 @@ def edit_job_from(
     area: Region | EncodedPicture | None,
     accept: ImageFormat | None,
 ) -> EditJob:
-    return EditJob(source, _edits_from(body.edits), *_options_from(body, accept), area=area)
+    return EditJob(source, _edit_options_from(body, area, accept), body.bundle)
+
+
+def _edit_options_from(
+    body: bodies.EditOptions, area: Area | None, accept: ImageFormat | None
+) -> EditOptions:
+    _, refine, output, align = _options_from(body, accept)
+    return EditOptions(_edits_from(body.edits), refine, output, align, area)
 
 
 def source_from(body: bodies.SourceBody | bodies.EditBody, what: str) -> Source:
@@ -115,18 +127,13 @@ def session_request_from(body: bodies.SessionBody) -> SessionRequest:
     edit = body.edit
     try:
         named = edit.picture is not None or edit.code is not None
-        return SessionRequest(
-            body.sequence,
-            _edits_from(edit.edits),
-            source_from(edit, "A session") if named else None,
-            edit.bundle,
-            _refine_from(edit.refine),
-            _output_from(edit.output, None) if "output" in edit.model_fields_set else None,
-            _align_from(edit.align),
-            area=area_from(edit.region, picture_from(edit.mask) if edit.mask is not None else None),
-        )
+        source = source_from(edit, "A session") if named else None
+        area = area_from(edit.region, picture_from(edit.mask) if edit.mask is not None else None)
+        options = _edit_options_from(edit, area, None)
+        given = "output" in edit.model_fields_set
+        return SessionRequest(body.sequence, options, source, edit.bundle, given)
     except EditingError as error:
-        return SessionRequest(body.sequence, (), fault=error)
+        return SessionRequest(body.sequence, fault=error)
 
 
 def interpolate_job_from(body: bodies.InterpolateBody) -> InterpolateJob:
@@ -190,7 +197,7 @@ def _align_from(body: bodies.AlignBody) -> AlignOptions:
 def _output_from(body: bodies.OutputBody, accept: ImageFormat | None) -> OutputOptions:
     return OutputOptions(
         format=body.format or accept or ImageFormat.PNG,
-        quality=OutputOptions().quality if body.quality is None else body.quality,
+        quality=DEFAULT_QUALITY if body.quality is None else body.quality,
         image=not body.omit_image,
         aligned=body.include_aligned,
         start=body.include_start,
@@ -220,13 +227,13 @@ def invert_answer(result: Inversion, call: Call) -> bodies.InvertAnswer:
         code=_code_answer(result.code),
         domain_score=result.domain_score,
         losses=_losses_answer(result.losses),
-        image=_optional_answer(result.image),
-        aligned=_optional_answer(result.aligned),
-        start=_optional_answer(result.start),
+        image=_optional_answer(result.rendering.image),
+        aligned=_optional_answer(result.rendering.aligned),
+        start=_optional_answer(result.rendering.start),
         timings=_timings_answer(call),
         request_id=call.request_id,
-        pasted=_optional_answer(result.pasted),
-        placement=_placement_answer(result.placement),
+        pasted=_optional_answer(result.rendering.pasted),
+        placement=_placement_answer(result.rendering.placement),
     )
 
 
@@ -237,14 +244,14 @@ def edit_answer(result: Edited, call: Call) -> bodies.EditAnswer:
         source_code=_code_answer(result.source_code),
         domain_score=result.domain_score,
         losses=_losses_answer(result.losses) if result.losses else None,
-        image=_optional_answer(result.image),
-        aligned=_optional_answer(result.aligned),
-        start=_optional_answer(result.start),
+        image=_optional_answer(result.rendering.image),
+        aligned=_optional_answer(result.rendering.aligned),
+        start=_optional_answer(result.rendering.start),
         area=bodies.AreaChangeAnswer(**asdict(result.area)) if result.area else None,
         timings=_timings_answer(call),
         request_id=call.request_id,
-        pasted=_optional_answer(result.pasted),
-        placement=_placement_answer(result.placement),
+        pasted=_optional_answer(result.rendering.pasted),
+        placement=_placement_answer(result.rendering.placement),
     )
 
 
@@ -265,8 +272,10 @@ def session_answer(answer: SessionAnswer) -> tuple[bodies.SessionAnswerBody, lis
     if isinstance(answer.outcome, EditingError):
         body.error = error_answer(answer.outcome, answer.call.request_id)
         return body, []
-    image, pasted = answer.outcome.image, answer.outcome.pasted
-    emptied = replace(answer.outcome, image=_without_data(image), pasted=_without_data(pasted))
+    rendering = answer.outcome.rendering
+    image, pasted = rendering.image, rendering.pasted
+    bare = replace(rendering, image=_without_data(image), pasted=_without_data(pasted))
+    emptied = replace(answer.outcome, rendering=bare)
     body.edited = edit_answer(emptied, answer.call)
     return body, [picture.data for picture in (image, pasted) if picture is not None]
 
@@ -275,18 +284,18 @@ def _without_data(picture: EncodedPicture | None) -> EncodedPicture | None:
     return None if picture is None else replace(picture, data=b"")
 
 
-def between_answer(result: Between, call: Call) -> bodies.BetweenAnswer:
+def between_answer(result: InterpolationFrame, call: Call) -> bodies.BetweenAnswer:
     return bodies.BetweenAnswer(
         bundle=result.bundle,
         index=result.index,
         position=result.position,
         code=_code_answer(result.code),
         domain_score=result.domain_score,
-        image=_optional_answer(result.image),
+        image=_optional_answer(result.rendering.image),
         timings=_timings_answer(call),
         request_id=call.request_id,
-        pasted=_optional_answer(result.pasted),
-        placement=_placement_answer(result.placement),
+        pasted=_optional_answer(result.rendering.pasted),
+        placement=_placement_answer(result.rendering.placement),
     )
 
 
@@ -295,11 +304,11 @@ def mix_answer(result: Mixed, call: Call) -> bodies.MixAnswer:
         bundle=result.bundle,
         code=_code_answer(result.code),
         domain_score=result.domain_score,
-        image=_optional_answer(result.image),
+        image=_optional_answer(result.rendering.image),
         timings=_timings_answer(call),
         request_id=call.request_id,
-        pasted=_optional_answer(result.pasted),
-        placement=_placement_answer(result.placement),
+        pasted=_optional_answer(result.rendering.pasted),
+        placement=_placement_answer(result.rendering.placement),
     )
 
 
@@ -309,13 +318,13 @@ def diffuse_answer(result: Diffused, call: Call) -> bodies.DiffuseAnswer:
         code=_code_answer(result.code),
         domain_score=result.domain_score,
         losses=_losses_answer(result.losses),
-        image=_optional_answer(result.image),
-        aligned=_optional_answer(result.aligned),
-        start=_optional_answer(result.start),
+        image=_optional_answer(result.rendering.image),
+        aligned=_optional_answer(result.rendering.aligned),
+        start=_optional_answer(result.rendering.start),
         timings=_timings_answer(call),
         request_id=call.request_id,
-        pasted=_optional_answer(result.pasted),
-        placement=_placement_answer(result.placement),
+        pasted=_optional_answer(result.rendering.pasted),
+        placement=_placement_answer(result.rendering.placement),
     )
 
 

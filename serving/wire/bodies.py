@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 
-from serving.jobs import Alignment, ImageFormat, Pasting, StopReason
+from serving.jobs import (
+    DEFAULT_MIX_STRENGTH,
+    DEFAULT_PROGRESS_INTERVAL_S,
+    DEFAULT_TRUNCATION,
+    Alignment,
+    ImageFormat,
+    Pasting,
+)
+from serving.results import StopReason
 
 
 class Body(BaseModel):
@@ -131,7 +139,7 @@ class InvertBody(InvertOptions):
 
 
 class WatchOptions(InvertOptions):
-    interval_s: float = 0.25
+    interval_s: float = DEFAULT_PROGRESS_INTERVAL_S
     """Seconds between two reports, at least. 0: as often as there is news."""
     omit_previews: bool = False
     """Reports without picture and domain score, which cost a decoding each."""
@@ -181,7 +189,7 @@ class MixBody(Body):
     style: SourceBody
     layers: list[int]
     """Taken from the style; low ones hold pose and shape, high ones colours and texture."""
-    strength: float = 1.0
+    strength: float = DEFAULT_MIX_STRENGTH
     """0 leaves the base as it is, 1 replaces its layers."""
     bundle: str = ""
     refine: RefineBody = Field(default_factory=RefineBody)
@@ -211,7 +219,7 @@ class DecodeBody(Body):
 
 class SampleBody(Body):
     seeds: list[int]
-    truncation: float = 0.7
+    truncation: float = DEFAULT_TRUNCATION
     """0: the mean picture. 1: as varied as the training pictures. 0..2."""
     bundle: str = ""
     output: OutputBody = Field(default_factory=OutputBody)

@@ -13,31 +13,26 @@ from serving.bundle import Bundle, Direction, Preset
 from serving.call import Call
 from serving.errors import EditingError, InvalidOption, MalformedRequest
 from serving.jobs import (
+    DEFAULT_MIX_STRENGTH,
+    DEFAULT_PROGRESS_INTERVAL_S,
+    DEFAULT_QUALITY,
+    DEFAULT_TRUNCATION,
     Alignment,
     AlignOptions,
-    AreaChange,
-    Between,
     CodeHandle,
     CodeSource,
     Coordinates,
-    Decoded,
     DecodeJob,
-    Diffused,
     DiffuseJob,
-    Edited,
     EditJob,
+    EditOptions,
     EditStep,
     EncodedPicture,
     Face,
     FindFacesJob,
-    FoundFaces,
     ImageFormat,
     InterpolateJob,
-    Inversion,
     InvertJob,
-    InvertProgress,
-    Losses,
-    Mixed,
     MixJob,
     NamedCode,
     OutputOptions,
@@ -45,22 +40,31 @@ from serving.jobs import (
     Placement,
     RefineOptions,
     Region,
-    Sampled,
     SampleJob,
     SessionRequest,
     Source,
-    StopReason,
     WatchInvertJob,
 )
 from serving.pipeline.session import SessionAnswer
+from serving.results import (
+    AreaChange,
+    Decoded,
+    Diffused,
+    Edited,
+    FoundFaces,
+    InterpolationFrame,
+    Inversion,
+    InvertProgress,
+    Losses,
+    Mixed,
+    Sampled,
+    StopReason,
+)
 from serving.settings import Settings
 from serving.wire.codes import code_array, code_bytes
 
 ERROR_DETAIL_KEY = "indomain-error-bin"
 
-_DEFAULTS = OutputOptions()
-_DEFAULT_TRUNCATION = SampleJob(()).truncation
-_DEFAULT_INTERVAL_S = WatchInvertJob(InvertJob(EncodedPicture(b""))).interval_s
 _FORMATS = {
     pb.IMAGE_FORMAT_PNG: ImageFormat.PNG,
     pb.IMAGE_FORMAT_JPEG: ImageFormat.JPEG,
@@ -96,31 +100,28 @@ def invert_job(request: pb.InvertRequest | pb.WatchInvertRequest) -> InvertJob:
 
 
 def watch_invert_job(request: pb.WatchInvertRequest) -> WatchInvertJob:
-    interval_s = request.interval_s if request.HasField("interval_s") else _DEFAULT_INTERVAL_S
+    interval_s = request.interval_s if request.HasField("interval_s") else DEFAULT_PROGRESS_INTERVAL_S
     return WatchInvertJob(invert_job(request), interval_s, not request.omit_previews)
 
 
 def edit_job(request: pb.EditRequest) -> EditJob:
-    source, area = _source(request, "An edit"), _area(request)
-    return EditJob(source, _edits(request.edits), *_options(request), area=area)
+    return EditJob(_source(request, "An edit"), _edit_options(request), request.bundle)
+
+
+def _edit_options(request: pb.EditRequest) -> EditOptions:
+    _, refine, output, align = _options(request)
+    return EditOptions(_edits(request.edits), refine, output, align, _area(request))
 
 
 def session_request(request: pb.EditSessionRequest) -> SessionRequest:
     """What cannot be read becomes its fault: one bad message does not end a session."""
     edit = request.edit
     try:
-        return SessionRequest(
-            request.sequence,
-            _edits(edit.edits),
-            _source(edit, "A session") if edit.WhichOneof("source") else None,
-            edit.bundle,
-            _refine(edit.refine),
-            _output(edit.output) if edit.HasField("output") else None,
-            _align(edit.align),
-            area=_area(edit),
-        )
+        source = _source(edit, "A session") if edit.WhichOneof("source") else None
+        given = edit.HasField("output")
+        return SessionRequest(request.sequence, _edit_options(edit), source, edit.bundle, given)
     except EditingError as error:
-        return SessionRequest(request.sequence, (), fault=error)
+        return SessionRequest(request.sequence, fault=error)
 
 
 def interpolate_job(request: pb.InterpolateRequest) -> InterpolateJob:
@@ -130,7 +131,7 @@ def interpolate_job(request: pb.InterpolateRequest) -> InterpolateJob:
 
 def mix_job(request: pb.MixRequest) -> MixJob:
     base, style = _source(request.base, "The base"), _source(request.style, "The style")
-    strength = request.strength if request.HasField("strength") else 1.0
+    strength = request.strength if request.HasField("strength") else DEFAULT_MIX_STRENGTH
     return MixJob(base, style, tuple(request.layers), strength, *_options(request))
 
 
@@ -145,7 +146,7 @@ def decode_job(request: pb.DecodeRequest) -> DecodeJob:
 
 
 def sample_job(request: pb.SampleRequest) -> SampleJob:
-    truncation = request.truncation if request.HasField("truncation") else _DEFAULT_TRUNCATION
+    truncation = request.truncation if request.HasField("truncation") else DEFAULT_TRUNCATION
     return SampleJob(tuple(request.seeds), truncation, request.bundle, _output(request.output))
 
 
@@ -222,7 +223,7 @@ def _output(options: pb.OutputOptions) -> OutputOptions:
         raise InvalidOption(f"output.pasting {options.pasting} is unknown; CHANGE and REPLACE are there.")
     return OutputOptions(
         format=_FORMATS.get(options.format, ImageFormat.PNG),
-        quality=options.quality if options.HasField("quality") else _DEFAULTS.quality,
+        quality=options.quality if options.HasField("quality") else DEFAULT_QUALITY,
         image=not options.omit_image,
         aligned=options.include_aligned,
         start=options.include_start,
@@ -250,15 +251,15 @@ def invert_response(result: Inversion, call: Call) -> pb.InvertResponse:
     return pb.InvertResponse(
         bundle=result.bundle,
         code=_pb_code(result.code),
-        image=_pb_optional(result.image),
+        image=_pb_optional(result.rendering.image),
         domain_score=result.domain_score,
         losses=_pb_losses(result.losses),
         timings=_pb_timings(call),
         request_id=call.request_id,
-        aligned=_pb_optional(result.aligned),
-        start=_pb_optional(result.start),
-        pasted=_pb_optional(result.pasted),
-        placement=_pb_placement(result.placement),
+        aligned=_pb_optional(result.rendering.aligned),
+        start=_pb_optional(result.rendering.start),
+        pasted=_pb_optional(result.rendering.pasted),
+        placement=_pb_placement(result.rendering.placement),
     )
 
 
@@ -283,16 +284,16 @@ def edit_response(result: Edited, call: Call) -> pb.EditResponse:
     return pb.EditResponse(
         bundle=result.bundle,
         code=_pb_code(result.code),
-        image=_pb_optional(result.image),
+        image=_pb_optional(result.rendering.image),
         domain_score=result.domain_score,
         losses=_pb_losses(result.losses) if result.losses else None,
         timings=_pb_timings(call),
         request_id=call.request_id,
         source_code=_pb_code(result.source_code),
-        aligned=_pb_optional(result.aligned),
-        start=_pb_optional(result.start),
-        pasted=_pb_optional(result.pasted),
-        placement=_pb_placement(result.placement),
+        aligned=_pb_optional(result.rendering.aligned),
+        start=_pb_optional(result.rendering.start),
+        pasted=_pb_optional(result.rendering.pasted),
+        placement=_pb_placement(result.rendering.placement),
         area=_pb_area_change(result.area) if result.area else None,
     )
 
@@ -306,18 +307,18 @@ def session_response(answer: SessionAnswer) -> pb.EditSessionResponse:
     return response
 
 
-def interpolate_response(result: Between, call: Call) -> pb.InterpolateResponse:
+def interpolate_response(result: InterpolationFrame, call: Call) -> pb.InterpolateResponse:
     return pb.InterpolateResponse(
         bundle=result.bundle,
         index=result.index,
         position=result.position,
         code=_pb_code(result.code),
-        image=_pb_optional(result.image),
+        image=_pb_optional(result.rendering.image),
         domain_score=result.domain_score,
         timings=_pb_timings(call),
         request_id=call.request_id,
-        pasted=_pb_optional(result.pasted),
-        placement=_pb_placement(result.placement),
+        pasted=_pb_optional(result.rendering.pasted),
+        placement=_pb_placement(result.rendering.placement),
     )
 
 
@@ -325,12 +326,12 @@ def mix_response(result: Mixed, call: Call) -> pb.MixResponse:
     return pb.MixResponse(
         bundle=result.bundle,
         code=_pb_code(result.code),
-        image=_pb_optional(result.image),
+        image=_pb_optional(result.rendering.image),
         domain_score=result.domain_score,
         timings=_pb_timings(call),
         request_id=call.request_id,
-        pasted=_pb_optional(result.pasted),
-        placement=_pb_placement(result.placement),
+        pasted=_pb_optional(result.rendering.pasted),
+        placement=_pb_placement(result.rendering.placement),
     )
 
 
@@ -338,15 +339,15 @@ def diffuse_response(result: Diffused, call: Call) -> pb.DiffuseResponse:
     return pb.DiffuseResponse(
         bundle=result.bundle,
         code=_pb_code(result.code),
-        image=_pb_optional(result.image),
+        image=_pb_optional(result.rendering.image),
         domain_score=result.domain_score,
         losses=_pb_losses(result.losses),
         timings=_pb_timings(call),
         request_id=call.request_id,
-        aligned=_pb_optional(result.aligned),
-        start=_pb_optional(result.start),
-        pasted=_pb_optional(result.pasted),
-        placement=_pb_placement(result.placement),
+        aligned=_pb_optional(result.rendering.aligned),
+        start=_pb_optional(result.rendering.start),
+        pasted=_pb_optional(result.rendering.pasted),
+        placement=_pb_placement(result.rendering.placement),
     )
 
 
