@@ -15,8 +15,15 @@ from starlette.responses import Response
 
 from indomain.v1 import editing_pb2 as pb
 from serving.errors import Cancelled, InvalidOption, MalformedRequest, UnsupportedMediaType
+<<<<<<< HEAD
 from serving.wire.contract import picture_fields
 from serving.wire.json import read_json, read_json_aside, write_json
+=======
+from serving.jobs import EncodedPicture, ImageFormat, Region, Source
+from serving.results import AreaChange, Losses
+from serving.wire import bodies
+from serving.wire.as_json import area_from, picture_from, read_body, source_from
+>>>>>>> pipeline
 
 MessageT = TypeVar("MessageT", bound=Message)
 

@@ -11,7 +11,8 @@ from PIL import Image as Pillow
 from PIL import ImageFilter
 
 from serving.errors import InvalidOption
-from serving.jobs import AreaChange, Image, Losses, Region
+from serving.jobs import Image, Region
+from serving.results import AreaChange, Losses
 
 Area = npt.NDArray[np.float32]
 

@@ -25,28 +25,18 @@ from serving.errors import InvalidCode, InvalidOption, OtherCodeSpace, QueueFull
 from serving.jobs import (
     Alignment,
     AlignOptions,
-    AreaChange,
-    Between,
     Code,
     CodeHandle,
     CodeSource,
-    Decoded,
     DecodeJob,
-    Diffused,
     DiffuseJob,
-    Edited,
     EditJob,
     EncodedPicture,
     FindFacesJob,
-    FoundFaces,
     Image,
     ImageFormat,
     InterpolateJob,
-    Inversion,
     InvertJob,
-    InvertProgress,
-    Losses,
-    Mixed,
     MixJob,
     NamedCode,
     Origin,
@@ -54,7 +44,6 @@ from serving.jobs import (
     Pasting,
     RefineOptions,
     Region,
-    Sampled,
     SampleJob,
     Source,
     WatchInvertJob,
@@ -75,6 +64,20 @@ from serving.pipeline.progress import Progress
 from serving.pipeline.refinement import Refinement, RefineSettings, Report, unreported
 from serving.pipeline.session import EditSession, Receive, SessionAnswer
 from serving.pipeline.stages import Aligned, Stages
+from serving.results import (
+    AreaChange,
+    Decoded,
+    Diffused,
+    Edited,
+    FoundFaces,
+    InterpolationFrame,
+    Inversion,
+    InvertProgress,
+    Losses,
+    Mixed,
+    Rendering,
+    Sampled,
+)
 from serving.settings import Settings
 from serving.telemetry.metrics import Metrics
 
@@ -167,10 +170,10 @@ class Pipeline:
     async def edit(self, job: EditJob, call: Call) -> Edited:
         """Picture or code -> edited code and picture. Raises errors of the table only."""
         async with self._admission.admitted(call):
-            bundle = self._bundle(job.bundle)
-            check_output(job.output)
-            check_edits(job.edits, bundle, self.settings.max_edits)
-            if job.area is not None and self._refine_settings(job.refine, bundle).steps == 0:
+            bundle, options = self._bundle(job.bundle), job.options
+            check_output(options.output)
+            check_edits(options.edits, bundle, self.settings.max_edits)
+            if options.area is not None and self._refine_settings(options.refine, bundle).steps == 0:
                 raise InvalidOption("An area needs refinement; give refine.steps of 1 or more, or no area.")
             if isinstance(job.source, EncodedPicture):
                 return await self._edit_picture(bundle, job, job.source, call)
@@ -201,7 +204,7 @@ class Pipeline:
             finally:
                 self._sessions.discard(session)
 
-    async def interpolate(self, job: InterpolateJob, call: Call, tell: Tell[Between]) -> None:
+    async def interpolate(self, job: InterpolateJob, call: Call, tell: Tell[InterpolationFrame]) -> None:
         """Tells the pictures on the way from one code to another, in order. Raises errors of the table only."""
         async with self._admission.admitted(call):
             bundle = self._bundle(job.bundle)
@@ -215,6 +218,7 @@ class Pipeline:
             end, _ = await self._code_of(job.end, settings, job.align, bundle, call)
             with call.during("edit"):
                 codes = list(codes_between(start, end, job.count))
+            placement = None if origin is None else origin.placement
             first_image: Image | None = None
             for first in range(0, job.count, _PICTURES_AT_ONCE):
                 part = codes[first : first + _PICTURES_AT_ONCE]
@@ -225,8 +229,10 @@ class Pipeline:
                 first_image = images[0] if first_image is None else first_image
                 for n, (code, score, picture) in enumerate(zip(part, scores, pictures, strict=True), first):
                     named = NamedCode(code if job.output.codes else None, space=bundle.code_space)
-                    placed = await self._placed(origin, first_image, images[n - first], job.output, call)
-                    await tell(Between(bundle.name, n, n / (job.count - 1), named, score, picture, **placed))
+                    pasted = await self._pasted(origin, first_image, images[n - first], job.output, call)
+                    rendering = Rendering(picture, pasted=pasted, placement=placement)
+                    position = n / (job.count - 1)
+                    await tell(InterpolationFrame(bundle.name, n, position, named, score, rendering))
 
     async def mix(self, job: MixJob, call: Call) -> Mixed:
         """Layers of one code put into another. Raises errors of the table only."""
@@ -239,8 +245,8 @@ class Pipeline:
             style, _ = await self._code_of(job.style, settings, job.align, bundle, call)
             with call.during("edit"):
                 code = mix_codes(base, style, job.layers, job.strength)
-            score, pictures = await self._show_code(bundle, code, base, origin, job.output, call)
-            return Mixed(bundle.name, self._named(code, bundle, job.output, call), score, **pictures)
+            score, rendering = await self._show_code(bundle, code, base, origin, job.output, call)
+            return Mixed(bundle.name, self._named(code, bundle, job.output, call), score, rendering)
 
     async def diffuse(self, job: DiffuseJob, call: Call) -> Diffused:
         """A region of a target pasted into a context, refined where the target is (Zhu et al. 2020, section 4.3).
@@ -254,11 +260,11 @@ class Pipeline:
             context = await self._stages.align(bundle, job.context, job.align, call)
             both = Aligned(paste(target.image, context.image, mask), context.origin)
             start, refined = await self._stages.find_code(bundle, both.image, settings, call, mask=mask)
-            score, losses, pictures = await self._show(
+            score, losses, rendering = await self._show(
                 bundle, both, start, refined, refined.code, job.output, call, mask
             )
             named = self._named(refined.code, bundle, job.output, call)
-            return Diffused(bundle.name, named, score, losses, **pictures)
+            return Diffused(bundle.name, named, score, losses, rendering)
 
     async def decode(self, job: DecodeJob, call: Call) -> Decoded:
         """Codes -> pictures, in their order. Raises errors of the table only."""
@@ -325,43 +331,43 @@ class Pipeline:
     ) -> Inversion:
         aligned = await self._stages.align(bundle, job.picture, job.align, call)
         start, refined = await self._stages.find_code(bundle, aligned.image, settings, call, report=report)
-        score, losses, pictures = await self._show(
+        score, losses, rendering = await self._show(
             bundle, aligned, start, refined, refined.code, job.output, call
         )
         named = self._named(refined.code, bundle, job.output, call)
-        return Inversion(bundle.name, named, score, losses, **pictures)
+        return Inversion(bundle.name, named, score, losses, rendering)
 
     async def _edit_picture(
         self, bundle: Bundle, job: EditJob, picture: EncodedPicture, call: Call
     ) -> Edited:
-        settings = self._refine_settings(job.refine, bundle)
-        aligned = await self._stages.align(bundle, picture, job.align, call)
+        settings = self._refine_settings(job.options.refine, bundle)
+        aligned = await self._stages.align(bundle, picture, job.options.align, call)
         area = await self._soft_area(bundle, job, aligned.origin, call)
         kept_s = 0.0 if area is None else call.deadline.remaining_s / 2
         start, refined = await self._stages.find_code(bundle, aligned.image, settings, call, kept_s=kept_s)
         code, change = await self._edited(bundle, refined.code, job, area, call)
-        score, losses, pictures = await self._show(
-            bundle, aligned, start, refined, code, job.output, call, edited=True
+        score, losses, rendering = await self._show(
+            bundle, aligned, start, refined, code, job.options.output, call, edited=True
         )
-        named = self._named(code, bundle, job.output, call)
-        source = self._named(refined.code, bundle, job.output, call)
-        return Edited(bundle.name, named, source, score, losses, **pictures, area=change)
+        named = self._named(code, bundle, job.options.output, call)
+        source = self._named(refined.code, bundle, job.options.output, call)
+        return Edited(bundle.name, named, source, score, losses, rendering, change)
 
     async def _edit_code(self, bundle: Bundle, job: EditJob, code_source: CodeSource, call: Call) -> Edited:
         area = await self._soft_area(bundle, job, job.origin, call)
         source = self._one_code(bundle, code_source, call)
         code, change = await self._edited(bundle, source, job, area, call)
-        score, pictures = await self._show_code(bundle, code, source, job.origin, job.output, call)
-        named = self._named(code, bundle, job.output, call)
+        score, rendering = await self._show_code(bundle, code, source, job.origin, job.options.output, call)
+        named = self._named(code, bundle, job.options.output, call)
         if isinstance(code_source, CodeHandle):
             named_source = NamedCode(source, code_source.name, bundle.code_space)
         elif isinstance(code_source, NamedCode) and code_source.handle:
             named_source = code_source
         else:
             named_source = self._kept(source, bundle, call)
-        if not job.output.codes:
+        if not job.options.output.codes:
             named_source = named_source.by_handle()
-        return Edited(bundle.name, named, named_source, score, None, **pictures, area=change)
+        return Edited(bundle.name, named, named_source, score, None, rendering, change)
 
     async def _edited(
         self, bundle: Bundle, source: Code, job: EditJob, area: Area | None, call: Call
@@ -369,10 +375,10 @@ class Pipeline:
         """The source's code with the job's edits. With an area, a code that shows them there and the source elsewhere
         (Image2StyleGAN++, Abdal et al. 2020): refined towards both pasted together, from the nearer of the two."""
         with call.during("edit"):
-            code = apply_edits(source, job.edits, bundle)
+            code = apply_edits(source, job.options.edits, bundle)
         if area is None:
             return code, None
-        settings = self._refine_settings(job.refine, bundle)
+        settings = self._refine_settings(job.options.refine, bundle)
         before, everywhere = await self._stages.generate(bundle, np.stack([source, code]), call)
         wanted = paste(everywhere, before, area)
         if np.array_equal(wanted, everywhere):  # nothing to hold back
@@ -397,21 +403,22 @@ class Pipeline:
         mask: Area | None = None,
         *,
         edited: bool = False,
-    ) -> tuple[float, Losses, dict[str, Any]]:
+    ) -> tuple[float, Losses, Rendering]:
         """What is answered of a code that came of a picture: its domain score, how refinement went, the pictures."""
         begun_s = call.deadline.clock.now()
         images, (score,) = await self._stages.generate_and_score(bundle, [start, refined.code, code], 1, call)
         self._metrics.domain_score.observe(score)
-        chosen = {
-            "image": images[2] if output.image else None,
-            "aligned": aligned.image if output.aligned else None,
-            "start": images[0] if output.start else None,
-        }
-        pictures: dict[str, Any] = dict(await self._stages.encode_named(chosen, output, call))
+        wanted = [
+            images[2] if output.image else None,
+            aligned.image if output.aligned else None,
+            images[0] if output.start else None,
+        ]
+        image, seen, begun = await self._stages.encode_wanted(wanted, output, call)
         before = images[1] if edited else None
-        pictures |= await self._placed(aligned.origin, before, images[2], output, call)
+        pasted = await self._pasted(aligned.origin, before, images[2], output, call)
+        rendering = Rendering(image, seen, begun, pasted, aligned.origin.placement)
         self._stages.learn_answer_time(call.deadline.clock.now() - begun_s)
-        return score, _losses(aligned.image, images[0], images[1], refined, mask), pictures
+        return score, _losses(aligned.image, images[0], images[1], refined, mask), rendering
 
     async def _show_code(
         self,
@@ -421,23 +428,23 @@ class Pipeline:
         origin: Origin | None,
         output: OutputOptions,
         call: Call,
-    ) -> tuple[float, dict[str, Any]]:
+    ) -> tuple[float, Rendering]:
         """What is answered of a code that came of others: its domain score and its picture."""
         codes = [source, code] if output.pasted and origin is not None else [code]
         images, (score,) = await self._stages.generate_and_score(bundle, codes, 1, call)
         self._metrics.domain_score.observe(score)
-        pictures: dict[str, Any] = dict(
-            await self._stages.encode_named({"image": images[-1] if output.image else None}, output, call)
-        )
-        return score, pictures | await self._placed(origin, images[0], images[-1], output, call)
+        (image,) = await self._stages.encode_wanted([images[-1] if output.image else None], output, call)
+        pasted = await self._pasted(origin, images[0], images[-1], output, call)
+        placement = None if origin is None else origin.placement
+        return score, Rendering(image, pasted=pasted, placement=placement)
 
-    async def _placed(
+    async def _pasted(
         self, origin: Origin | None, before: Image | None, after: Image, output: OutputOptions, call: Call
-    ) -> dict[str, Any]:
-        """Where on the photograph a result belongs, and the photograph with it, if that is wanted. `before`: the
-        picture that was edited, where one was. Raises InvalidOption."""
+    ) -> EncodedPicture | None:
+        """The photograph with the result pasted in, if that is wanted. `before`: the picture that was edited, if one
+        was. Raises InvalidOption."""
         if not output.pasted:
-            return {} if origin is None else {"placement": origin.placement}
+            return None
         if origin is None:
             raise InvalidOption(
                 "There is no photograph to paste into, as a code is edited; send the picture, or send it to an edit "
@@ -448,15 +455,13 @@ class Pipeline:
                 "Nothing is edited whose change could be pasted; ask for the pasting replace."
             )
         base = None if output.pasting is Pasting.REPLACE else before
-        return {
-            "pasted": await self._stages.paste(origin, base, after, output, call),
-            "placement": origin.placement,
-        }
+        return await self._stages.paste(origin, base, after, output, call)
 
     async def _soft_area(
         self, bundle: Bundle, job: EditJob, origin: Origin | None, call: Call
     ) -> Area | None:
-        return None if job.area is None else soften(await self._area(bundle, job.area, origin, call))
+        area = job.options.area
+        return None if area is None else soften(await self._area(bundle, area, origin, call))
 
     async def _area(
         self, bundle: Bundle, area: Region | EncodedPicture, origin: Origin | None, call: Call

@@ -20,7 +20,8 @@ from serving.backends import Backend, Inference
 from serving.bundle import REFINE_SETTINGS, Bundle, RefineDefaults
 from serving.deadline import Deadline
 from serving.errors import InvalidOption, QueueFull
-from serving.jobs import Code, Image, RefineOptions, StopReason
+from serving.jobs import Code, Image, RefineOptions
+from serving.results import StopReason
 
 _MAX_RATE = 10.0
 _MAX_WEIGHT = 1e4

@@ -21,7 +21,6 @@ from serving.errors import (
 )
 from serving.jobs import (
     AlignOptions,
-    Edited,
     EditJob,
     EncodedPicture,
     Origin,
@@ -30,6 +29,7 @@ from serving.jobs import (
     SessionRequest,
     Source,
 )
+from serving.results import Edited
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +115,12 @@ class EditSession:
     def _take_in(self, request: SessionRequest) -> None:
         if self._ending:
             return
-        self._output = request.output or self._output
+        options = request.options
+        if request.output_given:
+            self._output = options.output
         if request.source is not None:
-            self._source, self._bundle, self._refine = request.source, request.bundle, request.refine
-            self._align = request.align
+            self._source, self._bundle = request.source, request.bundle
+            self._refine, self._align = options.refine, options.align
             self._forget_photograph()
             if self._under_way is not None:  # of a source that nobody looks at any more
                 self._superseded = True
@@ -181,14 +183,16 @@ class EditSession:
         if self._source is None:
             raise MalformedRequest("A session begins with a picture or a code; send one with the edits.")
         source, output = self._source, self._output
-        options = self._bundle, self._refine, replace(output, codes=True)
-        job = EditJob(source, request.edits, *options, self._align, self._origin, request.area)
-        edited = await self._edit(job, call)
+        options = replace(
+            request.options, refine=self._refine, align=self._align, output=replace(output, codes=True)
+        )
+        edited = await self._edit(EditJob(source, options, self._bundle, self._origin), call)
         if self._source is source:  # from here on its code stands for it: nothing is inverted twice
             self._source, self._bundle = edited.source_code, edited.bundle
-            if isinstance(source, EncodedPicture) and edited.placement is not None:
+            placement = edited.rendering.placement
+            if isinstance(source, EncodedPicture) and placement is not None:
                 self._take(len(source.data))
-                self._origin = Origin(source, edited.placement)
+                self._origin = Origin(source, placement)
         if output.codes:
             return edited
         return replace(edited, code=edited.code.by_handle(), source_code=edited.source_code.by_handle())

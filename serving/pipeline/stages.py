@@ -23,13 +23,11 @@ from serving.jobs import (
     AlignOptions,
     Code,
     EncodedPicture,
-    FoundFaces,
     Image,
     ImageFormat,
     Origin,
     OutputOptions,
     Placement,
-    StopReason,
 )
 from serving.photographs.alignment import Similarity, centred_square, face_square, lies_as
 from serving.photographs.faces import Detection, as_face, choose, find_faces, look_again
@@ -38,6 +36,7 @@ from serving.photographs.photograph import Photograph
 from serving.photographs.pictures import centre_square, encode_picture, open_photograph
 from serving.pipeline.edits import gaussian_inputs, truncate
 from serving.pipeline.refinement import Refinement, Refiner, RefineSettings, Report, StopRule, unreported
+from serving.results import FoundFaces, StopReason
 from serving.settings import Settings
 
 T = TypeVar("T")
@@ -297,12 +296,13 @@ class Stages:
                 lambda: tuple(encode_picture(image, output) for image in images)
             )
 
-    async def encode_named(
-        self, chosen: Mapping[str, Image | None], output: OutputOptions, call: Call
-    ) -> dict[str, EncodedPicture]:
-        wanted = {name: image for name, image in chosen.items() if image is not None}
-        encoded = await self.encode_pictures(list(wanted.values()), output, call) if wanted else ()
-        return dict(zip(wanted, encoded, strict=True))
+    async def encode_wanted(
+        self, images: Sequence[Image | None], output: OutputOptions, call: Call
+    ) -> list[EncodedPicture | None]:
+        """Encodes the pictures that are there; None stays None."""
+        wanted = [image for image in images if image is not None]
+        encoded = iter(await self.encode_pictures(wanted, output, call) if wanted else ())
+        return [None if image is None else next(encoded) for image in images]
 
     def check_room(self, bundle: Bundle, role: Role, count: int = 1) -> None:
         """Raises QueueFull: a request that is to be refused costs no more than that."""

@@ -18,8 +18,9 @@ from serving.backends.triton import TritonBackend
 from serving.bundle import ROLES, Bundle, Role, read_bundle
 from serving.deadline import Deadline
 from serving.errors import BackendFailed, BackendUnavailable, DeadlineExceeded, QueueFull, ShuttingDown
-from serving.jobs import RefineOptions, StopReason
+from serving.jobs import RefineOptions
 from serving.pipeline.refinement import Refiner, RefineSettings, StopRule, first_inputs
+from serving.results import StopReason
 from serving.telemetry.metrics import Metrics
 from tests.serving.conftest import photograph, settings_for
 from tests.serving.fake_backend import FakeBackend

@@ -16,8 +16,9 @@ from serving.backends import Inference, Tensors
 from serving.bundle import Bundle, GraphSpec, read_bundle
 from serving.deadline import Deadline
 from serving.errors import InvalidOption, QueueFull
-from serving.jobs import RefineOptions, StopReason
+from serving.jobs import RefineOptions
 from serving.pipeline.refinement import Refinement, Refiner, RefineSettings, StopRule
+from serving.results import StopReason
 
 NEVER = StopRule(window_steps=10, min_improvement_ratio=0.0)
 
