@@ -46,8 +46,8 @@ from benchmarks.targets import (
 from benchmarks.triton import TritonConfig, serving
 from indomain.v1 import editing_pb2 as pb
 from serving.bundle import Role, TensorSpec
+from serving.grpc.interceptor import ERROR_DETAIL_KEY
 from serving.jobs import EditStep
-from serving.wire.convert import ERROR_DETAIL_KEY
 
 
 @dataclass

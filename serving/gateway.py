@@ -22,18 +22,20 @@ from grpc_reflection.v1alpha import reflection
 
 from serving.access.intake import Intake
 from serving.access.keys import Keys
+from serving.access.lifecycle import Lifecycle
 from serving.access.tls import Certificates
 from serving.backends import Backend
 from serving.backends.embedded import EmbeddedBackend
 from serving.backends.triton import TritonBackend
 from serving.errors import BackendUnavailable
-from serving.grpc.interceptor import Border
-from serving.grpc.service import SERVICE, EditingService
+from serving.grpc.interceptor import grpc_handlers
 from serving.http.routes import create_app, create_operations_app
 from serving.pipeline.pipeline import Pipeline
 from serving.pipeline.repository import Repository
 from serving.settings import Settings, is_loopback
 from serving.telemetry.metrics import Metrics
+from serving.wire.contract import SERVICE
+from serving.wire.editing import Editing
 
 if TYPE_CHECKING:
     from serving.telemetry.tracing import Tracing
@@ -150,6 +152,7 @@ class Gateway:
             from serving.telemetry.tracing import Tracing
 
             self.tracing = Tracing(settings)
+        self._lifecycle = Lifecycle(settings, self.metrics, self._intake, self._keys, self.tracing)
         try:
             await self._start_grpc()
             if self._unix_socket is None:
@@ -223,8 +226,8 @@ class Gateway:
                 ("grpc.so_reuseport", 0),  # a second gateway on the same port must fail, not share
             ],
         )
-        border = Border(SERVICE, self.settings, self.metrics, self._intake, self._keys, self.tracing)
-        self._grpc.add_generic_rpc_handlers((border.handlers(EditingService(self.pipeline)),))
+        handlers = grpc_handlers(Editing(self.pipeline), self._lifecycle, self.metrics)
+        self._grpc.add_generic_rpc_handlers((handlers,))
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         await self._report(serving=False)  # it would start as SERVING
@@ -246,7 +249,7 @@ class Gateway:
 
     async def _start_http(self) -> None:
         settings = self.settings
-        app = create_app(self.pipeline, self.metrics, self._intake, self._keys, self.tracing)
+        app = create_app(self.pipeline, Editing(self.pipeline), self._lifecycle, settings, self.metrics)
         context = None if self._certificates is None else self._certificates.http
         server = _HttpServer(app, settings, context)
         self._http_servers.append(server)

@@ -110,7 +110,9 @@ class Lifecycle:
 class OpenRequest:
     """A request between its first byte and its answer. What it is given is held until it ends."""
 
-    def __init__(self, lifecycle: Lifecycle, call: Call, transport: str, method: str, held: ExitStack) -> None:
+    def __init__(
+        self, lifecycle: Lifecycle, call: Call, transport: str, method: str, held: ExitStack
+    ) -> None:
         self.call = call
         self._lifecycle = lifecycle
         self._transport = transport
@@ -133,7 +135,10 @@ class OpenRequest:
             self._held.enter_context(tracing.request(self.call, self._method, self._transport, carrier))
 
     def limit_time(self, seconds: float | None) -> None:
-        """Sets the deadline: `seconds` from now (None: the default), within what the settings allow. Raises InvalidOption."""
+        """Sets the deadline: `seconds` from now (None: the default), within what the settings allow.
+
+        Raises InvalidOption.
+        """
         settings = self._lifecycle._settings
         wanted_s = settings.default_deadline_s if seconds is None else seconds
         if math.isnan(wanted_s):

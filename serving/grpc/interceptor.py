@@ -29,8 +29,10 @@ ERROR_DETAIL_KEY = "indomain-error-bin"
 
 
 def grpc_handlers(editing: Editing, lifecycle: Lifecycle, metrics: Metrics) -> grpc.GenericRpcHandler:
-    """The methods of the contract, as a gRPC server takes them. Messages are parsed within the lifecycle: what cannot be
-    parsed is an error like all others."""
+    """The methods of the contract, as a gRPC server takes them.
+
+    Messages are parsed within the lifecycle: what cannot be parsed is an error like all others.
+    """
     handlers = {method.name: _handler(method, editing, lifecycle, metrics) for method in METHODS}
     return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
 
@@ -47,7 +49,9 @@ def _handler(
 
     async def handle(sent: Any, context: Context) -> Any:
         metrics.grpc_started.labels(*labels).inc()
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        metadata = {
+            key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
+        }
         try:
             with lifecycle.request("grpc", method.name, metadata.get("x-request-id"), count_end) as request:
                 context.set_trailing_metadata((("x-request-id", request.call.request_id),))

@@ -1,4 +1,4 @@
-"""Every HTTP request and websocket through the request lifecycle: what it may send, errors as JSON, headers for browsers.
+"""Takes HTTP requests and websockets through the request lifecycle: limits, errors as JSON, headers for browsers.
 
 Plain ASGI, around the routes (routes.py).
 """

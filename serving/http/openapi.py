@@ -14,7 +14,15 @@ from indomain.wire.json import short_names
 from serving.http.middleware import REQUEST_ID_HEADER, TIMEOUT_HEADER
 from serving.http.requests import MEDIA_TYPES, OPTIONS_PART
 from serving.settings import Settings
-from serving.wire.contract import METHODS, SERVICE, Method, accepted, answers_picture, comments, picture_fields
+from serving.wire.contract import (
+    METHODS,
+    SERVICE,
+    Method,
+    accepted,
+    answers_picture,
+    comments,
+    picture_fields,
+)
 
 Schema = dict[str, Any]
 
@@ -115,7 +123,10 @@ def _bodies(request: type[Message]) -> Schema:
 def _answer(method: Method) -> Schema:
     kind = method.response.DESCRIPTOR
     if method.streams_requests:
-        return {"description": f"Answers: {kind.name}", "content": {"application/json": {"schema": _ref(kind.name)}}}
+        return {
+            "description": f"Answers: {kind.name}",
+            "content": {"application/json": {"schema": _ref(kind.name)}},
+        }
     if method.streams_responses:
         fields = kind.oneofs[0].fields if kind.oneofs else []
         events = [(field.name, field.message_type.name) for field in fields] or [("picture", kind.name)]
@@ -128,7 +139,7 @@ def _answer(method: Method) -> Schema:
     content: Schema = {"application/json": {"schema": _ref(kind.name)}}
     if answers_picture(method.response):
         media_types = (media_type for media_type in MEDIA_TYPES.values() if media_type.startswith("image/"))
-        content |= dict.fromkeys(media_types, {"schema": _FILE})
+        content |= {media_type: {"schema": _FILE} for media_type in media_types}
         return {"description": "JSON, or the picture where it is accepted", "content": content}
     return {"description": "JSON", "content": content}
 

@@ -1,4 +1,4 @@
-"""How a message is read from an HTTP body (JSON or a form), and how one is answered (as JSON, or a picture as a picture)."""
+"""How a message is read from an HTTP body (JSON or a form), and how one is answered (JSON, or its picture alone)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,8 @@ from starlette.responses import Response
 
 from indomain.v1 import editing_pb2 as pb
 from serving.errors import Cancelled, InvalidOption, MalformedRequest, UnsupportedMediaType
-<<<<<<< HEAD
 from serving.wire.contract import picture_fields
-from serving.wire.json import read_json, read_json_aside, write_json
-=======
-from serving.jobs import EncodedPicture, ImageFormat, Region, Source
-from serving.results import AreaChange, Losses
-from serving.wire import bodies
-from serving.wire.as_json import area_from, picture_from, read_body, source_from
->>>>>>> pipeline
+from serving.wire.json import read_json_aside, write_json
 
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -68,8 +61,9 @@ async def _read_form(request: Request, kind: type[MessageT]) -> MessageT:
             if name not in names and name != OPTIONS_PART:
                 parts = ", ".join([*names, OPTIONS_PART])
                 raise MalformedRequest(f"The form has an unknown part {name[:80]!r}; it may have {parts}.")
-        options = form.get(OPTIONS_PART, "")
-        message = read_json(kind, await options.read() if isinstance(options, UploadFile) else options)
+        options = form.get(OPTIONS_PART)
+        content = await options.read() if isinstance(options, UploadFile) else options
+        message = await read_json_aside(kind, content) if content else kind()
         for name in names:
             file = form.get(name)
             if isinstance(file, UploadFile):

@@ -71,7 +71,7 @@ class EventStream(Response):
 
 
 def event_of(message: Any) -> tuple[str, Message]:
-    """An event's name and data. A message that is one of several kinds is an event of that kind; others are `picture`s."""
+    """An event's name and data. A message with a oneof is named for its field that is set, others `picture`."""
     if message.DESCRIPTOR.oneofs and (kind := message.WhichOneof(message.DESCRIPTOR.oneofs[0].name)):
         return kind, getattr(message, kind)
     return "picture", message

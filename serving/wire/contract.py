@@ -53,12 +53,16 @@ METHODS = tuple(_method(descriptor) for descriptor in SERVICE.methods)
 def picture_fields(message: type[Message]) -> list[str]:
     """The fields that hold one picture."""
     fields = message.DESCRIPTOR.fields
-    return [field.name for field in fields if field.message_type is pb.Picture.DESCRIPTOR and not field.is_repeated]
+    return [
+        field.name
+        for field in fields
+        if field.message_type is pb.Picture.DESCRIPTOR and not field.is_repeated
+    ]
 
 
 def answers_picture(message: type[Message]) -> bool:
     """Whether an answer can be given as its picture alone."""
-    return bool({"image", "images"} & message.DESCRIPTOR.fields_by_name.keys())
+    return any(field.name in ("image", "images") for field in message.DESCRIPTOR.fields)
 
 
 def accepted(field: FieldDescriptor) -> pb.Accepted:
@@ -88,14 +92,20 @@ def _names_by_path(file: FileDescriptorProto) -> dict[tuple[int, ...], str]:
         names |= _names_of_message(message, (4, i), f"{file.package}.{message.name}")
     for i, enum in enumerate(file.enum_type):
         names[5, i] = f"{file.package}.{enum.name}"
-        names |= {(5, i, 2, k): f"{file.package}.{enum.name}.{value.name}" for k, value in enumerate(enum.value)}
+        names |= {
+            (5, i, 2, k): f"{file.package}.{enum.name}.{value.name}" for k, value in enumerate(enum.value)
+        }
     for i, service in enumerate(file.service):
         names[6, i] = f"{file.package}.{service.name}"
-        names |= {(6, i, 2, k): f"{file.package}.{service.name}.{m.name}" for k, m in enumerate(service.method)}
+        names |= {
+            (6, i, 2, k): f"{file.package}.{service.name}.{m.name}" for k, m in enumerate(service.method)
+        }
     return names
 
 
-def _names_of_message(message: DescriptorProto, path: tuple[int, ...], name: str) -> dict[tuple[int, ...], str]:
+def _names_of_message(
+    message: DescriptorProto, path: tuple[int, ...], name: str
+) -> dict[tuple[int, ...], str]:
     fields = {(*path, 2, k): f"{name}.{field.name}" for k, field in enumerate(message.field)}
     oneofs = {(*path, 8, k): f"{name}.{oneof.name}" for k, oneof in enumerate(message.oneof_decl)}
     return {path: name} | fields | oneofs

@@ -1,5 +1,6 @@
-"""The service `indomain.v1.Editing`, free of any transport: each method reads its message, calls the pipeline, and writes
-the answer. serving/grpc and serving/http serve all of its methods, as the contract lists them.
+"""The service `indomain.v1.Editing`, free of any transport: methods read a message, call the pipeline, write an answer.
+
+serving/grpc and serving/http serve all of them, as the contract lists them.
 
 Every method raises the errors of serving/errors.py. One that streams answers is given `send`; the session is also given
 `receive`, which returns None after the caller's last message, and the error where one could not be read.
@@ -15,9 +16,10 @@ from collections.abc import Awaitable, Callable
 from indomain.v1 import editing_pb2 as pb
 from serving.call import Call
 from serving.errors import EditingError
-from serving.jobs import InterpolationFrame, InvertProgress, SessionRequest
+from serving.jobs import SessionRequest
 from serving.pipeline.pipeline import Pipeline
 from serving.pipeline.session import SessionAnswer
+from serving.results import InterpolationFrame, InvertProgress
 from serving.wire import requests, responses
 
 

@@ -1,4 +1,4 @@
-"""Messages as JSON, strictly read: unknown fields are refused by name, and large bodies are bounded before they are built."""
+"""Messages as JSON, read strictly: unknown fields are refused by name, and the number of values is bounded first."""
 
 from __future__ import annotations
 
@@ -20,11 +20,10 @@ _SMALL_BYTES = 256 * 1024
 
 
 def read_json(kind: type[MessageT], content: bytes | str) -> MessageT:
-    """The message that a JSON text holds; an empty text is an empty message. Raises MalformedRequest."""
+    """The message that a JSON text holds. Raises MalformedRequest."""
     _check_size(content)
     try:
-        values = json.loads(content) if content else {}
-        return message_from_json(values, kind, ignore_unknown_fields=False)
+        return message_from_json(json.loads(content), kind, ignore_unknown_fields=False)
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise MalformedRequest(f"The JSON cannot be read: {reason[:400]}; /docs has the schema.") from None

@@ -1,7 +1,7 @@
 """Messages -> jobs.
 
-A job and its message have the same names for the same things, so that `_read` fills most jobs by itself: a new field of a
-message needs a field of the same name in serving/jobs.py, and nothing here.
+A job and its message have the same names for the same things, so that `_read` fills most jobs by itself: a new field
+of a message needs a field of the same name in serving/jobs.py, and nothing here.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from serving.jobs import (
     SampleJob,
     SessionRequest,
     Source,
-    StopReason,
     WatchInvertJob,
 )
+from serving.results import StopReason
 
 T = TypeVar("T")
 
@@ -67,7 +67,9 @@ def invert(request: pb.InvertRequest) -> InvertJob:
 
 
 def watch_invert(request: pb.WatchInvertRequest) -> WatchInvertJob:
-    return _read(WatchInvertJob, request, invert=_read(InvertJob, request), previews=not request.omit_previews)
+    return _read(
+        WatchInvertJob, request, invert=_read(InvertJob, request), previews=not request.omit_previews
+    )
 
 
 def edit(request: pb.EditRequest) -> EditJob:
@@ -169,7 +171,9 @@ def _read(kind: type[T], message: Message, **given: Any) -> T:
 def _readers(kind: type[Any], message: Descriptor) -> tuple[tuple[str, Reader], ...]:
     found: list[tuple[str, Reader]] = []
     for field in dataclasses.fields(kind):
-        optional = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        optional = (
+            field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        )
         if field.name in message.fields_by_name:
             found.append((field.name, _reader(message.fields_by_name[field.name], optional=optional)))
         elif field.name in message.oneofs_by_name:
@@ -185,7 +189,9 @@ def _reader(field: FieldDescriptor, *, optional: bool) -> Reader:
             return lambda message: tuple(convert(item) for item in getattr(message, name))
         if field.message_type is pb.Source.DESCRIPTOR:
             return lambda message: _source(getattr(message, name), f"The {name}")
-        return lambda message: convert(getattr(message, name)) if message.HasField(name) else _left_out(name, optional)
+        return lambda message: (
+            convert(getattr(message, name)) if message.HasField(name) else _left_out(name, optional)
+        )
     if field.enum_type is not None:
         return partial(_read_enum, name, _members(field.enum_type))
     if field.is_repeated:

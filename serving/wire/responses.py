@@ -165,7 +165,9 @@ def _write(message: Message, value: Any, leave_out: tuple[str, ...] = ()) -> Non
 
 
 @cache
-def _writers(kind: type[Any], message: Descriptor, leave_out: tuple[str, ...]) -> tuple[tuple[str, Writer], ...]:
+def _writers(
+    kind: type[Any], message: Descriptor, leave_out: tuple[str, ...]
+) -> tuple[tuple[str, Writer], ...]:
     found: list[tuple[str, Writer]] = []
     for name in (field.name for field in dataclasses.fields(kind) if field.name not in leave_out):
         if name in message.fields_by_name:

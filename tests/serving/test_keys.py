@@ -22,8 +22,9 @@ import indomain
 from indomain.v1 import editing_pb2 as pb
 from serving.access.intake import Intake
 from serving.access.keys import Keys, make_key
+from serving.access.lifecycle import Lifecycle
 from serving.errors import EditingError, KeyLimitReached, KeysInvalid, Unauthenticated
-from serving.http.middleware import Border
+from serving.http.middleware import LifecycleMiddleware
 from serving.settings import Settings
 from serving.telemetry.metrics import Metrics
 from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
@@ -360,7 +361,8 @@ async def open_websocket(
         "subprotocols": list(subprotocols),
         "extensions": {"websocket.http.response": {}},
     }
-    await Border(accept, Settings(), Metrics(), Intake(1), Keys(file))(scope, receive, send)  # type: ignore[arg-type]
+    lifecycle = Lifecycle(Settings(), Metrics(), Intake(1), Keys(file))
+    await LifecycleMiddleware(accept, Settings(), lifecycle)(scope, receive, send)  # type: ignore[arg-type]
     return sent
 
 
