@@ -203,7 +203,7 @@ def _reader(field: FieldDescriptor, *, optional: bool) -> Reader:
 
 def _left_out(name: str, optional: bool) -> Any:
     if not optional:
-        raise MalformedRequest(f"The request has no {name}; /docs and the contract say what it needs.")
+        raise MalformedRequest(f"The request has no {name!r}; /docs and the contract say what it needs.")
     return _NOT_SET
 
 

@@ -158,13 +158,13 @@ def test_values_that_queries_ask_for_exist(exposed: dict[str, list[dict[str, str
 
     from serving.call import STAGES
     from serving.errors import ERROR_TABLE
-    from serving.http.middleware import METHOD_OF_PATH
+    from serving.wire.contract import METHODS
 
     possible = {
         "stage": set(STAGES),
         "code": set(grpc.StatusCode.__members__),
         "reason": {row.reason for row in ERROR_TABLE.values()},
-        "method": set(METHOD_OF_PATH.values()),
+        "method": {method.name for method in METHODS},
         "le": {each["le"] for labels in exposed.values() for each in labels if "le" in each},
     }
     for name, query in QUERIES.items():

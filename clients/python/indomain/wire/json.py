@@ -14,6 +14,7 @@ _Fields = dict[str, Any]
 
 # protobuf writes these as strings, since JavaScript cannot hold all of them. The contract's are small.
 _WIDE_INTEGERS = {FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_UINT64}
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=\r\n"
 # Words of the short names of these enums are joined by hyphens, those of the others by underscores.
 _HYPHENATED = {"Alignment"}
 
@@ -75,15 +76,16 @@ def _for_each_field(values: object, message: Descriptor, change: _Change, path: 
         if values[key] is None:
             continue
         change(values, key, field, where)
-        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        within = field.message_type
+        if within is None or within.GetOptions().map_entry:
             continue
-        if field.is_repeated and not isinstance(values[key], list):
-            raise ValueError(f"{where} is no list")
-        if field.message_type is not None and field.is_repeated:
+        if not field.is_repeated:
+            _for_each_field(values[key], within, change, where)
+        elif isinstance(values[key], list):
             for number, item in enumerate(values[key]):
-                _for_each_field(item, field.message_type, change, f"{where}[{number}]")
-        elif field.message_type is not None:
-            _for_each_field(values[key], field.message_type, change, where)
+                _for_each_field(item, within, change, f"{where}[{number}]")
+        else:
+            raise ValueError(f"{where} is no list")
 
 
 def _shorten(values: _Fields, key: str, field: FieldDescriptor, path: str) -> None:
@@ -97,6 +99,9 @@ def _shorten(values: _Fields, key: str, field: FieldDescriptor, path: str) -> No
             values[key] = short_name(field.enum_type, number)
         else:
             del values[key]
+    elif field.full_name == "indomain.v1.Code.shape" and not values[key]:
+        # of a code that is named by its handle alone
+        del values[key]
 
 
 def _expand(values: _Fields, key: str, field: FieldDescriptor, path: str) -> None:
@@ -106,7 +111,9 @@ def _expand(values: _Fields, key: str, field: FieldDescriptor, path: str) -> Non
 
 
 def _expand_known(values: _Fields, key: str, field: FieldDescriptor, path: str) -> None:
-    """The same. Raises ValueError for an enum's value that is not known."""
+    """The same. Raises ValueError for an enum's value that is not known, and for what is no base64."""
+    if field.type == FieldDescriptor.TYPE_BYTES and not _is_base64(values[key]):
+        raise ValueError(f"{path} is no base64")
     if field.enum_type is not None:
         full = _full_name(field.enum_type, values[key])
         if full is None:
@@ -121,6 +128,11 @@ def _full_name(enum: EnumDescriptor, name: object) -> str | None:
         return None
     full = name if name in enum.values_by_name else _prefix(enum) + name.upper().replace("-", "_")
     return full if full in enum.values_by_name else None
+
+
+def _is_base64(value: object) -> bool:
+    """protobuf passes over what is outside of base64's alphabet."""
+    return isinstance(value, str) and not value.encode("ascii", "replace").translate(None, _BASE64)
 
 
 def _prefix(enum: EnumDescriptor) -> str:
