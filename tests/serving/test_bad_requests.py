@@ -15,8 +15,8 @@ import pytest
 from google.protobuf import json_format
 
 from indomain.v1 import editing_pb2 as pb
-from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
-from tests.serving.test_pictures import png_header, webp_header
+from tests.serving.pictures import encoded, photograph, png_header, webp_header
+from tests.serving.running_gateway import RunningGateway, settings_for
 
 MAX_BYTES = 100_000
 

@@ -14,30 +14,7 @@ from serving.backends.batcher import BatchedResult, Batcher, Tensors
 from serving.call import CALL, Call
 from serving.deadline import Deadline
 from serving.errors import BackendFailed, DeadlineExceeded, InvalidCode, QueueFull, ShuttingDown
-
-
-class FakeClock:
-    """Stands still until `advance`."""
-
-    def __init__(self) -> None:
-        self._now = 100.0
-        self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
-
-    def now(self) -> float:
-        return self._now
-
-    async def sleep_until(self, moment_s: float) -> None:
-        if moment_s > self._now:
-            waker = asyncio.get_running_loop().create_future()
-            self._sleepers.append((moment_s, waker))
-            await waker
-
-    async def advance(self, seconds: float) -> None:
-        self._now += seconds
-        for moment_s, waker in self._sleepers:
-            if moment_s <= self._now and not waker.done():
-                waker.set_result(None)
-        await settle()
+from tests.serving.waiting import FakeClock, settle
 
 
 class Doubler:
@@ -62,11 +39,6 @@ def sample(value: float) -> Tensors:
 
 def value_of(result: BatchedResult) -> float:
     return float(result.outputs["y"][0, 0])
-
-
-async def settle() -> None:
-    for _ in range(20):
-        await asyncio.sleep(0)
 
 
 def batcher_of(run: Doubler, clock: FakeClock, **options: float) -> Batcher:

@@ -16,7 +16,7 @@ from serving.backends.embedded import EmbeddedBackend
 from serving.bundle import read_bundle, read_bundles
 from serving.errors import BundleInvalid
 from serving.telemetry.metrics import Metrics
-from tests.serving.conftest import settings_for
+from tests.serving.running_gateway import settings_for
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import grpc
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,21 +11,11 @@ from hypothesis import strategies as st
 
 from indomain.v1 import editing_pb2 as pb
 from serving.pipeline.edits import codes_between, mix_codes
-from tests.serving.conftest import RunningGateway, encoded, photograph
-from tests.serving.test_transports import as_json, as_message, close, code_of, image_of
+from tests.serving.messages import as_json, as_message, close, code_of, image_of, refusal, sampled
+from tests.serving.pictures import encoded, photograph
+from tests.serving.running_gateway import RunningGateway
 
 RAW = pb.OutputOptions(format=pb.IMAGE_FORMAT_RAW, include_aligned=True)
-
-
-def sampled(gateway: RunningGateway, *seeds: int) -> list[np.ndarray]:
-    return [code_of(code) for code in gateway.stub.Sample(pb.SampleRequest(seeds=seeds)).codes]
-
-
-def refusal(call: object, request: object) -> str:
-    with pytest.raises(grpc.RpcError) as raised:
-        call(request, timeout=20)  # type: ignore[operator]
-    trailing = dict(raised.value.trailing_metadata())
-    return pb.ErrorDetail.FromString(trailing["indomain-error-bin"]).reason
 
 
 # --- mixing ----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from serving.backends import Backend, Tensors
@@ -19,10 +18,12 @@ from serving.bundle import ROLES, Bundle, Role, read_bundle
 from serving.deadline import Deadline
 from serving.errors import BackendFailed, BackendUnavailable, DeadlineExceeded, QueueFull, ShuttingDown
 from serving.jobs import RefineOptions, StopReason
-from serving.pipeline.refinement import Refiner, RefineSettings, StopRule, first_inputs
+from serving.pipeline.refinement import Refiner, RefineSettings, StopRule
 from serving.telemetry.metrics import Metrics
-from tests.serving.conftest import photograph, settings_for
 from tests.serving.fake_backend import FakeBackend
+from tests.serving.graph_inputs import some_inputs
+from tests.serving.pictures import photograph
+from tests.serving.running_gateway import settings_for
 from tests.serving.triton_server import TritonServer
 
 BACKENDS = ("fake", "onnxruntime", "openvino", "triton", "triton, shared memory")
@@ -63,20 +64,6 @@ async def reference(bundle: Bundle) -> FakeBackend:
     made = FakeBackend([bundle], 10_000)
     await made.load()
     return made
-
-
-def some_inputs(bundle: Bundle, role: Role, count: int, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
-    random = np.random.Generator(np.random.PCG64(seed))
-    codes = random.standard_normal((count, bundle.layers, bundle.code_size), dtype=np.float32)
-    images = np.stack([photograph(seed + n, bundle.resolution, bundle.resolution) for n in range(count)])
-    if role == "encoder":
-        return {"image": images}
-    if role == "mapping":
-        return {"z": random.standard_normal((count, bundle.code_size), dtype=np.float32)}
-    if role == "refiner":
-        settings = RefineSettings.resolve(RefineOptions(), bundle.refine, 100)
-        return first_inputs(bundle, 0.3 * codes, images, settings)
-    return {"code": codes}
 
 
 def assert_alike(found: Tensors, wanted: Tensors) -> None:

@@ -21,9 +21,10 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from indomain.v1 import editing_pb2 as pb
-from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
-from tests.serving.test_overload import wait_for
+from tests.serving.pictures import encoded, photograph
+from tests.serving.running_gateway import RunningGateway, settings_for
 from tests.serving.triton_server import TritonServer, free_port
+from tests.serving.waiting import wait_for
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 OF_THE_SCRAPE = {"job", "instance"}  # Prometheus adds these labels

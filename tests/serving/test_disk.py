@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.serving.conftest import RunningGateway, encoded, settings_for
-from tests.serving.test_reload import POLL_S, bring, eventually, picture, reloads, under_load
+from tests.serving.new_versions import POLL_S, bring, eventually, reloads, sampled_picture, under_load
+from tests.serving.pictures import encoded
+from tests.serving.running_gateway import RunningGateway, settings_for
 from tests.serving.tiny_bundle import write_tiny_bundle
 
 pytestmark = pytest.mark.fault
@@ -84,7 +85,7 @@ def test_a_disk_that_is_full_while_a_new_version_comes(
 ) -> None:
     size_bytes = sum(file.stat().st_size for file in small_disk.folder.rglob("*") if file.is_file())
     good = write_tiny_bundle(shutil.copytree(tiny_repository, tmp_path / "good"), version=2, seed=8)
-    old = picture(on_disk)
+    old = sampled_picture(on_disk)
     with under_load(on_disk, photo_png) as seen:
         ballast = small_disk.fill(free_bytes=size_bytes // 2)
         with pytest.raises(OSError, match="No space left"):
@@ -100,7 +101,7 @@ def test_a_disk_that_is_full_while_a_new_version_comes(
         eventually(lambda: reloads(on_disk, "done") == 1)
         so_far = len(seen)
         eventually(lambda: len(seen) > so_far + 5)
-    assert set(seen) == {old, picture(on_disk)}
+    assert set(seen) == {old, sampled_picture(on_disk)}
     record_property(
         "disk full while a version comes in, under load",
         f"{len(seen)} requests answered, 0 failed, the old version served until the new one was whole",
@@ -114,7 +115,7 @@ def test_a_repository_that_goes_away_and_comes_back(
     photo_png: bytes,
     record_property: Callable[[str, object], None],
 ) -> None:
-    old = picture(on_disk)
+    old = sampled_picture(on_disk)
     with under_load(on_disk, photo_png) as seen:
         small_disk.take_away()
         eventually(lambda: reloads(on_disk, "failed") == 1)
@@ -124,7 +125,7 @@ def test_a_repository_that_goes_away_and_comes_back(
         shutil.copytree(tiny_repository, small_disk.folder, dirs_exist_ok=True)
         write_tiny_bundle(small_disk.folder, version=2, seed=8)
         eventually(lambda: reloads(on_disk, "done") == 1)
-    assert set(seen) <= {old, picture(on_disk)}
+    assert set(seen) <= {old, sampled_picture(on_disk)}
     assert on_disk.http.get("/readyz").status_code == 200
     record_property(
         "model repository gone at a reload, under load",

@@ -12,7 +12,7 @@ import pytest
 from indomain.v1 import editing_pb2 as pb
 from serving import errors
 from serving.errors import ERROR_TABLE, EditingError
-from tests.serving.conftest import RunningGateway, settings_for
+from tests.serving.running_gateway import RunningGateway, settings_for
 
 KINDS = sorted(ERROR_TABLE, key=lambda kind: kind.__name__)
 

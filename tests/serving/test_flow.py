@@ -29,11 +29,10 @@ from serving.call import ANONYMOUS, Call, current_owner
 from serving.deadline import Deadline
 from serving.errors import QueueFull
 from serving.gateway import Gateway
-from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
-from tests.serving.messages import session_request
-from tests.serving.test_batcher import FakeClock
-from tests.serving.test_overload import wait_for
-from tests.serving.test_transports import as_message, close, code_of, image_of
+from tests.serving.messages import as_message, close, code_of, image_of, session_request
+from tests.serving.pictures import encoded, photograph
+from tests.serving.running_gateway import RunningGateway, settings_for
+from tests.serving.waiting import FakeClock, wait_for
 
 RAW = pb.OutputOptions(format=pb.IMAGE_FORMAT_RAW)
 

@@ -28,9 +28,9 @@ from indomain.v1 import editing_pb2 as pb
 from serving.errors import ERROR_TABLE, InvalidPicture, PictureTooLarge
 from serving.jobs import EncodedPicture, ImageFormat
 from serving.photographs.pictures import centre_square
-from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
 from tests.serving.messages import session_request
-from tests.serving.test_pictures import png_header, webp_header
+from tests.serving.pictures import encoded, photograph, png_header, webp_header
+from tests.serving.running_gateway import RunningGateway, settings_for
 
 INPUTS = int(os.environ.get("FUZZ_INPUTS", "0"))  # for each door; 0: the short run
 TURN = 1000  # inputs between two looks at the memory; what the generator remembers of them ends with a turn

@@ -14,9 +14,9 @@ import indomain
 from indomain.v1 import editing_pb2 as pb
 from serving.errors import UnknownCodeHandle
 from serving.pipeline.handles import CodeHandles
-from tests.serving.conftest import RunningGateway
-from tests.serving.test_batcher import FakeClock
-from tests.serving.test_transports import as_message, close, code_of, image_of
+from tests.serving.messages import as_message, close, code_of, image_of
+from tests.serving.running_gateway import RunningGateway
+from tests.serving.waiting import FakeClock
 
 SMILE = [pb.EditStep(direction="smile", strength=2.0)]
 RAW = pb.OutputOptions(format=pb.IMAGE_FORMAT_RAW)

@@ -26,8 +26,9 @@ from serving.errors import EditingError, KeyLimitReached, KeysInvalid, Unauthent
 from serving.http.middleware import Border
 from serving.settings import Settings
 from serving.telemetry.metrics import Metrics
-from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
 from tests.serving.messages import session_request
+from tests.serving.pictures import encoded, photograph
+from tests.serving.running_gateway import RunningGateway, settings_for
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = pb.SampleRequest(seeds=[1])

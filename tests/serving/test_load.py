@@ -21,7 +21,8 @@ from PIL import Image
 from indomain.v1 import editing_pb2 as pb
 from indomain.v1 import editing_pb2_grpc
 from serving.gateway import Gateway
-from tests.serving.conftest import encoded, photograph, settings_for
+from tests.serving.pictures import encoded, photograph
+from tests.serving.running_gateway import settings_for
 
 SHIPPED = Path(__file__).parents[2] / "model_repository"
 CLIENTS, SUBJECTS, STEPS = 64, 12, 6

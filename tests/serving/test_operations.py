@@ -22,10 +22,18 @@ from indomain.v1 import editing_pb2 as pb
 from serving.bundle import Bundle, Direction, read_bundle
 from serving.jobs import EditStep
 from serving.pipeline.edits import edit_vector
-from tests.serving.conftest import RunningGateway, encoded, settings_for
-from tests.serving.messages import session_request
-from tests.serving.test_composition import refusal, sampled
-from tests.serving.test_transports import as_json, as_message, close, code_of, image_of
+from tests.serving.messages import (
+    as_json,
+    as_message,
+    close,
+    code_of,
+    image_of,
+    refusal,
+    sampled,
+    session_request,
+)
+from tests.serving.pictures import encoded
+from tests.serving.running_gateway import RunningGateway, settings_for
 
 RAW = pb.OutputOptions(format=pb.IMAGE_FORMAT_RAW)
 PRESETS = [

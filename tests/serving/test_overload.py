@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import queue
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,8 +27,9 @@ from serving.backends.engines import OnnxRuntimeSession
 from serving.bundle import read_bundles
 from serving.gateway import Gateway
 from serving.telemetry.metrics import Metrics
-from tests.serving.conftest import RunningGateway, settings_for
 from tests.serving.messages import session_request
+from tests.serving.running_gateway import RunningGateway, settings_for, start_process
+from tests.serving.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = pb.SampleRequest(seeds=[1])
@@ -51,13 +49,6 @@ class Gate:
                 await asyncio.sleep(0.005)
         finally:
             self.waiting -= 1
-
-
-def wait_for(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
-    end_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end_s, "waited in vain"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -263,22 +254,11 @@ def test_hanging_up_within_a_body_is_no_fault_of_the_gateway(
     assert running.metric("indomain_rejected_total", reason="internal") == 0
 
 
-def run_gateway(repository: Path, *flags: str) -> subprocess.Popen[str]:
-    environment = os.environ | {
-        "INDOMAIN_MODEL_REPOSITORY": str(repository),
-        "INDOMAIN_INTRA_OP_THREADS": "1",
-        "ORT_DISABLE_TELEMETRY": "1",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    command = [sys.executable, "-m", "serving", *flags]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-
-
 @pytest.mark.fault
 def test_sigterm_under_load_fails_no_accepted_request(
     tiny_repository: Path, photo_png: bytes, record_property: Callable[[str, object], None]
 ) -> None:
-    process = run_gateway(
+    process = start_process(
         tiny_repository, "--grpc-port", "0", "--http-port", "0", "--max-refine-steps", "4000",
         "--refine-min-improvement-ratio", "0",
     )  # fmt: skip

@@ -25,8 +25,9 @@ from serving.photographs.alignment import CORNERS, Similarity, lies_as
 from serving.photographs.faces import Detection, why_unusable
 from serving.photographs.pasting import paste_change, paste_picture, soft_mask
 from serving.photographs.photograph import Photograph
-from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
 from tests.serving.messages import session_request
+from tests.serving.pictures import encoded, photograph
+from tests.serving.running_gateway import RunningGateway, settings_for
 from tests.serving.tiny_bundle import write_tiny_bundle
 
 EXAMPLES = Path(__file__).parents[2] / "clients/python/examples"

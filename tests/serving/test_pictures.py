@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import struct
 import tracemalloc
-import zlib
 
 import numpy as np
 import pytest
@@ -16,7 +14,7 @@ from PIL import Image
 from serving.errors import EditingError, InvalidOption, InvalidPicture, PictureTooLarge
 from serving.jobs import EncodedPicture, ImageFormat, OutputOptions
 from serving.photographs.pictures import centre_square, check_output, encode_picture
-from tests.serving.conftest import encoded, photograph
+from tests.serving.pictures import encoded, photograph, png_header, webp_header
 
 
 def align(data: bytes, resolution: int = 16, **picture: object) -> np.ndarray:
@@ -27,23 +25,6 @@ def align(data: bytes, resolution: int = 16, **picture: object) -> np.ndarray:
         max_pixels=250_000,
     )
     return image
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and has hardly any data: what a bomb looks like."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    data = zlib.compress(b"\0" * 1000)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-
-
-def webp_header(width: int, height: int) -> bytes:
-    extended = struct.pack("<I", 0) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
-    body = b"WEBP" + b"VP8X" + struct.pack("<I", len(extended)) + extended
-    return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])

@@ -8,10 +8,7 @@ import logging
 import re
 import shutil
 import signal
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,15 +19,13 @@ import tritonclient.grpc
 
 from indomain.v1 import editing_pb2 as pb
 from indomain.v1 import editing_pb2_grpc
-from tests.serving.conftest import RunningGateway, settings_for
-from tests.serving.test_overload import run_gateway, wait_for
+from tests.serving.new_versions import POLL_S, bring, eventually, reloads, sampled_picture, under_load
+from tests.serving.running_gateway import RunningGateway, settings_for, start_process
 from tests.serving.tiny_bundle import write_tiny_bundle
 from tests.serving.triton_server import TritonServer, derive_repository
 
-eventually = partial(wait_for, timeout_s=60.0)
 OUTPUT = pb.OutputOptions(format=pb.IMAGE_FORMAT_RAW)
 SAMPLE = pb.SampleRequest(seeds=[1], output=OUTPUT)
-POLL_S = 0.1
 
 
 @pytest.fixture
@@ -52,53 +47,18 @@ def start(repository: Path) -> Iterator[Callable[..., RunningGateway]]:
             running.close()
 
 
-def picture(running: RunningGateway) -> bytes:
-    return bytes(running.stub.Sample(SAMPLE, timeout=30).images[0].data)
-
-
-@contextmanager
-def under_load(running: RunningGateway, photo_png: bytes) -> Iterator[list[bytes]]:
-    """Requests of two kinds all the while, none of which may fail; gives what the short ones were answered."""
-    stop, seen = threading.Event(), []
-    invert = pb.InvertRequest(
-        picture=pb.Picture(data=photo_png), refine=pb.RefineOptions(steps=20), output=OUTPUT
-    )
-
-    def sample() -> None:
-        while not stop.is_set():
-            seen.append(picture(running))
-
-    def refine() -> None:
-        while not stop.is_set():
-            losses = running.stub.Invert(invert, timeout=60).losses
-            assert losses.refine_loss_after <= losses.refine_loss_before
-
-    with ThreadPoolExecutor(4) as pool:
-        callers = [pool.submit(work) for work in (sample, refine, sample, refine)]
-        try:
-            yield seen
-        finally:
-            stop.set()
-        for caller in callers:
-            caller.result()
-
-
-def reloads(running: RunningGateway, outcome: str) -> float:
-    return running.metric("indomain_reloads_total", outcome=outcome)
-
-
 def test_a_new_version_takes_over_under_load(
     start: Callable[..., RunningGateway], repository: Path, photo_png: bytes
 ) -> None:
     running = start()
-    old = picture(running)
+    old = sampled_picture(running)
     with under_load(running, photo_png) as seen:
         eventually(lambda: len(seen) > 5)
         write_tiny_bundle(repository, version=2, seed=8)
         eventually(lambda: reloads(running, "done") == 1)
         after = len(seen)
         eventually(lambda: len(seen) > after + 5)
-    new = picture(running)
+    new = sampled_picture(running)
     assert new != old
     assert set(seen) == {old, new}
     backend = running.gateway._backend
@@ -141,22 +101,11 @@ SPOILT: list[tuple[Callable[[Path], object], str]] = [
 ]
 
 
-def bring(version: Path, repository: Path) -> None:
-    """The repository becomes like it, the manifest last: it is what is looked for."""
-    (repository / "tiny16.json").unlink(missing_ok=True)
-    shutil.copytree(version, repository, dirs_exist_ok=True, ignore=lambda *_: ["tiny16.json"])
-    for graph in repository.glob("*/*/model.onnx"):
-        if not (version / graph.relative_to(repository)).exists():
-            graph.unlink()
-    shutil.copy(version / "tiny16.json", repository / "tiny16.new")
-    (repository / "tiny16.new").replace(repository / "tiny16.json")
-
-
 def test_versions_that_cannot_be_served(
     start: Callable[..., RunningGateway], repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = start()
-    old = picture(running)
+    old = sampled_picture(running)
     good = shutil.copytree(repository, tmp_path / "good")
     write_tiny_bundle(good, version=2, seed=8)
 
@@ -168,12 +117,12 @@ def test_versions_that_cannot_be_served(
             bring(version, repository)
             eventually(partial(_is_told, caplog, complaint))
             assert reloads(running, "failed") > number
-            assert picture(running) == old
+            assert sampled_picture(running) == old
             assert running.http.get("/readyz").status_code == 200
     assert reloads(running, "done") == 0
     bring(good, repository)
     eventually(lambda: reloads(running, "done") == 1)
-    assert picture(running) != old
+    assert sampled_picture(running) != old
 
 
 def _is_told(caplog: pytest.LogCaptureFixture, complaint: str) -> bool:
@@ -181,7 +130,7 @@ def _is_told(caplog: pytest.LogCaptureFixture, complaint: str) -> bool:
 
 
 def test_a_hangup_signal_is_the_trigger_where_nobody_polls(repository: Path) -> None:
-    process = run_gateway(repository, "--grpc-port", "0", "--http-port", "0")
+    process = start_process(repository, "--grpc-port", "0", "--http-port", "0")
     try:
         assert process.stderr is not None
         line = next(line for line in process.stderr if "ready: gRPC on" in line)
@@ -248,7 +197,7 @@ def test_versions_on_triton_under_load(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     running = start(**controlled.settings(unload_delay_s=0.0))
-    old = picture(running)
+    old = sampled_picture(running)
     with under_load(running, photo_png) as seen:
         eventually(lambda: len(seen) > 5)
         controlled.bring(2)
@@ -256,7 +205,7 @@ def test_versions_on_triton_under_load(
         eventually(lambda: not controlled.has("generator", 1))
         after = len(seen)
         eventually(lambda: len(seen) > after + 5)
-    new = picture(running)
+    new = sampled_picture(running)
     assert set(seen) == {old, new}
     assert len({old, new}) == 2
 
@@ -264,7 +213,7 @@ def test_versions_on_triton_under_load(
     with caplog.at_level(logging.ERROR, "serving.pipeline.repository"):
         controlled.bring(3, lambda derived: cut(derived / "tiny16_generator/3/model.onnx"))
         eventually(lambda: "cannot load the new version" in caplog.text)
-    assert picture(running) == new
+    assert sampled_picture(running) == new
     assert reloads(running, "failed") > 0
     eventually(lambda: not controlled.has("mapping", 3))  # what had been loaded of it is not kept
 
@@ -274,7 +223,7 @@ def test_a_server_that_was_restarted_is_told_again_what_to_load(
     controlled: ControlledTriton, start: Callable[..., RunningGateway]
 ) -> None:
     running = start(**controlled.settings(unload_delay_s=0.0))
-    old = picture(running)
+    old = sampled_picture(running)
     write_tiny_bundle(controlled.derived.parent / "unheard", version=2, seed=9)
     derive_repository(controlled.derived.parent / "unheard", controlled.derived, instances=1)
     controlled.server.kill()
@@ -282,7 +231,7 @@ def test_a_server_that_was_restarted_is_told_again_what_to_load(
     controlled.server.start()
     eventually(lambda: running.http.get("/readyz").status_code == 200)
     assert controlled.has("generator", 1)  # not only the newest that lies there
-    assert picture(running) == old
+    assert sampled_picture(running) == old
 
 
 @pytest.mark.slow
@@ -291,9 +240,9 @@ def test_two_gateways_exchange_a_version_on_one_server(
 ) -> None:
     """Neither takes away what the other one still serves."""
     both = [start(**controlled.settings(unload_delay_s=3600.0)) for _ in range(2)]
-    old = picture(both[0])
+    old = sampled_picture(both[0])
     with under_load(both[0], photo_png), under_load(both[1], photo_png):
         controlled.bring(2)
         eventually(lambda: all(reloads(one, "done") == 1 for one in both))
-    assert picture(both[0]) == picture(both[1]) != old
+    assert sampled_picture(both[0]) == sampled_picture(both[1]) != old
     assert controlled.has("generator", 1)

@@ -14,13 +14,12 @@ import grpc
 import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
 
 from indomain.v1 import editing_pb2 as pb
-from tests.serving.conftest import RunningGateway, encoded, photograph
-from tests.serving.messages import session_request
-from tests.serving.test_overload import wait_for
-from tests.serving.test_transports import as_json, as_message, close, code_of, image_of
+from tests.serving.messages import as_json, as_message, close, code_of, image_of, session_request
+from tests.serving.pictures import encoded, photograph
+from tests.serving.running_gateway import RunningGateway, answered, websocket
+from tests.serving.waiting import wait_for
 
 RAW = pb.OutputOptions(format=pb.IMAGE_FORMAT_RAW)
 RAW_JSON = {"format": "raw"}
@@ -393,14 +392,6 @@ def test_stopping_answers_what_a_session_asked_and_ends_it(
 
 
 # --- the same over a websocket ---------------------------------------------------------------------------------------
-
-
-def websocket(gateway: RunningGateway, **options: Any) -> ClientConnection:
-    return connect(f"{gateway.url.replace('http', 'ws')}/v1/edit-session", compression=None, **options)
-
-
-def answered(connection: ClientConnection) -> dict:
-    return json.loads(connection.recv(timeout=20))
 
 
 def test_a_session_over_a_websocket(gateway: RunningGateway, photo_png: bytes) -> None:

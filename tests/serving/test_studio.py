@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from serving.access.keys import make_key
-from tests.serving.conftest import RunningGateway
+from tests.serving.running_gateway import RunningGateway
 
 WEB = Path(__file__).resolve().parents[2] / "clients/web"
 

@@ -22,7 +22,7 @@ from serving.bundle import read_bundles
 from serving.errors import CertificateInvalid
 from serving.settings import Settings
 from serving.telemetry.metrics import Metrics
-from tests.serving.conftest import RunningGateway, settings_for
+from tests.serving.running_gateway import RunningGateway, settings_for
 from tests.serving.triton_server import TritonServer, derive_repository
 
 

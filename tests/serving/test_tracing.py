@@ -21,8 +21,8 @@ from indomain.v1 import editing_pb2 as pb
 from serving import settings as settings_module
 from serving.call import outgoing_metadata
 from serving.settings import Settings
-from tests.serving.conftest import RunningGateway
 from tests.serving.messages import session_request
+from tests.serving.running_gateway import RunningGateway
 from tests.serving.triton_server import TritonServer
 
 ROOT = Path(__file__).resolve().parents[2]

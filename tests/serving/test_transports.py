@@ -15,40 +15,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from PIL import Image
 
 from indomain.v1 import editing_pb2 as pb
-from tests.serving.conftest import RunningGateway
+from tests.serving.messages import as_json, as_message, close, code_of, image_of
+from tests.serving.running_gateway import RunningGateway
 
 RAW = pb.OutputOptions(format=pb.IMAGE_FORMAT_RAW)
-
-
-def code_of(code: pb.Code | dict) -> np.ndarray:
-    if isinstance(code, dict):
-        code = pb.Code(data=base64.b64decode(code["data"]), shape=code["shape"])
-    return np.frombuffer(code.data, "<f4").reshape(tuple(code.shape))
-
-
-def image_of(picture: pb.Picture | dict) -> np.ndarray:
-    if isinstance(picture, dict):
-        picture = pb.Picture(
-            data=base64.b64decode(picture["data"]), width=picture["width"], height=picture["height"]
-        )
-    return np.frombuffer(picture.data, np.uint8).reshape(picture.height, picture.width, 3)
-
-
-def as_json(code: np.ndarray) -> dict:
-    return {"data": base64.b64encode(code.astype("<f4").tobytes()).decode(), "shape": list(code.shape)}
-
-
-def as_message(code: np.ndarray) -> pb.Code:
-    return pb.Code(data=code.astype("<f4").tobytes(), shape=code.shape)
-
-
-def close(one: np.ndarray, other: np.ndarray) -> None:
-    """Batches of other sizes may add up in another order: a rounding error, or one grey level."""
-    assert one.shape == other.shape
-    if one.dtype == np.uint8:
-        assert np.abs(one.astype(int) - other.astype(int)).max() <= 1
-    else:
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
 def test_list_bundles(gateway: RunningGateway) -> None:

@@ -22,11 +22,11 @@ from serving.bundle import Bundle, read_bundle
 from serving.deadline import Deadline
 from serving.errors import BackendFailed, BundleInvalid, DeadlineExceeded
 from serving.telemetry.metrics import Metrics
-from tests.serving.conftest import RunningGateway, settings_for
-from tests.serving.test_congruence import some_inputs
-from tests.serving.test_overload import wait_for
+from tests.serving.graph_inputs import some_inputs
+from tests.serving.running_gateway import RunningGateway, settings_for
 from tests.serving.tiny_bundle import write_tiny_bundle
 from tests.serving.triton_server import TritonServer, derive_repository
+from tests.serving.waiting import wait_for
 
 SHIPPED = Path(__file__).parents[2] / "model_repository"
 eventually = partial(wait_for, timeout_s=60.0)

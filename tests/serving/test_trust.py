@@ -24,12 +24,12 @@ import indomain
 from indomain.v1 import editing_pb2 as pb
 from serving.access.keys import make_key
 from serving.photographs import pictures
-from serving.pipeline.pipeline import pipeline, stages
+from serving.pipeline import pipeline, stages
 from serving.settings import Settings
 from serving.telemetry.logs import JsonFormatter, TextFormatter
-from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
-from tests.serving.test_overload import wait_for
-from tests.serving.test_settings import start
+from tests.serving.pictures import encoded, photograph
+from tests.serving.running_gateway import RunningGateway, run_command, settings_for
+from tests.serving.waiting import wait_for
 
 APP = "https://app.example.com"
 
@@ -57,7 +57,7 @@ def test_the_default_is_loopback_and_closed() -> None:
 
 
 def test_a_start_that_would_be_open_to_all_says_what_to_do() -> None:
-    done = start("--host", "0.0.0.0")
+    done = run_command("--host", "0.0.0.0")
     assert done.returncode == 2
     assert "keys_file" in done.stderr
     assert "insecure" in done.stderr
@@ -65,7 +65,7 @@ def test_a_start_that_would_be_open_to_all_says_what_to_do() -> None:
 
 
 def test_a_missing_file_of_keys_lets_nobody_in(tmp_path: Path) -> None:
-    done = start("--keys-file", str(tmp_path / "nowhere.toml"))
+    done = run_command("--keys-file", str(tmp_path / "nowhere.toml"))
     assert done.returncode == 1
     assert "file of keys" in done.stderr
 
