@@ -20,8 +20,8 @@ from serving.errors import BackendFailed, BackendUnavailable, DeadlineExceeded, 
 from serving.jobs import RefineOptions, StopReason
 from serving.pipeline.refinement import Refiner, RefineSettings, StopRule
 from serving.telemetry.metrics import Metrics
-from tests.serving.fake_backend import FakeBackend
-from tests.serving.graph_inputs import some_inputs
+from tests.serving.backends.fake_backend import FakeBackend
+from tests.serving.backends.graph_inputs import some_inputs
 from tests.serving.pictures import photograph
 from tests.serving.running_gateway import settings_for
 from tests.serving.triton_server import TritonServer

@@ -31,7 +31,7 @@ from tests.serving.messages import session_request
 from tests.serving.running_gateway import RunningGateway, settings_for, start_process
 from tests.serving.waiting import wait_for
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SAMPLE = pb.SampleRequest(seeds=[1])
 
 

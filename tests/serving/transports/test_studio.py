@@ -12,7 +12,7 @@ import pytest
 from serving.access.keys import make_key
 from tests.serving.running_gateway import RunningGateway
 
-WEB = Path(__file__).resolve().parents[2] / "clients/web"
+WEB = Path(__file__).resolve().parents[3] / "clients/web"
 
 
 def test_the_page_is_served_with_all_that_it_names(gateway: RunningGateway) -> None:

@@ -22,13 +22,13 @@ from serving.bundle import Bundle, read_bundle
 from serving.deadline import Deadline
 from serving.errors import BackendFailed, BundleInvalid, DeadlineExceeded
 from serving.telemetry.metrics import Metrics
-from tests.serving.graph_inputs import some_inputs
+from tests.serving.backends.graph_inputs import some_inputs
 from tests.serving.running_gateway import RunningGateway, settings_for
 from tests.serving.tiny_bundle import write_tiny_bundle
 from tests.serving.triton_server import TritonServer, derive_repository
 from tests.serving.waiting import wait_for
 
-SHIPPED = Path(__file__).parents[2] / "model_repository"
+SHIPPED = Path(__file__).parents[3] / "model_repository"
 eventually = partial(wait_for, timeout_s=60.0)
 RAW = pb.OutputOptions(format=pb.IMAGE_FORMAT_RAW)
 LONG = 4000  # steps: some seconds on any machine

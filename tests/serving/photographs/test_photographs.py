@@ -30,7 +30,7 @@ from tests.serving.pictures import encoded, photograph
 from tests.serving.running_gateway import RunningGateway, settings_for
 from tests.serving.tiny_bundle import write_tiny_bundle
 
-EXAMPLES = Path(__file__).parents[2] / "clients/python/examples"
+EXAMPLES = Path(__file__).parents[3] / "clients/python/examples"
 ASTRONAUT, HOPPER, PORTRAIT = (
     Image.open(EXAMPLES / name).convert("RGB") for name in ("astronaut.jpg", "hopper.jpg", "portrait.png")
 )

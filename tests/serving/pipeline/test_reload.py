@@ -19,7 +19,14 @@ import tritonclient.grpc
 
 from indomain.v1 import editing_pb2 as pb
 from indomain.v1 import editing_pb2_grpc
-from tests.serving.new_versions import POLL_S, bring, eventually, reloads, sampled_picture, under_load
+from tests.serving.pipeline.new_versions import (
+    POLL_S,
+    bring,
+    eventually,
+    reloads,
+    sampled_picture,
+    under_load,
+)
 from tests.serving.running_gateway import RunningGateway, settings_for, start_process
 from tests.serving.tiny_bundle import write_tiny_bundle
 from tests.serving.triton_server import TritonServer, derive_repository

@@ -24,7 +24,7 @@ from serving.gateway import Gateway
 from tests.serving.pictures import encoded, photograph
 from tests.serving.running_gateway import settings_for
 
-SHIPPED = Path(__file__).parents[2] / "model_repository"
+SHIPPED = Path(__file__).parents[3] / "model_repository"
 CLIENTS, SUBJECTS, STEPS = 64, 12, 6
 RAW = pb.OutputOptions(format=pb.IMAGE_FORMAT_RAW)
 SMILE = [pb.EditStep(direction="smile", strength=2.0)]

@@ -27,7 +27,7 @@ def sampled_picture(running: RunningGateway) -> bytes:
 
 @contextmanager
 def under_load(running: RunningGateway, photo_png: bytes) -> Iterator[list[bytes]]:
-    """Four callers sample and invert until the block ends. Gives the pictures sampled so far. Fails if a request does."""
+    """Four callers sample and invert until the block ends; none may fail. Gives the pictures sampled so far."""
     stop, seen = threading.Event(), []
     invert = pb.InvertRequest(
         picture=pb.Picture(data=photo_png), refine=pb.RefineOptions(steps=20), output=OUTPUT

@@ -16,8 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.serving.new_versions import POLL_S, bring, eventually, reloads, sampled_picture, under_load
 from tests.serving.pictures import encoded
+from tests.serving.pipeline.new_versions import (
+    POLL_S,
+    bring,
+    eventually,
+    reloads,
+    sampled_picture,
+    under_load,
+)
 from tests.serving.running_gateway import RunningGateway, settings_for
 from tests.serving.tiny_bundle import write_tiny_bundle
 

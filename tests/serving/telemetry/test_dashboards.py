@@ -26,7 +26,7 @@ from tests.serving.running_gateway import RunningGateway, settings_for
 from tests.serving.triton_server import TritonServer, free_port
 from tests.serving.waiting import wait_for
 
-DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+DEPLOY = Path(__file__).resolve().parents[3] / "deploy"
 OF_THE_SCRAPE = {"job", "instance"}  # Prometheus adds these labels
 DASHBOARD = json.loads((DEPLOY / "grafana/dashboards/indomain.json").read_text(encoding="utf-8"))
 ALERTS = [
