@@ -27,28 +27,13 @@ from serving.backends.engines import OnnxRuntimeSession
 from serving.bundle import read_bundles
 from serving.gateway import Gateway
 from serving.telemetry.metrics import Metrics
+from tests.serving.interposed import Gate
 from tests.serving.messages import session_request
 from tests.serving.running_gateway import RunningGateway, settings_for, start_process
 from tests.serving.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
 SAMPLE = pb.SampleRequest(seeds=[1])
-
-
-class Gate:
-    """Holds every inference back until it is opened, and counts who waits."""
-
-    def __init__(self) -> None:
-        self.open = threading.Event()
-        self.waiting = 0
-
-    async def __call__(self, model: str) -> None:
-        self.waiting += 1
-        try:
-            while not self.open.is_set():  # noqa: ASYNC110  (set from another thread)
-                await asyncio.sleep(0.005)
-        finally:
-            self.waiting -= 1
 
 
 @pytest.fixture

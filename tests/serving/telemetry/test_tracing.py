@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import subprocess
 import sys
@@ -13,8 +12,6 @@ from typing import Any
 
 import grpc
 import pytest
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_stubs
 from pydantic import ValidationError
 
 from indomain.v1 import editing_pb2 as pb
@@ -23,28 +20,12 @@ from serving.call import outgoing_metadata
 from serving.settings import Settings
 from tests.serving.messages import session_request
 from tests.serving.running_gateway import RunningGateway
+from tests.serving.telemetry.collector import Collector, spans_of
 from tests.serving.triton_server import TritonServer
 
 ROOT = Path(__file__).resolve().parents[3]
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-00"
-
-
-class Collector(otlp_stubs.TraceServiceServicer):
-    """Takes spans over OTLP, as a real one does."""
-
-    def __init__(self) -> None:
-        self.spans: list[Any] = []
-        self.server = grpc.server(ThreadPoolExecutor(2))
-        otlp_stubs.add_TraceServiceServicer_to_server(self, self.server)
-        self.port = self.server.add_insecure_port("127.0.0.1:0")
-        self.server.start()
-
-    def Export(self, request: Any, context: Any) -> Any:
-        for resource in request.resource_spans:
-            for scope in resource.scope_spans:
-                self.spans += scope.spans
-        return otlp.ExportTraceServiceResponse()
 
 
 @pytest.fixture
@@ -57,13 +38,6 @@ def collector() -> Iterator[Collector]:
 @pytest.fixture
 def traced(collector: Collector, start_gateway: Callable[..., RunningGateway]) -> RunningGateway:
     return start_gateway(interpose=True, trace_endpoint=f"http://127.0.0.1:{collector.port}")
-
-
-def spans_of(collector: Collector, traced: RunningGateway) -> dict[str, Any]:
-    """All spans by name, once they have arrived."""
-    assert traced.gateway.tracing is not None
-    traced.run(asyncio.to_thread(traced.gateway.tracing.flush))
-    return {span.name: span for span in collector.spans}
 
 
 def attributes(span: Any) -> dict[str, Any]:
