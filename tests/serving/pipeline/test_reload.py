@@ -225,6 +225,18 @@ def test_versions_on_triton_under_load(
     eventually(lambda: not controlled.has("mapping", 3))  # what had been loaded of it is not kept
 
 
+def test_a_version_that_takes_too_long_to_load_is_given_up(
+    controlled: ControlledTriton, start: Callable[..., RunningGateway], caplog: pytest.LogCaptureFixture
+) -> None:
+    running = start(**controlled.settings(unload_delay_s=0.0), reload_timeout_s=1e-6)
+    old = sampled_picture(running)
+    with caplog.at_level(logging.ERROR, "serving.pipeline.repository"):
+        controlled.bring(2)
+        eventually(lambda: "did not have the new version ready in time" in caplog.text)
+    assert sampled_picture(running) == old
+    assert reloads(running, "done") == 0
+
+
 @pytest.mark.slow
 def test_a_server_that_was_restarted_is_told_again_what_to_load(
     controlled: ControlledTriton, start: Callable[..., RunningGateway]
