@@ -16,6 +16,7 @@ import httpx
 import uvloop
 from websockets.sync.client import ClientConnection, connect
 
+from indomain.v1 import editing_pb2 as pb
 from indomain.v1 import editing_pb2_grpc
 from serving.backends.embedded import EmbeddedBackend
 from serving.bundle import read_bundles
@@ -57,6 +58,11 @@ class RunningGateway:
     def metric(self, name: str, **labels: str) -> float:
         """The value of one time series, 0 where there is none."""
         return self.gateway.metrics.registry.get_sample_value(name, labels) or 0.0
+
+    def settle(self) -> None:
+        """Some round trips. What the gateway does at once with what it was sent before, it has done after them."""
+        for _ in range(30):
+            self.stub.ListBundles(pb.ListBundlesRequest(), timeout=20)
 
     def close(self) -> None:
         self.channel.close()

@@ -36,12 +36,6 @@ SAMPLE = pb.SampleRequest(seeds=[1])
 Start = Callable[..., RunningGateway]
 
 
-def let_others_run(running: RunningGateway) -> None:
-    """Some round trips: whatever the gateway would do at once, it has done when they are over."""
-    for _ in range(30):
-        running.stub.ListBundles(pb.ListBundlesRequest(), timeout=20)
-
-
 class HeldFunction:
     """Holds the calls of a blocking function back until it is opened, and counts those inside."""
 
@@ -220,7 +214,7 @@ def test_no_more_photographs_are_open_than_allowed(faces: Path, photo_png: bytes
     calls = [running.stub.FindFaces.future(request, timeout=60) for _ in range(4)]
     try:
         wait_for(lambda: gate.waiting == limit)
-        let_others_run(running)
+        running.settle()
         assert gate.waiting == limit
     finally:
         gate.open.set()
@@ -239,7 +233,7 @@ def test_pictures_are_read_in_so_many_threads(
     calls = [running.stub.Invert.future(request, timeout=60) for _ in range(5)]
     try:
         wait_for(lambda: opening.inside == threads)
-        let_others_run(running)
+        running.settle()
         assert opening.inside == threads
     finally:
         opening.open.set()

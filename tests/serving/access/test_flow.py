@@ -6,6 +6,7 @@ import asyncio
 import multiprocessing
 import os
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -78,19 +79,24 @@ def test_refinements_that_arrive_one_by_one_share_batches_and_change_nothing(
         for n in range(8)
     ]
     alone = [running.stub.Invert(request, timeout=30) for request in requests]
-    runs_before = running.metric("indomain_batch_size_count", graph="tiny16_refiner")
+
+    def runs() -> float:
+        return running.metric("indomain_batch_size_count", graph="tiny16_refiner")
+
+    runs_before = runs()
     slow_runs("refiner", 0.03)
     together = []
     for request in requests:
+        came = runs()
         together.append(running.stub.Invert.future(request, timeout=50))
-        time.sleep(0.1)
+        wait_for(lambda came=came: runs() >= came + 3)
     answers = [call.result() for call in together]
     for answer, expected in zip(answers, alone, strict=True):
         assert answer.losses.steps_done == 60
         close(code_of(answer.code), code_of(expected.code))
         close(image_of(answer.image), image_of(expected.image))
-    runs = running.metric("indomain_batch_size_count", graph="tiny16_refiner") - runs_before
-    assert runs < 0.7 * 8 * 30  # of 30 chunks each
+    # Alone, each would have had 30 runs to itself, one for each chunk of two steps.
+    assert runs() - runs_before < 0.7 * 8 * 30
 
 
 def test_refinements_under_pressure_do_fewer_steps_and_say_so(
@@ -296,12 +302,13 @@ def test_a_poison_item_fails_alone(
     record_property: Callable[[str, object], None],
 ) -> None:
     running = start_gateway()
-    original, shared = embedded._Graph._run_session, []
+    original, shared, going_on = embedded._Graph._run_session, [], threading.Event()
 
     def run(graph: Any, samples: Any) -> Any:
         if graph._role == "generator":
-            time.sleep(0.2)  # so that those who come meanwhile share the next batch
             shared.append(len(samples))
+            # Those who come meanwhile share the next batch.
+            assert going_on.wait(20)
             if any(sample["code"][0, 0, 0] == 13.0 for sample in samples):
                 raise ValueError("poison")
         return original(graph, samples)
@@ -311,8 +318,10 @@ def test_a_poison_item_fails_alone(
     alone = [running.stub.Decode(request, timeout=20).images[0] for request in requests]
     monkeypatch.setattr(embedded._Graph, "_run_session", run)
     first = running.stub.Decode.future(requests[0], timeout=20)
-    time.sleep(0.1)
+    wait_for(lambda: shared)
     calls = [running.stub.Decode.future(request, timeout=20) for request in requests]
+    wait_for(lambda: running.metric("indomain_queue_depth", graph="tiny16_generator") == len(calls))
+    going_on.set()
     for number, call in enumerate(calls):
         if number == 2:
             assert call.code() is grpc.StatusCode.INTERNAL

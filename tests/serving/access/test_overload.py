@@ -120,13 +120,13 @@ def test_refinement_ends_in_time_for_the_deadline(
 
     async def slow(model: str) -> None:
         if model.endswith("refiner"):
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
 
     running.backend.before = slow
     request = pb.InvertRequest(
         picture=pb.Picture(data=photo_png), refine=pb.RefineOptions(steps=10_000, learning_rate=1e-5)
     )
-    answer = running.stub.Invert(request, timeout=1.0)
+    answer = running.stub.Invert(request, timeout=3.0)
     assert answer.losses.stop_reason == pb.STOP_REASON_DEADLINE
     assert 0 < answer.losses.steps_done < 200
     assert answer.losses.refine_loss_after <= answer.losses.refine_loss_before

@@ -340,7 +340,7 @@ def test_an_area_that_cannot_be_is_said(running: RunningGateway, code: np.ndarra
 def test_inversion_and_area_share_the_time(
     start_gateway: Callable[..., RunningGateway], photo_png: bytes
 ) -> None:
-    running = start_gateway(interpose=True)
+    running = start_gateway(interpose=True, refine_min_improvement_ratio=0.0)
 
     async def slow(model: str) -> None:
         if model.endswith("refiner"):
@@ -350,7 +350,7 @@ def test_inversion_and_area_share_the_time(
     request = pb.EditRequest(
         picture=pb.Picture(data=photo_png), edits=[AGE], region=LEFT, refine=pb.RefineOptions(quality="best")
     )
-    answer = running.stub.Edit(request, timeout=2.0)
+    answer = running.stub.Edit(request, timeout=5.0)
     for losses in (answer.losses, answer.area.losses):
         assert losses.stop_reason == pb.STOP_REASON_DEADLINE
         assert losses.steps_done > 0

@@ -18,16 +18,21 @@ from serving.deadline import Deadline
 from serving.errors import InvalidOption, QueueFull
 from serving.jobs import RefineOptions, StopReason
 from serving.pipeline.refinement import Refinement, Refiner, RefineSettings, StopRule
+from tests.serving.waiting import FakeClock
 
 NEVER = StopRule(window_steps=10, min_improvement_ratio=0.0)
 
 
 class ScriptedRefiner:
-    """Plays a list of losses: the loss before step k is losses[k]; the code before step k is filled with k."""
+    """Plays a list of losses: the loss before step k is losses[k]; the code before step k is filled with k.
 
-    def __init__(self, losses: list[float], seconds: float = 0.0) -> None:
+    Each chunk takes `chunk_s` seconds of the clock, and gives way to others.
+    """
+
+    def __init__(self, losses: list[float], clock: FakeClock | None = None, chunk_s: float = 0.0) -> None:
         self._losses = losses
-        self._seconds = seconds
+        self._clock = clock or FakeClock()
+        self._chunk_s = chunk_s
         self.calls = 0
 
     async def load(self) -> None: ...
@@ -40,7 +45,7 @@ class ScriptedRefiner:
 
     async def infer(self, graph: GraphSpec, inputs: Tensors, deadline: Deadline) -> Inference:
         self.calls += 1
-        await asyncio.sleep(self._seconds)
+        await self._clock.advance(self._chunk_s)
         step = int(inputs["step"][0, 0])
         chunk = [self._losses[step], self._losses[step + 1]]
         best = int(np.argmin(chunk))
@@ -73,14 +78,14 @@ async def refine(
     backend: ScriptedRefiner,
     steps: int,
     rule: StopRule = NEVER,
-    seconds: float = 30.0,
+    deadline: Deadline | None = None,
     reserve_s: float = 0.0,
 ) -> Refinement:
     options = RefineSettings.resolve(RefineOptions(steps=steps), bundle.refine, 10_000)
     start = np.zeros((bundle.layers, bundle.code_size), np.float32)
     target = np.zeros((16, 16, 3), np.uint8)
     refiner = Refiner(bundle, backend, rule)
-    return await refiner.refine(start, target, options, Deadline.after(seconds), lambda: reserve_s)
+    return await refiner.refine(start, target, options, deadline or Deadline.after(30.0), lambda: reserve_s)
 
 
 async def test_keeps_the_best_of_all_chunks(bundle: Bundle) -> None:
@@ -114,18 +119,24 @@ async def test_odd_steps_are_rounded_up_to_a_chunk(bundle: Bundle) -> None:
 
 
 async def test_stops_before_the_deadline_with_the_best_so_far(bundle: Bundle) -> None:
-    backend = ScriptedRefiner([float(1000 - n) for n in range(900)], seconds=0.03)
-    started_s = asyncio.get_running_loop().time()
-    result = await refine(bundle, backend, steps=800, seconds=0.5, reserve_s=0.2)
-    took_s = asyncio.get_running_loop().time() - started_s
+    clock = FakeClock()
+    backend = ScriptedRefiner([float(1000 - n) for n in range(900)], clock, chunk_s=0.25)
+    deadline = Deadline.after(4.0, clock)
+    result = await refine(bundle, backend, steps=800, deadline=deadline, reserve_s=1.0)
     assert result.stop_reason is StopReason.DEADLINE
-    assert took_s < 0.45
-    assert 0 < result.steps_done < 800
+    # Twelve chunks of two steps would fit into the 3 s; one that is as long as what is left is not begun.
+    assert result.steps_done == 22
+    assert deadline.remaining_s >= 1.0
     assert result.loss_after < result.loss_before
 
 
 async def test_a_chunk_that_would_overrun_is_given_up(bundle: Bundle) -> None:
-    result = await refine(bundle, ScriptedRefiner([1.0] * 9, seconds=5.0), 4, seconds=0.3, reserve_s=0.2)
+    class Stuck(ScriptedRefiner):
+        async def infer(self, graph: GraphSpec, inputs: Tensors, deadline: Deadline) -> Inference:
+            await asyncio.Event().wait()
+            raise AssertionError("nobody sets the event")
+
+    result = await refine(bundle, Stuck([1.0] * 9), 4, deadline=Deadline.after(0.3), reserve_s=0.2)
     assert result.stop_reason is StopReason.DEADLINE
     assert result.steps_done == 0
     assert np.all(result.code == 0.0)
@@ -167,7 +178,7 @@ async def test_a_full_queue_gives_fewer_steps_where_that_is_allowed(bundle: Bund
 
 
 async def test_too_many_at_once_share_the_steps_where_that_is_allowed(bundle: Bundle) -> None:
-    backend = ScriptedRefiner([float(100 - n) for n in range(100)], seconds=0.001)
+    backend = ScriptedRefiner([float(100 - n) for n in range(100)])
     refiner = Refiner(bundle, backend, NEVER, comfortable=2)
     start, target = np.zeros((bundle.layers, bundle.code_size), np.float32), np.zeros((16, 16, 3), np.uint8)
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,17 +15,14 @@ import pytest
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from indomain.v1 import editing_pb2 as pb
-from tests.serving.messages import as_json, as_message, close, code_of, image_of, session_request
+from tests.serving.interposed import Gate
+from tests.serving.messages import as_json, as_message, close, code_of, image_of, sampled, session_request
 from tests.serving.pictures import encoded, photograph
 from tests.serving.running_gateway import RunningGateway, answered, websocket
 from tests.serving.waiting import wait_for
 
 RAW = pb.OutputOptions(format=pb.IMAGE_FORMAT_RAW)
 RAW_JSON = {"format": "raw"}
-
-
-def sampled(gateway: RunningGateway, *seeds: int) -> list[np.ndarray]:
-    return [code_of(code) for code in gateway.stub.Sample(pb.SampleRequest(seeds=seeds)).codes]
 
 
 def smile(strength: float) -> list[pb.EditStep]:
@@ -52,6 +48,10 @@ class Session:
 
     def send(self, **fields: Any) -> None:
         self._requests.put(session_request(**fields))
+
+    def wait_until_sent(self) -> None:
+        """Waits until all messages have been handed to the channel."""
+        wait_for(self._requests.empty)
 
     def finish(self) -> None:
         self._requests.put(None)
@@ -150,24 +150,30 @@ def test_what_fails_under_way_is_an_event(
     from serving.errors import BackendUnavailable
 
     running = start_gateway(interpose=True)
+    gate = Gate()
 
     async def fail_refiner(model: str) -> None:
         if model.endswith("refiner"):
-            await asyncio.sleep(0.1)  # the first report goes out meanwhile
+            await gate(model)
             raise BackendUnavailable("The back end is away; try again in a moment.")
 
     running.backend.before = fail_refiner
     with running.http.stream("POST", "/v1/watch-invert", files={"picture": photo_png}) as answer:
         assert answer.status_code == 200
-        names_and_data = list(events_of(answer.iter_lines()))
+        events = events_of(answer.iter_lines())
+        first = next(events)
+        gate.open.set()
+        names_and_data = [first, *events]
     assert [name for name, _ in names_and_data] == ["progress", "error"]
     error = names_and_data[-1][1]
     assert (error["reason"], error["stage"], error["retryable"]) == ("backend_unavailable", "refine", True)
     name = {"method": "WatchInvert", "code": "UNAVAILABLE"}
     wait_for(lambda: running.metric("indomain_requests_total", **name) == 1)
     assert running.metric("indomain_rejected_total", reason="backend_unavailable") == 1
+    gate.open.clear()
     stream = running.stub.WatchInvert(pb.WatchInvertRequest(picture=pb.Picture(data=photo_png)), timeout=20)
     assert next(stream).progress.step == 0
+    gate.open.set()
     with pytest.raises(grpc.RpcError) as raised:
         next(stream)
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -316,7 +322,8 @@ def test_of_what_comes_meanwhile_only_the_newest_is_done(
     wait_for(lambda: holding.inside == 1)
     for sequence in range(2, 30):
         session.send(sequence=sequence, edits=smile(sequence / 10))
-    time.sleep(0.3)
+    session.wait_until_sent()
+    running.settle()
     assert holding.came == 1  # at most one is under way
     holding.held.clear()
     first, second = next(session.answers), next(session.answers)
@@ -378,9 +385,10 @@ def test_stopping_answers_what_a_session_asked_and_ends_it(
     session.send(sequence=1, code=as_message(code))
     wait_for(lambda: holding.inside == 1)
     session.send(sequence=2, edits=smile(1.0))
-    time.sleep(0.1)
+    session.wait_until_sent()
+    running.settle()
     stopping = asyncio.run_coroutine_threadsafe(running.gateway.stop(), running._loop)
-    time.sleep(0.1)
+    wait_for(lambda: running.http.get("/readyz").status_code == 503)
     holding.held.clear()
     assert [next(session.answers).sequence, next(session.answers).sequence] == [1, 2]
     with pytest.raises(grpc.RpcError) as raised:
