@@ -38,7 +38,7 @@ faults: $(VENV)/.all ## what breaks, broken: servers killed, disks full, overloa
 
 FUZZ_INPUTS ?= 25000
 fuzz: $(VENV)/.all ## 150,000 damaged pictures, messages, bodies, forms, paths, sessions; FUZZ_INPUTS for each of the six
-	FUZZ_INPUTS=$(FUZZ_INPUTS) $(BIN)/python -m pytest tests/serving/test_fuzz.py -s $(PYTEST)
+	FUZZ_INPUTS=$(FUZZ_INPUTS) $(BIN)/python -m pytest tests/serving/transports/test_fuzz.py -s $(PYTEST)
 
 bench-refine: $(VENV)/.all ## [DATA=val.zip]: refinements by their time to one loss
 	$(BIN)/python -m benchmarks.refine $(if $(DATA),--data $(DATA)) $(BENCH)

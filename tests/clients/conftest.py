@@ -10,7 +10,7 @@ import pytest
 
 import indomain
 from tests.clients.scripted_gateway import ScriptedGateway, serving_on
-from tests.serving.conftest import RunningGateway, settings_for
+from tests.serving.running_gateway import RunningGateway, settings_for
 from tests.serving.tiny_bundle import write_tiny_bundle
 
 

@@ -24,7 +24,7 @@ from PIL import Image
 
 import indomain
 from serving.access.keys import make_key
-from tests.serving.conftest import RunningGateway, settings_for
+from tests.serving.running_gateway import RunningGateway, settings_for
 
 PORTRAIT = Path(__file__).resolve().parents[2] / "clients/python/examples/portrait.png"
 HOPPER = PORTRAIT.with_name("hopper.jpg")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import indomain
-from tests.serving.conftest import RunningGateway
+from tests.serving.running_gateway import RunningGateway
 
 ROOT = Path(__file__).resolve().parents[2]
 PORTRAIT = ROOT / "clients/python/examples/portrait.png"

@@ -15,7 +15,7 @@ from PIL import Image
 
 import indomain
 from tests.clients.test_congruence import PORTRAIT, assert_same
-from tests.serving.conftest import RunningGateway
+from tests.serving.running_gateway import RunningGateway
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 
 from serving.access.keys import make_key
-from tests.serving.conftest import RunningGateway, photograph, settings_for
+from tests.serving.pictures import photograph
+from tests.serving.running_gateway import RunningGateway, settings_for
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="no Playwright here")
 expect = playwright_api.expect

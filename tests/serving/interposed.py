@@ -1,7 +1,9 @@
-"""A back end with a hook in front: tests slow it down, make it fail, or hold it back."""
+"""A back end with a hook in front, `before`: tests slow it down, make it fail, or hold it back with a Gate."""
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Iterable
 
 from serving.backends import Backend, Inference, Tensors
@@ -36,3 +38,19 @@ class Interposed:
 
     async def close(self) -> None:
         await self._inner.close()
+
+
+class Gate:
+    """Holds every inference back until it is opened, and counts who waits."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.waiting = 0
+
+    async def __call__(self, model: str) -> None:
+        self.waiting += 1
+        try:
+            while not self.open.is_set():  # noqa: ASYNC110  (set from another thread)
+                await asyncio.sleep(0.005)
+        finally:
+            self.waiting -= 1

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ from pydantic_settings import CliApp
 
 from serving.backends.embedded import available_processors
 from serving.settings import Settings
+from tests.serving.running_gateway import run_command
 
 
 def test_environment_and_flags(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,19 +37,8 @@ def test_values_out_of_range(flag: dict[str, int]) -> None:
         Settings(**flag)
 
 
-def start(*flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "serving", *flags],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).resolve().parents[2],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "COLUMNS": "200"},
-    )
-
-
 def test_help_is_the_reference() -> None:
-    done = start("--help")
+    done = run_command("--help")
     assert done.returncode == 0
     assert "--max-picture-pixels" in done.stdout
     assert "before it is decoded" in done.stdout
@@ -65,7 +52,7 @@ def test_help_is_the_reference() -> None:
     ],
 )
 def test_a_start_that_cannot_be_says_why(flags: tuple[str, str], said: str) -> None:
-    done = start(*flags)
+    done = run_command(*flags)
     assert done.returncode != 0
     assert said in done.stderr
     assert "Traceback" not in done.stderr

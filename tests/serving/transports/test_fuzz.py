@@ -1,0 +1,457 @@
+"""Anything at all for input: it is served, or refused with an error of the table; no crash, no internal error.
+
+A short, repeatable run in the suite; `make fuzz` runs FUZZ_INPUTS inputs for each door and watches the memory. What has
+found something is kept below as a test of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import gc
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import strategies as st
+from websockets.sync.client import connect
+
+from indomain.v1 import editing_pb2 as pb
+from serving.errors import ERROR_TABLE, InvalidPicture, PictureTooLarge
+from serving.jobs import EncodedPicture, ImageFormat
+from serving.photographs.pictures import centre_square
+from tests.serving.messages import session_request
+from tests.serving.pictures import encoded, photograph, png_header, webp_header
+from tests.serving.running_gateway import RunningGateway, settings_for
+
+INPUTS = int(os.environ.get("FUZZ_INPUTS", "0"))  # for each door; 0: the short run
+TURN = 1000  # inputs between two looks at the memory; what the generator remembers of them ends with a turn
+TURNS = max(1, INPUTS // TURN)
+MAX_GROWTH_BYTES = 32 * 1024 * 1024
+AT_FAULT = {row.reason for row in ERROR_TABLE.values() if row.http_status < 500}
+
+
+def fuzz(inputs: int) -> Any:
+    """Settings of one door: `inputs` of them in the short run."""
+    return settings(
+        max_examples=TURN if INPUTS else inputs,
+        deadline=None,
+        database=None,
+        derandomize=not INPUTS,  # the suite gives the same result every time
+        phases=[Phase.explicit, Phase.generate] if INPUTS else [Phase.explicit, Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@pytest.fixture(scope="module")
+def target(tiny_repository: Path) -> Iterator[RunningGateway]:
+    """A gateway with low limits, so that what is valid is quick."""
+    running = RunningGateway(
+        settings_for(
+            tiny_repository,
+            max_request_bytes=200_000,
+            max_picture_bytes=50_000,
+            max_picture_pixels=200_000,
+            max_codes=4,
+            max_edits=4,
+            max_refine_steps=4,
+            log_level="error",
+        )
+    )
+    yield running
+    # Whatever came in, it still serves, and nothing is left waiting.
+    assert running.stub.Sample(pb.SampleRequest(seeds=[1]), timeout=10).images
+    assert running.metric("indomain_requests_in_flight") == 0
+    for reason in ("internal", "backend_failed", "backend_unavailable"):
+        assert running.metric("indomain_rejected_total", reason=reason) == 0, reason
+    running.close()
+
+
+@pytest.fixture
+def flat_memory(request: pytest.FixtureRequest, memory_by_door: dict[str, list[int]]) -> Iterator[None]:
+    """In the long run: once caches have filled, in its first quarter, the process does not grow."""
+    yield
+    gc.collect()
+    seen = memory_by_door.setdefault(request.function.__name__, [])
+    seen.append(resident_bytes())
+    if INPUTS and len(seen) == TURNS:
+        after_a_quarter, at_the_end = seen[TURNS // 4], seen[-1]
+        print(
+            f"\n{request.function.__name__}: {TURNS * TURN} inputs, memory {after_a_quarter / 2**20:.0f} MiB after a "
+            f"quarter, {at_the_end / 2**20:.0f} MiB at the end"
+        )
+        assert at_the_end - after_a_quarter < MAX_GROWTH_BYTES
+
+
+@pytest.fixture(scope="module")
+def memory_by_door() -> dict[str, list[int]]:
+    return {}
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+# --- inputs ------------------------------------------------------------------------------------------
+
+
+@st.composite
+def damaged(draw: st.DrawFn, samples: list[bytes], most: int = 8) -> bytes:
+    """A sample with some bytes changed, taken out, put in, doubled, or its end cut off."""
+    data = bytearray(draw(st.sampled_from(samples)))
+    for _ in range(draw(st.integers(0, most))):
+        at = draw(st.integers(0, len(data)))
+        match draw(st.integers(0, 5)):
+            case 0:
+                data[at : at + 1] = bytes([draw(st.integers(0, 255))])
+            case 1:
+                data[at : at + 4] = draw(
+                    st.sampled_from([b"\0" * 4, b"\xff" * 4, b"\x7f\xff\xff\xff", b"\x80\0\0\0"])
+                )
+            case 2:
+                del data[at : at + draw(st.integers(1, 64))]
+            case 3:
+                data[at:at] = draw(st.binary(max_size=16))
+            case 4:
+                data[at:at] = data[at : at + draw(st.integers(1, 64))]
+            case 5:
+                del data[at:]
+    return bytes(data)
+
+
+def pictures() -> list[bytes]:
+    """Small ones of every kind that is read, and some that are not."""
+    small = photograph(1, 20, 14)
+    grey = small[:, :, 0]
+    transparent = np.dstack([small, grey])
+    return [
+        encoded(small),
+        encoded(grey),
+        encoded(transparent),
+        encoded(grey.astype(np.uint16) << 8),
+        encoded(small, "JPEG"),
+        encoded(small, "JPEG", progressive=True),
+        encoded(grey, "JPEG"),
+        encoded(small, "WEBP"),
+        encoded(transparent, "WEBP", lossless=True),
+        encoded(small, "GIF"),
+        encoded(small, "TIFF"),
+        png_header(60_000, 60_000),
+        webp_header(16_000, 16_000),
+    ]
+
+
+PICTURES = pictures()
+CODE = np.zeros((6, 512), "<f4").tobytes()
+EDITS = [pb.EditStep(direction="smile", strength=1.0, layers=[2])]
+OUTPUT = pb.OutputOptions(format=pb.IMAGE_FORMAT_JPEG, quality=80, include_start=True)
+MESSAGES = {
+    "ListBundles": [pb.ListBundlesRequest()],
+    "Invert": [
+        pb.InvertRequest(
+            picture=pb.Picture(data=PICTURES[0]), refine=pb.RefineOptions(steps=2), output=OUTPUT
+        ),
+        pb.InvertRequest(
+            picture=pb.Picture(data=bytes(48), format=pb.IMAGE_FORMAT_RAW, width=4, height=4),
+            refine=pb.RefineOptions(steps=0, learning_rate=0.1, domain_weight=1.0),
+        ),
+    ],
+    "Edit": [
+        pb.EditRequest(code=pb.Code(data=CODE, shape=[6, 512]), edits=EDITS, output=OUTPUT),
+        pb.EditRequest(
+            picture=pb.Picture(data=PICTURES[4]), edits=EDITS, refine=pb.RefineOptions(quality="fast")
+        ),
+    ],
+    "WatchInvert": [
+        pb.WatchInvertRequest(
+            picture=pb.Picture(data=PICTURES[0]), refine=pb.RefineOptions(steps=2), interval_s=0.0
+        )
+    ],
+    "EditSession": [
+        session_request(sequence=1, code=pb.Code(data=CODE, shape=[6, 512]), edits=EDITS, output=OUTPUT),
+        session_request(sequence=2, picture=pb.Picture(data=PICTURES[5]), refine=pb.RefineOptions(steps=0)),
+    ],
+    "Interpolate": [
+        pb.InterpolateRequest(
+            start=pb.Source(code=pb.Code(data=CODE, shape=[6, 512])),
+            end=pb.Source(picture=pb.Picture(data=PICTURES[0])),
+            count=2,
+            refine=pb.RefineOptions(steps=0),
+        )
+    ],
+    "Mix": [
+        pb.MixRequest(
+            base=pb.Source(code=pb.Code(data=CODE, shape=[6, 512])),
+            style=pb.Source(code=pb.Code(data=CODE, shape=[6, 512])),
+            layers=[1, 2],
+            strength=0.5,
+        )
+    ],
+    "Diffuse": [
+        pb.DiffuseRequest(
+            target=pb.Picture(data=PICTURES[0]),
+            context=pb.Picture(data=PICTURES[4]),
+            region=pb.Region(left=0.2, top=0.2, right=0.8, bottom=0.8),
+            refine=pb.RefineOptions(steps=2),
+        ),
+        pb.DiffuseRequest(
+            target=pb.Picture(data=PICTURES[0]),
+            context=pb.Picture(data=PICTURES[4]),
+            mask=pb.Picture(data=PICTURES[1]),
+            refine=pb.RefineOptions(steps=0),
+        ),
+    ],
+    "Decode": [pb.DecodeRequest(codes=[pb.Code(data=CODE, shape=[6, 512])], bundle="tiny16")],
+    "Sample": [pb.SampleRequest(seeds=[1, 2], truncation=0.5, output=OUTPUT)],
+}
+B64_CODE = {"data": base64.b64encode(CODE).decode(), "shape": [6, 512]}
+B64_PICTURE = {"data": base64.b64encode(PICTURES[0]).decode()}
+BODIES: dict[str, list[dict[str, Any]]] = {
+    "sample": [{"seeds": [1, 2], "truncation": 0.5, "output": {"format": "jpeg", "quality": 80}}],
+    "decode": [{"codes": [B64_CODE], "bundle": "tiny16"}],
+    "edit": [
+        {"code": B64_CODE, "edits": [{"direction": "smile", "strength": 1.0, "layers": [2]}]},
+        {"picture": B64_PICTURE, "edits": [], "refine": {"quality": "fast"}},
+    ],
+    "invert": [
+        {"picture": B64_PICTURE, "refine": {"steps": 2, "pixel_weight": 1.0}, "output": {"omit_image": True}}
+    ],
+    "watch-invert": [{"picture": B64_PICTURE, "refine": {"steps": 2}, "interval_s": 0.0}],
+    "interpolate": [{"start": {"code": B64_CODE}, "end": {"code": B64_CODE}, "count": 2}],
+    "mix": [{"base": {"code": B64_CODE}, "style": {"code": B64_CODE}, "layers": [1, 2], "strength": 0.5}],
+    "diffuse": [
+        {
+            "target": B64_PICTURE,
+            "context": B64_PICTURE,
+            "region": {"left": 0.2, "top": 0.2, "right": 0.8, "bottom": 0.8},
+            "refine": {"steps": 2},
+        }
+    ],
+}
+SESSION = [
+    {"sequence": 1, "code": B64_CODE, "edits": BODIES["edit"][0]["edits"], "output": {"format": "jpeg"}},
+    {"sequence": 2, "picture": B64_PICTURE, "refine": {"steps": 0}},
+]
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=12)
+    | st.sampled_from(
+        ["", "tiny16", "raw", "smile", "fast", "=", "AAAA", "\0", "\ud800", "1e999", "9" * 400]
+    ),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=6,
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path to every value of a JSON document."""
+    found = [path] if path else []
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        found += places(inner, (*path, key))
+    return found
+
+
+@st.composite
+def bent(draw: st.DrawFn, bodies: list[dict[str, Any]]) -> bytes:
+    """A valid body with values replaced, left out or added; now and then its text damaged, too."""
+    body = copy.deepcopy(draw(st.sampled_from(bodies)))
+    for _ in range(draw(st.integers(0, 3))):
+        found = places(body)
+        if not found:
+            break
+        *path, last = draw(st.sampled_from(found))
+        holder = body
+        for key in path:
+            holder = holder[key]
+        match draw(st.integers(0, 2)):
+            case 0:
+                holder[last] = draw(values)
+            case 1:
+                del holder[last]
+            case 2 if isinstance(holder, dict):
+                holder[draw(st.text(max_size=8))] = draw(values)
+            case _:
+                holder.append(draw(values)) if isinstance(holder, list) else None
+    text = json.dumps(body).encode()
+    return draw(damaged([text], most=3)) if draw(st.integers(0, 3)) == 0 else text
+
+
+@st.composite
+def forms(draw: st.DrawFn) -> tuple[str, bytes]:
+    """(content type, body) of a form with a picture and options, both perhaps damaged, as perhaps is the whole."""
+    boundary = draw(st.sampled_from(["x", "----abc", "a" * 70, "", "ü", '"', "x; charset=utf-7"]))
+    parts = draw(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["picture", "options", "target", "context", "mask", "", "\0", "ü"]),
+                st.sampled_from(['; filename="a.png"', "", "; filename=", "; filename*=utf-8''%ff"]),
+                st.sampled_from(
+                    ["", "content-type: image/png\r\n", "content-type: text/plain; charset=utf-16\r\n"]
+                ),
+                damaged(PICTURES, most=2) | bent(BODIES["edit"]) | st.binary(max_size=40),
+            ),
+            max_size=4,
+        )
+    )
+    body = b"".join(
+        f'--{boundary}\r\ncontent-disposition: form-data; name="{name}"{file}\r\n{kind}\r\n'.encode()
+        + content
+        + b"\r\n"
+        for name, file, kind, content in parts
+    )
+    body += f"--{boundary}--\r\n".encode()
+    if draw(st.integers(0, 3)) == 0:
+        body = draw(damaged([body], most=4))
+    return f"multipart/form-data; boundary={boundary}", body
+
+
+# --- doors -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("flat_memory")
+@pytest.mark.parametrize("turn", range(TURNS))
+@fuzz(150)
+@given(data=damaged(PICTURES) | st.binary(max_size=200), kind=st.sampled_from([None, ImageFormat.RAW]))
+def test_pictures(turn: int, data: bytes, kind: ImageFormat | None) -> None:
+    picture = EncodedPicture(data, kind, width=len(data) % 40, height=len(data) // 40)
+    try:
+        aligned, _ = centre_square(picture, 16, max_bytes=50_000, max_pixels=200_000)
+    except (InvalidPicture, PictureTooLarge):
+        return
+    assert (aligned.shape, aligned.dtype) == ((16, 16, 3), np.uint8)
+
+
+@pytest.mark.usefixtures("flat_memory")
+@pytest.mark.parametrize("turn", range(TURNS))
+@fuzz(150)
+@given(data=st.data())
+def test_protobuf(turn: int, target: RunningGateway, data: st.DataObject) -> None:
+    method = data.draw(st.sampled_from(sorted(MESSAGES)))
+    body = data.draw(
+        damaged([message.SerializeToString() for message in MESSAGES[method]]) | st.binary(max_size=100)
+    )
+    check_over_grpc(target, method, body)
+
+
+@pytest.mark.usefixtures("flat_memory")
+@pytest.mark.parametrize("turn", range(TURNS))
+@fuzz(100)
+@given(data=st.data())
+def test_json(turn: int, target: RunningGateway, data: st.DataObject) -> None:
+    route = data.draw(st.sampled_from(sorted(BODIES)))
+    check_over_http(target, route, "application/json", data.draw(bent(BODIES[route])))
+
+
+@pytest.mark.usefixtures("flat_memory")
+@pytest.mark.parametrize("turn", range(TURNS))
+@fuzz(100)
+@given(form=forms(), route=st.sampled_from(["invert", "edit", "diffuse", "watch-invert"]))
+@example(form=("multipart/form-data; boundary=x", b"--x\r\n\r\n\r\n--x--\r\n"), route="invert")
+def test_multipart(turn: int, target: RunningGateway, form: tuple[str, bytes], route: str) -> None:
+    check_over_http(target, route, *form)
+
+
+@pytest.mark.usefixtures("flat_memory")
+@pytest.mark.parametrize("turn", range(TURNS))
+@fuzz(60)
+@given(
+    path=st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="#"), max_size=40),
+    method=st.sampled_from(["GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD"]),
+    headers=st.dictionaries(
+        st.sampled_from(
+            ["accept", "x-request-id", "x-timeout-s", "content-type", "origin", "traceparent", "range"]
+        ),
+        st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40).map(str.strip),
+        max_size=4,
+    ),
+)
+def test_paths_and_headers(
+    turn: int, target: RunningGateway, path: str, method: str, headers: dict[str, str]
+) -> None:
+    prefix = "/v1/" if len(path) % 2 else "/"
+    answer = target.http.request(method, f"{target.url}{prefix}{path}", headers=headers)
+    if method != "HEAD" and answer.status_code >= 400:
+        check_refusal(answer)
+    assert answer.status_code < 500
+
+
+@pytest.mark.usefixtures("flat_memory")
+@pytest.mark.parametrize("turn", range(TURNS))
+@fuzz(40)
+@given(messages=st.lists(bent(SESSION) | damaged(PICTURES), min_size=1, max_size=3))
+def test_websocket(turn: int, target: RunningGateway, messages: list[bytes]) -> None:
+    url = target.url.replace("http", "ws")
+    with connect(f"{url}/v1/edit-session", compression=None) as connection:
+        for message in messages:
+            try:
+                connection.send(message.decode())
+            except UnicodeDecodeError:
+                connection.send(message)
+            told = json.loads(connection.recv(timeout=20))
+            if "error" in told:
+                assert told["error"]["reason"] in AT_FAULT, told
+            elif "image" in told["edited"]:
+                assert connection.recv(timeout=20)
+
+
+def check_over_grpc(target: RunningGateway, method: str, body: bytes) -> None:
+    """Sends it as the only message of a call, and reads all answers."""
+    described = pb.DESCRIPTOR.services_by_name["Editing"].methods_by_name[method]
+    path = f"/indomain.v1.Editing/{method}"
+    if described.client_streaming:
+        answer = target.channel.stream_stream(path)(iter([body]), timeout=20)
+    elif described.server_streaming:
+        answer = target.channel.unary_stream(path)(body, timeout=20)
+    else:
+        answer = target.channel.unary_unary(path).future(body, timeout=20)
+    if described.server_streaming:
+        with suppress(grpc.RpcError):
+            check_session(list(answer)) if described.client_streaming else list(answer)
+    if answer.code() is not grpc.StatusCode.OK:
+        told = dict(answer.trailing_metadata() or ()).get("indomain-error-bin", b"")
+        assert pb.ErrorDetail.FromString(told).reason in AT_FAULT, (answer.code(), answer.details())
+
+
+def check_session(answers: list[bytes]) -> None:
+    """A request that fails does so in its answer."""
+    for answer in map(pb.EditSessionResponse.FromString, answers):
+        if answer.WhichOneof("outcome") == "error":
+            assert answer.error.reason in AT_FAULT, answer.error
+
+
+def check_over_http(target: RunningGateway, route: str, content_type: str, body: bytes) -> None:
+    answer = target.http.post(f"/v1/{route}", content=body, headers={"content-type": content_type.encode()})
+    if answer.status_code != 200:
+        check_refusal(answer)
+    elif answer.headers["content-type"].startswith("text/event-stream") and "event: error" in answer.text:
+        told = json.loads(answer.text.partition("event: error\ndata: ")[2].partition("\n")[0])
+        assert told["reason"] in AT_FAULT, told
+
+
+def check_refusal(answer: httpx.Response) -> None:
+    told = answer.json()
+    assert told["reason"] in AT_FAULT, told
+    assert told["request_id"] == answer.headers["x-request-id"]
+
+
+# --- what has found something --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", [b"\xff\xff\xff", b"\x0a\x05abc"])
+@pytest.mark.parametrize("method", MESSAGES)
+def test_bytes_that_are_no_message(target: RunningGateway, method: str, body: bytes) -> None:
+    """gRPC itself answers UNKNOWN and logs a trace."""
+    check_over_grpc(target, method, body)
