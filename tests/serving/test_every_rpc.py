@@ -20,27 +20,16 @@ from tests.serving.telemetry.collector import Collector, spans_of
 from tests.serving.tiny_bundle import write_tiny_bundle
 from tests.serving.waiting import wait_for
 
-FIND_FACES = {("FindFaces", "http"): "find-faces is missing from HTTP's table of routes"}
-SESSION = {("EditSession", "http"): "the bytes of a websocket's messages are not counted"}
 # Its HTTP request has no body.
 WITHOUT_BODY = ("ListBundles", "http")
 # Answered without a back end: there is no moment at which a test could hold it.
 WITHOUT_BACKEND = ("ListBundles",)
 
 
-def every_rpc(
-    broken: dict[tuple[str, str], str] | None = None, *, without: tuple[Any, ...] = ()
-) -> pytest.MarkDecorator:
-    """Runs a test for each RPC over each transport, but for those in `without`; `broken` are known not to hold yet."""
+def every_rpc(*, without: tuple[Any, ...] = ()) -> pytest.MarkDecorator:
+    """Runs a test for each RPC over each transport, but for those in `without`."""
     cases = [
-        pytest.param(
-            rpc,
-            transport,
-            id=f"{rpc}-{transport}",
-            marks=[pytest.mark.xfail(strict=True, reason=broken[rpc, transport])]
-            if broken and (rpc, transport) in broken
-            else [],
-        )
+        pytest.param(rpc, transport, id=f"{rpc}-{transport}")
         for rpc in RPCS
         for transport in TRANSPORTS
         if rpc not in without and (rpc, transport) not in without
@@ -72,7 +61,7 @@ def running(repository: Path, collector: Collector) -> Iterator[RunningGateway]:
 # --- metered, logged, traced -----------------------------------------------------------------------------------------
 
 
-@every_rpc(FIND_FACES)
+@every_rpc()
 def test_it_is_metered(running: RunningGateway, rpc: str, transport: str) -> None:
     def requests() -> float:
         return running.metric("indomain_requests_total", method=rpc, code="OK")
@@ -82,7 +71,7 @@ def test_it_is_metered(running: RunningGateway, rpc: str, transport: str) -> Non
     wait_for(lambda: requests() == before + 1.0, timeout_s=2.0)
 
 
-@every_rpc(FIND_FACES)
+@every_rpc()
 def test_it_is_logged(
     running: RunningGateway, caplog: pytest.LogCaptureFixture, rpc: str, transport: str
 ) -> None:
@@ -98,7 +87,7 @@ def test_it_is_logged(
     assert (line["transport"] == "grpc") == (transport == "grpc")
 
 
-@every_rpc(FIND_FACES)
+@every_rpc()
 def test_it_is_traced(running: RunningGateway, collector: Collector, rpc: str, transport: str) -> None:
     trace_id = secrets.token_hex(16)
 
@@ -136,7 +125,7 @@ def test_nobody_gets_in_without_a_key(guarded: RunningGateway, rpc: str, transpo
     assert call(guarded, rpc, transport) == "unauthenticated"
 
 
-@every_rpc(FIND_FACES)
+@every_rpc()
 def test_a_key_for_it_lets_in(
     guarded: RunningGateway, keys: dict[str, str], rpc: str, transport: str
 ) -> None:
@@ -172,14 +161,14 @@ def gate(narrow: RunningGateway) -> Iterator[Gate]:
     narrow.backend.before = None
 
 
-@every_rpc(SESSION, without=(WITHOUT_BODY,))
+@every_rpc(without=(WITHOUT_BODY,))
 def test_it_is_refused_beyond_the_bytes_that_may_be_held(
     narrow: RunningGateway, rpc: str, transport: str
 ) -> None:
     assert call(narrow, rpc, transport, padding_bytes=BYTES) == "queue_full"
 
 
-@every_rpc(SESSION, without=WITHOUT_BACKEND)
+@every_rpc(without=WITHOUT_BACKEND)
 def test_its_bytes_are_held_until_it_ends(
     narrow: RunningGateway, gate: Gate, rpc: str, transport: str
 ) -> None:
@@ -200,7 +189,8 @@ def test_its_bytes_are_held_until_it_ends(
 
 
 def test_each_rpc_has_its_route_in_the_schema(running: RunningGateway) -> None:
-    """OpenAPI has no words for a websocket: the session is missing there."""
+    """OpenAPI has no words for a websocket: the session is shown as the GET that opens one."""
     paths = running.http.get("/openapi.json").json()["paths"]
     described = {(verb.upper(), path) for path in paths for verb in paths[path] if path.startswith("/v1/")}
-    assert described == {route_of(rpc) for rpc in RPCS} - {route_of("EditSession")}
+    session = {("GET", route_of("EditSession")[1])}
+    assert described == {route_of(rpc) for rpc in RPCS if rpc != "EditSession"} | session

@@ -1,0 +1,91 @@
+"""JSON bodies: read through the contract, in either spelling, and strictly."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from indomain.v1 import editing_pb2 as pb
+from indomain.wire.json import message_from_json, message_to_json
+from tests.serving.pictures import encoded, photograph
+from tests.serving.running_gateway import RunningGateway
+
+
+def reason(gateway: RunningGateway, route: str, content: str) -> str:
+    """The message of a refusal that says `malformed_request`."""
+    headers = {"content-type": "application/json"}
+    answer = gateway.http.post(f"/v1/{route}", content=content, headers=headers)
+    assert (answer.status_code, answer.json()["reason"]) == (400, "malformed_request"), answer.text
+    message: str = answer.json()["message"]
+    return message
+
+
+def test_names_are_read_in_both_spellings(gateway: RunningGateway) -> None:
+    snake = gateway.http.post("/v1/sample", json={"seeds": [1], "output": {"omit_image": True}}).json()
+    camel = gateway.http.post("/v1/sample", json={"seeds": [1], "output": {"omitImage": True}}).json()
+    assert snake["images"] == camel["images"] == []
+    assert snake["codes"][0]["data"] == camel["codes"][0]["data"]
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "path"),
+    [
+        ("sample", {"seeds": [1], "sedes": [2]}, "sedes is unknown"),
+        ("edit", {"edits": [{"direction": "smile", "strenght": 1}]}, "edits[0].strenght is unknown"),
+        ("invert", {"picture": {"bytes": ""}}, "picture.bytes is unknown"),
+        ("find-faces", {"pictures": {}}, "pictures is unknown"),
+        ("mix", {"base": {"code": {"size": 1}}}, "base.code.size is unknown"),
+        ("interpolate", {"number": 3}, "number is unknown"),
+        ("watch-invert", {"interval": 3}, "interval is unknown"),
+        ("diffuse", {"refine": {"step": 3}}, "refine.step is unknown"),
+        ("decode", {"codes": [{"handle": "x"}, {"hande": "x"}]}, "codes[1].hande is unknown"),
+        ("sample", {"seeds": 3}, "seeds"),
+        ("sample", {"seeds": [1], "output": {"format": "gif"}}, "output.format is 'gif'; it is one of png"),
+        ("sample", {"seeds": [1], "output": []}, "output is no JSON object"),
+    ],
+)
+def test_what_is_wrong_is_named(gateway: RunningGateway, route: str, body: dict[str, Any], path: str) -> None:
+    assert path in reason(gateway, route, json.dumps(body))
+
+
+def test_forms_are_read_as_strictly(gateway: RunningGateway) -> None:
+    picture = encoded(photograph(width=16, height=16))
+
+    def message(files: dict[str, Any], options: str = "{}") -> str:
+        answer = gateway.http.post("/v1/edit", files=files, data={"options": options})
+        assert (answer.status_code, answer.json()["reason"]) == (400, "malformed_request"), answer.text
+        text: str = answer.json()["message"]
+        return text
+
+    assert "edit is unknown" in message({"picture": picture}, '{"edit": []}')
+    assert "'photo'" in message({"picture": picture, "photo": picture})
+
+
+@pytest.mark.parametrize("item", ["0", "{}", "[]", '"a"'])
+def test_millions_of_values_are_refused_before_they_are_built(gateway: RunningGateway, item: str) -> None:
+    content = '{"codes":[' + ",".join([item] * 1_000_000) + "]}"
+    assert "more than 20000 values" in reason(gateway, "decode", content)
+
+
+def test_a_deeply_nested_body_is_refused(gateway: RunningGateway) -> None:
+    assert "nested" in reason(gateway, "sample", '{"a":' * 9_000 + "1" + "}" * 9_000)
+
+
+def test_a_message_comes_back_as_it_was() -> None:
+    message = pb.EditSessionRequest(
+        sequence=2**40,
+        edit=pb.EditRequest(
+            picture=pb.Picture(data=b"\xff\xfe", format=pb.IMAGE_FORMAT_RAW, width=1, height=1),
+            edits=[pb.EditStep(direction="smile", strength=-0.1, layers=[1, 2], keep=["age"])],
+            align=pb.AlignOptions(alignment=pb.ALIGNMENT_CENTRE_CROP, face=0),
+            region=pb.Region(left=0.25),
+        ),
+    )
+    values = message_to_json(message)
+    assert values["sequence"] == 2**40
+    assert values["edit"]["align"]["alignment"] == "centre-crop"
+    text = json.dumps(values)
+    assert message_from_json(json.loads(text), pb.EditSessionRequest, ignore_unknown_fields=False) == message
+    assert message_from_json(json.loads(text) | {"news": 1}, pb.EditSessionRequest) == message
