@@ -78,12 +78,12 @@ class Lifecycle:
         except Exception:
             _log.exception("failed in stage %s", call.stage or "none")
             code = "INTERNAL"
-            error = InternalError(
+            unforeseen = InternalError(
                 f"The gateway failed in a way that was not foreseen; report request {call.request_id}.",
                 stage=call.stage,
             )
-            self._count_refusal(error, call)
-            raise error from None
+            self._count_refusal(unforeseen, call)
+            raise unforeseen from None
         finally:
             if method:
                 seconds = deadline.clock.now() - started_s

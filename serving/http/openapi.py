@@ -129,7 +129,8 @@ def _answer(method: Method) -> Schema:
         }
     if method.streams_responses:
         fields = kind.oneofs[0].fields if kind.oneofs else []
-        events = [(field.name, field.message_type.name) for field in fields] or [("picture", kind.name)]
+        kinds = [(field.name, field.message_type.name) for field in fields if field.message_type]
+        events = kinds or [("picture", kind.name)]
         told = ", ".join(f"`{name}`: {message}" for name, message in events)
         data = {"oneOf": [_ref(message) for _, message in events]}
         return {
@@ -155,7 +156,7 @@ def _messages() -> Iterable[Descriptor]:
     """Those that methods send and answer, with those within them, and the errors."""
     found: dict[str, Descriptor] = {}
 
-    def add(kind: Descriptor) -> None:
+    def add(kind: Any) -> None:
         if kind.name not in found and not kind.GetOptions().map_entry:
             found[kind.name] = kind
             for field in kind.fields:

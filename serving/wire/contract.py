@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto, FileDescriptorSet
@@ -67,7 +68,8 @@ def answers_picture(message: type[Message]) -> bool:
 
 def accepted(field: FieldDescriptor) -> pb.Accepted:
     """Which values of a field are accepted; all where nothing is set."""
-    options: pb.Accepted = field.GetOptions().Extensions[pb.accepted]
+    extensions: Any = field.GetOptions().Extensions
+    options: pb.Accepted = extensions[pb.accepted]
     return options
 
 

@@ -160,7 +160,8 @@ Reader = Callable[[Any], Any]
 def _read(kind: type[T], message: Message, **given: Any) -> T:
     """A job of the fields that it and the message have under one name, and of those `given`. A field that the message
     leaves out keeps the job's default. Raises MalformedRequest where there is none, and what single readers raise."""
-    for name, read in _readers(kind, message.DESCRIPTOR):
+    # mypy takes classes for unhashable
+    for name, read in _readers(kind, message.DESCRIPTOR):  # type: ignore[arg-type]
         value = read(message)
         if value is not _NOT_SET:
             given.setdefault(name, value)

@@ -158,7 +158,8 @@ Writer = Callable[[Any, Any], None]
 
 def _write(message: Message, value: Any, leave_out: tuple[str, ...] = ()) -> None:
     """Fills a message with the fields that it and a dataclass have under one name; None is left out."""
-    for name, write in _writers(type(value), message.DESCRIPTOR, leave_out):
+    # mypy takes classes for unhashable
+    for name, write in _writers(type(value), message.DESCRIPTOR, leave_out):  # type: ignore[arg-type]
         part = getattr(value, name)
         if part is not None:
             write(message, part)
@@ -204,7 +205,7 @@ _WRITERS: dict[str, Writer] = {
     "Face": _write_face,
     "Placement": _write_placement,
 }
-_NUMBERS: dict[str, dict[str, int]] = {
+_NUMBERS: dict[str, dict[str, Any]] = {
     name: {
         kind[value.name.removeprefix(enum.values[0].name.removesuffix("UNSPECIFIED"))]: value.number
         for value in enum.values

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from google.protobuf import json_format
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 _Message = TypeVar("_Message", bound=Message)
@@ -60,7 +60,7 @@ def short_names(enum: EnumDescriptor) -> list[str]:
 _Change = Callable[[_Fields, str, FieldDescriptor, str], None]
 
 
-def _for_each_field(values: object, message: Descriptor, change: _Change, path: str) -> None:
+def _for_each_field(values: object, message: Any, change: _Change, path: str) -> None:
     """Calls `change(values, key, field, path)` for each field of a message and of those within it."""
     if not isinstance(values, dict):
         raise ValueError(f"{path or 'the body'} is no JSON object")
@@ -139,7 +139,7 @@ def _prefix(enum: EnumDescriptor) -> str:
     return str(enum.values[0].name).removesuffix("UNSPECIFIED")
 
 
-def _reason(error: json_format.ParseError, message: Descriptor) -> str:
+def _reason(error: json_format.ParseError, message: Any) -> str:
     """protobuf's reason, with the field's path in front: `output.quality: Couldn't parse integer: 1.5`."""
     text = " ".join(str(error).split()).removeprefix("Failed to parse ").rstrip(".")
     reason, at, path = text.rpartition(f" at {message.name}.")
