@@ -1,5 +1,5 @@
-// The colours that were chosen, before anything is drawn; without a choice the system's. The switch is colours.js.
+// Applies the chosen colours before anything is drawn; without a choice the system's. The switch is in ui/colours.js.
 try {
   const chosen = localStorage.getItem("indomain.colours");
   if (chosen === "light" || chosen === "dark") document.documentElement.dataset.colours = chosen;
-} catch { /* storage may be forbidden: the system's colours then */ }
+} catch { /* Storage may be forbidden. Then the system's colours. */ }

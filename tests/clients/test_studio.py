@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ playwright_api = pytest.importorskip("playwright.sync_api", reason="no Playwrigh
 expect = playwright_api.expect
 
 ROOT = Path(__file__).resolve().parents[2]
+WEB = ROOT / "clients/web"
+LAYERS = ("ui", "state", "gateway", "sources", "editor")
 EXAMPLES = ROOT / "clients/python/examples"
 PORTRAIT = EXAMPLES / "portrait.png"
 ARGUMENTS = [
@@ -161,6 +164,18 @@ def downloaded(page: Any, button: str) -> bytes:
     with page.expect_download() as download:
         page.click(button)
     return Path(download.value.path()).read_bytes()
+
+
+# --- modules -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_modules_import_from_their_own_layer_and_those_below(layer: str) -> None:
+    below = LAYERS[: LAYERS.index(layer)]
+    for module in (WEB / layer).glob("*.js"):
+        imported = re.findall(r'^import .* from "([^"]+)"', module.read_text(), flags=re.MULTILINE)
+        folders = {name.split("/")[1] for name in imported if name.startswith("../")}
+        assert folders <= set(below), module.name
 
 
 # --- editing -----------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ def test_the_page_is_served_with_all_that_it_names(gateway: RunningGateway) -> N
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
     named = re.findall(r'(?:href|src)="(studio/[^"]+)"', page.text)
     assert len(named) >= 4
-    modules = [f"studio/{file.name}" for file in WEB.glob("*.js")]
+    modules = [f"studio/{file.relative_to(WEB)}" for file in WEB.rglob("*.js")]
     types = {"js": "javascript", "css": "text/css", "svg": "image/svg+xml", "woff2": "font/woff2"}
     for name in {*named, *modules}:
         answer = gateway.http.get(f"/{name}")

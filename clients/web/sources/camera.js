@@ -1,11 +1,11 @@
 // @ts-check
-// A picture from the camera, which is on only while its dialog is open.
+// A picture from the camera. The camera is on only while its dialog is open.
 
-import { ask, byId } from "./elements.js";
-import { PictureError, encoded } from "./pictures.js";
+import { PictureError, encodedJpeg } from "../state/pictures.js";
+import { ask, byId } from "../ui/elements.js";
 
 /**
- * @returns {Promise<Blob | null>}  JPEG; null: cancelled. Raises PictureError where there is no camera to be had.
+ * @returns {Promise<Blob | null>}  JPEG; null: cancelled. Throws PictureError where no camera can be used.
  */
 export async function takePicture() {
   const stream = await opened();
@@ -14,7 +14,7 @@ export async function takePicture() {
   try {
     await video.play();
     return await ask(/** @type {HTMLDialogElement} */ (byId("camera-dialog")), (close) => {
-      byId("camera-take").onclick = async () => close(await encoded(video));
+      byId("camera-take").onclick = async () => close(await encodedJpeg(video));
       byId("camera-cancel").onclick = () => close(null);
     });
   } finally {

@@ -1,5 +1,5 @@
 // @ts-check
-// The history: every state that was settled on, with undo, redo and going to any of them.
+// The history: every settled state, with undo, redo and a jump to any of them.
 
 /**
  * @typedef {{source: import("./source.js").Source, edits: import("./edits.js").Edits, label: string}} State
@@ -27,7 +27,7 @@ export class History {
     return this.position < this.states.length - 1;
   }
 
-  /** What was undone before is given up. @param {State} state */
+  /** Adds a state after the current one. Undone states are dropped. @param {State} state */
   push(state) {
     this.states.length = this.position + 1;
     this.states.push(Object.freeze(state));

@@ -1,8 +1,8 @@
 // @ts-check
-// The domain score in words: how much at home a picture is in what the model knows.
+// The domain score in words: how native a picture is to the model.
 
 /**
- * @param {number} score  percentile among pictures that the model made itself, 0..1
+ * @param {number} score  percentile among the model's own pictures, 0..1
  */
 export function domainSentence(score) {
   const percent = Math.round(100 * score);

@@ -1,11 +1,11 @@
 // @ts-check
-// Asks for the API key of a gateway that wants one.
+// The dialog that asks for an API key.
 
 import { ask, byId } from "./elements.js";
 
 /**
- * @param {string} reason  why the last one was not taken; empty: none was given yet
- * @returns {Promise<string | null>}
+ * @param {string} reason  why the last key was refused; empty: none was given yet
+ * @returns {Promise<string | null>}  null: none was given
  */
 export function askKey(reason) {
   byId("key-button").hidden = false;

@@ -1,12 +1,14 @@
 // @ts-check
-// The picture, shown large: before and after with a wipe between them.
+// The large picture: before and after, with a wipe between them.
 //
-// The pictures have few pixels. The browser's own scaling of an <img> is bilinear, which leaves crosses around every
-// one of them; a canvas with its smoothing at "high" scales by a bicubic filter, to the pixels of the screen.
+// The pictures have few pixels. A browser scales an <img> bilinearly, which shows as crosses around every pixel. A canvas
+// with smoothing "high" uses a bicubic filter.
 
-import { byId } from "./elements.js";
+import { drawInto } from "../ui/drawing.js";
+import { byId } from "../ui/elements.js";
 
-const STEP = 2; // of the wipe by an arrow key, in percent
+/** How far an arrow key moves the wipe, percent. */
+const STEP = 2;
 
 export class Stage {
   constructor() {
@@ -19,7 +21,8 @@ export class Stage {
     /** @type {ImageBitmap | null} */
     this.beforeBitmap = null;
     this.comparing = false;
-    this.percent = 50; // of the width that shows what was before
+    /** The part of the width that shows the picture before. */
+    this.percent = 50;
     new ResizeObserver(() => this.#draw()).observe(this.frame);
     this.#followPointer();
     this.#followKeys();
@@ -96,19 +99,4 @@ export class Stage {
       this.#moveWipe(target);
     });
   }
-}
-
-/**
- * @param {HTMLCanvasElement} canvas  filled as far as it is laid out
- * @param {ImageBitmap} bitmap
- */
-export function drawInto(canvas, bitmap) {
-  const width = Math.round(canvas.clientWidth * devicePixelRatio);
-  const height = Math.round(canvas.clientHeight * devicePixelRatio);
-  if (width === 0 || height === 0) return;
-  if (canvas.width !== width) canvas.width = width;
-  if (canvas.height !== height) canvas.height = height;
-  const context = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
-  context.imageSmoothingQuality = "high";
-  context.drawImage(bitmap, 0, 0, width, height);
 }

@@ -1,13 +1,13 @@
 // @ts-check
-// A slider for every direction of a bundle, with its range, its value, its reset and whether its meaning must stay; the
-// bundle's presets; and where alone the picture changes.
+// The panel of edits: a slider for each direction of a bundle, with its range, value, reset and lock; the bundle's
+// presets; and the region that the edits are confined to.
 
-import { byId, element, icon } from "./elements.js";
-import { NO_EDITS, written } from "./edits.js";
+import { NO_EDITS, written } from "../state/edits.js";
+import { byId, element, icon } from "../ui/elements.js";
 
 const STEP = 0.05;
 
-/** @type {Record<string, import("./edits.js").Region>} */
+/** @type {Record<string, import("../state/edits.js").Region>} */
 const AREAS = {
   "Upper third": { left: 0, top: 0, right: 1, bottom: 0.36 },
   "Middle third": { left: 0, top: 0.32, right: 1, bottom: 0.68 },
@@ -21,23 +21,26 @@ export class Directions {
    * @param {{
    *   onInput: (name: string, strength: number, askedAt: number) => void,
    *   onSettled: (label: string) => void,
-   *   onPreset: (preset: import("./gateway.js").Preset) => void,
+   *   onPreset: (preset: import("../state/messages.js").Preset) => void,
    *   onKeep: (name: string, label: string, keep: boolean) => void,
-   *   onArea: (region: import("./edits.js").Region | null, label: string) => void,
-   * }} handlers  `onInput` while a slider moves, `onSettled` when it is let go
+   *   onReset: () => void,
+   *   onArea: (region: import("../state/edits.js").Region | null, label: string) => void,
+   * }} handlers  `onInput` while a slider moves, `onSettled` when it is
+   *   released; `askedAt`: ms of performance.now()
    */
   constructor(handlers) {
     this.handlers = handlers;
     /** @type {Map<string, {range: HTMLInputElement, value: HTMLOutputElement, reset: HTMLButtonElement, keep: HTMLButtonElement}>} */
     this.sliders = new Map();
     this.resetAll = /** @type {HTMLButtonElement} */ (byId("reset-all"));
+    this.resetAll.addEventListener("click", () => handlers.onReset());
     this.area = /** @type {HTMLSelectElement} */ (byId("area"));
     this.area.append(...["Everywhere", ...Object.keys(AREAS)].map((name) => element("option", {}, name)));
     this.area.addEventListener("change", () => handlers.onArea(AREAS[this.area.value] ?? null, this.area.value));
   }
 
-  /** @param {import("./gateway.js").Bundle} bundle */
-  lay(bundle) {
+  /** Builds the sliders and presets of a bundle. @param {import("../state/messages.js").Bundle} bundle */
+  build(bundle) {
     this.sliders.clear();
     byId("sliders").replaceChildren(...bundle.directions.map((direction) => this.#slider(direction)));
     this.show(NO_EDITS);
@@ -50,7 +53,7 @@ export class Directions {
     );
   }
 
-  /** @param {import("./edits.js").Edits} edits */
+  /** @param {import("../state/edits.js").Edits} edits */
   show(edits) {
     for (const [name, { keep }] of this.sliders) {
       this.#showOne(name, edits.strengths[name] ?? 0);
@@ -61,13 +64,14 @@ export class Directions {
     this.#showResetAll();
   }
 
-  /** @param {import("./gateway.js").Direction} direction */
+  /** @param {import("../state/messages.js").Direction} direction */
   #slider({ name, label, range_min: lowest, range_max: highest }) {
     const id = `direction-${name}`;
     const range = element("input", {
       id,
       type: "range",
-      min: Math.ceil(lowest / STEP) * STEP, // on the grid of steps, so that 0 is a place of the slider
+      // Multiples of the step, so that the slider can stand at 0.
+      min: Math.ceil(lowest / STEP) * STEP,
       max: Math.floor(highest / STEP) * STEP,
       step: STEP,
       value: 0,
@@ -78,10 +82,12 @@ export class Directions {
       },
       onchange: () => this.handlers.onSettled(`${label} ${written(strengthOf(range))}`),
     });
-    const value = element("output", { for: id, "aria-live": "off" }); // the slider says it itself
+    // Not live: the slider announces its value itself.
+    const value = element("output", { for: id, "aria-live": "off" });
     const reset = element("button", { class: "icon-button small", type: "button", "aria-label": `Reset ${label}` }, icon("reset"));
     const toZero = () => {
-      range.focus(); // the button goes away
+      // The button disappears, so the focus goes to the slider.
+      range.focus();
       this.#showOne(name, 0);
       this.#showResetAll();
       this.handlers.onInput(name, 0, performance.now());

@@ -1,22 +1,21 @@
 // @ts-check
-// Whose face: where a photograph shows several, the visitor chooses one.
+// Which face: where a photograph shows several, the visitor chooses one.
 
-import { ask, byId, element } from "./elements.js";
-import { drawInto } from "./stage.js";
+import { drawInto } from "../ui/drawing.js";
+import { ask, byId, element } from "../ui/elements.js";
 
-const MARGIN = 0.35; // around a face's box, in parts of its longer side
+/** Shown around a face's box, in parts of its longer side. */
+const MARGIN = 0.35;
 
-/**
- * @typedef {{left: number, top: number, right: number, bottom: number}} Box  in pixels of the upright photograph
- * @typedef {{box: Box, unusable: string}} Face
- */
+/** @typedef {import("../state/messages.js").Face} Face */
 
 /**
- * Which face of a photograph is edited, in the order of find-faces. Where there is nothing to choose, the largest that can
- * be, or the largest: the gateway says what is wrong with it.
- * @param {Face[]} faces
+ * The index of the face to edit. Asks only where several can be edited. Where none can be, it is the largest, and the
+ * gateway will say why not.
+ * Throws an AbortError where the visitor chooses none.
+ * @param {Face[]} faces  the largest first
  * @param {ImageBitmap} photograph
- * @returns {Promise<number>}  raises an AbortError where the visitor chooses none
+ * @returns {Promise<number>}
  */
 export async function chosenFace(faces, photograph) {
   const usable = faces.filter(({ unusable }) => !unusable);

@@ -1,5 +1,5 @@
 // @ts-check
-// The tabs of the panel: arrow keys go from one to the next, as assistive technology expects.
+// The tabs of the panel. Arrow keys go from one to the next, as assistive technology expects.
 
 import { byId } from "./elements.js";
 

@@ -1,9 +1,9 @@
 // @ts-check
-// What is told in sentences: errors with what to do about them, the lost gateway, and what a screen reader should say.
+// Messages to the visitor: errors and what to do about them, whether the gateway answers, and text for screen readers.
 
 import { byId, element, icon } from "./elements.js";
 
-/** In words for this page, where the gateway's own are for programs. @type {Record<string, string>} */
+/** This page's sentences, by reason, where the gateway's message is for programs. @type {Record<string, string>} */
 const SENTENCES = {
   gone: "The gateway does not answer. Your picture and your edits are kept here; try again in a moment.",
   no_face: "No face was found in this picture. Choose one in which a face is seen from the front, well lit and not too small.",
@@ -20,9 +20,7 @@ const SENTENCES = {
   shutting_down: "The gateway is going down. Your picture and your edits are kept here; try again in a moment.",
 };
 
-/**
- * @param {any} error
- */
+/** An error as a sentence. @param {any} error */
 export function sentence(error) {
   const own = SENTENCES[error.reason];
   if (own) return own;
@@ -31,9 +29,9 @@ export function sentence(error) {
 }
 
 /**
- * An error, until it is dismissed or followed by another.
+ * Shows an error until the visitor dismisses it or the next one comes.
  * @param {any} error
- * @param {Record<string, () => void>} [actions]  what to do about it: label -> function
+ * @param {Record<string, () => void>} [actions]  buttons: label -> what to do
  */
 export function tellError(error, actions = {}) {
   console.debug(error);
@@ -55,14 +53,14 @@ export function clearErrors() {
   for (const old of byId("notices").querySelectorAll(".error")) old.remove();
 }
 
-/** Says it to a screen reader. @param {string} text */
+/** Lets a screen reader say a text. @param {string} text */
 export function speak(text) {
   byId("spoken").textContent = text;
 }
 
 /**
- * Shows whether the gateway is there, and while it is not, when it is tried again.
- * @param {import("./connection.js").Connection} connection
+ * Shows whether the gateway answers, and when the page tries again.
+ * @param {import("../gateway/connection.js").Connection} connection
  */
 export function followConnection(connection) {
   const text = byId("connection-text");

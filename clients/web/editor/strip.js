@@ -1,12 +1,11 @@
 // @ts-check
-// The compare strip: variants that were kept, beside each other.
+// The strip of kept variants, side by side below the picture.
 
-import { byId, element, icon } from "./elements.js";
-import { described } from "./edits.js";
+import { described } from "../state/edits.js";
+import { thumbnail } from "../ui/drawing.js";
+import { byId, element, icon } from "../ui/elements.js";
 
-/**
- * @typedef {import("./history.js").State & {picture: Blob}} Variant
- */
+/** @typedef {import("../state/history.js").State & {picture: Blob}} Variant */
 
 export class Strip {
   /** @param {{onReturn: (variant: Variant) => void, onChange: () => void}} handlers */
@@ -38,7 +37,7 @@ export class Strip {
     const back = element(
       "button",
       { class: "variant", type: "button", "aria-label": `Return to kept variant ${index + 1}: ${caption}`, onclick: () => this.handlers.onReturn(variant) },
-      picture(variant.picture),
+      thumbnail(variant.picture),
       element("span", { class: "caption" }, caption),
     );
     const remove = element("button", { class: "icon-button small remove", type: "button", "aria-label": `Remove kept variant ${index + 1}` }, icon("reset"));
@@ -50,14 +49,4 @@ export class Strip {
     });
     return element("li", {}, back, remove);
   }
-}
-
-/**
- * A small picture; the text beside it says what it is.
- * @param {Blob} blob
- */
-export function picture(blob) {
-  const image = element("img", { alt: "", src: URL.createObjectURL(blob), draggable: "false" });
-  image.addEventListener("load", () => URL.revokeObjectURL(image.src), { once: true });
-  return image;
 }

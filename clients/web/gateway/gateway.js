@@ -1,28 +1,16 @@
 // @ts-check
-// The gateway over HTTP: its routes as functions, its errors as GatewayError. The websocket is session.js.
+// The gateway over HTTP: a method for each kind of route, errors as GatewayError. The websocket is in session.js.
 
 /**
- * @typedef {{data: string, shape: number[]}} Code  float32 [layers, size], little-endian, in base64
- * @typedef {{data: string, format: string, width: number, height: number}} EncodedPicture
- * @typedef {{direction: string, strength: number, keep?: string[]}} EditStep
- * @typedef {{name: string, label: string, range_min: number, range_max: number}} Direction
- * @typedef {{name: string, label: string, edits: EditStep[]}} Preset
- * @typedef {{name: string, resolution: number, layers: number, directions: Direction[], presets?: Preset[],
- *   alignment: string, licence: string, summary: string}} Bundle
- * @typedef {{max_picture_bytes: number, max_picture_pixels: number}} Limits
- * @typedef {{bundles: Bundle[], limits: Limits, server_version: string}} Bundles
- * @typedef {{code: Code & {handle?: string}, domain_score: number, bundle: string, image?: EncodedPicture,
- *   aligned?: EncodedPicture, placement?: Placement}} Result
- * @typedef {{width: number, height: number, corners: {x: number, y: number}[]}} Placement  of the code's square, in pixels
- *   of the upright photograph
- * @typedef {{alignment?: string, face?: number}} Align
- * @typedef {{step: number, steps: number, preview?: EncodedPicture, domain_score?: number}} Progress
+ * @typedef {import("../state/messages.js").Bundles} Bundles
+ * @typedef {import("../state/messages.js").Progress} Progress
+ * @typedef {import("../state/messages.js").Result} Result
  */
 
 const KEY = "indomain.key";
 const TRIES = 4;
 
-/** What the gateway refused, or that it is not there (reason "gone"). `message` is a sentence for people. */
+/** A refusal of the gateway, or reason "gone": it does not answer. `message` is a sentence for people. */
 export class GatewayError extends Error {
   /** @param {{reason: string, message: string, retryable?: boolean, retry_after_s?: number, request_id?: string}} body */
   constructor(body) {
@@ -36,7 +24,8 @@ export class GatewayError extends Error {
 
 export class Gateway extends EventTarget {
   /**
-   * @param {(reason: string) => Promise<string | null>} askKey  asks the visitor for an API key; null: none was given
+   * @param {(reason: string) => Promise<string | null>} askKey  asks the visitor for an API key; null: none was given.
+   *   `reason`: why the last key was refused; empty: there was none
    */
   constructor(askKey) {
     super();
@@ -61,7 +50,7 @@ export class Gateway extends EventTarget {
     return (await this.#ask("v1/bundles", { cache: "no-store" })).json();
   }
 
-  /** Whether requests sent now would be served. */
+  /** Whether the gateway would serve a request now. */
   async ready() {
     try {
       return (await fetch(address("readyz"), { cache: "no-store" })).ok;
@@ -71,7 +60,7 @@ export class Gateway extends EventTarget {
   }
 
   /**
-   * A JSON route's answer as JSON.
+   * Posts JSON and returns the answer's JSON.
    * @param {string} route  of /v1
    * @param {object} body
    * @param {AbortSignal} [signal]
@@ -81,7 +70,7 @@ export class Gateway extends EventTarget {
   }
 
   /**
-   * A route's answer as a PNG picture.
+   * Posts JSON and returns the answer's picture as PNG.
    * @param {string} route
    * @param {object} body
    */
@@ -92,7 +81,7 @@ export class Gateway extends EventTarget {
   }
 
   /**
-   * A route that takes pictures in a form.
+   * Posts pictures and options in a form, and returns the answer's JSON.
    * @param {string} route
    * @param {Record<string, Blob>} pictures  by the names of their parts
    * @param {object} options
@@ -103,7 +92,7 @@ export class Gateway extends EventTarget {
   }
 
   /**
-   * Inverts a picture; `onProgress` is told of every report.
+   * Inverts a picture, and calls `onProgress` for every report.
    * @param {Blob} picture
    * @param {object} options
    * @param {(progress: Progress) => void} onProgress
@@ -122,7 +111,7 @@ export class Gateway extends EventTarget {
   }
 
   /**
-   * The pictures from one code to another, in order.
+   * The pictures between two codes, in order.
    * @param {object} body
    * @param {AbortSignal} [signal]
    * @returns {AsyncGenerator<Result & {index: number}>}
@@ -132,7 +121,8 @@ export class Gateway extends EventTarget {
   }
 
   /**
-   * A response that is a success. Asks for a key where one is wanted; tries again what the gateway says may be tried again.
+   * Sends a request until it succeeds. Asks the visitor for a key where the gateway wants one, and waits and tries again
+   * where it is overloaded. Throws GatewayError.
    * @param {string} path
    * @param {RequestInit} request
    * @returns {Promise<Response>}
@@ -160,7 +150,7 @@ export class Gateway extends EventTarget {
     }
   }
 
-  /** One dialog for all requests that want a key. @param {string} reason */
+  /** Opens one dialog for all requests that want a key. @param {string} reason */
   async #askForKey(reason) {
     this.asking ??= this.askKey(reason).finally(() => (this.asking = null));
     const key = await this.asking;
@@ -169,7 +159,7 @@ export class Gateway extends EventTarget {
   }
 }
 
-/** The address of a route, also where the gateway lies below a path. @param {string} path */
+/** The URL of a route, also where a proxy serves the gateway below a path. @param {string} path */
 export function address(path) {
   return new URL(path, document.baseURI).href;
 }
@@ -195,7 +185,7 @@ function form(pictures, options) {
 }
 
 /**
- * The events of a stream of server-sent events. Raises GatewayError at an event `error`, and where the stream is cut.
+ * The server-sent events of a response: name and data. Throws GatewayError at an event `error`, and where the stream breaks.
  * @param {Response} response
  * @returns {AsyncGenerator<[string, any]>}
  */

@@ -1,5 +1,5 @@
 // @ts-check
-// The switch for dark and light: as the system, light, dark. theme.js sets what was chosen before anything is drawn.
+// The colour switch: as the system, light, dark. theme.js applies the choice before anything is drawn.
 
 import { byId } from "./elements.js";
 
@@ -20,7 +20,7 @@ export function followColours() {
     else delete document.documentElement.dataset.colours;
     try {
       localStorage.setItem(NAME, next);
-    } catch { /* storage may be forbidden: then for this page only */ }
+    } catch { /* Storage may be forbidden. Then the choice is for this page only. */ }
     show();
   });
   show();

@@ -1,5 +1,5 @@
 // @ts-check
-// Elements of the page: finding those that are there by id, making new ones. Text only, never markup.
+// Elements: finds those of the page by id, and makes new ones, from text and never from markup.
 
 /**
  * The element with this id.
@@ -14,7 +14,7 @@ export function byId(id) {
 }
 
 /**
- * A new element. Attributes that are `false` or `null` are left out; functions named on... are listeners.
+ * A new element. Attributes that are `false` or `null` are left out; functions named on... become listeners.
  * @template {keyof HTMLElementTagNameMap} K
  * @param {K} tag
  * @param {Record<string, any>} [attributes]
@@ -32,7 +32,7 @@ export function element(tag, attributes = {}, ...children) {
 }
 
 /**
- * One of the icons of index.html.
+ * An icon of index.html.
  * @param {string} name
  */
 export function icon(name) {
@@ -45,7 +45,7 @@ export function icon(name) {
 }
 
 /**
- * Opens a dialog; resolves with what `close` is given, or with null at Escape.
+ * Opens a dialog. Resolves with the argument of `close`, or with null after Escape.
  * @template T
  * @param {HTMLDialogElement} dialog
  * @param {(close: (answer: T | null) => void) => void} fill  sets the dialog up

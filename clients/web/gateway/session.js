@@ -1,16 +1,18 @@
 // @ts-check
-// The edit session: a websocket on which the newest request wins. It comes back by itself with what was asked last, and
-// sends the code itself where the gateway does not know its handle (any more).
+// The edit session: a websocket on which the newest request wins. After a broken connection it asks again for the last
+// picture; where the gateway no longer knows a code's handle, it sends the code itself.
 
+import { encodedEdits } from "../state/edits.js";
+import { pictureFormat } from "../state/pictures.js";
 import { GatewayError, address } from "./gateway.js";
-import { encodedEdits } from "./edits.js";
 
 /**
- * @typedef {import("./source.js").Source} Source
- * @typedef {import("./edits.js").Edits} Edits
- * @typedef {{sequence: number, source: Source, edits: Edits, whole: boolean, askedAt: number}} Wanted  `whole`: the whole
- *   photograph, not the face alone
- * @typedef {{face: Blob, picture: Blob, domainScore: number, wanted: Wanted, serverMs: number}} Shown
+ * @typedef {import("../state/source.js").Source} Source
+ * @typedef {import("../state/edits.js").Edits} Edits
+ * @typedef {{sequence: number, source: Source, edits: Edits, whole: boolean, askedAt: number}} Wanted
+ *   a picture that was asked for; `whole`: the whole photograph, not the face alone; `askedAt`: ms of performance.now()
+ * @typedef {{face: Blob, picture: Blob, domainScore: number, wanted: Wanted, serverMs: number}} Shown  the answer to
+ *   `wanted`; `picture`: the photograph with the face in it where that was asked for, the face otherwise
  */
 
 export class EditSession {
@@ -27,17 +29,17 @@ export class EditSession {
     this.socket = null;
     /** @type {Wanted | null} */
     this.wanted = null;
-    /** @type {Map<number, Wanted>} what the gateway has been asked for and has not answered */
+    /** @type {Map<number, Wanted>} requests that the gateway has not answered */
     this.asked = new Map();
     this.sequence = 0;
     this.answered = 0;
-    /** @type {Wanted | null} whose source the gateway's session has */
+    /** @type {Wanted | null} the request whose source the gateway's session holds */
     this.sent = null;
     this.ended = false;
   }
 
   /**
-   * Asks for a picture; those asked for before it and not answered yet no longer matter.
+   * Asks for a picture. Earlier requests without an answer no longer matter.
    * @param {Source} source
    * @param {Edits} edits
    * @param {boolean} whole
@@ -50,12 +52,12 @@ export class EditSession {
     else if (this.connection.up) this.#connect();
   }
 
-  /** Asks again for what is wanted, after the gateway was gone. */
+  /** Asks again for the last picture, after the gateway was gone. */
   resume() {
     if (this.wanted) this.#connect();
   }
 
-  /** Nothing is wanted any more; what is still under way is not shown. */
+  /** Forgets the last request; answers that are still on their way are not shown. */
   rest() {
     this.wanted = null;
     this.answered = this.sequence;
@@ -88,12 +90,14 @@ export class EditSession {
       awaited = [answer.edited?.image, answer.edited?.pasted].filter(Boolean).length;
       this.connection.proved();
       if (answer.error) this.#failed(answer.sequence, new GatewayError(answer.error));
-      else if (answer.reason) this.ended = !answer.retryable; // of the session: it has been idle for too long
+      // An error without a sequence ends the session: it has been idle for too long.
+      else if (answer.reason) this.ended = !answer.retryable;
     };
     socket.onclose = () => {
       if (this.socket !== socket) return;
       this.socket = null;
-      if (this.ended) return; // opened again by the next request
+      // The next request opens it again.
+      if (this.ended) return;
       this.connection.lost();
     };
   }
@@ -114,7 +118,7 @@ export class EditSession {
 
   /**
    * @param {any} answer
-   * @param {Blob[]} pictures  the face, and then the photograph where it was asked for
+   * @param {Blob[]} pictures  the face, then the photograph where it was asked for
    */
   #show(answer, pictures) {
     const wanted = this.asked.get(answer.sequence);
@@ -144,7 +148,7 @@ export class EditSession {
 }
 
 /**
- * What a session needs to edit a code.
+ * The part of a message that makes a code the session's source.
  * @param {Source} source
  * @param {boolean} byHandle
  */
@@ -157,7 +161,7 @@ function codeOf({ code, handle, bundle }, byHandle) {
 }
 
 /**
- * What a session needs to edit a face in its photograph: the photograph, which stays there.
+ * The part of a message that makes a photograph the session's source. The session keeps the photograph.
  * @param {Source} source
  */
 function photographOf({ photograph, bundle, align }) {
@@ -167,12 +171,4 @@ function photographOf({ photograph, bundle, align }) {
     align,
     output: { format: "jpeg", quality: 90, omit_codes: true, include_pasted: true },
   };
-}
-
-/**
- * How pictures come while a slider is dragged: without loss where they are small, since they are shown large.
- * @param {import("./gateway.js").Bundle} bundle
- */
-export function pictureFormat(bundle) {
-  return bundle.resolution <= 256 ? { format: "png" } : { format: "jpeg", quality: 92 };
 }

@@ -1,24 +1,24 @@
 // @ts-check
-// Whether the gateway is there: once it is lost it is asked again and again, more slowly each time, until it is ready.
+// Whether the gateway answers. Once it does not, the page asks again, with growing pauses, until the gateway is ready.
 
 const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 10_000;
 
-/** Events: "lost", "waiting" (a try has been put off until `nextTry`), "back". */
+/** Events: "lost", "waiting" (the next try is at `nextTry`), "back". */
 export class Connection extends EventTarget {
   /** @param {() => Promise<boolean>} ready  whether the gateway would serve a request now */
   constructor(ready) {
     super();
     this.ready = ready;
     this.up = true;
-    /** When the next try is, in ms of performance.now(). */
+    /** The time of the next try, ms of performance.now(). */
     this.nextTry = 0;
     this.wait = FIRST_WAIT_MS;
     this.timer = 0;
     addEventListener("online", () => this.tryNow());
   }
 
-  /** Something did not reach the gateway. */
+  /** To call when a request did not reach the gateway. */
   lost() {
     if (!this.up) return;
     this.up = false;
@@ -26,7 +26,7 @@ export class Connection extends EventTarget {
     this.#putOff();
   }
 
-  /** Something reached the gateway: the next loss begins with short waits again. */
+  /** To call when the gateway has answered: the next loss begins with short pauses again. */
   proved() {
     this.wait = FIRST_WAIT_MS;
   }
@@ -48,7 +48,8 @@ export class Connection extends EventTarget {
 
   #putOff() {
     clearTimeout(this.timer);
-    const wait = this.wait * (0.8 + 0.4 * Math.random()); // pages of one gateway do not all ask at once
+    // A random share, so that the pages of one gateway do not all ask at once.
+    const wait = this.wait * (0.8 + 0.4 * Math.random());
     this.wait = Math.min(2 * this.wait, LONGEST_WAIT_MS);
     this.nextTry = performance.now() + wait;
     this.timer = setTimeout(() => this.tryNow(), wait);

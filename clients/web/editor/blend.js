@@ -1,29 +1,30 @@
 // @ts-check
-// Two pictures: those between them, the style of the second in the first, or the first's face in the second's
-// surroundings. What is seen can become the picture to edit.
+// Blends two pictures: the pictures between them, the style of the second in the first, or the first's face in the
+// second's surroundings. The result can become the picture to edit.
 
-import { byId, element } from "./elements.js";
-import { described } from "./edits.js";
-import { pictureFormat } from "./session.js";
-import { blobOf } from "./pictures.js";
-import { editedCode, sourceFrom } from "./source.js";
-import { picture } from "./strip.js";
+import { described } from "../state/edits.js";
+import { blobOf, pictureFormat } from "../state/pictures.js";
+import { editedCode, sourceFrom } from "../state/source.js";
+import { thumbnail } from "../ui/drawing.js";
+import { byId, element } from "../ui/elements.js";
 
-const PICTURES_BETWEEN = 13; // with both ends
+/** With both ends. */
+const PICTURES_BETWEEN = 13;
 const MODES = { between: "Between", style: "Style", surroundings: "Surroundings" };
-const PARTS = ["Pose and shape", "Features", "Colours and light"]; // of the layers, from coarse to fine
+/** Thirds of a code's layers, from coarse to fine. */
+const PARTS = ["Pose and shape", "Features", "Colours and light"];
 
 /**
  * @typedef {import("./strip.js").Variant} Variant
- * @typedef {import("./gateway.js").Result} Result
+ * @typedef {import("../state/messages.js").Result} Result
  */
 
 export class Blend {
   /**
-   * @param {import("./gateway.js").Gateway} gateway
+   * @param {import("../gateway/gateway.js").Gateway} gateway
    * @param {{
    *   onPicture: (result: Result) => void,
-   *   onUse: (source: import("./source.js").Source, label: string) => void,
+   *   onUse: (source: import("../state/source.js").Source, label: string) => void,
    *   onError: (error: any) => void,
    *   choosePicture: () => void,
    *   generate: () => void,
@@ -34,7 +35,7 @@ export class Blend {
     this.handlers = handlers;
     /** @type {Variant | null} */
     this.first = null;
-    /** @type {Variant[]} that were brought for blending alone */
+    /** @type {Variant[]} pictures that were chosen for blending only */
     this.brought = [];
     /** @type {Variant[]} of the compare strip */
     this.kept = [];
@@ -42,9 +43,9 @@ export class Blend {
     this.second = null;
     /** @type {Result[]} */
     this.between = [];
-    /** @type {Result | null} what is seen */
+    /** @type {Result | null} the result that is shown */
     this.seen = null;
-    /** @type {Promise<import("./gateway.js").Code[]> | null} */
+    /** @type {Promise<import("../state/messages.js").Code[]> | null} */
     this.codes = null;
     this.work = new AbortController();
     this.mixWanted = false;
@@ -95,13 +96,13 @@ export class Blend {
     this.seen = null;
   }
 
-  /** @param {Variant[]} variants */
+  /** Offers the kept variants as second pictures. @param {Variant[]} variants */
   offer(variants) {
     this.kept = [...variants];
     if (this.isOpen) this.#showSeconds();
   }
 
-  /** A picture that was brought for this. @param {Variant} variant */
+  /** Blends with a picture that was chosen for this. @param {Variant} variant */
   bring(variant) {
     this.brought.push(variant);
     this.second = variant;
@@ -125,12 +126,12 @@ export class Blend {
           this.#begin();
         });
         const label = variant.source.name === this.first?.source.name ? described(variant.edits, variant.source.bundle) : variant.source.name;
-        return element("label", { class: "second" }, radio, picture(variant.picture), element("span", { class: "caption" }, label));
+        return element("label", { class: "second" }, radio, thumbnail(variant.picture), element("span", { class: "caption" }, label));
       }),
     );
   }
 
-  /** Another second picture, or another way: everything anew. */
+  /** Begins again, with another second picture or another mode. */
   #begin() {
     this.work.abort();
     this.work = new AbortController();
@@ -175,7 +176,7 @@ export class Blend {
     }
   }
 
-  /** Semantic diffusion: the middle of the first in what is around the second. @param {AbortSignal} signal */
+  /** Semantic diffusion: the first's face in the second's surroundings. @param {AbortSignal} signal */
   async #diffuse(signal) {
     const [first, second] = [this.first, this.second];
     if (!first || !second) return;
@@ -199,7 +200,7 @@ export class Blend {
     for (const range of [this.place, this.strength]) range.style.setProperty("--to", String(Number(range.value) / Number(range.max)));
   }
 
-  /** One request at a time, and after it the newest. */
+  /** Sends one request at a time. Of those wanted meanwhile only the newest is sent. */
   #mix() {
     this.#showPercent();
     this.mixWanted = true;
@@ -221,7 +222,8 @@ export class Blend {
       const layers = Array.from({ length: bundle.layers }, (_, layer) => layer).filter((layer) => this.parts[Math.floor((layer * PARTS.length) / bundle.layers)].checked);
       const [base, style] = codes;
       const body = { base: { code: base }, style: { code: style }, layers, strength: Number(this.strength.value), bundle: bundle.name, output: pictureFormat(bundle) };
-      if (layers.length === 0) Object.assign(body, { layers: [0], strength: 0 }); // nothing of the second
+      // The gateway takes no empty list. At strength 0 the first picture stays as it is.
+      if (layers.length === 0) Object.assign(body, { layers: [0], strength: 0 });
       const result = await this.gateway.post("mix", body, signal);
       signal.throwIfAborted();
       this.#see(result);
@@ -244,7 +246,7 @@ export class Blend {
   }
 }
 
-/** @param {Result} result */
+/** The picture of a result. @param {Result} result */
 export function pictureOf(result) {
-  return blobOf(/** @type {import("./gateway.js").EncodedPicture} */ (result.image));
+  return blobOf(/** @type {import("../state/messages.js").EncodedPicture} */ (result.image));
 }

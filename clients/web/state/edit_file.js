@@ -1,9 +1,8 @@
 // @ts-check
-// The file that reproduces an edit: the very body of `POST /v1/edit`, so that any program can send it.
+// The edit file: the JSON body of `POST /v1/edit` that gives the picture again, so that any program can send it.
 
 import { NO_EDITS, decodedEdits, encodedEdits } from "./edits.js";
-import { PictureError } from "./pictures.js";
-import { pictureFormat } from "./session.js";
+import { PictureError, pictureFormat } from "./pictures.js";
 import { sourceFrom } from "./source.js";
 
 const FLOAT_BYTES = 4;
@@ -18,10 +17,11 @@ export function editFile(source, edits) {
 }
 
 /**
- * Opens such a file. Raises PictureError where it is none, or of a bundle that is not served here.
+ * Reads an edit file, and asks the gateway for the picture of its code.
+ * Throws PictureError where the file is not an edit file, or its bundle is not served here.
  * @param {File} file
- * @param {import("./gateway.js").Gateway} gateway
- * @param {import("./gateway.js").Bundle[]} bundles
+ * @param {import("../gateway/gateway.js").Gateway} gateway
+ * @param {import("./messages.js").Bundle[]} bundles
  * @returns {Promise<{source: import("./source.js").Source, edits: import("./edits.js").Edits}>}
  */
 export async function openEditFile(file, gateway, bundles) {
@@ -38,8 +38,8 @@ export async function openEditFile(file, gateway, bundles) {
 
 /**
  * @param {string} text
- * @param {string} name
- * @returns {{bundle: string, code: import("./gateway.js").Code, edits: import("./gateway.js").EditStep[], region?: import("./edits.js").Region}}
+ * @param {string} name  of the file
+ * @returns {{bundle: string, code: import("./messages.js").Code, edits: import("./messages.js").EditStep[], region?: import("./edits.js").Region}}
  */
 function parsed(text, name) {
   const fault = new PictureError(`“${name}” is not an edit that was saved here. Choose a picture, or a file that “Download, Edit” made.`);
@@ -50,13 +50,13 @@ function parsed(text, name) {
     throw fault;
   }
   const shape = body?.code?.shape;
-  const whole = Array.isArray(shape) && typeof body.code.data === "string" && Array.isArray(body.edits) && typeof body.bundle === "string";
-  if (!whole || atobLength(body.code.data) !== FLOAT_BYTES * shape.reduce((product, size) => product * size, 1)) throw fault;
+  const complete = Array.isArray(shape) && typeof body.code.data === "string" && Array.isArray(body.edits) && typeof body.bundle === "string";
+  if (!complete || decodedLength(body.code.data) !== FLOAT_BYTES * shape.reduce((product, size) => product * size, 1)) throw fault;
   return body;
 }
 
-/** @param {string} base64 */
-function atobLength(base64) {
+/** Bytes that a base64 text stands for; -1: it is not base64. @param {string} base64 */
+function decodedLength(base64) {
   try {
     return atob(base64).length;
   } catch {

@@ -1,19 +1,19 @@
 // @ts-check
-// Edits: how far each direction is moved, what must stay, and where; in what words that is told, and how the gateway is told.
+// Edits: how far each direction is moved, which meanings are kept, and in which region. Their JSON and their words.
 
 /**
  * @typedef {{left: number, top: number, right: number, bottom: number}} Region  in parts of the picture's sides
  * @typedef {{strengths: Record<string, number>, keep: readonly string[], region: Region | null}} Edits
- *   strengths by direction, those that are not there are 0; directions whose meaning stays; where alone it changes
+ *   `strengths`: by direction, 0 where one is missing; `keep`: directions whose meaning stays; `region`: null is everywhere
  */
 
 /** @type {Edits} */
 export const NO_EDITS = Object.freeze({ strengths: {}, keep: [], region: null });
 
 /**
- * As the gateway takes them.
+ * Edits in the gateway's JSON.
  * @param {Edits} edits
- * @returns {{edits: import("./gateway.js").EditStep[], region?: Region}}
+ * @returns {{edits: import("./messages.js").EditStep[], region?: Region}}
  */
 export function encodedEdits({ strengths, keep, region }) {
   const steps = Object.entries(strengths).filter(([, strength]) => strength !== 0).map(([direction, strength]) => {
@@ -24,8 +24,8 @@ export function encodedEdits({ strengths, keep, region }) {
 }
 
 /**
- * What encodedEdits has made, read again.
- * @param {{edits: import("./gateway.js").EditStep[], region?: Region}} encoded
+ * The inverse of encodedEdits.
+ * @param {{edits: import("./messages.js").EditStep[], region?: Region}} encoded
  * @returns {Edits}
  */
 export function decodedEdits({ edits, region }) {
@@ -36,21 +36,33 @@ export function decodedEdits({ edits, region }) {
   };
 }
 
+/**
+ * Edits with a preset's strengths and kept directions added.
+ * @param {Edits} edits
+ * @param {import("./messages.js").Preset} preset
+ * @returns {Edits}
+ */
+export function withPreset(edits, preset) {
+  const strengths = Object.fromEntries(preset.edits.map(({ direction, strength }) => [direction, strength]));
+  const keep = new Set([...edits.keep, ...preset.edits.flatMap((edit) => edit.keep ?? [])]);
+  return { ...edits, strengths: { ...edits.strengths, ...strengths }, keep: [...keep] };
+}
+
 /** @param {Edits} edits */
 export function isNone({ strengths }) {
   return Object.values(strengths).every((strength) => strength === 0);
 }
 
-/** A strength as it is written: +1.25, −0.50, 0. @param {number} strength */
+/** A strength in text: +1.25, −0.50, 0. @param {number} strength */
 export function written(strength) {
   if (strength === 0) return "0";
   return `${strength > 0 ? "+" : "−"}${Math.abs(strength).toFixed(2)}`;
 }
 
 /**
- * All edits in a line: "Smile +1.20, Age −0.50".
+ * All edits in one line: "Smile +1.20, Age −0.50".
  * @param {Edits} edits
- * @param {import("./gateway.js").Bundle} bundle
+ * @param {import("./messages.js").Bundle} bundle
  */
 export function described({ strengths }, bundle) {
   const parts = bundle.directions.filter(({ name }) => strengths[name]).map(({ name, label }) => `${label} ${written(strengths[name])}`);
