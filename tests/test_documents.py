@@ -34,6 +34,17 @@ BLOCK = re.compile(
     r"(?:^ *<!-- (?P<mark>.*?) -->\n)?^(?P<indent> *)```(?P<language>sh|python)\n(?P<text>.*?)^ *```$",
     re.DOTALL | re.MULTILINE,
 )
+ROOMS = (
+    "benchmarks",
+    "clients",
+    "deploy",
+    "docs",
+    "export",
+    "model_repository",
+    "serving",
+    "tests",
+    "training",
+)
 MARK = re.compile(r"slow(: \S+)?|not run: .{10,}", re.DOTALL)
 PRELUDE = "import indomain\nclient = indomain.Client('localhost:8500')\n"  # for what stands in the middle of something
 
@@ -158,7 +169,26 @@ def test_what_is_not_run_says_why(document: Path) -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    """Files that the documents point to are there."""
+    """The files and headings that the documents link to exist."""
     for document in [*DOCUMENTS, Path("ARCHITECTURE.md"), Path("CHANGELOG.md")]:
-        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / document).read_text()):
-            assert ((ROOT / document).parent / target).exists(), f"{document} points to {target}"
+        text = (ROOT / document).read_text()
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", text):
+            linked = (ROOT / document).parent / target if target else ROOT / document
+            assert linked.exists(), f"{document} links to {target}"
+            assert not anchor or anchor in anchors(linked), f"{document} links to {target}#{anchor}"
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors that GitHub makes of a document's headings."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_paths_of_the_repository_exist(document: Path) -> None:
+    """Each path that begins with a room, and each bare name of a source file."""
+    text = (ROOT / document).read_text()
+    paths = {found.rstrip("./") for found in re.findall(rf"(?<![\w./-])(?:{'|'.join(ROOMS)})/[\w./-]*", text)}
+    assert not [path for path in sorted(paths) if not (ROOT / path).exists()]
+    named = set(re.findall(r"`(\w+\.(?:py|js|mts|proto))`", text))
+    assert named <= {file.name for room in ROOMS for file in (ROOT / room).rglob("*.*")}
