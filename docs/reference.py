@@ -1,6 +1,6 @@
-"""`make reference`: docs/api.md, from the SDK's docstrings and the comments of the wire contract.
+"""`make reference`: writes docs/api.md from the SDK's docstrings and the comments of the wire contract.
 
-What stands there is written in clients/python/indomain and clients/proto; here is only how it is set out.
+The texts are in clients/python/indomain and clients/proto; this file only lays them out.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def class_part(name: str, cls: type, *, with_methods: bool) -> Iterator[str]:
     yield f"### {name}\n"
     if is_dataclass(cls):
         yield code_block(f"{name}({', '.join(dataclass_fields(cls))})")
-    elif cls is indomain.Client:  # nobody else's is called by hand
+    elif cls is indomain.Client:
+        # Users make no objects of the other classes themselves.
         yield code_block(signature(name, cls.__init__))
     yield from text_part(cls)
     if indomain.Result in cls.__bases__:
@@ -102,14 +103,23 @@ def default(value: ast.expr | None) -> str:
     return "" if value is None else f"={ast.unparse(value)}"
 
 
+class AsWritten(str):
+    """An annotation that `inspect` prints without quotes."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 def signature(name: str, function: Any) -> str:
-    """As it is written, without self, on one line if it fits."""
-    [tree] = ast.parse(textwrap.dedent(inspect.getsource(function))).body
-    assert isinstance(tree, (ast.FunctionDef, ast.AsyncFunctionDef))
-    arguments = tree.args
-    arguments.args = [argument for argument in arguments.args if argument.arg not in ("self", "cls")]
-    returns = "" if tree.returns is None or name[0].isupper() else f" -> {ast.unparse(tree.returns)}"
-    return f"{name}({ast.unparse(arguments)}){returns}"
+    """Of a method, without self, its annotations as they are written."""
+    found = inspect.signature(function)
+    parameters = [
+        parameter.replace(annotation=AsWritten(parameter.annotation))
+        for key, parameter in found.parameters.items()
+        if key not in ("self", "cls")
+    ]
+    returns = inspect.Signature.empty if name[0].isupper() else AsWritten(found.return_annotation)
+    return f"{name}{found.replace(parameters=parameters, return_annotation=returns)}"
 
 
 def code_block(text: str) -> str:

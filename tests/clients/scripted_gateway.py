@@ -13,10 +13,10 @@ from typing import Any, NoReturn
 import grpc
 import numpy as np
 
-from indomain._codes import code_to_wire
-from indomain._pictures import picture_to_wire
 from indomain.v1 import editing_pb2 as pb
 from indomain.v1 import editing_pb2_grpc
+from indomain.wire.codes import code_to_wire
+from indomain.wire.pictures import picture_to_wire
 
 LAYERS, SIZE = 4, 8
 

@@ -312,7 +312,7 @@ def test_waiting_has_an_end_and_loses_nothing(
 def test_a_picture_that_breaks_the_connection_again_and_again_fails_alone(
     server: ScriptedGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("indomain._patience._FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("indomain.clients.outages._FIRST_PAUSE_S", 0.01)
     (Path("photos") / "b.png").write_bytes(b"poison")
     assert edit("photos", "--jobs", "1") == 1
     assert written() == ["a.png"]

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import indomain
-from indomain._codes import code_from_wire
+from indomain.wire.codes import code_from_wire
 from tests.clients.scripted_gateway import LAYERS, SIZE, ScriptedGateway
 
 PIXELS = np.zeros((5, 5, 3), np.uint8)

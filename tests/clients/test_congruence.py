@@ -367,8 +367,9 @@ def test_what_is_not_installed_is_named(
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not there
-    monkeypatch.delitem(sys.modules, "indomain._http", raising=False)
-    monkeypatch.delattr("indomain._http", raising=False)
+    for module in ("http", "http_messages", "websocket"):
+        monkeypatch.delitem(sys.modules, f"indomain.transports.{module}", raising=False)
+        monkeypatch.delattr(f"indomain.transports.{module}", raising=False)
     with pytest.raises(indomain.NotInstalledError, match=words):
         raise ways.outcome_of(lambda: kind(address), lambda client: client.bundles())
 

@@ -8,8 +8,9 @@ import grpc
 import pytest
 
 import indomain
-from indomain._exceptions import _CLASS_OF_REASON, IndomainError
-from indomain._retry import _retry_wait_s, _should_retry
+from indomain.clients.retry import _retry_wait_s, _should_retry
+from indomain.exceptions import IndomainError
+from indomain.transports.errors import CLASS_OF_REASON
 from serving.errors import ERROR_TABLE
 from tests.clients.scripted_gateway import Failure, ScriptedGateway, serving_on
 
@@ -32,7 +33,7 @@ def test_every_row_of_the_gateways_table_has_its_error(
 
 
 def test_every_reason_that_the_client_knows_is_one_of_the_gateways() -> None:
-    assert set(_CLASS_OF_REASON) <= {row.reason for row in ERROR_TABLE.values()}
+    assert set(CLASS_OF_REASON) <= {row.reason for row in ERROR_TABLE.values()}
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indomain._pictures import MAX_RAW_PICTURE_BYTES, is_picture, picture_from_wire, picture_to_wire
+from indomain.constants import MAX_RAW_PICTURE_BYTES
 from indomain.v1 import editing_pb2 as pb
+from indomain.wire.pictures import is_picture, picture_from_wire, picture_to_wire
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def as_sync(annotation: str) -> str:
             "AsyncGenerator[InvertProgress | AsyncInversion, None]",
             "Generator[InvertProgress | Inversion, None, None]",
         ),
-        ("AsyncGenerator[Between, None]", "Generator[Between, None, None]"),
+        ("AsyncGenerator[InterpolationFrame, None]", "Generator[InterpolationFrame, None, None]"),
     ):
         annotation = annotation.replace(twin, name)
     return annotation.replace("AsyncInversion", "Inversion").replace("AsyncEditSession", "EditSession")

@@ -5,13 +5,17 @@ the same pipeline in this process.
     ...     inversion = client.invert("portrait.png")
     ...     inversion.edit(smile=2.0).image.save("smile.png")
 
-The public names of the package and nothing else.
+The public names of the package. Its modules may change from one version to the next.
 """
 
-from indomain._async_client import AsyncClient
-from indomain._client import Client
-from indomain._codes import CodeArray
-from indomain._exceptions import (
+import warnings
+from typing import TYPE_CHECKING
+
+from indomain.calls.options import Align, Edit, Refine
+from indomain.clients.async_client import AsyncClient
+from indomain.clients.client import Client
+from indomain.clients.session import AsyncEditSession, EditSession
+from indomain.exceptions import (
     DeadlineExceededError,
     FaceError,
     GatewayUnreachableError,
@@ -36,34 +40,21 @@ from indomain._exceptions import (
     UnknownCodeHandleError,
     UnknownDirectionError,
 )
-from indomain._pictures import PictureFormat, PictureLike
-from indomain._results import (
-    Align,
-    AreaChange,
-    AsyncInversion,
-    Between,
-    Bundle,
+from indomain.results.bundles import Bundle, Direction, GatewayInfo, HeldOut, Limits, Preset
+from indomain.results.inversion import AsyncInversion, Inversion
+from indomain.results.measures import AreaChange, Face, FoundFaces, Losses, Placement
+from indomain.results.pictures import (
     Diffused,
-    Direction,
-    Edit,
     Edited,
-    Face,
-    FoundFaces,
-    GatewayInfo,
-    HeldOut,
-    Inversion,
+    InterpolationFrame,
     InvertProgress,
-    Limits,
-    Losses,
     Mixed,
-    Placement,
-    Preset,
-    Refine,
     Result,
     Sample,
     SessionPicture,
 )
-from indomain._session import AsyncEditSession, EditSession
+from indomain.wire.codes import CodeArray
+from indomain.wire.pictures import PictureFormat, PictureLike
 
 __version__ = "0.1.0"
 
@@ -72,7 +63,6 @@ __all__ = [
     "AsyncClient",
     "AsyncEditSession",
     "AsyncInversion",
-    "Between",
     "Bundle",
     "Client",
     "CodeArray",
@@ -86,6 +76,7 @@ __all__ = [
     "GatewayUnreachableError",
     "HeldOut",
     "IndomainError",
+    "InterpolationFrame",
     "InvalidCodeError",
     "InvalidFileError",
     "InvalidOptionError",
@@ -123,3 +114,16 @@ __all__ = [
     "FoundFaces",
     "Placement",
 ]
+
+if TYPE_CHECKING:
+    Between = InterpolationFrame
+else:
+
+    def __getattr__(name: str) -> object:
+        """Names that are deprecated: `Between` is `InterpolationFrame` now."""
+        if name == "Between":
+            warnings.warn(
+                "indomain.Between is now indomain.InterpolationFrame", DeprecationWarning, stacklevel=2
+            )
+            return InterpolationFrame
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,11 +1,11 @@
-"""Edits and inversions as stages of Ray Data, for folders that outgrow one machine. Needs `indomain-client[ray]`.
+"""Edits and inversions as stages of Ray Data, for more pictures than one machine can do. Needs `indomain-client[ray]`.
 
     photos = ray.data.read_binary_files("s3://holiday/", include_paths=True)
     edited = indomain.ray.edit(photos, smile=2.0, servers=["gpu-1:8500", "gpu-2:8500"], workers=4)
     edited.write_parquet("s3://smiling/")
 
-A picture that fails does not stop the others: its row says why. What would fail with every picture (a direction that
-the bundle has not, a key that the gateway does not know) ends the stage with the typed error.
+A picture that fails does not stop the others: its row says why. An error that every picture would have (an unknown
+direction, a wrong key) ends the stage.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from indomain._client import Client
-from indomain._constants import DEFAULT_ADDRESS
-from indomain._exceptions import (
+from indomain.calls.options import Edit
+from indomain.clients.client import Client
+from indomain.clients.outages import OutageTooLongError, OutageWaiter
+from indomain.constants import DEFAULT_ADDRESS
+from indomain.exceptions import (
     IndomainError,
     InvalidOptionError,
     NotFoundError,
@@ -30,17 +32,18 @@ from indomain._exceptions import (
     UnauthenticatedError,
     UnavailableError,
 )
-from indomain._patience import OutOfPatienceError, Patience
-from indomain._results import Edit, Edited, Inversion
+from indomain.results.inversion import Inversion
+from indomain.results.pictures import Edited
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-_Rows = dict[str, Any]  # column: an array with an entry a row
+# A batch: each column's array, with one entry for each row.
+_Rows = dict[str, Any]
 _Result = Inversion | Edited
 
-_OF_THE_STAGE = (
-    OutOfPatienceError,
+_FATAL_ERRORS = (
+    OutageTooLongError,
     NotFoundError,
     InvalidOptionError,
     PermissionDeniedError,
@@ -60,21 +63,21 @@ def edit(
     connection: Mapping[str, Any] = MappingProxyType({}),
     **arguments: Any,
 ) -> Dataset:
-    """The dataset with its pictures edited, `indomain.ray.edit(dataset, smile=2.0, quality="fast")`.
+    """Edits the pictures of a dataset: `indomain.ray.edit(dataset, smile=2.0, quality="fast")`.
 
     Args:
-        dataset: has the pictures.
+        dataset: its rows have the pictures.
         edits: as in `Client.edit`.
-        servers: one gateway or several; rows go to them in turn, and to another where one does not answer.
+        servers: one gateway or several. Rows go to them in turn; where one does not answer, to the next.
             `":embedded:"` runs the pipeline in each worker, where the application is installed.
         column: of the pictures: bytes of files (`ray.data.read_binary_files`), uint8 [H, W, 3] (`read_images`, which
             calls it `"image"`), or paths that every worker can read.
-        workers: processes of Ray that ask.
-        jobs: pictures that each of them has under way; the gateways batch them.
+        workers: processes of Ray that call the gateways.
+        jobs: pictures that each worker sends at once; the gateways batch them.
         batch_size: rows that a worker is given at a time.
-        wait_s: how long a picture may wait for gateways that are all away or full.
-        connection: how to connect, as in `Client`: `{"timeout_s": 120, "tls": True}`. A key is best in the environment
-            of the workers.
+        wait_s: how long a picture may wait while all gateways are away or full.
+        connection: how to connect, as in `Client`: `{"timeout_s": 120, "tls": True}`. Put a key into the environment of
+            the workers.
         arguments: strengths and options, as in `Client.edit`.
 
     Returns:
@@ -104,7 +107,7 @@ def invert(
     connection: Mapping[str, Any] = MappingProxyType({}),
     **arguments: Any,
 ) -> Dataset:
-    """The dataset with its pictures inverted: as `edit`, with the column `code` beside (bytes of an .npy file, float32
+    """Inverts the pictures of a dataset. As `edit`, with a further column `code` (bytes of an .npy file, float32
     [L, 512]; None where it failed). `arguments` are options, as in `Client.invert`."""
     options: dict[str, Any] = {"servers": servers, "column": column, "jobs": jobs, "wait_s": wait_s}
     options |= {"connection": dict(connection), **arguments}
@@ -114,7 +117,7 @@ def invert(
 
 
 class _Stage:
-    """A worker's connections, and what they are asked for."""
+    """A worker: its connections, and the call that it makes for each row."""
 
     def __init__(
         self,
@@ -130,8 +133,9 @@ class _Stage:
         self._jobs = jobs
         addresses = [servers] if isinstance(servers, str) else list(servers)
         self._clients = [Client(address, **connection) for address in addresses]
-        self._patience = Patience(self._clients, wait_s)
-        self._asked = 0  # rows so far
+        self._outages = OutageWaiter(self._clients, wait_s)
+        # Rows so far.
+        self._asked = 0
 
     def __call__(self, rows: _Rows) -> _Rows:
         sources = rows[self._column]
@@ -142,14 +146,14 @@ class _Stage:
 
     def _result(self, index: int, source: Any) -> _Result | IndomainError | OSError | TypeError | ValueError:
         try:
-            return self._patience.call(partial(self._ask, index, source))
-        except _OF_THE_STAGE:
+            return self._outages.call(partial(self._ask, index, source))
+        except _FATAL_ERRORS:
             raise
         except (IndomainError, OSError, TypeError, ValueError) as error:
             return error
 
     def _ask(self, index: int, source: Any) -> _Result:
-        """Of the gateway whose turn it is, or of the next that answers."""
+        """Calls the gateway whose turn it is, or the next one that answers."""
         turn = index % len(self._clients)
         *others, last = [*self._clients[turn:], *self._clients[:turn]]
         for client in others:
@@ -176,7 +180,7 @@ class _Stage:
 
 
 class EditPictures(_Stage):
-    """What `edit` maps with, for `dataset.map_batches(EditPictures, fn_constructor_kwargs={"smile": 2.0}, ...)` with
+    """The worker of `edit`, for `dataset.map_batches(EditPictures, fn_constructor_kwargs={"smile": 2.0}, ...)` with
     resources of one's own. Takes what `edit` takes; a batch is a dict of columns."""
 
     def __init__(
@@ -200,7 +204,7 @@ class EditPictures(_Stage):
 
 
 class InvertPictures(_Stage):
-    """The same for `invert`."""
+    """The worker of `invert`."""
 
     def __init__(
         self,

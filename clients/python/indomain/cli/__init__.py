@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (parser.UsageError, OSError, ValueError) as error:
         report.complain(str(error))
         return EXIT_USAGE
-    except commands.OutOfPatienceError as error:
+    except commands.OutageTooLongError as error:
         report.complain(error.message)
         return EXIT_UNREACHABLE
     except commands.GatewayUnreachableError:

@@ -28,10 +28,10 @@ from indomain import (
     UnauthenticatedError,
     UnknownBundleError,
 )
-from indomain._patience import OutOfPatienceError, Patience, StoppedError
 from indomain.cli import photos, report
 from indomain.cli.journal import Journal, fingerprint
 from indomain.cli.tally import Tally
+from indomain.clients.outages import OutageTooLongError, OutageWaiter, StoppedError
 
 Outcome = Inversion | Edited
 Work = Callable[[photos.Job], Outcome]
@@ -104,7 +104,7 @@ def run(
             _check_same(bundle, outcome.code_space)
             return outcome
 
-        patience = Patience(
+        patience = OutageWaiter(
             [client],
             arguments.wait,
             stopped=stopped,
@@ -170,7 +170,7 @@ def _check_same(bundle: Bundle, code_space: str) -> None:
 
 
 def _each(
-    jobs: Iterable[photos.Job], work: Work, patience: Patience, workers: int, stopped: threading.Event
+    jobs: Iterable[photos.Job], work: Work, patience: OutageWaiter, workers: int, stopped: threading.Event
 ) -> Iterator[_Done]:
     """The jobs as they end; `workers` of them are under way at a time, and only those hold pictures.
 
@@ -220,7 +220,7 @@ def _do(job: photos.Job, work: Work, call: Callable[[Callable[[], Outcome]], Out
     seen = fingerprint(job.source)
     try:
         facts = report.outcome_as_json(call(lambda: work(job)))
-    except (OutOfPatienceError, *_OF_THE_RUN):
+    except (OutageTooLongError, *_OF_THE_RUN):
         raise
     except (IndomainError, OSError, ValueError, TypeError) as error:
         return _Done(job, seen, {"error": report.error_as_json(error)}, failed=True)

@@ -13,21 +13,21 @@ from PIL import Image
 
 from indomain import (
     Align,
-    Between,
     Client,
     Diffused,
     Edit,
     Edited,
     GatewayUnreachableError,
     IndomainError,
+    InterpolationFrame,
     Inversion,
     Mixed,
     Sample,
 )
-from indomain._patience import OutOfPatienceError
 from indomain.cli import bulk, parser, photos, report
+from indomain.clients.outages import OutageTooLongError
 
-__all__ = ["GatewayUnreachableError", "IndomainError", "OutOfPatienceError", "run"]
+__all__ = ["GatewayUnreachableError", "IndomainError", "OutageTooLongError", "run"]
 
 # Seeds in one request; well under what any gateway takes, and large enough to fill a batch.
 _SEEDS_A_CALL = 16
@@ -114,7 +114,7 @@ def _source(path: Path) -> Any:
 
 def _interpolate(client: Client, arguments: argparse.Namespace) -> bool:
     output: Path = arguments.output
-    found: list[Between] = []
+    found: list[InterpolationFrame] = []
     with report.progress("Interpolating", arguments.count) as advance:
         start, end = _source(arguments.start), _source(arguments.end)
         for picture in client.interpolate(start, end, arguments.count, **_refinement(arguments)):
@@ -203,7 +203,7 @@ def _refinement(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _picture(result: Inversion | Edited | Between | Mixed | Diffused) -> Image.Image:
+def _picture(result: Inversion | Edited | InterpolationFrame | Mixed | Diffused) -> Image.Image:
     """What is written: the photograph with the result in its place, where that was asked for."""
     return result.image if result.pasted is None else result.pasted
 

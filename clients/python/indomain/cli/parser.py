@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import indomain
-from indomain._constants import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
+from indomain.constants import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
 
 DEFAULT_JOBS = 16  # `make bench-bulk`: more of them gain nothing
 DEFAULT_WAIT_S = 300.0

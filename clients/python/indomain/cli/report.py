@@ -27,13 +27,13 @@ from rich.table import Table
 from rich.text import Text
 
 from indomain import (
-    Between,
     Bundle,
     Diffused,
     Direction,
     Edited,
     GatewayInfo,
     IndomainError,
+    InterpolationFrame,
     Inversion,
     Mixed,
     Sample,
@@ -43,7 +43,7 @@ from indomain import (
 _answers = Console(width=None if sys.stdout.isatty() else 200)  # into a file or a pipe, names are not folded
 _notes = Console(stderr=True)
 
-# Between two lines of progress where there is no terminal: enough for a log to show that it goes on.
+# InterpolationFrame two lines of progress where there is no terminal: enough for a log to show that it goes on.
 _LINE_EVERY_S = 10.0
 
 
@@ -178,7 +178,7 @@ def outcome_as_json(result: Inversion | Edited) -> dict[str, Any]:
     }
 
 
-def between_as_json(found: Sequence[Between], outputs: Sequence[Path]) -> list[dict[str, Any]]:
+def between_as_json(found: Sequence[InterpolationFrame], outputs: Sequence[Path]) -> list[dict[str, Any]]:
     return [
         {
             "index": picture.index,

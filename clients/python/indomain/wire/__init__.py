@@ -1,1 +1,1 @@
-"""Values of the contract as they travel: messages as JSON. Shared by the SDK and the gateway."""
+"""Values of the contract as they travel: messages as JSON, pictures, codes. The gateway uses the JSON too."""

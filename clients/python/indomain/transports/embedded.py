@@ -1,4 +1,4 @@
-"""The pipeline in this process, for `Client(":embedded:")`: starts the application's gateway in a thread of its own."""
+"""A gateway in this process, for `Client(":embedded:")`: starts the application's gateway in a thread of its own."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from indomain._constants import EMBEDDED
-from indomain._credentials import Credentials
-from indomain._exceptions import NotInstalledError, ServerError
-from indomain._grpc import AsyncGrpcTransport, GrpcTransport
+from indomain.constants import EMBEDDED
+from indomain.exceptions import NotInstalledError, ServerError
+from indomain.transports.credentials import Credentials
+from indomain.transports.grpc import AsyncGrpcTransport, GrpcTransport
 
 
 class EmbeddedGateway:
-    """A gateway that lives as long as its client."""
+    """A gateway that runs until its client is closed, at the latest until the program ends."""
 
     def __init__(self, model_repository: str | os.PathLike[str] | None) -> None:
         self._repository = None if model_repository is None else Path(model_repository)
@@ -26,11 +26,11 @@ class EmbeddedGateway:
         self._stop: Any = None
 
     def start(self) -> str:
-        """The address of its gRPC, once its graphs are loaded and warm.
+        """Starts the gateway unless it runs, waits until its graphs are loaded, and returns its gRPC address.
 
         Raises:
-            NotInstalledError: the application is not there.
-            ServerError: it cannot start; the message says why.
+            NotInstalledError: the application is not installed.
+            ServerError: the gateway cannot start; the message says why.
         """
         with self._starting:
             if not self._address:
@@ -42,7 +42,8 @@ class EmbeddedGateway:
                     raise ServerError(
                         f"The embedded gateway cannot start: {error}", reason="cannot_start"
                     ) from error
-                self._stop = weakref.finalize(self, gateway.stop)  # at the latest when the program ends
+                # Also stops it when this object is collected, and when the program ends.
+                self._stop = weakref.finalize(self, gateway.stop)
             return self._address
 
     def stop(self) -> None:
@@ -51,7 +52,7 @@ class EmbeddedGateway:
 
 
 class EmbeddedTransport(GrpcTransport):
-    """To a gateway of its own, which is there once this is made."""
+    """Calls to an embedded gateway. Making it starts the gateway, which takes seconds."""
 
     def __init__(self, gateway: EmbeddedGateway) -> None:
         super().__init__(gateway.start(), Credentials.none())
@@ -64,7 +65,7 @@ class EmbeddedTransport(GrpcTransport):
 
 
 class AsyncEmbeddedTransport(AsyncGrpcTransport):
-    """The same, which starts when it is first used: that takes seconds, and a loop must not wait for it."""
+    """The same for coroutines. The first call starts the gateway, in a thread so that the event loop goes on."""
 
     def __init__(self, gateway: EmbeddedGateway) -> None:
         super().__init__(EMBEDDED, Credentials.none())
@@ -81,7 +82,7 @@ class AsyncEmbeddedTransport(AsyncGrpcTransport):
 
 
 def _application() -> Any:
-    # By its name: the SDK knows of the application only that it may be there.
+    # Imported by name: the SDK does not depend on the application.
     try:
         return importlib.import_module("serving.in_process")
     except ModuleNotFoundError as error:

@@ -1,39 +1,31 @@
-"""Answers of the service to results: messages to plain Python values."""
+"""Answers of the gateway as results: each function reads one kind of message."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 from PIL import Image
 
-from indomain._codes import code_from_wire
-from indomain._pictures import picture_from_wire
-from indomain._results import (
-    AreaChange,
-    Between,
-    Bundle,
+from indomain.calls.options import Edit, Refine
+from indomain.results.bundles import Bundle, Direction, GatewayInfo, HeldOut, Limits, Preset
+from indomain.results.inversion import Inversion
+from indomain.results.measures import AreaChange, Face, FoundFaces, Losses, Placement, Points
+from indomain.results.pictures import (
     Diffused,
-    Direction,
-    Edit,
     Edited,
-    Face,
-    FoundFaces,
-    GatewayInfo,
-    HeldOut,
-    Inversion,
+    InterpolationFrame,
     InvertProgress,
-    Limits,
-    Losses,
     Mixed,
-    Placement,
-    Points,
-    Preset,
-    Refine,
     Sample,
     SessionPicture,
 )
 from indomain.v1 import editing_pb2
+from indomain.wire.codes import code_from_wire
+from indomain.wire.pictures import picture_from_wire
+
+_Inversion = TypeVar("_Inversion", bound=Inversion)
 
 
 def gateway_info(answer: editing_pb2.ListBundlesResponse) -> GatewayInfo:
@@ -71,8 +63,11 @@ def found_faces(answer: editing_pb2.FindFacesResponse) -> FoundFaces:
     )
 
 
-def inversion(answer: editing_pb2.InvertResponse) -> Inversion:
-    return Inversion(
+def inversion(
+    answer: editing_pb2.InvertResponse, kind: type[_Inversion], edit: Callable[..., Any]
+) -> _Inversion:
+    """The inversion, as an `Inversion` or `AsyncInversion`; `edit` is the client's method."""
+    return kind(
         bundle=answer.bundle,
         code=code_from_wire(answer.code),
         image=picture_from_wire(answer.image),
@@ -86,6 +81,7 @@ def inversion(answer: editing_pb2.InvertResponse) -> Inversion:
         code_space=answer.code.space,
         pasted=_optional_picture(answer, "pasted", answer.pasted),
         placement=_placement(answer),
+        _edit=edit,
     )
 
 
@@ -110,9 +106,12 @@ def edited(answer: editing_pb2.EditResponse) -> Edited:
     )
 
 
-def watched(answer: editing_pb2.WatchInvertResponse) -> InvertProgress | Inversion:
+def inversion_event(
+    answer: editing_pb2.WatchInvertResponse, read: Callable[[editing_pb2.InvertResponse], _Inversion]
+) -> InvertProgress | _Inversion:
+    """A report of progress, or the inversion, which `read` makes."""
     if answer.WhichOneof("event") == "result":
-        return inversion(answer.result)
+        return read(answer.result)
     progress = answer.progress
     return InvertProgress(
         step=progress.step,
@@ -139,8 +138,8 @@ def session_picture(answer: editing_pb2.EditSessionResponse) -> SessionPicture:
     )
 
 
-def between(answer: editing_pb2.InterpolateResponse) -> Between:
-    return Between(
+def interpolation_frame(answer: editing_pb2.InterpolateResponse) -> InterpolationFrame:
+    return InterpolationFrame(
         index=answer.index,
         position=answer.position,
         bundle=answer.bundle,
@@ -186,7 +185,7 @@ def diffused(answer: editing_pb2.DiffuseResponse) -> Diffused:
     )
 
 
-def decoded(answer: editing_pb2.DecodeResponse) -> list[Image.Image]:
+def pictures(answer: editing_pb2.DecodeResponse) -> list[Image.Image]:
     return [picture_from_wire(image) for image in answer.images]
 
 

@@ -1,19 +1,21 @@
-"""Whether a failed call is tried again, and after how long. Every kind of client asks here and nowhere else."""
+"""Whether a failed call is tried again, and after how long. Both clients decide here and nowhere else."""
 
 from __future__ import annotations
 
 import random
 import time
 import uuid
+from typing import Any
 
 from google.protobuf.message import Message
 
-from indomain import _calls
-from indomain._constants import RETRY_FIRST_BACKOFF_S, RETRY_MAX_BACKOFF_S
-from indomain._exceptions import DeadlineExceededError, IndomainError, UnknownCodeHandleError
+from indomain.calls.call import Call
+from indomain.calls.sources import has_handles, name_codes
+from indomain.constants import RETRY_FIRST_BACKOFF_S, RETRY_MAX_BACKOFF_S
+from indomain.exceptions import DeadlineExceededError, IndomainError, UnknownCodeHandleError
 
 
-class Terms:
+class RetryPolicy:
     """How long the calls of one client may take, and how often they are tried again."""
 
     def __init__(self, address: str, timeout_s: float, max_retries: int) -> None:
@@ -22,9 +24,10 @@ class Terms:
         self.max_retries = max_retries
         self._closed = False
 
-    def tries(self, request: Message, timeout_s: float | None) -> Tries:
-        """Raises ValueError once the client is closed."""
-        return Tries(self, request, self.new_request_id(), self.timeout_s if timeout_s is None else timeout_s)
+    def attempts(self, call: Call[Any]) -> Attempts:
+        """Starts a call: its time begins to run. Raises ValueError once the client is closed."""
+        timeout_s = self.timeout_s if call.timeout_s is None else call.timeout_s
+        return Attempts(self, call.request, self.new_request_id(), timeout_s)
 
     def new_request_id(self) -> str:
         """Raises ValueError once the client is closed."""
@@ -36,50 +39,57 @@ class Terms:
         self._closed = True
 
 
-class Tries:
-    """The tries of one request, under one deadline and one request id."""
+class Attempts:
+    """The attempts at one call, under one deadline and one request id."""
 
-    def __init__(self, terms: Terms, request: Message, request_id: str, timeout_s: float) -> None:
-        self._terms = terms
+    def __init__(self, policy: RetryPolicy, request: Message, request_id: str, timeout_s: float) -> None:
+        self._policy = policy
         self._request = request
-        self._by_handle = self._has_handles = _calls.has_handles(request)
+        self._by_handle = self._has_handles = has_handles(request)
         self._request_id = request_id
         self._deadline_s = time.monotonic() + timeout_s
         self._retries_done = 0
 
     def next(self) -> tuple[Message, str, float]:
-        """What the next try sends, its request id, and the seconds that it has. Raises DeadlineExceededError.
+        """The request of the next attempt, its request id, and the seconds that it has.
 
-        Codes go by the gateway's handles for them, until it says that it has forgotten one.
+        Codes are sent by the gateway's handles for them, until the gateway says that it has forgotten one.
+
+        Raises DeadlineExceededError where no time is left.
         """
         remaining_s = self._deadline_s - time.monotonic()
         if remaining_s <= 0:
             raise DeadlineExceededError(
-                f"No time was left to ask the gateway at {self._terms.address}",
+                f"No time was left to ask the gateway at {self._policy.address}",
                 reason="deadline_exceeded",
                 code="DEADLINE_EXCEEDED",
                 request_id=self._request_id,
             )
-        return self._named_request(), self._request_id, remaining_s
+        return self._request_to_send(), self._request_id, remaining_s
 
-    def _named_request(self) -> Message:
+    def _request_to_send(self) -> Message:
         if not self._has_handles:
             return self._request
         request = type(self._request)()
         request.CopyFrom(self._request)
-        _calls.name_codes(request, by_handle=self._by_handle)
+        name_codes(request, by_handle=self._by_handle)
         return request
 
     def wait_after_s(self, error: IndomainError, *, answered: bool = False) -> float:
-        """Seconds to wait before the next try. Raises the error where there is none; `answered`: in part."""
+        """Seconds to wait after a failed attempt, before the next one.
+
+        Args:
+            error: how the attempt failed. It is raised where there is no next attempt.
+            answered: some answers of a stream have come already; then there is no next attempt.
+        """
         if self._by_handle and not answered and isinstance(error, UnknownCodeHandleError):
-            self._by_handle = False  # the codes themselves, then
+            self._by_handle = False
             return 0.0
         wait_s = _retry_wait_s(error, retries_done=self._retries_done)
         if answered or not _should_retry(
             error,
             retries_done=self._retries_done,
-            max_retries=self._terms.max_retries,
+            max_retries=self._policy.max_retries,
             wait_s=wait_s,
             remaining_s=self._deadline_s - time.monotonic(),
         ):
@@ -91,14 +101,14 @@ class Tries:
 def _should_retry(
     error: IndomainError, *, retries_done: int, max_retries: int, wait_s: float, remaining_s: float
 ) -> bool:
-    """Only what the gateway's error table calls retryable, and only if the call's time outlasts the wait.
+    """Only what the gateway calls retryable is tried again, and only if the call has time left after the wait.
 
-    A broken connection is not in that table: trying it again blindly is how an outage becomes an overload.
+    A broken connection is not retryable: if every client tried again at once, an outage would become an overload.
     """
     return error.retryable and retries_done < max_retries and wait_s < remaining_s
 
 
 def _retry_wait_s(error: IndomainError, *, retries_done: int) -> float:
-    """Seconds to wait: exponential back-off, never less than the gateway asks for, spread by up to a quarter."""
+    """Exponential back-off, at least what the gateway asks for, plus up to a quarter at random."""
     backoff_s = min(RETRY_FIRST_BACKOFF_S * 2.0**retries_done, RETRY_MAX_BACKOFF_S)
     return max(backoff_s, error.retry_after_s) * random.uniform(1.0, 1.25)

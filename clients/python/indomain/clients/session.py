@@ -1,64 +1,67 @@
-"""An edit session: a source once, then edits as somebody drags a slider. What the messages hold is in _calls.py."""
+"""An edit session: one source, then edits as somebody drags a slider."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from indomain import _answers, _calls
-from indomain._exceptions import RequestCancelledError, error_from_detail
-from indomain._pictures import PictureLike
-from indomain._results import Align, Edit, Refine, SessionPicture
-from indomain._transports import AsyncConversation, Conversation
-from indomain._twins import documented_as
+from indomain.calls import editing
+from indomain.calls.options import Align, Refine
+from indomain.calls.sources import SAME_SOURCE, EditSource
+from indomain.exceptions import RequestCancelledError
+from indomain.results.answers import session_picture
+from indomain.results.pictures import SessionPicture
+from indomain.signatures import arguments_after_first, documented_as
+from indomain.transports.errors import error_from_detail
+from indomain.transports.protocols import AsyncConversation, Conversation
 from indomain.v1 import editing_pb2
+
+# Makes a method take the arguments of `Client.edit` that concern each edit: not the source, nor what goes with it.
+_takes_edit_options = arguments_after_first(editing.edit, without=editing.OPENING_OPTIONS)  # type: ignore[arg-type]
 
 
 class _Requests:
-    """The requests of one session, numbered; a source stands in the first one and in those that change it."""
+    """Makes the requests of one session and numbers them. The first has the source, and the first after each change."""
 
     def __init__(self, opening: editing_pb2.EditSessionRequest) -> None:
         self._output = opening.edit.output
         self._opening: editing_pb2.EditSessionRequest | None = opening
         self._sequence = 0
 
-    def next(
-        self,
-        steps: list[editing_pb2.EditStep],
-        region: _calls.Area | None,
-        mask: PictureLike | None,
-    ) -> editing_pb2.EditSessionRequest:
-        request = editing_pb2.EditSessionRequest()
-        _calls.put_area(request.edit, region, mask)
+    def next(self, *args: Any, **options: Any) -> editing_pb2.EditSessionRequest:
+        """The request of an edit; the arguments are those of `EditSession.send`.
+
+        Raises TypeError for an option of the session's source, or of its answers.
+        """
+        if misplaced := sorted(options.keys() & editing.OPENING_OPTIONS):
+            raise TypeError(f"a session takes {', '.join(misplaced)} when it is opened (Client.session)")
+        edit: editing_pb2.EditRequest = editing.edit(SAME_SOURCE, *args, **options).request
+        for field in ("refine", "output", "align"):
+            edit.ClearField(field)
+        request = editing_pb2.EditSessionRequest(edit=edit)
         if self._opening is not None:
             request.MergeFrom(self._opening)
             self._opening = None
         self._sequence += 1
         request.sequence = self._sequence
-        request.edit.edits.extend(steps)
         return request
 
-    def change(
-        self, source: _calls.EditSource, bundle: str, refine: Refine | None, align: Align | None
-    ) -> None:
-        self._opening = _calls.session_opening(
-            source,
-            bundle=bundle,
-            refine=_calls.refine_options(None, None, refine),
-            output=self._output,
-            align=_calls.align_options(align),
-        )
+    def change(self, source: EditSource, bundle: str, refine: Refine | None, align: Align | None) -> None:
+        """Puts another source into the next request."""
+        self._opening = editing.session(source, bundle=bundle, refine=refine, align=align).request
+        self._opening.edit.output.CopyFrom(self._output)
 
 
-def _picture(answer: editing_pb2.EditSessionResponse, address: str) -> SessionPicture:
+def _read(answer: editing_pb2.EditSessionResponse, address: str) -> SessionPicture:
+    """The picture of an answer. Raises the error that the answer describes."""
     if answer.WhichOneof("outcome") == "error":
         raise error_from_detail(answer.error, address=address)
-    return _answers.session_picture(answer)
+    return session_picture(answer)
 
 
-def _ended() -> RequestCancelledError:
+def _session_ended() -> RequestCancelledError:
     return RequestCancelledError(
         "The session has ended; open another one", reason="cancelled", code="CANCELLED"
     )
@@ -67,8 +70,8 @@ def _ended() -> RequestCancelledError:
 class EditSession:
     """Open it with `Client.session`; close it or use it in a `with`.
 
-    The gateway works on one request at a time, and of those that come meanwhile on the newest only. One thread may send
-    while another iterates over the answers; `edit` does both and is for a single thread.
+    The gateway works on one request at a time; of the requests that come meanwhile it takes only the newest. One thread
+    may send while another iterates over the answers. `edit` does both, and is for a single thread.
     """
 
     def __init__(
@@ -78,16 +81,12 @@ class EditSession:
         self._requests = _Requests(opening)
         self._address = address
 
-    def send(
-        self,
-        *edits: Edit,
-        keep: Iterable[str] = (),
-        region: _calls.Area | None = None,
-        mask: PictureLike | None = None,
-        **strengths: float,
-    ) -> int:
-        """Asks for the source with these edits and does not wait. They are all that are in force, not what has changed;
-        keep, region and mask, too, are as in `Client.edit`. Returns the request's number.
+    @_takes_edit_options
+    def send(self, *args: Any, **options: Any) -> int:
+        """Sends an edit of the source and does not wait for the answer. Returns the number of the request.
+
+        The arguments are as in `Client.edit`. They replace those of the requests before: an edit or an area that is not
+        named again is no longer in force.
 
         Example:
             >>> with client.session("portrait.png") as session:
@@ -99,61 +98,55 @@ class EditSession:
             >>> picture.sequence == number
             True
         """
-        request = self._requests.next(_calls.edit_steps(edits, strengths, keep), region, mask)
+        request = self._requests.next(*args, **options)
         self._conversation.send(request)
         return request.sequence
 
-    def edit(
-        self,
-        *edits: Edit,
-        keep: Iterable[str] = (),
-        region: _calls.Area | None = None,
-        mask: PictureLike | None = None,
-        **strengths: float,
-    ) -> SessionPicture:
-        """The same, and waits for its answer, or a newer one.
+    @_takes_edit_options
+    def edit(self, *args: Any, **options: Any) -> SessionPicture:
+        """Sends an edit of the source, as `send`, and waits for its answer or a newer one.
 
         Raises:
             UnknownDirectionError, InvalidOptionError, InvalidPictureError, InvalidCodeError: the gateway refuses the
                 request; the session goes on.
             IndomainError: the session has ended.
         """
-        sequence = self.send(*edits, keep=keep, region=region, mask=mask, **strengths)
+        sequence = self.send(*args, **options)
         while True:
             answer = self._conversation.receive()
             if answer is None:
-                raise _ended()
+                raise _session_ended()
             if answer.sequence >= sequence:
-                return _picture(answer, self._address)
+                return _read(answer, self._address)
 
     def change(
         self,
-        source: _calls.EditSource,
+        source: EditSource,
         *,
         bundle: str = "",
         refine: Refine | None = None,
         align: Align | None = None,
     ) -> None:
-        """Goes on with another source, from the next request on; work on the old one stops when that is sent."""
+        """Goes on with another source from the next request on. When that is sent, work on the old source stops."""
         self._requests.change(source, bundle, refine, align)
 
     def finish(self) -> None:
-        """No more requests: iterating ends after the answers to those that were sent."""
+        """Says that no more requests follow: iterating ends after the answers to those that were sent."""
         self._conversation.finish()
 
     def close(self) -> None:
-        """Ends the session; what is under way is given up."""
+        """Ends the session and cancels the request that is under way."""
         self._conversation.close()
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> SessionPicture:
-        """The next answer; waits for it. Raises what `edit` raises, for the request that it answers."""
+        """Waits for the next answer. Raises what `edit` raises, for the request that is answered."""
         answer = self._conversation.receive()
         if answer is None:
             raise StopIteration
-        return _picture(answer, self._address)
+        return _read(answer, self._address)
 
     def __enter__(self) -> Self:
         return self
@@ -168,7 +161,7 @@ class EditSession:
 class AsyncEditSession:
     """Open it with `AsyncClient.session`; close it or use it in an `async with`.
 
-    As `EditSession`: one task may send while another iterates over the answers; `edit` does both and is for one task.
+    As `EditSession`: one task may send while another iterates over the answers; `edit` does both, and is for one task.
     """
 
     def __init__(
@@ -183,38 +176,26 @@ class AsyncEditSession:
         self._requests = _Requests(opening)
         self._address = address
 
-    async def send(
-        self,
-        *edits: Edit,
-        keep: Iterable[str] = (),
-        region: _calls.Area | None = None,
-        mask: PictureLike | None = None,
-        **strengths: float,
-    ) -> int:
-        request = self._requests.next(_calls.edit_steps(edits, strengths, keep), region, mask)
+    @_takes_edit_options
+    async def send(self, *args: Any, **options: Any) -> int:
+        request = self._requests.next(*args, **options)
         await (await self._opened()).send(request)
         return request.sequence
 
-    async def edit(
-        self,
-        *edits: Edit,
-        keep: Iterable[str] = (),
-        region: _calls.Area | None = None,
-        mask: PictureLike | None = None,
-        **strengths: float,
-    ) -> SessionPicture:
-        sequence = await self.send(*edits, keep=keep, region=region, mask=mask, **strengths)
+    @_takes_edit_options
+    async def edit(self, *args: Any, **options: Any) -> SessionPicture:
+        sequence = await self.send(*args, **options)
         conversation = await self._opened()
         while True:
             answer = await conversation.receive()
             if answer is None:
-                raise _ended()
+                raise _session_ended()
             if answer.sequence >= sequence:
-                return _picture(answer, self._address)
+                return _read(answer, self._address)
 
     async def change(
         self,
-        source: _calls.EditSource,
+        source: EditSource,
         *,
         bundle: str = "",
         refine: Refine | None = None,
@@ -236,7 +217,7 @@ class AsyncEditSession:
         answer = await (await self._opened()).receive()
         if answer is None:
             raise StopAsyncIteration
-        return _picture(answer, self._address)
+        return _read(answer, self._address)
 
     async def __aenter__(self) -> Self:
         await self._opened()

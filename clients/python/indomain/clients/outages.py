@@ -1,4 +1,4 @@
-"""Sits out what passes: a gateway that is away for a while, or full. For long runs, where a person would try again."""
+"""Long runs wait while the gateway is away or full, and go on when it is back, as a person would."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import suppress
 from threading import Event, Lock
 from typing import TypeVar
 
-from indomain._client import Client
-from indomain._exceptions import (
+from indomain.clients.client import Client
+from indomain.exceptions import (
     DeadlineExceededError,
     GatewayUnreachableError,
     IndomainError,
@@ -18,34 +18,35 @@ from indomain._exceptions import (
     RequestCancelledError,
     UnavailableError,
 )
-from indomain._results import GatewayInfo
+from indomain.results.bundles import GatewayInfo
 
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 5.0
 _PROBE_TIMEOUT_S = 5.0
-# Of a picture's calls, with the gateway there again in between. More of them, and it may be the picture that does it.
+# How often the connection may break at one picture, with the gateway back in between. If it breaks more often, the
+# picture itself may be the cause.
 _MAX_BREAKS = 4
 
 _Result = TypeVar("_Result")
 
 
 class StoppedError(Exception):
-    """The run was stopped while a picture waited; nothing became of it."""
+    """The run was stopped while a picture waited for the gateway."""
 
 
-class OutOfPatienceError(GatewayUnreachableError):
-    """The gateway has been away, or full, for longer than a run would wait."""
+class OutageTooLongError(GatewayUnreachableError):
+    """The gateway has been away or full for longer than the run waits."""
 
 
-class Patience:
-    """Shared by the threads of one run.
+class OutageWaiter:
+    """Makes calls again that failed because the gateway was away or full. Shared by the threads of one run.
 
     Args:
-        clients: asked whether their gateway is back; one that is suffices.
+        clients: asked whether their gateways are back; it is enough if one is.
         wait_s: how long each picture may wait.
-        stopped: ends all waiting.
-        on_pause: told once, when the gateway goes away or is full.
-        on_return: told what it serves when it is back; may raise, if that is not the same.
+        stopped: when set, nobody waits any more.
+        on_pause: called once when the gateway goes away or is full, with the error that showed it.
+        on_return: called when the gateway is back, with what it serves now. It may raise, to end the run.
     """
 
     def __init__(
@@ -62,17 +63,17 @@ class Patience:
         self._stopped = stopped or Event()
         self._on_pause = on_pause
         self._on_return = on_return
-        self._lock = Lock()  # of _away
+        # Guards _away.
+        self._lock = Lock()
         self._away = False
 
     def call(self, work: Callable[[], _Result]) -> _Result:
-        """What `work` answers, called again after each outage.
+        """Calls `work`, again after each outage, and returns its result.
 
         Raises:
-            IndomainError: what `work` raises for another reason; or for this one, when the connection breaks again
-                and again at this very call.
-            OutOfPatienceError: the time is up.
-            StoppedError: the run was stopped meanwhile.
+            IndomainError: `work` failed for another reason, or the connection broke at it again and again.
+            OutageTooLongError: the gateway did not come back in time.
+            StoppedError: the run was stopped while this waited.
         """
         give_up_s: float | None = None
         breaks = 0
@@ -80,7 +81,7 @@ class Patience:
             try:
                 result = work()
             except IndomainError as error:
-                if not self._passes(error):
+                if not self._is_outage(error):
                     raise
                 breaks += not isinstance(error, OverloadedError)
                 give_up_s = give_up_s or time.monotonic() + self._wait_s
@@ -90,43 +91,44 @@ class Patience:
             else:
                 return result
 
-    def _passes(self, error: IndomainError) -> bool:
-        """Whether it is nothing about the call: the gateway is away, stopping, or full."""
+    def _is_outage(self, error: IndomainError) -> bool:
+        """Whether the call failed because the gateway is away, stopping or full, whatever the call was."""
         if isinstance(error, (UnavailableError, OverloadedError, RequestCancelledError)):
             return True
-        # A host that is gone says nothing: the time runs out, as with a picture that takes too long.
+        # When the host is gone, the time of a call runs out, as with a picture that takes too long: ask the gateway.
         return isinstance(error, DeadlineExceededError) and self._probe() is None
 
     def _wait(self, error: IndomainError, give_up_s: float) -> None:
-        """Returns when the gateway answers again."""
+        """Waits until the gateway answers again."""
         pause_s = max(_FIRST_PAUSE_S, error.retry_after_s)
         while True:
             left_s = give_up_s - time.monotonic()
             if left_s <= 0:
-                told = f"Waited for {self._wait_s:g} s, in vain: {error.message}"
-                raise OutOfPatienceError(told, request_id=error.request_id) from error
-            self._tell_pause(error)
+                message = f"Waited for {self._wait_s:g} s, in vain: {error.message}"
+                raise OutageTooLongError(message, request_id=error.request_id) from error
+            self._report_pause(error)
             if self._stopped.wait(min(left_s, pause_s * random.uniform(1.0, 1.25))):
                 raise StoppedError from error
             info = self._probe()
             if info is not None:
-                self._tell_return(info)
+                self._report_return(info)
                 return
             pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
 
     def _probe(self) -> GatewayInfo | None:
+        """What a gateway serves that answers; None if none does."""
         for client in self._clients:
             with suppress(UnavailableError, OverloadedError, DeadlineExceededError, RequestCancelledError):
                 return client.info(timeout_s=_PROBE_TIMEOUT_S)
         return None
 
-    def _tell_pause(self, error: IndomainError) -> None:
+    def _report_pause(self, error: IndomainError) -> None:
         with self._lock:
             first, self._away = not self._away, True
         if first and self._on_pause is not None:
             self._on_pause(error)
 
-    def _tell_return(self, info: GatewayInfo) -> None:
+    def _report_return(self, info: GatewayInfo) -> None:
         with self._lock:
             first, self._away = self._away, False
         if first and self._on_return is not None:

@@ -1,4 +1,4 @@
-"""What a client shows a gateway and asks of it: an API key, certificates. For both kinds of client."""
+"""The API key and the certificates of a client, for every transport."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Self
 
 import grpc
 
-from indomain._constants import API_KEY_VARIABLE, REQUEST_ID_KEY
+from indomain.constants import API_KEY_VARIABLE, REQUEST_ID_KEY
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Credentials:
-    """`metadata` goes with every call. Files are PEM; without `tls` nothing is encrypted. Never shown in a repr."""
+    """`metadata` is sent with every call. Files are PEM; without `tls` nothing is encrypted. The repr shows nothing."""
 
     metadata: tuple[tuple[str, str], ...]
     tls: bool
@@ -31,7 +31,7 @@ class Credentials:
         root_certificates: str | os.PathLike[str] | None = None,
         client_certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
     ) -> Self:
-        """The arguments are those of `Client`. Raises ValueError for no key."""
+        """The arguments are those of `Client`. Raises ValueError where the key cannot be one."""
         key = os.environ.get(API_KEY_VARIABLE) if api_key is None else api_key
         if key and not (key.isascii() and key.isprintable() and " " not in key):
             raise ValueError(
@@ -43,15 +43,15 @@ class Credentials:
 
     @classmethod
     def none(cls) -> Self:
-        """For what is in this process."""
+        """No key and no encryption, for a gateway in this process."""
         return cls((), False, None, None)
 
     def metadata_with(self, request_id: str) -> tuple[tuple[str, str], ...]:
-        """What goes with one call."""
+        """The metadata (over HTTP: headers) of one call."""
         return ((REQUEST_ID_KEY, request_id), *self.metadata)
 
     def for_grpc(self) -> grpc.ChannelCredentials | None:
-        """None where nothing is encrypted. Raises OSError where a file cannot be read."""
+        """Credentials of a gRPC channel; None without `tls`. Raises OSError where a file cannot be read."""
         if not self.tls:
             return None
         certificate, private_key = self.client_certificate or (None, None)
@@ -62,7 +62,7 @@ class Credentials:
         )
 
     def for_https(self) -> ssl.SSLContext:
-        """Raises OSError where a file cannot be read."""
+        """TLS settings of HTTPS and websockets. Raises OSError where a file cannot be read."""
         context = ssl.create_default_context(cafile=self.root_certificates)
         if self.client_certificate is not None:
             context.load_cert_chain(*self.client_certificate)

@@ -1,4 +1,4 @@
-"""Results as files: one .npz with the arrays, and everything else as JSON in the array `about`. Never a pickle."""
+"""Saved results: .npz files with codes and pictures as arrays, all else as JSON in the array `about`, no pickles."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from PIL import Image
 
-from indomain._exceptions import InvalidFileError
+from indomain.exceptions import InvalidFileError
 
 _FORMAT: Final = 1
-_NOT_KEPT: Final = (
-    "handle",
-    "source_handle",
-    "_edit",
-)  # a gateway's names for codes, and the client: both pass
+# The gateway forgets handles, and a client cannot be saved.
+_NOT_SAVED: Final = ("handle", "source_handle", "_edit")
+
+# What a kind of result was called in the files of earlier versions.
+_FORMER_KINDS: Final = {"Between": "InterpolationFrame"}
 
 
 def save(result: Any, file: str | os.PathLike[str] | BinaryIO) -> None:
-    """Writes a result's dataclass. Raises OSError."""
+    """Writes a result, which is a dataclass with a picture `image`. Raises OSError."""
     arrays: dict[str, Any] = {}
     facts: dict[str, Any] = {}
     for field in fields(result):
         value = getattr(result, field.name)
-        if field.name in _NOT_KEPT:
+        if field.name in _NOT_SAVED:
             continue
         if isinstance(value, (np.ndarray, Image.Image)):
             arrays[field.name] = np.asarray(value)
@@ -51,7 +51,7 @@ def save(result: Any, file: str | os.PathLike[str] | BinaryIO) -> None:
 
 
 def load(kind: type, file: str | os.PathLike[str] | BinaryIO) -> dict[str, Any]:
-    """The fields of a result. Raises OSError, InvalidFileError."""
+    """Reads the fields of a result of class `kind` from a file. Raises OSError, InvalidFileError."""
     try:
         with np.load(file, allow_pickle=False) as stored:
             about = json.loads(str(stored["about"]))
@@ -59,11 +59,11 @@ def load(kind: type, file: str | os.PathLike[str] | BinaryIO) -> dict[str, Any]:
         facts = about["facts"]
     except (ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise _invalid(kind, file, "it is no .npz of this package") from error
-    if about.get("format") != _FORMAT or about.get("kind") != _kind(kind):
-        raise _invalid(
-            kind, file, f"it holds {about.get('kind')!r} in format {about.get('format')!r}, not {_FORMAT}"
-        )
-    hints = typing.get_type_hints(kind, localns={"AsyncClient": object, "Client": object})
+    found = about.get("kind")
+    found = _FORMER_KINDS.get(str(found), found)
+    if about.get("format") != _FORMAT or found != _kind(kind):
+        raise _invalid(kind, file, f"it holds {found!r} in format {about.get('format')!r}, not {_FORMAT}")
+    hints = typing.get_type_hints(kind)
     try:
         values = {name: _value(fact, hints[name]) for name, fact in facts.items()}
         return values | {name: _array(array, hints[name]) for name, array in arrays.items()}
@@ -76,8 +76,9 @@ def _kind(cls: type) -> str:
 
 
 def _value(fact: Any, hint: Any) -> Any:
-    """A fact as the field's type: JSON knows neither dataclasses nor tuples."""
-    if isinstance(hint, types.UnionType):  # with None
+    """A value of the JSON as its field's type `hint`: JSON has neither dataclasses nor tuples."""
+    # `X | None` is the only union among the fields.
+    if isinstance(hint, types.UnionType):
         hint = typing.get_args(hint)[0]
     if isinstance(fact, list):
         return tuple(_value(item, typing.get_args(hint)[0]) for item in fact)

@@ -1,11 +1,12 @@
-"""Every default of the SDK, with its unit in the name. The gateway's own limits are asked of it, not kept here."""
+"""Every default of the SDK, with its unit in the name. The gateway reports its own limits (`Client.info`)."""
 
 from __future__ import annotations
 
 from typing import Final
 
 DEFAULT_ADDRESS: Final = "localhost:8500"
-EMBEDDED: Final = ":embedded:"  # in place of an address: the pipeline in this process
+# In place of an address: run the pipeline in this process.
+EMBEDDED: Final = ":embedded:"
 
 # Refinement is the slow part; the gateway stops it in time and answers with the best code found so far.
 DEFAULT_TIMEOUT_S: Final = 60.0
@@ -14,7 +15,7 @@ DEFAULT_MAX_RETRIES: Final = 3
 RETRY_FIRST_BACKOFF_S: Final = 0.2
 RETRY_MAX_BACKOFF_S: Final = 5.0
 
-# A batch of decoded pictures is larger than gRPC's own 4 MiB.
+# gRPC's own limit is 4 MiB; a batch of decoded pictures is larger.
 MAX_RECEIVE_BYTES: Final = 256 * 1024 * 1024
 
 # With gRPC's default back-off a channel needs up to half a minute to notice that a gateway is back.
@@ -29,5 +30,5 @@ API_KEY_VARIABLE: Final = "INDOMAIN_API_KEY"
 REQUEST_ID_KEY: Final = "x-request-id"
 ERROR_DETAIL_KEY: Final = "indomain-error-bin"
 
-# Arrays up to this size travel without a header or compression; larger ones as PNG, to stay under the limits.
+# Arrays up to this size are sent without compression; larger ones as PNG, to stay under the gateway's limits.
 MAX_RAW_PICTURE_BYTES: Final = 1024 * 1024

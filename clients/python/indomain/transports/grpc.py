@@ -1,4 +1,4 @@
-"""Calls over gRPC, for both kinds of client."""
+"""Calls over gRPC, for `Client` and `AsyncClient`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from indomain._constants import CHANNEL_OPTIONS, REQUEST_ID_KEY
-from indomain._credentials import Credentials
-from indomain._exceptions import RequestCancelledError, error_from_rpc
+from indomain.constants import CHANNEL_OPTIONS, REQUEST_ID_KEY
+from indomain.exceptions import RequestCancelledError
+from indomain.transports.credentials import Credentials
+from indomain.transports.errors import error_from_rpc
 from indomain.v1 import editing_pb2, editing_pb2_grpc
 
+# How long a new session waits for the gateway to say that it was let in.
 _ADMISSION_S = 1.0
 
 
 class GrpcTransport:
-    """A channel to a gateway. It connects when it is first used, and again whenever that broke."""
+    """A channel to a gateway. It connects at the first call, and again after the connection broke."""
 
     def __init__(self, address: str, credentials: Credentials) -> None:
         self.address = address
@@ -61,7 +63,7 @@ class GrpcTransport:
 
 
 class GrpcConversation:
-    """A stream both ways; gRPC reads the requests from a queue, in a thread of its own."""
+    """An edit session. gRPC reads the requests from a queue, in a thread of its own."""
 
     def __init__(
         self,
@@ -94,7 +96,7 @@ class GrpcConversation:
 
 
 class AsyncGrpcTransport:
-    """The same in an event loop: the one in which it is first used."""
+    """The same for coroutines, in the event loop of the first call."""
 
     def __init__(self, address: str, credentials: Credentials) -> None:
         self.address = self._target = address
@@ -104,7 +106,8 @@ class AsyncGrpcTransport:
         self._stub: Any = None
 
     async def open(self) -> None:
-        if self._channel is None:  # only a running loop can have one
+        # A channel needs a running loop, so it is made here and not in the constructor.
+        if self._channel is None:
             self._channel = (
                 grpc.aio.insecure_channel(self._target, options=CHANNEL_OPTIONS)
                 if self._tls is None
@@ -139,14 +142,15 @@ class AsyncGrpcTransport:
         answers = self._stub.EditSession(
             timeout=timeout_s, metadata=self._credentials.metadata_with(request_id)
         )
-        # Were it refused while a request is being written, gRPC would forget why: the gateway says first that it is
-        # let in. What does not (a proxy may keep it back) is waited for no longer than a far gateway takes.
+        # If the gateway refuses the session while a request is being written, gRPC loses the reason. So wait for the
+        # gateway's first metadata, which say that it let it in. A proxy may hold them back: do not wait for long.
         with suppress(TimeoutError), _typed_errors(request_id, self.address):
             async with asyncio.timeout(_ADMISSION_S):
                 if REQUEST_ID_KEY not in dict(await answers.initial_metadata()):
                     await answers.code()
             if answers.done():
-                await answers.read()  # raises it
+                # The session was refused: this raises the reason.
+                await answers.read()
         return AsyncGrpcConversation(answers, request_id, self.address)
 
     async def close(self) -> None:
@@ -155,7 +159,7 @@ class AsyncGrpcTransport:
 
 
 class AsyncGrpcConversation:
-    """A stream both ways."""
+    """An edit session, for coroutines."""
 
     def __init__(self, call: Any, request_id: str, address: str) -> None:
         self._call = call
@@ -164,7 +168,7 @@ class AsyncGrpcConversation:
         self._address = address
 
     async def send(self, request: editing_pb2.EditSessionRequest) -> None:
-        # One that has ended is told by the next answer, as to who does not wait for the sending.
+        # If the session has ended, receive() raises the reason.
         with suppress(asyncio.InvalidStateError), _typed_errors(self._request_id, self._address):
             await self._call.write(request)
 
@@ -181,13 +185,13 @@ class AsyncGrpcConversation:
 
 @contextmanager
 def _typed_errors(request_id: str, address: str) -> Iterator[None]:
-    """Errors of gRPC as those of this package."""
+    """Raises errors of gRPC as errors of this package."""
     try:
         yield
     except grpc.RpcError as failure:
         raise error_from_rpc(failure, request_id=request_id, address=address) from failure
     except asyncio.CancelledError:
-        # gRPC says so too where the call was cancelled, and not the task that waits for it.
+        # gRPC raises this too where the call was cancelled (the channel was closed) and the waiting task was not.
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise

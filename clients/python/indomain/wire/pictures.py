@@ -1,4 +1,4 @@
-"""Pictures between what Python programs hold and what travels. Cropping and resizing are the gateway's job."""
+"""Pictures: what Python programs hold to messages and back. The gateway crops and resizes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from indomain._constants import MAX_RAW_PICTURE_BYTES
+from indomain.constants import MAX_RAW_PICTURE_BYTES
 from indomain.v1 import editing_pb2
 
 PictureLike: TypeAlias = (
@@ -31,13 +31,13 @@ WIRE_FORMATS: Final[dict[str, editing_pb2.ImageFormat]] = {
 
 
 def picture_to_wire(picture: PictureLike) -> editing_pb2.Picture:
-    """The message for a picture.
+    """The message of a picture.
 
-    Files and bytes travel as they are: the gateway reads the format from them and honours EXIF orientation.
+    Files and bytes are sent as they are: the gateway reads their format and applies their EXIF orientation.
 
     Raises:
         OSError: the file cannot be read.
-        TypeError: not a kind of picture that is taken.
+        TypeError: a kind of value that is no picture.
         ValueError: an array of a wrong shape.
     """
     if isinstance(picture, (str, os.PathLike)):
@@ -60,7 +60,7 @@ def picture_to_wire(picture: PictureLike) -> editing_pb2.Picture:
 
 
 def picture_from_wire(picture: editing_pb2.Picture) -> Image.Image:
-    """The PIL picture (mode RGB) of a message of the gateway."""
+    """The PIL picture (mode RGB) of a message."""
     if picture.format == editing_pb2.IMAGE_FORMAT_RAW:
         return Image.frombytes("RGB", (picture.width, picture.height), picture.data)
     with Image.open(io.BytesIO(picture.data)) as image:
@@ -68,7 +68,7 @@ def picture_from_wire(picture: editing_pb2.Picture) -> Image.Image:
 
 
 def is_picture(value: object) -> TypeGuard[PictureLike]:
-    """Whether `value` is meant as a picture: floating arrays are codes."""
+    """Whether `value` is meant as a picture; an array of floats is a code."""
     if isinstance(value, np.ndarray):
         return bool(value.dtype == np.uint8)
     kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
@@ -81,7 +81,8 @@ def _is_open_file(value: object) -> TypeGuard[BinaryIO]:
 
 def _pil_to_wire(image: Image.Image) -> editing_pb2.Picture:
     upright = ImageOps.exif_transpose(image)
-    if upright.has_transparency_data:  # the gateway decides what lies behind it
+    # Transparency is kept: the gateway decides what lies behind it.
+    if upright.has_transparency_data:
         return _png_to_wire(upright.convert("RGBA"))
     return _array_to_wire(np.asarray(upright.convert("RGB")))
 
@@ -105,5 +106,6 @@ def _array_to_wire(array: npt.NDArray[np.uint8]) -> editing_pb2.Picture:
 
 def _png_to_wire(image: Image.Image) -> editing_pb2.Picture:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)  # read once on the other side: speed counts, not size
+    # The file is read once and thrown away: coding it fast matters more than its size.
+    image.save(buffer, "PNG", compress_level=1)
     return editing_pb2.Picture(data=buffer.getvalue(), format=editing_pb2.IMAGE_FORMAT_PNG)

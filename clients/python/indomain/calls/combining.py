@@ -1,0 +1,153 @@
+"""Calls with two sources: interpolate, mix, diffuse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from indomain.calls.call import Call
+from indomain.calls.options import (
+    Align,
+    Area,
+    Pasting,
+    Refine,
+    align_options,
+    output_options,
+    put_area,
+    refine_options,
+)
+from indomain.calls.sources import EditSource, bundle_of, put_source
+from indomain.v1 import editing_pb2
+from indomain.wire.pictures import PictureLike, picture_to_wire
+
+
+def interpolate(
+    start: EditSource,
+    end: EditSource,
+    count: int = 8,
+    *,
+    bundle: str = "",
+    steps: int | None = None,
+    quality: str | None = None,
+    refine: Refine | None = None,
+    include_pasted: bool = False,
+    pasting: Pasting | None = None,
+    align: Align | None = None,
+    timeout_s: float | None = None,
+) -> Call[editing_pb2.InterpolateResponse]:
+    """Gives the pictures on the straight line from one code to another, in order, each as soon as it is decoded.
+
+    Example:
+        >>> for frame in client.interpolate("portrait.png", "other.png", 3):
+        ...     frame.image.save(f"way{frame.index}.png")
+
+    Args:
+        start, end: pictures, codes float32 [L, 512], or results, as in `edit`.
+        count: number of pictures, with both ends; from 2 to `Limits.max_interpolated_pictures`.
+        bundle, steps, quality, refine, align, timeout_s: as in `edit`.
+        include_pasted, pasting: as in `invert`; the photograph is that of `start`.
+
+    Raises:
+        what `edit` raises, when the first picture is asked for.
+    """
+    request = editing_pb2.InterpolateRequest(
+        bundle=bundle_of(bundle, start, end),
+        start=put_source(editing_pb2.Source(), start),
+        end=put_source(editing_pb2.Source(), end),
+        count=count,
+        refine=refine_options(steps, quality, refine),
+        output=output_options(pasted=include_pasted, pasting=pasting),
+        align=align_options(align),
+    )
+    return Call("Interpolate", request, timeout_s)
+
+
+def mix(
+    base: EditSource,
+    style: EditSource,
+    layers: Iterable[int],
+    strength: float | None = None,
+    *,
+    bundle: str = "",
+    steps: int | None = None,
+    quality: str | None = None,
+    refine: Refine | None = None,
+    include_pasted: bool = False,
+    pasting: Pasting | None = None,
+    align: Align | None = None,
+    timeout_s: float | None = None,
+) -> Call[editing_pb2.MixResponse]:
+    """Puts layers of one code into another.
+
+    Example:
+        >>> coloured = client.mix("portrait.png", "other.png", layers=[4, 5])
+
+    Args:
+        base, style: pictures, codes float32 [L, 512], or results, as in `edit`.
+        layers: taken from the style; low ones hold pose and shape, high ones colours and texture.
+        strength: 0 keeps the base's layers, 1 replaces them; None: 1.
+        bundle, steps, quality, refine, align, timeout_s: as in `edit`.
+        include_pasted, pasting: as in `invert`; the photograph is that of `base`.
+
+    Raises:
+        what `edit` raises; InvalidOptionError: the bundle has no such layers, or the strength is out of its range.
+    """
+    request = editing_pb2.MixRequest(
+        bundle=bundle_of(bundle, base, style),
+        base=put_source(editing_pb2.Source(), base),
+        style=put_source(editing_pb2.Source(), style),
+        layers=layers,
+        strength=strength,
+        refine=refine_options(steps, quality, refine),
+        output=output_options(pasted=include_pasted, pasting=pasting),
+        align=align_options(align),
+    )
+    return Call("Mix", request, timeout_s)
+
+
+def diffuse(
+    target: PictureLike,
+    context: PictureLike,
+    *,
+    region: Area | None = None,
+    mask: PictureLike | None = None,
+    bundle: str = "",
+    steps: int | None = None,
+    quality: str | None = None,
+    refine: Refine | None = None,
+    include_aligned: bool = False,
+    include_start: bool = False,
+    include_pasted: bool = False,
+    pasting: Pasting | None = None,
+    align: Align | None = None,
+    timeout_s: float | None = None,
+) -> Call[editing_pb2.DiffuseResponse]:
+    """Semantic diffusion: pastes a region of a target into a context, and refines the code on that region, so that the
+    rest of the picture follows.
+
+    Example:
+        >>> moved = client.diffuse("portrait.png", "other.png", region=(0.25, 0.3, 0.75, 0.8))
+
+    Args:
+        target, context: pictures, as in `invert`.
+        region: left, top, right, bottom as fractions of the aligned picture's sides; None, without a mask: the middle
+            of a face.
+        mask: in place of a region, a picture that is white where the target counts.
+        include_aligned: also answer the target pasted into the context, as the encoder saw it.
+        bundle, steps, quality, refine, include_start, include_pasted, pasting, align, timeout_s: as in `invert`;
+            the photograph is the context.
+
+    Raises:
+        what `invert` raises; InvalidOptionError also: the region or the mask is empty.
+    """
+    request = editing_pb2.DiffuseRequest(
+        bundle=bundle,
+        target=picture_to_wire(target),
+        context=picture_to_wire(context),
+        refine=refine_options(steps, quality, refine),
+        output=output_options(
+            aligned=include_aligned, start=include_start, pasted=include_pasted, pasting=pasting
+        ),
+        align=align_options(align),
+    )
+    put_area(request, region, mask)
+    return Call("Diffuse", request, timeout_s)

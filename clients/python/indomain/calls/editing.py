@@ -1,0 +1,141 @@
+"""The call `Edit`, and the session in which one source is edited again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from indomain.calls.call import Call
+from indomain.calls.options import (
+    Align,
+    Area,
+    Edit,
+    Pasting,
+    Refine,
+    align_options,
+    edit_steps,
+    output_options,
+    put_area,
+    refine_options,
+)
+from indomain.calls.sources import EditSource, bundle_of, name_codes, put_source
+from indomain.v1 import editing_pb2
+from indomain.wire.pictures import PictureFormat, PictureLike
+
+# Options of `edit` that concern its source and its answer. A session takes them once, when it is opened.
+OPENING_OPTIONS: Final = frozenset(
+    {
+        *("bundle", "steps", "quality", "refine", "align", "timeout_s"),
+        *("include_aligned", "include_start", "include_pasted", "pasting"),
+    }
+)
+
+
+def edit(
+    source: EditSource,
+    *edits: Edit,
+    keep: Iterable[str] = (),
+    region: Area | None = None,
+    mask: PictureLike | None = None,
+    bundle: str = "",
+    steps: int | None = None,
+    quality: str | None = None,
+    refine: Refine | None = None,
+    include_aligned: bool = False,
+    include_start: bool = False,
+    include_pasted: bool = False,
+    pasting: Pasting | None = None,
+    align: Align | None = None,
+    timeout_s: float | None = None,
+    **strengths: float,
+) -> Call[editing_pb2.EditResponse]:
+    """Moves a picture's code along directions.
+
+    Example:
+        >>> younger = client.edit("portrait.png", smile=2.0, age=-1.0)
+        >>> older = client.edit("portrait.png", age=1.0, keep=["smile"])
+        >>> smiling = client.edit("portrait.png", smile=2.0, region=(0.2, 0.6, 0.8, 0.95))
+        >>> back = client.edit(younger, indomain.Edit("age", 1.0, layers=(0, 1)))
+
+    Args:
+        source: a picture, which is inverted first; or a code float32 [L, 512], or a result of `invert` or `edit`.
+        edits: for directions that need layers, or whose names are no Python names. Edits add up.
+        strengths: direction = strength, in standard deviations of sampled codes; or preset = factor of its edits.
+        keep: directions whose meaning no edit may change.
+        region: left, top, right, bottom as fractions of the aligned picture's sides: only there the picture changes.
+            The code is refined for that.
+        mask: in place of a region, a picture that is white where the picture changes.
+        bundle, steps, quality, refine, include_aligned, include_start, include_pasted, pasting, align, timeout_s:
+            as in `invert`; all but the first and the last count only where the source is a picture, the refinement
+            also with an area.
+
+    Raises:
+        OSError, TypeError, ValueError: `source` or `mask` cannot be read or is neither picture nor code.
+        UnknownDirectionError, UnknownBundleError: no such direction, no such bundle.
+        InvalidPictureError, InvalidCodeError, InvalidOptionError: the gateway refuses the source or an option.
+    """
+    request = editing_pb2.EditRequest(
+        bundle=bundle_of(bundle, source),
+        edits=edit_steps(edits, strengths, keep),
+        refine=refine_options(steps, quality, refine),
+        output=output_options(
+            aligned=include_aligned, start=include_start, pasted=include_pasted, pasting=pasting
+        ),
+        align=align_options(align),
+    )
+    put_source(request, source)
+    put_area(request, region, mask)
+    if not request.HasField("picture"):
+        request.ClearField("align")
+        if not request.HasField("area"):
+            request.ClearField("refine")
+    return Call("Edit", request, timeout_s)
+
+
+def session(
+    source: EditSource,
+    *,
+    bundle: str = "",
+    steps: int | None = None,
+    quality: str | None = None,
+    refine: Refine | None = None,
+    include_pasted: bool = False,
+    pasting: Pasting | None = None,
+    align: Align | None = None,
+    picture_format: PictureFormat | None = None,
+    picture_quality: int | None = None,
+    timeout_s: float | None = None,
+) -> Call[editing_pb2.EditSessionResponse]:
+    """Opens a session in which one source is edited again and again, e.g. while somebody drags a slider. The source is
+    inverted once. A session that fails is not tried again.
+
+    Example:
+        >>> with client.session("portrait.png", picture_format="jpeg") as session:
+        ...     for strength in (0.5, 1.0, 1.5):
+        ...         picture = session.edit(smile=strength)
+
+    Args:
+        source, bundle, steps, quality, refine, align: as in `edit`.
+        include_pasted, pasting: each answer also has the whole photograph with the result in its place.
+        picture_format, picture_quality: of the answers, in place of the client's; quality 1..100 for JPEG and WebP.
+        timeout_s: seconds for the whole session; None: no limit.
+
+    Raises:
+        OSError, TypeError, ValueError: `source` cannot be read or is neither picture nor code.
+    """
+    request = editing_pb2.EditRequest(
+        bundle=bundle_of(bundle, source),
+        refine=refine_options(steps, quality, refine),
+        output=output_options(
+            pasted=include_pasted,
+            pasting=pasting,
+            codes=False,
+            picture_format=picture_format,
+            quality=picture_quality,
+        ),
+        align=align_options(align),
+    )
+    put_source(request, source)
+    # A session is not tried again, so a handle that the gateway has forgotten would end it: send the code.
+    name_codes(request, by_handle=False)
+    return Call("EditSession", editing_pb2.EditSessionRequest(edit=request), timeout_s)

@@ -1,0 +1,72 @@
+"""Calls that need no picture: what the gateway serves, pictures of codes, pictures of seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy.typing as npt
+
+from indomain.calls.call import Call
+from indomain.calls.options import output_options
+from indomain.v1 import editing_pb2
+from indomain.wire.codes import codes_to_wire
+
+
+def info(*, timeout_s: float | None = None) -> Call[editing_pb2.ListBundlesResponse]:
+    """Asks the gateway for its bundles, limits and version.
+
+    Example:
+        >>> client.info().limits.max_picture_bytes
+        20971520
+    """
+    return Call("ListBundles", editing_pb2.ListBundlesRequest(), timeout_s)
+
+
+def decode(
+    codes: npt.ArrayLike, *, bundle: str = "", timeout_s: float | None = None
+) -> Call[editing_pb2.DecodeResponse]:
+    """Gives the pictures of codes.
+
+    Example:
+        >>> one, other = client.sample([1, 2])
+        >>> [halfway] = client.decode((one.code + other.code) / 2)
+
+    Args:
+        codes: float32 [L, 512], [N, L, 512], or a sequence of such.
+
+    Raises:
+        InvalidCodeError: a wrong shape, or values that are not finite.
+        UnknownBundleError: no such bundle.
+    """
+    request = editing_pb2.DecodeRequest(bundle=bundle, codes=codes_to_wire(codes), output=output_options())
+    return Call("Decode", request, timeout_s)
+
+
+def sample(
+    seeds: int | Iterable[int] = 0,
+    truncation: float | None = None,
+    *,
+    bundle: str = "",
+    timeout_s: float | None = None,
+) -> Call[editing_pb2.SampleResponse]:
+    """Generates pictures from seeds; a seed gives the same picture on any machine.
+
+    Example:
+        >>> for sample in client.sample(range(4), truncation=0.7):
+        ...     sample.image.save(f"sample{sample.seed}.png")
+
+    Args:
+        seeds: one or several, each 0..2^64 - 1.
+        truncation: 0 gives the mean picture, 1 the variety of the training data; None: the gateway's default.
+
+    Raises:
+        InvalidOptionError: too many seeds, or a truncation out of its range.
+        UnknownBundleError: no such bundle.
+    """
+    request = editing_pb2.SampleRequest(
+        bundle=bundle,
+        seeds=[seeds] if isinstance(seeds, int) else list(seeds),
+        truncation=truncation,
+        output=output_options(),
+    )
+    return Call("Sample", request, timeout_s)

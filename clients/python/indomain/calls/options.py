@@ -1,0 +1,152 @@
+"""Options that several calls share, and their messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+from indomain.v1 import editing_pb2
+from indomain.wire.pictures import WIRE_FORMATS, PictureFormat, PictureLike, picture_to_wire
+
+Pasting: TypeAlias = Literal["change", "replace"]
+"""How a result is put into its photograph: its change is added, or the generator's face replaces what is there."""
+
+Area: TypeAlias = tuple[float, float, float, float]
+"""Left, top, right, bottom of a rectangle, as fractions of the picture's width and height."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One step along a direction.
+
+    Attributes:
+        direction: its name, e.g. `"smile"`, or a preset's.
+        strength: in standard deviations of sampled codes along the direction; for a preset, the factor of its edits.
+        layers: move only these of the direction's layers; empty: move all of them.
+        keep: directions whose meaning must not change, e.g. `("age",)`.
+    """
+
+    direction: str
+    strength: float
+    layers: tuple[int, ...] = ()
+    keep: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refine:
+    """How to refine the encoder's code; None takes the bundle's default.
+
+    Attributes:
+        steps: of the optimisation; 0 leaves the encoder's code as it is.
+        quality: in place of steps, a name of `Bundle.quality_steps`: "fast", "balanced" or "best".
+        learning_rate: how far the first step moves a code, in units of the code.
+        pixel_weight, perceptual_weight, domain_weight: of the three terms of the objective.
+        allow_fewer_steps: where the gateway is busy, do fewer steps rather than wait or be refused.
+    """
+
+    steps: int | None = None
+    quality: str | None = None
+    learning_rate: float | None = None
+    pixel_weight: float | None = None
+    perceptual_weight: float | None = None
+    domain_weight: float | None = None
+    allow_fewer_steps: bool | None = None
+
+
+@dataclass(frozen=True)
+class Align:
+    """How a photograph is aligned before it is encoded.
+
+    Attributes:
+        alignment: `"face"` finds a face and aligns it as in the bundle's training pictures; `"centre-crop"` takes the
+            largest centred square; None does what the bundle was trained for (`Bundle.alignment`), and takes a picture
+            of exactly the bundle's size as it is.
+        face: which of several faces, 0 the largest, in the order of `Client.find_faces`; None: the largest.
+    """
+
+    alignment: Literal["face", "centre-crop"] | None = None
+    face: int | None = None
+
+
+def refine_options(
+    steps: int | None, quality: str | None, refine: Refine | None
+) -> editing_pb2.RefineOptions:
+    """The message of `refine`; `steps` or `quality`, where given, replace those of `refine`."""
+    options = {name: value for name, value in asdict(refine or Refine()).items() if value is not None}
+    if steps is not None or quality is not None:
+        options |= {"steps": steps, "quality": quality}
+    return editing_pb2.RefineOptions(**options)
+
+
+def output_options(
+    *,
+    aligned: bool = False,
+    start: bool = False,
+    pasted: bool = False,
+    pasting: Pasting | None = None,
+    codes: bool = True,
+    picture_format: PictureFormat | None = None,
+    quality: int | None = None,
+) -> editing_pb2.OutputOptions:
+    """Which pictures to answer, and how. Raises ValueError where there is no such pasting."""
+    return editing_pb2.OutputOptions(
+        format=WIRE_FORMATS[picture_format] if picture_format else None,
+        quality=quality,
+        include_aligned=aligned,
+        include_start=start,
+        omit_codes=not codes,
+        include_pasted=pasted,
+        pasting=_enum_value("PASTING", pasting, editing_pb2.Pasting),
+    )
+
+
+def align_options(align: Align | None) -> editing_pb2.AlignOptions:
+    """Raises ValueError where there is no such alignment."""
+    align = align or Align()
+    kind = _enum_value("ALIGNMENT", align.alignment, editing_pb2.Alignment)
+    return editing_pb2.AlignOptions(alignment=kind, face=align.face)
+
+
+def _enum_value(prefix: str, name: str | None, enum: Any) -> Any:
+    """The value of an enum for its short name: `"centre-crop"` is ALIGNMENT_CENTRE_CROP. None: unspecified.
+
+    Raises ValueError where the enum has no such value.
+    """
+    values = dict(enum.items())
+    full = f"{prefix}_{'UNSPECIFIED' if name is None else name.upper().replace('-', '_')}"
+    if full not in values:
+        known = ", ".join(
+            key.removeprefix(f"{prefix}_").lower().replace("_", "-") for key in list(values)[1:]
+        )
+        raise ValueError(f"{prefix.lower()} is {name!r}; it is one of {known}")
+    return values[full]
+
+
+def edit_steps(
+    edits: Iterable[Edit], strengths: Mapping[str, float], keep: Iterable[str]
+) -> list[editing_pb2.EditStep]:
+    """The steps of an edit; each keeps what it says itself, and all directions of `keep`."""
+    steps = [*edits, *(Edit(name, strength) for name, strength in strengths.items())]
+    kept = [keep] if isinstance(keep, str) else list(keep)
+    return [
+        editing_pb2.EditStep(
+            direction=step.direction, strength=step.strength, layers=step.layers, keep=[*step.keep, *kept]
+        )
+        for step in steps
+    ]
+
+
+def put_area(
+    request: editing_pb2.EditRequest | editing_pb2.DiffuseRequest,
+    region: Area | None,
+    mask: PictureLike | None,
+) -> None:
+    """Puts an area into a request; none where both are None. Raises ValueError where both are given."""
+    if region is not None and mask is not None:
+        raise ValueError("the area is a region or a mask; give one of them")
+    if region is not None:
+        left, top, right, bottom = region
+        request.region.CopyFrom(editing_pb2.Region(left=left, top=top, right=right, bottom=bottom))
+    if mask is not None:
+        request.mask.CopyFrom(picture_to_wire(mask))

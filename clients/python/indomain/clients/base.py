@@ -1,0 +1,64 @@
+"""What `Client` and `AsyncClient` share: how they are made, and what they fill into a call before it is sent."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from typing import Any, Generic, TypeVar
+
+from indomain.calls.call import Call
+from indomain.clients.retry import Attempts, RetryPolicy
+from indomain.constants import DEFAULT_ADDRESS, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S
+from indomain.transports.credentials import Credentials
+from indomain.transports.protocols import AsyncTransport, Transport
+from indomain.v1 import editing_pb2
+from indomain.wire.pictures import WIRE_FORMATS, PictureFormat
+
+_Transport = TypeVar("_Transport", Transport, AsyncTransport)
+
+
+class BaseClient(ABC, Generic[_Transport]):
+    """A transport, and how its calls are tried again. The arguments are described in `Client`."""
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+        picture_format: PictureFormat = "png",
+        api_key: str | None = None,
+        tls: bool = False,
+        root_certificates: str | os.PathLike[str] | None = None,
+        client_certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
+        model_repository: str | os.PathLike[str] | None = None,
+    ) -> None:
+        credentials = Credentials.of(
+            api_key, tls=tls, root_certificates=root_certificates, client_certificate=client_certificate
+        )
+        self._transport: _Transport = self._connect(address, credentials, model_repository)
+        self._policy = RetryPolicy(self._transport.address, timeout_s, max_retries)
+        self._format = WIRE_FORMATS[picture_format]
+
+    @staticmethod
+    @abstractmethod
+    def _connect(
+        address: str, credentials: Credentials, model_repository: str | os.PathLike[str] | None
+    ) -> _Transport:
+        """The transport to the address."""
+
+    def _attempts(self, call: Call[Any]) -> Attempts:
+        """Starts a call. Raises ValueError once the client is closed."""
+        if "output" in call.request.DESCRIPTOR.fields_by_name:
+            self._fill_in_format(call.request)
+        return self._policy.attempts(call)
+
+    def _opening(self, call: Call[editing_pb2.EditSessionResponse]) -> editing_pb2.EditSessionRequest:
+        """The first request of a session."""
+        request: editing_pb2.EditSessionRequest = call.request
+        self._fill_in_format(request.edit)
+        return request
+
+    def _fill_in_format(self, request: Any) -> None:
+        if not request.output.format:
+            request.output.format = self._format

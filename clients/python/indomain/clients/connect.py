@@ -1,0 +1,68 @@
+"""Which transport an address needs."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from indomain.constants import EMBEDDED
+from indomain.exceptions import NotInstalledError
+from indomain.transports.credentials import Credentials
+from indomain.transports.embedded import AsyncEmbeddedTransport, EmbeddedGateway, EmbeddedTransport
+from indomain.transports.grpc import AsyncGrpcTransport, GrpcTransport
+from indomain.transports.protocols import AsyncTransport, Transport
+
+
+def connect(
+    address: str, credentials: Credentials, model_repository: str | os.PathLike[str] | None
+) -> Transport:
+    """The transport to `address`. The arguments are those of `Client`.
+
+    Raises:
+        OSError: a certificate's file cannot be read.
+        ValueError: arguments that do not go together.
+        NotInstalledError: the transport's packages are not installed.
+        ServerError: an embedded gateway cannot start.
+    """
+    if address == EMBEDDED:
+        return EmbeddedTransport(EmbeddedGateway(model_repository))
+    _check_remote(model_repository)
+    if _is_http(address):
+        over_http: Transport = _http().HttpTransport(address, credentials)
+        return over_http
+    return GrpcTransport(address, credentials)
+
+
+def connect_async(
+    address: str, credentials: Credentials, model_repository: str | os.PathLike[str] | None
+) -> AsyncTransport:
+    """The same for coroutines. An embedded gateway starts at the first call, and raises its errors there."""
+    if address == EMBEDDED:
+        return AsyncEmbeddedTransport(EmbeddedGateway(model_repository))
+    _check_remote(model_repository)
+    if _is_http(address):
+        over_http: AsyncTransport = _http().AsyncHttpTransport(address, credentials)
+        return over_http
+    return AsyncGrpcTransport(address, credentials)
+
+
+def _is_http(address: str) -> bool:
+    return address.startswith(("http://", "https://"))
+
+
+def _check_remote(model_repository: object) -> None:
+    if model_repository is not None:
+        raise ValueError(f"model_repository is for {EMBEDDED!r}; a gateway elsewhere has its own")
+
+
+def _http() -> Any:
+    """The module of the HTTP transport, imported only when needed: its packages are an extra."""
+    try:
+        from indomain.transports import http
+    except ModuleNotFoundError as error:
+        raise NotInstalledError(
+            f"Calls over HTTP need the package {error.name!r}: pip install 'indomain-client[http]', or give the "
+            "gateway's gRPC address (host:port)",
+            reason="not_installed",
+        ) from error
+    return http

@@ -1,0 +1,85 @@
+"""What a gateway serves: bundles, their directions and presets, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from indomain.calls.options import Edit, Refine
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How well a direction predicts its attribute on pictures that it was not made from.
+
+    Attributes:
+        metric: `"accuracy"` or `"r"`.
+        value: of the metric.
+    """
+
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A direction of a bundle; strengths within `range` are meaningful."""
+
+    name: str
+    label: str
+    layers: tuple[int, ...]
+    range: tuple[float, float]
+    held_out: HeldOut | None
+    conditioned_on: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Several edits under one name, which may be used like a direction's; at strength 1 they are as listed."""
+
+    name: str
+    label: str
+    edits: tuple[Edit, ...]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One trained pipeline of the gateway. `resolution` is in pixels, of both sides; codes are [layers, code_size];
+    `code_space` names the bundle and the generator that its codes belong to."""
+
+    name: str
+    resolution: int
+    layers: int
+    code_size: int
+    directions: Mapping[str, Direction]
+    refine: Refine
+    chunk_steps: int
+    quality_steps: Mapping[str, int]
+    alignment: str
+    licence: str
+    summary: str
+    data: str
+    code_space: str = ""
+    presets: Mapping[str, Preset] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the gateway accepts in one request, at most."""
+
+    max_picture_bytes: int
+    max_picture_pixels: int
+    max_codes: int
+    max_refine_steps: int
+    max_edits: int
+    max_request_bytes: int
+    max_interpolated_pictures: int = 0
+
+
+@dataclass(frozen=True)
+class GatewayInfo:
+    """What a gateway serves; calls that name no bundle use the first one."""
+
+    bundles: tuple[Bundle, ...]
+    limits: Limits
+    version: str

@@ -1,0 +1,98 @@
+"""An inversion, which can be edited by the client that made it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, BinaryIO, Protocol, Self
+
+from PIL import Image
+
+from indomain.calls.editing import edit
+from indomain.results.measures import Losses, Placement
+from indomain.results.pictures import Edited, Result
+from indomain.signatures import arguments_after_first
+from indomain.wire.codes import CodeArray
+
+# Makes a method take the arguments of `Client.edit`, but for the source.
+takes_edit_options = arguments_after_first(edit)  # type: ignore[arg-type]
+
+
+class Editor(Protocol):
+    """What an inversion needs of its client: `Client.edit`, or `AsyncClient.edit`, whose result is awaited."""
+
+    def edit(self, source: Any, /, *edits: Any, **options: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Inversion(Result):
+    """A picture's latent code and what it decodes to.
+
+    Attributes:
+        bundle: name of the bundle that the code belongs to.
+        code: float32 [L, 512].
+        image: RGB picture of `code`: the reconstruction.
+        losses: errors before and after refinement.
+        domain_score: 0..1, how native `code` is to the latent space.
+        stage_seconds: seconds in each stage of the pipeline.
+        aligned, start: the picture as the encoder saw it, and that of the encoder's code; None unless asked for.
+        pasted: the whole photograph with the result in its place; None unless asked for.
+        placement: where on the photograph that is; None where the source was a code.
+        request_id: id of the call, also in the gateway's log.
+        handle: a name that the gateway knows the code by, for a while. Calls that take this result send it in place of
+            the code.
+        code_space: names the bundle and the generator of the code; others refuse it (`OtherCodeSpaceError`).
+    """
+
+    bundle: str
+    code: CodeArray = field(repr=False)
+    image: Image.Image = field(repr=False)
+    losses: Losses
+    domain_score: float
+    stage_seconds: Mapping[str, float]
+    request_id: str
+    aligned: Image.Image | None = field(default=None, repr=False)
+    start: Image.Image | None = field(default=None, repr=False)
+    handle: str = field(default="", repr=False)
+    code_space: str = field(default="", repr=False)
+    pasted: Image.Image | None = field(default=None, repr=False)
+    placement: Placement | None = field(default=None, repr=False)
+    _edit: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def load(cls, file: str | os.PathLike[str] | BinaryIO, client: Editor | None = None) -> Self:
+        """Reads a file that `save` wrote. With a client, `edit` works again. Nothing in the file is executed.
+
+        Raises:
+            OSError: the file cannot be read.
+            InvalidFileError: the file is no saved inversion.
+        """
+        inversion = super().load(file)
+        return inversion if client is None else replace(inversion, _edit=client.edit)
+
+    @takes_edit_options
+    def edit(self, *args: Any, **options: Any) -> Edited:
+        """Edits this code, without inverting again.
+
+        Example:
+            >>> client.invert("portrait.png").edit(smile=2.0, age=-1.0).image.save("edited.png")
+
+        Takes what `Client.edit` takes and raises what it raises.
+        """
+        if self._edit is None:
+            raise RuntimeError("this inversion has no client; pass it to Client.edit")
+        result: Edited = self._edit(self, *args, **options)
+        return result
+
+
+class AsyncInversion(Inversion):
+    """An inversion of an `AsyncClient`: `edit` is awaited."""
+
+    @takes_edit_options
+    async def edit(self, *args: Any, **options: Any) -> Edited:  # type: ignore[override]
+        """Edits this code, without inverting again: `await inversion.edit(smile=2.0, age=-1.0)`."""
+        if self._edit is None:
+            raise RuntimeError("this inversion has no client; pass it to AsyncClient.edit")
+        result: Edited = await self._edit(self, *args, **options)
+        return result
