@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 
-from serving.backends import Backend, Inference, Tensors
+from serving.backends.backend import Backend, Inference, Tensors
 from serving.bundle import Bundle, GraphSpec
 from serving.deadline import Deadline
 

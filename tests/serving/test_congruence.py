@@ -11,15 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from serving.backends import Backend, Tensors
+from serving.backends.backend import Backend, Tensors
 from serving.backends.embedded import EmbeddedBackend
 from serving.backends.engines import openvino
 from serving.backends.triton import TritonBackend
-from serving.bundle import ROLES, Bundle, Role, read_bundle
+from serving.bundle import ROLES, Bundle, Role, first_inputs
 from serving.deadline import Deadline
 from serving.errors import BackendFailed, BackendUnavailable, DeadlineExceeded, QueueFull, ShuttingDown
 from serving.jobs import RefineOptions
-from serving.pipeline.refinement import Refiner, RefineSettings, StopRule, first_inputs
+from serving.pipeline.refinement import Refiner, RefineSettings, StopRule
+from serving.repository.reader import read_bundle
 from serving.results import StopReason
 from serving.telemetry.metrics import Metrics
 from tests.serving.conftest import photograph, settings_for

@@ -160,7 +160,7 @@ def test_versions_that_cannot_be_served(
     good = shutil.copytree(repository, tmp_path / "good")
     write_tiny_bundle(good, version=2, seed=8)
 
-    with caplog.at_level(logging.ERROR, "serving.pipeline.repository"):
+    with caplog.at_level(logging.ERROR, "serving.repository.watcher"):
         for number, (spoil, complaint) in enumerate(SPOILT):
             version = shutil.copytree(good, tmp_path / f"spoilt{number}")
             spoil(version)
@@ -261,7 +261,7 @@ def test_versions_on_triton_under_load(
     assert len({old, new}) == 2
 
     # One that Triton cannot load: a graph that was cut short on its way to the server.
-    with caplog.at_level(logging.ERROR, "serving.pipeline.repository"):
+    with caplog.at_level(logging.ERROR, "serving.repository.watcher"):
         controlled.bring(3, lambda derived: cut(derived / "tiny16_generator/3/model.onnx"))
         eventually(lambda: "cannot load the new version" in caplog.text)
     assert picture(running) == new

@@ -24,7 +24,7 @@ import indomain
 from indomain.v1 import editing_pb2 as pb
 from serving.access.keys import make_key
 from serving.photographs import pictures
-from serving.pipeline.pipeline import pipeline, stages
+from serving.pipeline import pipeline, stages
 from serving.settings import Settings
 from serving.telemetry.logs import JsonFormatter, TextFormatter
 from tests.serving.conftest import RunningGateway, encoded, photograph, settings_for
