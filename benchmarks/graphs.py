@@ -13,9 +13,10 @@ import numpy.typing as npt
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
-from serving.bundle import ROLES, Bundle, Role, read_bundles
+from serving.bundle import ROLES, Bundle, Role, first_inputs
 from serving.jobs import RefineOptions
-from serving.pipeline.refinement import RefineSettings, first_inputs
+from serving.pipeline.refinement import RefineSettings
+from serving.repository.reader import read_bundles
 
 Array = npt.NDArray[Any]
 

@@ -20,11 +20,11 @@ from tritonclient.utils import np_to_triton_dtype
 from benchmarks.graphs import Array, Graphs
 from indomain.v1 import editing_pb2 as pb
 from indomain.v1 import editing_pb2_grpc
-from serving.bundle import Bundle, Role
+from serving.bundle import Bundle, Role, first_inputs
 from serving.jobs import EditStep, EncodedPicture, RefineOptions
 from serving.photographs.pictures import centre_square
 from serving.pipeline.edits import apply_edits
-from serving.pipeline.refinement import RefineSettings, first_inputs
+from serving.pipeline.refinement import RefineSettings
 
 Kind = Literal["edit of a code", "edit of a picture", "inversion"]
 KINDS: tuple[Kind, ...] = ("edit of a code", "edit of a picture", "inversion")

@@ -22,11 +22,12 @@ from tritonclient.grpc import InferInput
 from tritonclient.grpc.aio import InferenceServerClient
 
 from benchmarks.graphs import markdown_table
-from serving.backends import Tensors
+from serving.backends.backend import Tensors
 from serving.backends.shared_memory import DATATYPES
 from serving.backends.triton import TritonBackend
-from serving.bundle import ROLES, Bundle, GraphSpec, read_bundles
+from serving.bundle import ROLES, Bundle, GraphSpec
 from serving.deadline import Deadline
+from serving.repository.reader import read_bundles
 from serving.settings import Settings
 from serving.telemetry.metrics import Metrics
 from tests.serving import triton_server
@@ -68,7 +69,7 @@ def serving(config: TritonConfig) -> Iterator[str]:
 
 def some_inputs(bundle: Bundle, graph: GraphSpec, count: int) -> Tensors:
     """The sample that lies with the graph, repeated; zeros where there is none."""
-    sample = next((bundle.samples[r] for r in bundle.samples if bundle.graphs[r] is graph), None)
+    sample = next((bundle.references[r] for r in bundle.references if bundle.graphs[r] is graph), None)
     if sample is None:
         return {spec.name: np.zeros((count, *spec.shape[1:]), spec.dtype) for spec in graph.inputs}
     return {name: np.repeat(value, count, axis=0) for name, value in sample.inputs.items()}

@@ -1,8 +1,8 @@
-"""`python -m serving`: settings from INDOMAIN_* and flags, then the gateway until SIGTERM or SIGINT.
+"""`python -m serving` runs a gateway until SIGTERM or SIGINT, with settings from INDOMAIN_* and flags.
 
 SIGHUP makes it look for new versions of bundles.
 
-`python -m serving key NAME`: makes an API key, adds its hash to the file of keys, and prints it this once.
+`python -m serving key NAME` makes an API key, adds its hash to the file of keys, and prints the key once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ async def _serve(settings: Settings) -> None:
     starting = asyncio.create_task(gateway.start(), name="start")
     stopping = asyncio.create_task(stop.wait(), name="signal")
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    if not starting.done():  # told to stop while loading
+    if not starting.done():
+        # A signal came while it was loading.
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
         return
@@ -49,8 +50,10 @@ async def _serve(settings: Settings) -> None:
 
 
 def keep_pauses_short() -> None:
-    """What is there after the start is there to stay. The garbage collector, for which the event loop stands still,
-    would look through it again and again, for up to a tenth of a second."""
+    """Excludes all objects of now from garbage collection; after the start nearly all of them stay for good.
+
+    The garbage collector would look through them again and again, and stop the event loop for up to 0.1 s each time.
+    """
     gc.collect()
     gc.freeze()
 

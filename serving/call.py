@@ -1,6 +1,7 @@
-"""One request on its way through the pipeline: its id, its deadline, the stage it is in, the time each stage took.
+"""One request on its way through the gateway: its id, its caller, its deadline, and the time each stage took.
 
-Made at the transport's border, handed down, read by whoever answers. What is asked is in jobs.py.
+A transport makes a Call for each request and passes it down; whoever answers reads the times. What is asked for is in
+jobs.py.
 """
 
 from __future__ import annotations
@@ -8,16 +9,13 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 from serving.deadline import Deadline
 from serving.errors import EditingError
-
-if TYPE_CHECKING:
-    from serving.telemetry.tracing import Trace
 
 Stage = Literal["align", "queue", "encode", "refine", "edit", "decode", "image"]
 STAGES: tuple[Stage, ...] = ("align", "queue", "encode", "refine", "edit", "decode", "image")
@@ -28,21 +26,38 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 def request_id_or_new(wanted: str | None) -> str:
-    """The caller's id where it is fit to be logged and sent back, otherwise a new one."""
+    """The caller's request id if it is safe to log and to send back, otherwise a new one."""
     return wanted if wanted and _REQUEST_ID.fullmatch(wanted) else uuid.uuid4().hex
 
 
-class Lap:
-    """One passage through a stage; time spent waiting in queues is told apart from work."""
+class StageTimer:
+    """Measures one run of a stage. Whoever runs the stage sets `queued_s`, the seconds spent waiting in queues."""
 
     def __init__(self) -> None:
         self.queued_s = 0.0
 
 
+class Trace(Protocol):
+    """The trace of one request (telemetry/tracing.py)."""
+
+    @property
+    def trace_id(self) -> str:
+        """32 hexadecimal digits."""
+
+    def during(self, stage: str, timer: StageTimer) -> AbstractContextManager[None]:
+        """Records a span for a stage, as long as the block runs."""
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """The trace context, as metadata for a gRPC call that the current stage makes."""
+
+
 @dataclass(slots=True)
 class Call:
-    """The state of one request. `observe(stage, seconds)` is told of each stage as it ends; `owner` names who asks, as
-    far as the transport's border knows: graphs are shared fairly between owners, and code handles are theirs alone."""
+    """The state of one request.
+
+    `observe(stage, seconds)` is called at the end of each stage. `owner` names the caller, as far as the transport
+    knows it: owners share the graphs fairly, and a code handle belongs to one owner.
+    """
 
     request_id: str
     deadline: Deadline
@@ -53,29 +68,32 @@ class Call:
     trace: Trace | None = None
 
     def aside(self) -> Call:
-        """For work beside the request's own, as previews are: same caller and deadline, times of its own."""
+        """A call for side work such as a preview: the same caller and deadline, but times of its own."""
         return replace(self, stage="", seconds={})
 
     @contextmanager
-    def during(self, stage: Stage) -> Iterator[Lap]:
-        """Times a stage and puts its name on an error that leaves it. Queueing counts as the stage `queue`."""
+    def during(self, stage: Stage) -> Iterator[StageTimer]:
+        """Times the block as a stage and adds the stage's name to an EditingError that leaves it.
+
+        Time spent in queues counts as the stage `queue`.
+        """
         clock = self.deadline.clock
         self.stage = stage
-        lap = Lap()
+        timer = StageTimer()
         started_s = clock.now()
         try:
             if self.trace is None:
-                yield lap
+                yield timer
             else:
-                with self.trace.during(stage, lap):
-                    yield lap
+                with self.trace.during(stage, timer):
+                    yield timer
         except EditingError as error:
             error.stage = error.stage or stage
             raise
-        work_s = max(0.0, clock.now() - started_s - lap.queued_s)
+        work_s = max(0.0, clock.now() - started_s - timer.queued_s)
         self._add(stage, work_s)
-        if lap.queued_s > 0.0:
-            self._add("queue", lap.queued_s)
+        if timer.queued_s > 0.0:
+            self._add("queue", timer.queued_s)
 
     def _add(self, stage: str, seconds: float) -> None:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
@@ -83,21 +101,21 @@ class Call:
 
     @property
     def timings(self) -> list[tuple[str, float]]:
-        """(stage, seconds) in the pipeline's order, only the stages that were passed."""
+        """(stage, seconds) of the stages that ran, in the pipeline's order."""
         return [(stage, self.seconds[stage]) for stage in STAGES if stage in self.seconds]
 
 
 CALL: ContextVar[Call | None] = ContextVar("call", default=None)
-"""The request that is being worked on, for what is told no call: log lines, and what goes along to a back end."""
+"""The current request, for code that is not given a Call: log lines, batch queues, calls to a back end."""
 
 
 def current_owner() -> str:
-    """Whose work is under way."""
+    """The owner of the current request."""
     call = CALL.get()
     return ANONYMOUS if call is None else call.owner
 
 
 def outgoing_metadata() -> tuple[tuple[str, str], ...]:
-    """The trace context of the request at hand, as metadata of a gRPC call made for it. Empty where none is traced."""
+    """The trace context of the current request, as gRPC metadata. Empty if the request is not traced."""
     call = CALL.get()
     return () if call is None or call.trace is None else call.trace.metadata()

@@ -1,6 +1,6 @@
-"""The time a request has, as one object that is passed down; and the clock it is read from.
+"""The time that a request has left, as one object that is passed down, and the clock that it reads.
 
-No time-outs per layer: whoever waits asks the deadline.
+No layer has a time-out of its own: whoever waits asks the deadline.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Seconds that only go forward. Tests have one that stands still until it is told to go on."""
+    """Seconds that never go back. Tests use a clock that they move by hand."""
 
     def now(self) -> float: ...
 
@@ -20,7 +20,7 @@ class Clock(Protocol):
 
 
 class MonotonicClock:
-    """The machine's own."""
+    """The machine's monotonic clock."""
 
     def now(self) -> float:
         return time.monotonic()
@@ -31,19 +31,20 @@ class MonotonicClock:
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A moment on a clock, in seconds, after which the answer is of no use."""
+    """A moment on a clock, in seconds. An answer after it is of no use to the caller."""
 
     moment_s: float
     clock: Clock = field(default_factory=MonotonicClock, repr=False)
 
     @classmethod
     def after(cls, seconds: float, clock: Clock | None = None) -> Deadline:
+        """The deadline `seconds` from now."""
         clock = clock or MonotonicClock()
         return cls(clock.now() + seconds, clock)
 
     @property
     def remaining_s(self) -> float:
-        """Seconds left; negative once it has passed."""
+        """Seconds left; negative once the deadline has passed."""
         return self.moment_s - self.clock.now()
 
     @property

@@ -1,6 +1,6 @@
-"""What can go wrong with a request, and the one table that says how each transport tells the caller.
+"""All errors that a request can end with, and one table with the status that each of them has on each transport.
 
-No transport is imported here: gRPC codes are names, HTTP statuses are numbers; wire/ has what becomes of them.
+No transport is imported here: gRPC codes are names, HTTP statuses are numbers.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from types import MappingProxyType
 class EditingError(Exception):
     """A request that cannot be served.
 
-    `message` says what was wrong with what, and what to do; it never holds a path or a trace. `stage` is the step of
-    the pipeline in which it happened (empty: before the pipeline), filled in by the call that was running.
+    `message` says what was wrong and what to do about it; it never holds a path or a traceback. `stage` is the stage
+    of the pipeline that failed (empty: none had begun); `Call.during` fills it in. `retry_after_s` overrides the
+    value in the table.
     """
 
     def __init__(self, message: str, *, stage: str = "", retry_after_s: float | None = None) -> None:
@@ -25,7 +26,7 @@ class EditingError(Exception):
 
     @property
     def row(self) -> ErrorRow:
-        """This error's row of the table: that of its class, or of the nearest base that has one."""
+        """The row of this error's class in the table, or of its nearest base class that has one."""
         for cls in type(self).__mro__:
             if issubclass(cls, EditingError) and cls in ERROR_TABLE:
                 return ERROR_TABLE[cls]
@@ -33,16 +34,16 @@ class EditingError(Exception):
 
     @property
     def retry_after_s(self) -> float:
-        """Seconds to wait before another try; 0 where another try is of no use."""
+        """Seconds to wait before a retry; 0 if a retry is of no use."""
         return self.row.retry_after_s if self._retry_after_s is None else self._retry_after_s
 
 
 class MalformedRequest(EditingError):
-    """The body cannot be read as the request it should be."""
+    """The body cannot be parsed as the request of its route."""
 
 
 class UnsupportedMediaType(EditingError):
-    """The body is neither JSON nor multipart, or the answer is wanted in a type that does not fit."""
+    """The body is neither JSON nor multipart."""
 
 
 class RequestTooLarge(EditingError):
@@ -62,23 +63,23 @@ class NoFace(EditingError):
 
 
 class NoSuchFace(EditingError):
-    """The picture has fewer faces than the number asked for."""
+    """The request names a face by a number that the picture does not have."""
 
 
 class FaceNotUsable(EditingError):
-    """The face is too small or turned away too far for what the bundle was trained on."""
+    """The face is smaller, or turned away farther, than the faces that the bundle was trained on."""
 
 
 class InvalidCode(EditingError):
-    """A latent code with a wrong shape or with values that are not finite."""
+    """A code with a wrong shape, or with values that are not finite."""
 
 
 class OtherCodeSpace(InvalidCode):
-    """A latent code of another bundle, or of another generator."""
+    """A code of another bundle, or of another version of its generator."""
 
 
 class InvalidOption(EditingError):
-    """An option out of its range."""
+    """An option that is out of its range, or that does not go with the others."""
 
 
 class UnknownBundle(EditingError):
@@ -90,19 +91,19 @@ class UnknownDirection(EditingError):
 
 
 class UnknownCodeHandle(EditingError):
-    """The gateway does not know a code by this handle, or no longer, or it is another caller's."""
+    """The gateway has no code under this handle, has dropped it, or keeps it for another caller."""
 
 
 class Unauthenticated(EditingError):
-    """No key came with the request, or none that is known."""
+    """The request has no API key, or an unknown one."""
 
 
 class PermissionDenied(EditingError):
-    """The key, or the page that the request comes from, is not for this."""
+    """The key, or the web page that the request comes from, may not call this method."""
 
 
 class KeyLimitReached(EditingError):
-    """The key's own limit of requests a second, or of requests at once."""
+    """The key has used up its own limit of requests a second, or of requests at once."""
 
 
 class NotFound(EditingError):
@@ -114,23 +115,23 @@ class MethodNotAllowed(EditingError):
 
 
 class QueueFull(EditingError):
-    """More work is waiting than the gateway will hold."""
+    """The gateway holds as much work as it is allowed to."""
 
 
 class DeadlineExceeded(EditingError):
-    """The caller's time ran out."""
+    """The request's deadline has passed."""
 
 
 class Cancelled(EditingError):
-    """The caller went away."""
+    """The caller hung up."""
 
 
 class NotReady(EditingError):
-    """The graphs are still being loaded and warmed up."""
+    """The gateway still loads its graphs and warms them up."""
 
 
 class ShuttingDown(EditingError):
-    """The gateway finishes what it has and takes no more."""
+    """The gateway finishes the requests it has and takes no new ones."""
 
 
 class BackendUnavailable(EditingError):
@@ -138,28 +139,28 @@ class BackendUnavailable(EditingError):
 
 
 class BackendFailed(EditingError):
-    """The back end answered with a failure."""
+    """The back end failed on this request."""
 
 
 class BundleInvalid(EditingError):
-    """A bundle in the model repository that cannot be served; found at start-up."""
+    """A bundle in the model repository cannot be served. Raised at start-up and when bundles are reloaded."""
 
 
 class KeysInvalid(EditingError):
-    """The file of keys cannot be used; found at start-up."""
+    """The file of API keys cannot be used. Raised at start-up."""
 
 
 class CertificateInvalid(EditingError):
-    """The files of TLS cannot be used; found at start-up."""
+    """The TLS files cannot be used. Raised at start-up."""
 
 
 class InternalError(EditingError):
-    """Anything that was not foreseen. The log has the trace under the request id."""
+    """A fault of the gateway itself. The log has the traceback under the request id."""
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorRow:
-    """How one kind of error is told: on gRPC, on HTTP, to programs (`reason`) and in metrics (`reason`)."""
+    """How callers see one kind of error. `reason` is stable: programs and metrics go by it."""
 
     grpc_code: str
     http_status: int

@@ -1,7 +1,7 @@
-"""The gateway in a thread of another program: what `indomain.Client(":embedded:")` starts.
+"""A gateway in a thread of another program: `indomain.Client(":embedded:")` starts one.
 
-It is the gateway as ever, with its pipeline, limits and errors. It listens on a Unix socket in a folder that only this
-user can open, and nowhere else.
+It is a whole gateway, with pipeline, limits and errors. It listens only on a Unix socket, in a folder that no other
+user can open.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from serving.settings import Settings
 
 
 class CannotStart(Exception):
-    """The message says why, and what to do."""
+    """The gateway cannot start; the message says why and what to do."""
 
 
 class InProcessGateway:
-    """`start()` gives the address for a gRPC channel, once everything is loaded; `stop()` may be called twice."""
+    """A gateway for this process only."""
 
     def __init__(self, model_repository: Path | None = None) -> None:
-        """Settings are the environment's INDOMAIN_*, but for who may call: nobody else can."""
+        """Settings come from INDOMAIN_*, except those of access: nobody else can reach the gateway."""
         self._model_repository = model_repository
         self._stack = contextlib.ExitStack()
 
     def start(self) -> str:
-        """Raises CannotStart."""
+        """Loads everything; returns the address for a gRPC channel. Raises CannotStart."""
         try:
             settings = self._settings()
             folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="indomain-"))
@@ -54,7 +54,7 @@ class InProcessGateway:
         return f"unix:{folder}/gateway"
 
     def stop(self) -> None:
-        """Finishes what was accepted."""
+        """Finishes the accepted requests and ends the thread. It may be called twice."""
         self._stack.close()
 
     def _settings(self) -> Settings:
@@ -73,7 +73,7 @@ class InProcessGateway:
 
 @contextlib.contextmanager
 def _running_loop() -> Any:
-    """An event loop in a thread of its own."""
+    """An event loop that runs in a thread of its own, as long as the block."""
     loop = uvloop.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="indomain-gateway", daemon=True)
     thread.start()

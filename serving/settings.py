@@ -1,6 +1,7 @@
-"""Every setting of the gateway, with its default: environment `INDOMAIN_*`, or flags of `python -m serving`.
+"""Every setting that an operator can make, with its default: environment `INDOMAIN_*`, or `python -m serving` flags.
 
-Each field's docstring is its reference (`python -m serving --help` prints it). No other file has defaults.
+Each field's docstring is its reference (`python -m serving --help` prints it). The defaults of what callers can leave
+out of a request are part of the contract and stand in jobs.py.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 from serving.call import ANONYMOUS, CALL, Call
 from serving.errors import DeadlineExceeded, NotReady, QueueFull
+from serving.telemetry.average import ExponentialAverage
 
 
 def fair_share(places: int, owner: str, owners: int) -> int:
@@ -28,7 +29,7 @@ class Admission:
         self._max_in_flight = max_in_flight
         self._on_count = on_count
         self._of_owner: Counter[str] = Counter()
-        self._request_s = 0.5  # smoothed time of a request
+        self._request_s = ExponentialAverage(0.1, initial=0.5)
 
     def check_open(self) -> None:
         """Raises NotReady."""
@@ -46,7 +47,7 @@ class Admission:
         try:
             async with asyncio.timeout(call.deadline.remaining_s):
                 yield
-            self._request_s += 0.1 * (call.deadline.clock.now() - started_s - self._request_s)
+            self._request_s.add(call.deadline.clock.now() - started_s)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"Time ran out in the stage {call.stage or 'admission'}; allow more time, or ask for fewer steps.",
@@ -66,7 +67,7 @@ class Admission:
         else:
             return
         # Half of what is in flight is done after half the time that requests take now.
-        retry_after_s = min(30.0, max(0.1, self._request_s / 2))
+        retry_after_s = min(30.0, max(0.1, self._request_s.value / 2))
         raise QueueFull(f"{told}; try again a little later.", retry_after_s=retry_after_s)
 
     def _count(self, owner: str, change: int) -> None:

@@ -1,44 +1,36 @@
-"""Dynamic batches for one graph: samples of many requests in, one run, each its own result back.
+"""Dynamic batching for one graph: gathers samples of many requests, runs them together, and splits the results.
 
-It knows neither ONNX Runtime nor pictures. What it promises:
-- the queue is bounded; samples whose caller goes away leave it at once, those whose time ran out before a run;
-- owners (call.py) take turns, a sample each, and none may fill the queue: who asks for much does not keep the
-  others waiting;
-- where graphs share workers, a batch may be taken while the run before it still goes on, and counts as begun;
-- a result is set only on a future that still waits; siblings of a cancelled sample are untouched;
-- a sample that makes a batch fail fails alone: the batch is run once more, one by one;
-- which samples share a batch changes no result, as the graphs treat samples one by one;
-- with no delay set (the default) a lone sample runs at once: batches form while the run before is under way.
+It knows neither ONNX Runtime nor pictures. It guarantees that:
+- the queue is bounded. A sample leaves it at once when its caller goes away, and before a run when its time is up.
+- owners (call.py) take turns, one sample each, and no owner can fill the queue: a caller with many samples does not
+  block the others.
+- where graphs share workers, the next batch may be taken while the run before it still goes on.
+- a result is set only on a future that still waits; the other samples of a cancelled request's batch are untouched.
+- a sample that makes its batch fail fails alone: the samples are run once more, one by one.
+- the result of a sample does not depend on the others in its batch, as graphs treat samples one by one.
+- without a delay (the default) a lone sample runs at once; batches form while the run before is under way.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy.typing as npt
 
 from serving.access.admission import fair_share
+from serving.backends.backend import Tensors
 from serving.call import current_owner
 from serving.deadline import Clock, Deadline, MonotonicClock
-from serving.errors import (
-    BackendFailed,
-    DeadlineExceeded,
-    EditingError,
-    QueueFull,
-    ShuttingDown,
-)
+from serving.errors import BackendFailed, DeadlineExceeded, EditingError, QueueFull, ShuttingDown
+from serving.telemetry.average import ExponentialAverage
 
-Tensors = Mapping[str, npt.NDArray[Any]]
 Run = Callable[[Sequence[Tensors]], Awaitable[Sequence[Tensors]]]
 
 
 @dataclass(frozen=True, slots=True)
 class BatchedResult:
-    """One sample's outputs, each [1, ...], and the seconds it waited before its run."""
+    """The outputs of one sample, each [1, ...], and the seconds that it waited in the queue."""
 
     outputs: Tensors
     queued_s: float
@@ -54,10 +46,11 @@ class _Waiting:
 
 
 class _Queue:
-    """Waiting samples: each owner's in their order, the owners in turn."""
+    """The waiting samples: each owner's in order of arrival; the owners take turns."""
 
     def __init__(self) -> None:
-        self._lines: dict[str, dict[_Waiting, None]] = {}  # dicts keep order, and let go of any item at once
+        # Dictionaries, as they keep the order and can drop any item at once.
+        self._lines: dict[str, dict[_Waiting, None]] = {}
         self._length = 0
 
     def __len__(self) -> int:
@@ -76,7 +69,7 @@ class _Queue:
                 del self._lines[item.owner]
 
     def pop(self) -> _Waiting:
-        """The next of the owner whose turn it is, who then goes to the end of the row."""
+        """Takes the next sample of the owner whose turn it is. Other owners come before this one's next sample."""
         owner, line = next(iter(self._lines.items()))
         item = next(iter(line))
         self.discard(item)
@@ -84,15 +77,16 @@ class _Queue:
             self._lines[owner] = self._lines.pop(owner)
         return item
 
-    def waiting_of(self, owner: str) -> int:
+    def count_of(self, owner: str) -> int:
+        """How many samples of an owner wait."""
         return len(self._lines.get(owner, ()))
 
     def owners_with(self, owner: str) -> int:
-        """How many owners wait, if this one does."""
+        """How many owners have samples here, counting this owner in any case."""
         return len(self._lines) + (owner not in self._lines)
 
-    def oldest_s(self) -> float:
-        """When the one that has waited longest arrived."""
+    def oldest_arrival_s(self) -> float:
+        """When the sample that has waited longest arrived."""
         return min(next(iter(line)).arrived_s for line in self._lines.values())
 
 
@@ -101,8 +95,11 @@ def _ignore(_: int) -> None:
 
 
 class Batcher:
-    """Gathers samples for `run`, which takes up to `max_batch_size` of them and gives as many outputs, in order. Where
-    graphs share something to run on, `turn` is entered for each batch."""
+    """Gathers samples for `run`, which takes up to `max_batch_size` of them and returns their outputs in order.
+
+    turn: graphs that share workers share this; it is entered for each batch. on_batch: called with the size of each
+    batch. on_depth: called with the length of the queue when it changes.
+    """
 
     def __init__(
         self,
@@ -129,18 +126,18 @@ class Batcher:
         self._queue = _Queue()
         self._arrival = asyncio.Event()
         self._closing = False
-        self._run_s = 0.05  # smoothed time of one run, for the retry-after of a full queue
+        self._run_s = ExponentialAverage(0.2, initial=0.05)
         self._task: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
-        """Takes no more samples, and runs what is queued."""
+        """Refuses new samples, and runs those in the queue."""
         self._closing = True
         self._arrival.set()
         if self._task is not None:
             await self._task
 
     async def submit(self, samples: Sequence[Tensors], deadline: Deadline) -> list[BatchedResult]:
-        """The results of some samples (tensors [1, ...]) of one request: all are taken in, or none.
+        """Runs the samples of one request, each with tensors [1, ...]: queues all of them or none.
 
         Raises QueueFull, ShuttingDown, DeadlineExceeded, BackendFailed. Cancelling it takes its samples out.
         """
@@ -158,11 +155,12 @@ class Batcher:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work(), name=f"batcher-{self._graph}")
         try:
-            if len(items) == 1:  # a turn of the loop less than gather
+            # A lone future is awaited directly: gather would cost another turn of the event loop.
+            if len(items) == 1:
                 return [await items[0].future]
             return await asyncio.gather(*(item.future for item in items))
         finally:
-            # One failed or was cancelled: nobody waits for this request's other samples any more.
+            # If one sample failed or was cancelled, nobody waits for the request's other samples.
             waiting = len(self._queue)
             for item in items:
                 item.future.cancel()
@@ -171,7 +169,7 @@ class Batcher:
                 self._on_depth(len(self._queue))
 
     def check_room(self, count: int) -> None:
-        """Raises QueueFull if there is none for as many samples of the owner at hand."""
+        """Raises QueueFull if `count` more samples of the current owner would not be taken."""
         if not self._has_room(count, current_owner()):
             raise QueueFull(
                 f"The queue of {self._graph} is full ({len(self._queue)} samples wait); try again a little later.",
@@ -179,7 +177,7 @@ class Batcher:
             )
 
     def _has_room(self, count: int, owner: str) -> bool:
-        waiting, own = len(self._queue) + count, self._queue.waiting_of(owner) + count
+        waiting, own = len(self._queue) + count, self._queue.count_of(owner) + count
         if 2 * waiting <= self._max_queue_samples:
             return True
         share = fair_share(self._max_queue_samples, owner, self._queue.owners_with(owner))
@@ -187,22 +185,27 @@ class Batcher:
 
     def _time_to_drain_s(self) -> float:
         runs = 1 + len(self._queue) // self._max_batch_size
-        return min(30.0, max(0.1, runs * self._run_s))
+        return min(30.0, max(0.1, runs * self._run_s.value))
 
     async def _work(self) -> None:
-        """Runs batches until nothing waits. The turn of the loop in which a task starts lets those in that are ready
-        now, and so does the one after a run, as for the next chunks of the refinements in it."""
+        """Runs batches until the queue is empty.
+
+        This task starts one turn of the event loop after the first sample, and lets one turn pass after each run, so
+        that samples which are ready now (such as the next chunks of refinements) share the next batch.
+        """
         while self._queue:
             if self._max_delay_s > 0.0:
-                await self._let_company_arrive()
-            async with self._turn:  # a batch grows until then
+                await self._wait_for_more()
+            # While it waits for its turn, more samples arrive.
+            async with self._turn:
                 batch = self._take_batch()
                 if batch:
                     await self._run_batch(batch)
             await asyncio.sleep(0)
 
-    async def _let_company_arrive(self) -> None:
-        until_s = self._queue.oldest_s() + self._max_delay_s if self._queue else 0.0
+    async def _wait_for_more(self) -> None:
+        """Waits until a whole batch is there, or the oldest sample has waited for the maximum delay."""
+        until_s = self._queue.oldest_arrival_s() + self._max_delay_s if self._queue else 0.0
         while (
             0 < len(self._queue) < self._max_batch_size and self._clock.now() < until_s and not self._closing
         ):
@@ -244,7 +247,7 @@ class Batcher:
             else:
                 await self._run_one_by_one(batch)
             return
-        self._run_s += 0.2 * (self._clock.now() - started_s - self._run_s)
+        self._run_s.add(self._clock.now() - started_s)
         for item, output in zip(batch, outputs, strict=True):
             if not item.future.done():
                 item.future.set_result(BatchedResult(output, started_s - item.arrived_s))

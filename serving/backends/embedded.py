@@ -1,6 +1,6 @@
-"""The embedded back end: graphs in this process, one session and one batcher for each, and few threads that run them.
+"""The embedded back end: runs graphs in this process, with a session and a batcher for each, on a few threads.
 
-No server to install. Batches have their exact size: ONNX Runtime on a CPU gains nothing from padded ones.
+It needs no server. Batches are not padded: ONNX Runtime on a CPU gains nothing from that.
 """
 
 from __future__ import annotations
@@ -13,28 +13,31 @@ from pathlib import Path
 
 import numpy as np
 
-from serving.backends import Inference, Tensors, count_samples
+from serving.backends.backend import Inference, Tensors, count_samples
 from serving.backends.batcher import Batcher
 from serving.backends.engines import EngineUnfit, OnnxRuntimeSession, Session, open_refiner
-from serving.backends.samples import check_sample
+from serving.backends.references import check_reference
 from serving.bundle import Bundle, GraphKey, GraphSpec, Role
 from serving.deadline import Clock, Deadline, MonotonicClock
 from serving.errors import BackendUnavailable, BundleInvalid, EditingError, ShuttingDown
 from serving.settings import Settings
 from serving.telemetry.metrics import Metrics
 
-ADDRESS = "embedded"  # where this back end is, in metrics
+ADDRESS = "embedded"  # the label `address` of this back end in metrics
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
 
 def available_processors() -> int:
-    """Processors this process may use. ONNX Runtime itself sees neither affinity nor a container's limit."""
+    """The number of processors that this process may use.
+
+    ONNX Runtime itself looks neither at the CPU affinity nor at a container's limit.
+    """
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = _CGROUP_LIMIT.read_text().split()
         count = min(count, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):  # no cgroup v2, or "max": no limit
-        pass
+    except (OSError, ValueError):
+        pass  # no cgroup v2, or its limit is "max": no limit
     return count
 
 
@@ -49,12 +52,12 @@ class EmbeddedBackend:
         self._metrics = metrics
         self._clock = clock or MonotonicClock()
         self._threads = settings.intra_op_threads or available_processors()
-        # As many runs at once as have processors of their own: more would only be in each other's way, most of all
-        # generator and critic, which are asked together. A refiner has a thread of its own, as its chunks would keep
-        # the others waiting.
+        # As many runs at once as have processors of their own. More would only slow each other down, above all the
+        # generator and the domain score graph, which run at the same time. A refiner has a thread of its own, as its
+        # long chunks would block the other graphs.
         at_once = max(1, available_processors() // self._threads)
         self._workers = ThreadPoolExecutor(at_once, thread_name_prefix="graphs")
-        # One more may wait for a worker, so that none stands idle; the others' batches grow meanwhile.
+        # One more batch than workers may be taken, so that no worker stands idle; the other queues grow meanwhile.
         self._turns = asyncio.Semaphore(at_once + 1)
         self._graphs: dict[GraphKey, _Graph] = {}
 
@@ -117,7 +120,7 @@ async def _close(graphs: Iterable[_Graph]) -> None:
 
 
 class _Graph:
-    """One session with its batcher. Runs on some workers, or on a thread of its own."""
+    """One graph with its session and its batcher. It runs on the shared workers, or on a thread of its own."""
 
     def __init__(
         self,
@@ -133,7 +136,8 @@ class _Graph:
         self._spec = spec = bundle.graphs[role]
         self._threads = threads
         self._has_own_worker = shared is None
-        own_worker = ThreadPoolExecutor(1, thread_name_prefix=spec.model)  # no thread until it is given work
+        # A pool starts no thread before it is given work.
+        own_worker = ThreadPoolExecutor(1, thread_name_prefix=spec.model)
         self._workers, turn = shared or (own_worker, None)
         self._batcher = Batcher(
             spec.model,
@@ -150,7 +154,9 @@ class _Graph:
         self._output_names = [output.name for output in spec.outputs]
 
     async def load(self) -> None:
-        try:  # not on the workers: other graphs are running there
+        """Opens the session and checks it. Raises BundleInvalid."""
+        # In a thread apart: other graphs are running on the workers.
+        try:
             self._session = await asyncio.to_thread(self._open)
         except EngineUnfit as error:
             raise BundleInvalid(f"Bundle {self._bundle.name}: {error}") from None
@@ -163,7 +169,7 @@ class _Graph:
             ) from error
         self._check_against_manifest(self._session)
         try:
-            await check_sample(self._bundle, self._role, self._run_alone)
+            await check_reference(self._bundle, self._role, self._run_alone)
         except EditingError:
             raise
         except Exception as error:

@@ -1,8 +1,8 @@
-"""The runtimes that can run a graph in this process, behind one small type: open a file, run a batch.
+"""The runtimes that can run a graph in this process, behind one small protocol, Session: open a file, run a batch.
 
-ONNX Runtime runs everything. OpenVINO (the extra `openvino`) may run refiners: on processors with AVX512_BF16 or AMX it
-computes in bfloat16, several times faster. As it has answered wrongly without a word before, what it says of a graph
-is compared with ONNX Runtime before it is trusted with it.
+ONNX Runtime runs every graph. OpenVINO (the extra `openvino`) may run refiners: on processors with AVX512_BF16 or AMX
+it computes in bfloat16, several times faster. OpenVINO has given wrong results without an error before, so its results
+on a refiner are compared with ONNX Runtime's before it is used.
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from serving.backends import Tensors
-from serving.bundle import Bundle, GraphSpec, TensorSpec
-from serving.jobs import RefineOptions
-from serving.pipeline.refinement import RefineSettings, first_inputs
+from serving.backends.backend import Tensors
+from serving.bundle import Bundle, GraphSpec, TensorSpec, first_inputs
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it is read once, at import
 import onnxruntime
@@ -34,35 +32,35 @@ except ImportError:
 _log = logging.getLogger(__name__)
 
 LOSS_TOLERANCE = 0.02
-"""How far OpenVINO's first losses may be from ONNX Runtime's, relative; bfloat16 has 8 bits."""
+"""How far OpenVINO's first losses may be from ONNX Runtime's, relative. bfloat16 has 8 significant bits."""
 _ORT_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 _OPENVINO_DTYPES = {"u8": "uint8", "f32": "float32"}
 
 
 class EngineUnfit(RuntimeError):
-    """The runtime that was asked for cannot be used; the message says why."""
+    """The runtime that the settings name cannot be used; the message says why."""
 
 
 class Session(Protocol):
-    """An open graph. `inputs` and `outputs`: name -> dtype."""
+    """An open graph. `inputs` and `outputs` map names to dtypes."""
 
     inputs: dict[str, str]
     outputs: dict[str, str]
 
     def run(self, feeds: Tensors) -> Tensors:
-        """All outputs by name, the caller's to keep."""
+        """Runs one batch. Returns all outputs by name, in arrays that belong to the caller."""
         ...
 
 
 class OnnxRuntimeSession:
-    """On ONNX Runtime's CPU provider, float32 throughout."""
+    """A session on ONNX Runtime's CPU provider, in float32."""
 
     def __init__(self, file: Path, threads: int) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Several sessions share the processors: one that went on spinning after a run would take them from the others.
+        # Sessions share the processors: a session that spins after a run would take them from the others.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self.inputs = {v.name: _ORT_DTYPES.get(v.type, v.type) for v in self._session.get_inputs()}
@@ -74,13 +72,15 @@ class OnnxRuntimeSession:
 
 
 class InHalves:
-    """On ONNX Runtime: an even number of samples as two halves side by side, as within one run threads often wait for
-    one another. Answers to the bit what one run would. The second session takes as much memory as the first.
+    """Runs an even number of samples on ONNX Runtime as two halves at the same time.
+
+    That is faster, as the threads within one run often wait for one another. The results are bit for bit those of one
+    run. The second session takes as much memory as the first.
     """
 
     def __init__(self, file: Path, threads: int) -> None:
         self._whole = OnnxRuntimeSession(file, threads)
-        # A session's threads are those of its pool and whoever calls it. Here two call.
+        # A session uses the threads of its pool and the thread that calls it; here two threads call.
         self._halves = OnnxRuntimeSession(file, threads - 1)
         self.inputs, self.outputs = self._whole.inputs, self._whole.outputs
         self._second_caller = ThreadPoolExecutor(1, thread_name_prefix="second-half")
@@ -97,7 +97,7 @@ class InHalves:
 
 
 class OpenVinoSession:
-    """On OpenVINO's CPU plugin, convolutions and products of matrices in bfloat16 where the processor has it."""
+    """A session on OpenVINO's CPU plugin. Convolutions and matrix products run in bfloat16 if the processor has it."""
 
     def __init__(self, file: Path, graph: GraphSpec, threads: int) -> None:
         core = openvino.Core()
@@ -106,7 +106,7 @@ class OpenVinoSession:
         compiled = core.compile_model(core.read_model(file), "CPU", settings)
 
         def known(ports: Sequence[Any], specs: Sequence[TensorSpec]) -> dict[str, str]:
-            # a port may also bear the name of an inner value that is equal to it
+            # A port also has the names of inner values that are equal to it.
             types = {name: port.element_type.get_type_name() for port in ports for name in port.get_names()}
             wanted = (spec.name for spec in specs if spec.name in types)
             return {name: _OPENVINO_DTYPES.get(types[name], types[name]) for name in wanted}
@@ -128,12 +128,13 @@ def has_bfloat16() -> bool:
 
 
 def open_refiner(bundle: Bundle, threads: int, engine: str) -> Session:
-    """The session of a bundle's refiner. `engine`: onnxruntime, openvino, or auto, which takes the faster one.
+    """Opens a bundle's refiner. `engine`: "onnxruntime", "openvino", or "auto" for the faster of the two.
 
-    Raises EngineUnfit where OpenVINO is asked for and is missing, or answers otherwise than ONNX Runtime.
+    Raises EngineUnfit if the engine is "openvino", and OpenVINO is missing or differs from ONNX Runtime.
     """
     file = bundle.graph_file("refiner")
-    in_halves = threads > 1 and engine != "openvino"  # there it is only compared with
+    # With the engine "openvino", ONNX Runtime only serves as the reference.
+    in_halves = threads > 1 and engine != "openvino"
     reference = InHalves(file, threads) if in_halves else OnnxRuntimeSession(file, threads)
     if engine == "onnxruntime" or (engine == "auto" and not has_bfloat16()):
         return reference
@@ -157,17 +158,16 @@ def open_refiner(bundle: Bundle, threads: int, engine: str) -> Session:
 
 
 def probe(bundle: Bundle) -> dict[str, npt.NDArray[Any]]:
-    """Inputs of a first chunk: two codes, so that a batch is looked at too, on their way to a grey picture."""
+    """Inputs of a first chunk for the comparison: a batch of two random codes, refined towards a grey picture."""
     noise = np.random.default_rng(0).standard_normal((2, *bundle.code_std.shape), dtype=np.float32)
     grey = np.full((2, bundle.resolution, bundle.resolution, 3), 128, np.uint8)
-    settings = RefineSettings.resolve(RefineOptions(), bundle.refine, bundle.refine.steps)
-    return first_inputs(bundle, bundle.mean_code + 0.5 * bundle.code_std * noise, grey, settings)
+    return first_inputs(bundle, bundle.mean_code + 0.5 * bundle.code_std * noise, grey, bundle.refine)
 
 
 def loss_error(session: Session, reference: Session, feeds: Tensors) -> float:
-    """Largest relative difference of two sessions' first two losses: the second comes of the first gradient.
+    """The largest relative difference between two sessions' first two losses.
 
-    Later ones say less: an optimiser makes more of rounding with each step.
+    The second loss depends on the first gradient. Later losses say less: an optimiser amplifies rounding errors.
     """
 
     def first_losses(runs: Session) -> npt.NDArray[Any]:
@@ -180,7 +180,7 @@ def loss_error(session: Session, reference: Session, feeds: Tensors) -> float:
 
 
 def chunk_seconds(session: Session, feeds: Tensors) -> float:
-    """Time of a chunk of all codes and of one of the first alone, the best of three."""
+    """Seconds for a chunk of all codes and a chunk of the first code alone; the best of three trials."""
     alone = {name: value[:1] for name, value in feeds.items()}
 
     def once() -> float:

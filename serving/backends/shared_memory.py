@@ -1,7 +1,7 @@
-"""Tensors that pass to a Triton server on the same machine through shared memory, not over the connection.
+"""Shared memory with Triton servers on the same machine: tensors pass through it instead of the connection.
 
-One segment with slots, each of which carries the inputs and the outputs of one request. What does not fit, or finds no
-slot free, goes over the connection.
+One segment is divided into slots. A slot holds the inputs and outputs of one request. A request that does not fit, or
+finds no free slot, goes over the connection.
 """
 
 from __future__ import annotations
@@ -15,35 +15,37 @@ import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import InferInput, InferRequestedOutput
 
-from serving.backends import Tensors
+from serving.backends.backend import Tensors
 from serving.bundle import GraphSpec, TensorSpec
 from serving.deadline import Clock
 
 SLOTS = 32
 _ALIGNMENT = 64
-_REST_S = 60.0  # a run that nobody waits for any more may still write; it has ended by then
+# A server may still write into the slot of a run that nobody waits for; after this time it has ended.
+_QUARANTINE_S = 60.0
 DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
 
 
-def _bytes(spec: TensorSpec, count: int) -> int:
+def _aligned_bytes(spec: TensorSpec, count: int) -> int:
+    """Bytes of a tensor with `count` samples, rounded up."""
     size = count * prod(spec.shape[1:]) * np.dtype(spec.dtype).itemsize
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 def request_bytes(graph: GraphSpec, count: int) -> int:
-    """What the tensors of `count` samples take, inputs and outputs."""
-    return sum(_bytes(spec, count) for spec in (*graph.inputs, *graph.outputs))
+    """Bytes of all inputs and outputs of `count` samples."""
+    return sum(_aligned_bytes(spec, count) for spec in (*graph.inputs, *graph.outputs))
 
 
 class Segment:
-    """`SLOTS` slots, each large enough for a full batch of any of the graphs. Raises OSError where memory is short."""
+    """`SLOTS` slots, each large enough for a full batch of any of the graphs. Raises OSError if memory is short."""
 
     def __init__(self, graphs: Iterable[GraphSpec], clock: Clock) -> None:
         self.slot_bytes = max(request_bytes(graph, graph.max_batch_size) for graph in graphs)
         self._memory = SharedMemory(create=True, size=SLOTS * self.slot_bytes)
         self._clock = clock
         self._free = list(range(SLOTS))
-        self._resting: deque[tuple[float, int]] = deque()
+        self._quarantined: deque[tuple[float, int]] = deque()  # free again at a time, slot number
 
     @property
     def name(self) -> str:
@@ -54,21 +56,23 @@ class Segment:
         return SLOTS * self.slot_bytes
 
     def take(self, graph: GraphSpec, count: int) -> Slot | None:
-        """A slot for a request, if one is free and large enough."""
-        while self._resting and self._resting[0][0] <= self._clock.now():
-            self._free.append(self._resting.popleft()[1])
+        """A slot for a request; None if no slot is free or large enough."""
+        while self._quarantined and self._quarantined[0][0] <= self._clock.now():
+            self._free.append(self._quarantined.popleft()[1])
         if not self._free or request_bytes(graph, count) > self.slot_bytes:
             return None
         return Slot(self, self._free.pop(), graph, count)
 
-    def give_back(self, number: int) -> None:
+    def free(self, number: int) -> None:
+        """Takes a slot back at once: the server is done with it."""
         self._free.append(number)
 
-    def let_rest(self, number: int) -> None:
-        """Given back, but the server may still write into it for a while."""
-        self._resting.append((self._clock.now() + _REST_S, number))
+    def quarantine(self, number: int) -> None:
+        """Takes a slot back after a while: the server may still write into it."""
+        self._quarantined.append((self._clock.now() + _QUARANTINE_S, number))
 
     def view(self, spec: TensorSpec, count: int, offset: int) -> npt.NDArray[np.generic]:
+        """The tensor at an offset, as an array over the shared memory."""
         return np.ndarray((count, *spec.shape[1:]), spec.dtype, self._memory.buf, offset)
 
     def close(self) -> None:
@@ -77,7 +81,7 @@ class Segment:
 
 
 class Slot:
-    """Where the tensors of one request lie, inputs first."""
+    """The place of one request's tensors in the segment, inputs first."""
 
     def __init__(self, segment: Segment, number: int, graph: GraphSpec, count: int) -> None:
         self._segment, self._number, self._graph, self._count = segment, number, graph, count
@@ -85,10 +89,10 @@ class Slot:
         offset = number * segment.slot_bytes
         for spec in (*graph.inputs, *graph.outputs):
             self._offsets[spec] = offset
-            offset += _bytes(spec, count)
+            offset += _aligned_bytes(spec, count)
 
-    def inputs(self, inputs: Tensors) -> list[InferInput]:
-        """Writes them; gives what names them in a request."""
+    def write_inputs(self, inputs: Tensors) -> list[InferInput]:
+        """Writes the inputs into the slot; returns their descriptions for the request."""
         asked = []
         for spec in self._graph.inputs:
             value, offset = inputs[spec.name], self._offsets[spec]
@@ -98,7 +102,8 @@ class Slot:
             asked.append(tensor)
         return asked
 
-    def outputs(self) -> list[InferRequestedOutput]:
+    def requested_outputs(self) -> list[InferRequestedOutput]:
+        """The descriptions of the outputs for the request."""
         asked = []
         for spec in self._graph.outputs:
             tensor = InferRequestedOutput(spec.name)
@@ -107,16 +112,16 @@ class Slot:
             asked.append(tensor)
         return asked
 
-    def results(self) -> Tensors:
-        """A copy of what the server wrote."""
+    def read_outputs(self) -> Tensors:
+        """A copy of the outputs that the server wrote."""
         return {
             spec.name: self._segment.view(spec, self._count, self._offsets[spec]).copy()
             for spec in self._graph.outputs
         }
 
-    def leave(self, *, at_rest: bool) -> None:
-        """`at_rest`: the server is done with it."""
-        if at_rest:
-            self._segment.give_back(self._number)
+    def release(self, *, server_is_done: bool) -> None:
+        """Gives the slot back."""
+        if server_is_done:
+            self._segment.free(self._number)
         else:
-            self._segment.let_rest(self._number)
+            self._segment.quarantine(self._number)

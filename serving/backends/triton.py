@@ -1,8 +1,8 @@
-"""The Triton back end: graphs on one NVIDIA Triton server or on several, over gRPC.
+"""The Triton back end: runs graphs on one or several NVIDIA Triton servers, over gRPC.
 
-A request goes to the server with the least work outstanding from here. A server that fails is left out, what it had
-under way goes to another (the graphs have no state, so any request may be run again), and a probe takes it back once
-it answers and its graphs give the samples that were stored with them. Batches are Triton's own affair.
+A request goes to the server with the least outstanding work of this gateway. A server that fails is ejected, and its
+running requests go to another one: graphs have no state, so any request can run again. A probe takes the server back
+once it answers and its graphs pass their reference checks. Triton does the batching.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 from tritonclient.utils import InferenceServerException
 
 from serving.access.tls import triton_credentials
-from serving.backends import Inference, Tensors, count_samples
+from serving.backends.backend import Inference, Tensors, count_samples
 from serving.backends.shared_memory import Segment
-from serving.backends.triton_server import Lost, RunFailed, Server
+from serving.backends.triton_server import RunFailed, ServerLost, TritonServer
 from serving.bundle import Bundle, GraphKey, GraphSpec, Role
 from serving.deadline import Clock, Deadline, MonotonicClock
 from serving.errors import (
@@ -31,6 +31,7 @@ from serving.errors import (
     ShuttingDown,
 )
 from serving.settings import Settings
+from serving.telemetry.average import ExponentialAverage
 from serving.telemetry.metrics import Metrics
 
 _log = logging.getLogger(__name__)
@@ -50,21 +51,22 @@ class TritonBackend:
         if settings.triton_shared_memory:
             graphs = [bundle.graphs[role] for bundle, role in self._wanted.values()]
             self._segment = Segment(graphs, self._clock)
-        credentials = triton_credentials(settings)
-        self._servers = [
-            Server(address, self._wanted, settings, metrics, self._segment, credentials)
-            for address in dict.fromkeys(settings.triton_addresses)
-        ]
-        self._alone: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._credentials = triton_credentials(settings)
+        self._servers: list[TritonServer] = []
+        self._alone_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by model
         self._outstanding: defaultdict[str, int] = defaultdict(int)  # samples, by model
-        self._seconds: dict[str, float] = {}  # smoothed time of a request, by model
-        self._turn = 0
+        self._request_s: defaultdict[str, ExponentialAverage] = defaultdict(lambda: ExponentialAverage(0.2))
+        self._choices = 0
         self._closed = False
 
     async def load(self) -> None:
-        """Waits until one server has every graph, however long that takes: servers and gateway start in any order."""
-        for server in self._servers:
-            server.start()
+        """Connects, and waits until one server has every graph. Servers and gateway may start in any order."""
+        self._servers = [
+            TritonServer(
+                address, self._wanted, self._settings, self._metrics, self._segment, self._credentials
+            )
+            for address in dict.fromkeys(self._settings.triton_addresses)
+        ]
         waiting = asyncio.ensure_future(self._until_healthy())
         try:
             while not (await asyncio.wait({waiting}, timeout=10.0))[0]:
@@ -74,7 +76,7 @@ class TritonBackend:
             waiting.cancel()
 
     async def add(self, bundles: Iterable[Bundle]) -> None:
-        """All servers that are up must have them; the others will get them before they are taken back."""
+        """Loads graphs on all servers that are up. The others get them before they are used again."""
         added = {key: part for key, part in _graphs_of(bundles).items() if key not in self._wanted}
         for model, version, _ in added:
             if any((model, version) == key[:2] for key in self._wanted):
@@ -86,7 +88,7 @@ class TritonBackend:
             return
         try:
             async with asyncio.timeout(self._settings.reload_timeout_s):
-                await asyncio.gather(*(self._bring(server, added) for server in self._servers if server.up))
+                await asyncio.gather(*(self._load_on(server, added) for server in self._servers if server.up))
             if not any(server.has(added) for server in self._servers):
                 raise BackendUnavailable("No Triton server is up that could load the new version.")
         except BaseException as error:
@@ -101,14 +103,15 @@ class TritonBackend:
         leaving = {key: part for key, part in self._wanted.items() if key not in kept}
         if not leaving:
             return
-        if self._settings.triton_model_control:  # other gateways may not have switched yet
+        if self._settings.triton_model_control:
+            # Other gateways may not have switched to the new version yet.
             await asyncio.sleep(self._settings.triton_unload_delay_s)
         for key in leaving:
             del self._wanted[key]
         await self._unload(leaving)
 
     def check_room(self, graph: GraphSpec, count: int) -> None:
-        pass  # its servers' queues are their own
+        pass  # the queues are on the servers
 
     async def infer(self, graph: GraphSpec, inputs: Tensors, deadline: Deadline) -> Inference:
         count, most = count_samples(graph, inputs), graph.max_batch_size
@@ -152,7 +155,7 @@ class TritonBackend:
         finally:
             self._count(graph.model, -count)
         taken_s = self._clock.now() - started_s
-        self._seconds[graph.model] = 0.8 * self._seconds.get(graph.model, taken_s) + 0.2 * taken_s
+        self._request_s[graph.model].add(taken_s)
         return outputs
 
     async def _run(self, graph: GraphSpec, inputs: Tensors, count: int, deadline: Deadline) -> Tensors:
@@ -160,8 +163,8 @@ class TritonBackend:
             return await self._on_some_server(graph, inputs, count, deadline)
         except RunFailed as error:
             failed_on = error.server
-        # One after another, so that two which failed never share a batch again: who fails alone is at fault.
-        async with self._alone[graph.model]:
+        # Failed requests run again one after another, so that they share no batch: what fails alone is at fault itself.
+        async with self._alone_locks[graph.model]:
             return await self._on_some_server(graph, inputs, count, deadline, alone_on=failed_on)
 
     def _count(self, model: str, samples: int) -> None:
@@ -174,13 +177,14 @@ class TritonBackend:
         inputs: Tensors,
         count: int,
         deadline: Deadline,
-        alone_on: Server | None = None,
+        alone_on: TritonServer | None = None,
     ) -> Tensors:
-        """On one server after another, the least loaded first, until one answers or says it is the request's fault.
+        """Tries one server after another, the least loaded first, until one answers or the request is at fault.
 
-        `alone_on`: the run failed there, and is tried again, there first. Raises RunFailed without it only.
+        alone_on: the server on which the request failed in a batch; it is tried first. RunFailed is raised only
+        without it.
         """
-        tried: set[Server] = set()
+        tried: set[TritonServer] = set()
         refusal: EditingError = BackendUnavailable(
             "No Triton server is ready for this; try again in a moment."
         )
@@ -192,12 +196,13 @@ class TritonBackend:
                 )
             try:
                 return await server.infer(graph, inputs, count, deadline.remaining_s)
-            except Lost as error:
+            except ServerLost as error:
                 refusal = BackendUnavailable(
                     "Triton went away while it ran this, and no other server took it over; try again in a moment."
                 )
                 refusal.__cause__ = error.__cause__
-            except QueueFull as error:  # the others may have room: they have other callers too
+            except QueueFull as error:
+                # The queue of another server may have room.
                 refusal = QueueFull(error.message, retry_after_s=self._time_to_drain_s(graph.model))
             except RunFailed as error:
                 if alone_on is None:
@@ -209,18 +214,22 @@ class TritonBackend:
             raise ShuttingDown("The gateway is shutting down; ask another one, or later.")
         raise refusal
 
-    def _choose(self, graph: GraphSpec, tried: Collection[Server], first: Server | None) -> Server | None:
+    def _choose(
+        self, graph: GraphSpec, tried: Collection[TritonServer], first: TritonServer | None
+    ) -> TritonServer | None:
+        """The server to try next: `first`, then the one with the least outstanding work; equal ones take turns."""
         able = [server for server in self._servers if server.has((graph.key,)) and server not in tried]
         if not able:
             return None
-        self._turn += 1
-        server = min(able, key=lambda server: (server is not first, server.outstanding, server.turn))
-        server.turn = self._turn
+        self._choices += 1
+        server = min(able, key=lambda server: (server is not first, server.outstanding, server.last_chosen))
+        server.last_chosen = self._choices
         return server
 
     def _time_to_drain_s(self, model: str) -> float:
-        """A request that came just before had to wait for the whole queue."""
-        return min(30.0, max(0.1, self._seconds.get(model, 1.0)))
+        """The time that requests take lately: the last one in a full queue waits for the whole of it."""
+        lately_s = self._request_s[model].value if model in self._request_s else 1.0
+        return min(30.0, max(0.1, lately_s))
 
     # --- the servers -------------------------------------------------------------------------------------------
 
@@ -228,12 +237,13 @@ class TritonBackend:
         while not await self.healthy():  # noqa: ASYNC110  (the probes of several servers decide it)
             await asyncio.sleep(0.02)
 
-    async def _bring(self, server: Server, graphs: _Graphs) -> None:
+    async def _load_on(self, server: TritonServer, graphs: _Graphs) -> None:
+        """Loads graphs on one server. Raises BundleInvalid."""
         try:
-            await server.have(graphs)
-        except (InferenceServerException, Lost, RunFailed) as error:
+            await server.wait_for(graphs)
+        except (InferenceServerException, ServerLost, RunFailed) as error:
             if not server.up:
-                return  # it is brought up to date when it is back
+                return  # a server gets its graphs before it is used again
             raise BundleInvalid(
                 f"Triton at {server.address} cannot load the new version; its log says why."
             ) from error

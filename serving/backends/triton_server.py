@@ -1,16 +1,14 @@
-"""One Triton server as the gateway sees it: its channel, what it has ready, what is under way, what its errors mean.
+"""One Triton server as the gateway sees it: its channel, its health, its graphs, and what its errors mean.
 
-Which server a request goes to is decided in triton.py.
+triton.py decides which server a request goes to; triton_models.py loads and unloads models.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import grpc
@@ -19,9 +17,10 @@ from tritonclient.grpc import InferInput, InferRequestedOutput, InferResult
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from serving.backends import Tensors
-from serving.backends.samples import check_sample
+from serving.backends.backend import Tensors
+from serving.backends.references import check_reference
 from serving.backends.shared_memory import DATATYPES, Segment
+from serving.backends.triton_models import load_models, unload_models
 from serving.bundle import Bundle, GraphKey, GraphSpec, Role
 from serving.call import outgoing_metadata
 from serving.errors import BackendFailed, DeadlineExceeded, EditingError, QueueFull
@@ -33,37 +32,40 @@ _log = logging.getLogger(__name__)
 Graphs = Mapping[GraphKey, tuple[Bundle, Role]]
 
 _CHANNEL = [
-    # By default a channel may look for a server that was away only two minutes later.
+    # By default a channel may take two minutes to try again.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.dns_min_time_between_resolutions_ms", 1000),  # one that moved has its name, but another address
+    # A server that moved keeps its name but has another address.
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
 ]
-_PROBE_INTERVAL_AWAY_S = 0.25
+_PROBE_INTERVAL_DOWN_S = 0.25
 _PROBE_TIMEOUT_S = 3.0
-_PROBES_IN_VAIN = 2  # who does not answer so many in turn hangs
-_FAILURES_IN_TURN = 3  # of requests that failed even alone, none having succeeded: its own fault, not theirs
-_SAMPLE_TIMEOUT_S = 120.0  # the first run of a graph may build an engine
-_LOAD_TIMEOUT_S = 600.0
+_MAX_UNANSWERED_PROBES = 2  # in a row; then the server hangs
+_MAX_FAILURES = 3  # in a row, of requests that ran alone; then the server is at fault, not the requests
+_REFERENCE_TIMEOUT_S = 120.0  # the first run of a graph may build a TensorRT engine
 
 
-class Lost(Exception):
-    """The server went away, or has not got the graph: another one may answer."""
+class ServerLost(Exception):
+    """The server went away or does not have the graph: another server may answer."""
 
 
 class RunFailed(Exception):
-    """The run failed on a server; a sample that shared the batch may be at fault."""
+    """A run failed on a server. Another sample in the same batch may be at fault."""
 
-    def __init__(self, server: Server, text: str) -> None:
+    def __init__(self, server: TritonServer, text: str) -> None:
         super().__init__(text)
         self.server = server
 
 
-class Server:
-    """A server at an address. `start()` it in a running loop; `wanted` are the graphs that it is to have, which the
-    owner may change."""
+class TritonServer:
+    """A server at an address, which a background task probes. Make it in a running event loop.
+
+    `wanted` are the graphs that the server is to have; the owner may change that mapping. A server is `up` if it
+    answers; `complaint` says why it is not up, or which graphs it lacks. `outstanding`: samples that it is running.
+    """
 
     def __init__(
         self,
@@ -76,37 +78,31 @@ class Server:
     ) -> None:
         self.address = address
         self.up = False
-        self.complaint = ""  # why it is not up, or what it lacks; for the log
-        self.outstanding = 0  # samples
-        self.turn = 0
+        self.complaint = ""
+        self.outstanding = 0
+        self.last_chosen = 0
         self._wanted = wanted
         self._settings = settings
         self._gauge = metrics.backend_up.labels(address)
         self._ejections = metrics.ejections.labels(address)
-        self._ready: set[GraphKey] = set()
+        self._ready: set[GraphKey] = set()  # loaded, and right on their reference runs
         self._segment = segment
-        self._credentials = credentials
+        self._segment_registered = False
         self._loaded_here: set[GraphKey] = set()
         self._failures = 0
-        self._shares = False  # whether the server has been told of the segment
         self._calls: set[asyncio.Future[Any]] = set()
-        self._changing = asyncio.Lock()  # one at a time loads, unloads or checks graphs
-        self._look_again = asyncio.Event()
-        self._probe: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
+        self._models_lock = asyncio.Lock()  # held by whoever loads, unloads or checks graphs
+        self._probe_now = asyncio.Event()
         self._gauge.set(0)
-        self._client = InferenceServerClient(self.address, creds=self._credentials, channel_args=_CHANNEL)
-        self._probe = asyncio.create_task(self._keep_looking(), name=f"probe-{self.address}")
+        self._client = InferenceServerClient(address, creds=credentials, channel_args=_CHANNEL)
+        self._prober = asyncio.create_task(self._probe_forever(), name=f"probe-{address}")
 
     async def close(self) -> None:
-        probe, self._probe = self._probe, None
-        if probe is None:
-            return
-        probe.cancel()
+        """Stops the probe and closes the channel."""
+        self._prober.cancel()
         with suppress(asyncio.CancelledError):
-            await probe
-        if self._segment is not None and self._shares:
+            await self._prober
+        if self._segment is not None and self._segment_registered:
             with suppress(InferenceServerException):
                 await self._client.unregister_system_shared_memory(
                     self._segment.name, client_timeout=_PROBE_TIMEOUT_S
@@ -116,32 +112,35 @@ class Server:
         self._gauge.set(0)
 
     def has(self, graphs: Iterable[GraphKey]) -> bool:
-        """Whether it is up and has these graphs ready and found right."""
+        """Whether the server is up and has these graphs loaded and checked."""
         return self.up and self._ready.issuperset(graphs)
 
     # --- requests ----------------------------------------------------------------------------------------------
 
     async def infer(self, graph: GraphSpec, inputs: Tensors, count: int, timeout_s: float) -> Tensors:
-        """Raises Lost, RunFailed, QueueFull, DeadlineExceeded, BackendFailed. Cancelling it reaches the server."""
-        slot = self._segment.take(graph, count) if self._segment and self._shares else None
+        """Runs `count` samples. Cancelling it cancels the request on the server, too.
+
+        Raises ServerLost, RunFailed, QueueFull, DeadlineExceeded, BackendFailed.
+        """
+        slot = self._segment.take(graph, count) if self._segment and self._segment_registered else None
         if slot is None:
-            asked = [_input(spec.name, inputs[spec.name]) for spec in graph.inputs]
+            sent = [_input(spec.name, inputs[spec.name]) for spec in graph.inputs]
             wanted = [InferRequestedOutput(spec.name) for spec in graph.outputs]
-            result = await self._call(graph, asked, wanted, count, timeout_s)
+            result = await self._call(graph, sent, wanted, count, timeout_s)
             outputs = {spec.name: result.as_numpy(spec.name) for spec in graph.outputs}
             if any(value is None or len(value) != count for value in outputs.values()):
                 raise BackendFailed(f"{graph.model} on Triton did not give all that its manifest says.")
             return outputs
         answered = False
         try:
-            await self._call(graph, slot.inputs(inputs), slot.outputs(), count, timeout_s)
+            await self._call(graph, slot.write_inputs(inputs), slot.requested_outputs(), count, timeout_s)
             answered = True
-            return slot.results()
+            return slot.read_outputs()
         except (RunFailed, QueueFull, BackendFailed):
             answered = True
             raise
         finally:
-            slot.leave(at_rest=answered)
+            slot.release(server_is_done=answered)
 
     async def _call(
         self,
@@ -157,7 +156,7 @@ class Server:
                 inputs,
                 model_version=str(graph.version),
                 outputs=outputs,
-                timeout=max(1, int(timeout_s * 1e6)),  # in its queue, microseconds
+                timeout=max(1, int(timeout_s * 1e6)),  # in the server's queue, microseconds
                 client_timeout=timeout_s,
                 headers=dict(outgoing_metadata()),
             )
@@ -172,15 +171,19 @@ class Server:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            raise Lost(self.complaint) from None  # `eject` cancelled the call, not the caller
+            # Not the caller was cancelled: `eject` cancelled the call.
+            raise ServerLost(self.complaint) from None
         except InferenceServerException as error:
-            raise self._meaning(error, graph) from error
+            raise self._translate(error, graph) from error
         finally:
             self._calls.discard(call)
             self.outstanding -= count
 
-    def _meaning(self, error: InferenceServerException, graph: GraphSpec) -> Exception:
-        """Queue full, time-out, shutdown and no server at all come as one status: the text tells them apart."""
+    def _translate(self, error: InferenceServerException, graph: GraphSpec) -> Exception:
+        """The gateway's error for one of Triton's.
+
+        Triton has one status for a full queue, a time-out, a shutdown and a lost connection: the text decides.
+        """
         status, text = (error.status() or "").removeprefix("StatusCode."), error.message() or ""
         if status == "DEADLINE_EXCEEDED" or "timeout expired" in text:
             return DeadlineExceeded(f"Time ran out while {graph.model} was asked; allow more, or send less.")
@@ -188,14 +191,13 @@ class Server:
             return QueueFull(f"The queue of {graph.model} on Triton is full; try again a little later.")
         if status in ("NOT_FOUND", "UNIMPLEMENTED") or "unknown model" in text or "stopped accepting" in text:
             self._ready.discard(graph.key)
-            self._tell()
-            self._look_again.set()
-            return Lost(text)
-        if (
-            status in ("UNAVAILABLE", "CANCELLED") or "shared memory region" in text
-        ):  # it has forgotten it: restarted
+            self._update_gauge()
+            self._probe_now.set()
+            return ServerLost(text)
+        # A server that does not know the shared memory region has been restarted.
+        if status in ("UNAVAILABLE", "CANCELLED") or "shared memory region" in text:
             self.eject(text)
-            return Lost(text)
+            return ServerLost(text)
         if status in ("INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"):
             return BackendFailed(
                 f"Triton does not take this for {graph.model}; is it the bundle served here?"
@@ -203,66 +205,73 @@ class Server:
         return RunFailed(self, text)
 
     def count_failure(self) -> None:
-        """Of a request that failed though it ran alone. One who fails all would else draw them all: it is fast."""
+        """Counts a request that failed although it ran alone; ejects a server on which several fail in a row.
+
+        A server that fails all requests is fast, and would otherwise attract all of them.
+        """
         self._failures += 1
-        if self._failures >= _FAILURES_IN_TURN:
+        if self._failures >= _MAX_FAILURES:
             self._failures = 0
             self.eject("its graphs fail")
 
     def eject(self, why: str) -> None:
-        """Leaves it out until the probe finds it well; what it has under way is given up, to be run elsewhere."""
+        """Uses the server no more until a probe finds it well. Its running calls raise ServerLost, to run elsewhere."""
         self.complaint = why
         if not self.up:
             return
         self.up = False
         self._ready.clear()
-        self._shares = False
+        self._segment_registered = False
         self._ejections.inc()
-        self._tell()
+        self._update_gauge()
         _log.warning("Triton at %s is left out: %s", self.address, why)
         for call in self._calls:
             call.cancel()
-        self._look_again.set()
+        self._probe_now.set()
 
     # --- health ------------------------------------------------------------------------------------------------
 
-    async def _keep_looking(self) -> None:
-        in_vain = 0
+    async def _probe_forever(self) -> None:
+        unanswered = 0
         while True:
-            self._look_again.clear()
+            self._probe_now.clear()
             try:
-                await self._look()
-                in_vain = 0
+                await self._probe()
+                unanswered = 0
             except InferenceServerException as error:
-                in_vain += 1
-                if "DEADLINE_EXCEEDED" not in (error.status() or "") or in_vain >= _PROBES_IN_VAIN:
+                unanswered += 1
+                timed_out = "DEADLINE_EXCEEDED" in (error.status() or "")
+                if not timed_out or unanswered >= _MAX_UNANSWERED_PROBES:
                     self.eject(error.message() or "it does not answer")
             except Exception as error:
                 _log.exception("Triton at %s could not be looked at", self.address)
                 self.eject(str(error))
-            self._tell()
+            self._update_gauge()
             pause_s = self._settings.triton_probe_interval_s
             with suppress(TimeoutError):
-                async with asyncio.timeout(pause_s if self.up else min(pause_s, _PROBE_INTERVAL_AWAY_S)):
-                    await self._look_again.wait()
+                async with asyncio.timeout(pause_s if self.up else min(pause_s, _PROBE_INTERVAL_DOWN_S)):
+                    await self._probe_now.wait()
 
-    async def _look(self) -> None:
+    async def _probe(self) -> None:
+        """Asks whether the server is live and has its graphs; loads and checks those that it lacks."""
         if not await self._client.is_server_live(client_timeout=_PROBE_TIMEOUT_S):
             raise InferenceServerException("it is not live", "StatusCode.UNAVAILABLE")
         if not self.up:
             _log.info("Triton at %s answers", self.address)
             if self._segment is not None:
-                await self._share(self._segment)
+                await self._register(self._segment)
             self.up = True
-        async with self._changing:
-            self._ready -= await self._absent(self._wanted)
-        complaint = await self._bring(self._wanted) if self._lacking() else ""
+        async with self._models_lock:
+            self._ready -= await self._not_loaded(self._wanted)
+        complaint = await self._prepare(self._wanted) if self._wanted.keys() - self._ready else ""
         if complaint and complaint != self.complaint:
             _log.warning("Triton at %s: %s", self.address, complaint)
         self.complaint = complaint
 
-    async def _share(self, segment: Segment) -> None:
-        with suppress(InferenceServerException):  # it may know it from before it was left out
+    async def _register(self, segment: Segment) -> None:
+        """Tells the server of the shared memory."""
+        # The server may know the segment from before it was ejected.
+        with suppress(InferenceServerException):
             await self._client.unregister_system_shared_memory(segment.name, client_timeout=_PROBE_TIMEOUT_S)
         try:
             await self._client.register_system_shared_memory(
@@ -271,15 +280,12 @@ class Server:
         except InferenceServerException as error:
             _log.warning("Triton at %s takes no shared memory: %s", self.address, error.message())
         else:
-            self._shares = True
+            self._segment_registered = True
 
-    def _lacking(self) -> set[GraphKey]:
-        return self._wanted.keys() - self._ready
-
-    def _tell(self) -> None:
+    def _update_gauge(self) -> None:
         self._gauge.set(self.has(self._wanted))
 
-    async def _absent(self, graphs: Graphs) -> set[GraphKey]:
+    async def _not_loaded(self, graphs: Graphs) -> set[GraphKey]:
         keys = list(graphs)
         found = await asyncio.gather(
             *(self._client.is_model_ready(k[0], str(k[1]), client_timeout=_PROBE_TIMEOUT_S) for k in keys)
@@ -288,43 +294,50 @@ class Server:
 
     # --- graphs ------------------------------------------------------------------------------------------------
 
-    async def have(self, graphs: Graphs) -> None:
-        """Returns once it has them. Raises BundleInvalid, InferenceServerException; waits as long as it must."""
+    async def wait_for(self, graphs: Graphs) -> None:
+        """Loads and checks these graphs, and waits as long as that takes.
+
+        Raises BundleInvalid, InferenceServerException, ServerLost, RunFailed.
+        """
         while not self.has(graphs):
             if not self.up:
                 raise InferenceServerException("it went away", "StatusCode.UNAVAILABLE")
-            self.complaint = await self._bring(graphs, strict=True)
+            self.complaint = await self._prepare(graphs, strict=True)
             if not self.has(graphs):
-                await asyncio.sleep(_PROBE_INTERVAL_AWAY_S)
+                await asyncio.sleep(_PROBE_INTERVAL_DOWN_S)
 
     async def unload(self, graphs: Graphs, *, only_own: bool = False) -> None:
-        """Gives up these versions, where it is told what to load. `only_own`: those that were loaded from here, as
-        other gateways may want the rest."""
+        """Unloads these graphs, if this gateway controls the models.
+
+        only_own: only those that this gateway has loaded, as other gateways may want the rest.
+        """
         self._ready -= graphs.keys()
         leaving = self._loaded_here & graphs.keys() if only_own else graphs.keys()
         self._loaded_here -= graphs.keys()
         if not self._settings.triton_model_control or not self.up:
             return
-        async with self._changing:
-            await self._for_each_model(leaving, lambda model: self._unload(model, _versions(leaving, model)))
+        async with self._models_lock:
+            await unload_models(self._client, leaving)
 
-    async def _bring(self, graphs: Graphs, *, strict: bool = False) -> str:
-        """Loads what is not loaded, if that is ours to do, and checks what was not checked: what is left to say.
+    async def _prepare(self, graphs: Graphs, *, strict: bool = False) -> str:
+        """Loads the graphs that are absent, if this gateway controls the models, and checks those not yet checked.
 
-        `strict` raises what it would say of a graph that was found wrong or cannot be loaded."""
-        graphs = dict(graphs)  # the owner may change what is wanted meanwhile
-        async with self._changing:
-            absent = await self._absent({key: graphs[key] for key in graphs.keys() - self._ready})
+        Returns what is still missing or wrong, for the log. strict: raises what is wrong instead.
+        """
+        graphs = dict(graphs)  # the owner may change the mapping meanwhile
+        async with self._models_lock:
+            absent = await self._not_loaded({key: graphs[key] for key in graphs.keys() - self._ready})
             try:
                 if absent and self._settings.triton_model_control:
                     self._loaded_here |= absent
-                    await self._load_absent(absent, self._wanted.keys() - absent)
-                    absent = await self._absent({key: graphs[key] for key in absent})
+                    await load_models(self._client, absent, self._wanted.keys() - absent)
+                    absent = await self._not_loaded({key: graphs[key] for key in absent})
                 for key in graphs.keys() - self._ready - absent:
                     await self._check(*graphs[key])
-                    if self.up:  # still: if it was left out meanwhile, another may come back in its place
+                    # A server that was ejected meanwhile may come back as another one.
+                    if self.up:
                         self._ready.add(key)
-            except (EditingError, InferenceServerException, Lost, RunFailed) as error:
+            except (EditingError, InferenceServerException, ServerLost, RunFailed) as error:
                 if strict:
                     raise
                 return str(error)
@@ -334,70 +347,9 @@ class Server:
 
     async def _check(self, bundle: Bundle, role: Role) -> None:
         async def run(inputs: Tensors) -> Tensors:
-            return await self.infer(bundle.graphs[role], inputs, 1, _SAMPLE_TIMEOUT_S)
+            return await self.infer(bundle.graphs[role], inputs, 1, _REFERENCE_TIMEOUT_S)
 
-        await check_sample(bundle, role, run)
-
-    async def _load_absent(self, absent: Iterable[GraphKey], present: Iterable[GraphKey]) -> None:
-        await self._for_each_model(
-            absent, lambda model: self._load(model, _versions(absent, model), _versions(present, model))
-        )
-
-    async def _for_each_model(
-        self, graphs: Iterable[GraphKey], change: Callable[[str], Awaitable[None]]
-    ) -> None:
-        """All of them, together, whatever becomes of one. Raises what the first that failed did."""
-        models = sorted({key[0] for key in graphs})
-        results = await asyncio.gather(
-            *(self._when_free(partial(change, model)) for model in models), return_exceptions=True
-        )
-        for result in results:
-            if result is not None:
-                raise result
-
-    async def _when_free(self, change: Callable[[], Awaitable[None]]) -> None:
-        """Triton refuses to change a model while somebody else, such as another gateway, is at it."""
-        while True:
-            try:
-                return await change()
-            except InferenceServerException as error:
-                if "currently loading or unloading" not in (error.message() or ""):
-                    raise
-            await asyncio.sleep(_PROBE_INTERVAL_AWAY_S)
-
-    async def _unload(self, model: str, versions: set[int]) -> None:
-        loaded = await self._loaded(model)
-        if not loaded & versions:
-            return  # another gateway was first
-        if loaded <= versions:
-            await self._client.unload_model(model, client_timeout=_LOAD_TIMEOUT_S)
-        else:
-            await self._load_versions(model, loaded - versions)
-
-    async def _load(self, model: str, absent: set[int], present: set[int]) -> None:
-        """Loads what is absent beside what is loaded, for whomever."""
-        loaded = await self._loaded(model)
-        if not loaded | present:
-            await self._client.load_model(model, client_timeout=_LOAD_TIMEOUT_S)  # its newest version
-            loaded = await self._loaded(model)
-        if not absent <= loaded:
-            await self._load_versions(model, loaded | absent | present)
-
-    async def _loaded(self, model: str) -> set[int]:
-        """Versions that run, or will in a moment."""
-        index = await self._client.get_model_repository_index(client_timeout=_PROBE_TIMEOUT_S)
-        states = ("READY", "LOADING")
-        return {int(entry.version) for entry in index.models if entry.name == model and entry.state in states}
-
-    async def _load_versions(self, model: str, versions: set[int]) -> None:
-        """These versions of a model, each that runs already without a break; by its configuration otherwise."""
-        answer = await self._client.get_model_config(model, as_json=True, client_timeout=_PROBE_TIMEOUT_S)
-        config = answer["config"] | {"version_policy": {"specific": {"versions": sorted(versions)}}}
-        await self._client.load_model(model, config=json.dumps(config), client_timeout=_LOAD_TIMEOUT_S)
-
-
-def _versions(graphs: Iterable[GraphKey], model: str) -> set[int]:
-    return {key[1] for key in graphs if key[0] == model}
+        await check_reference(bundle, role, run)
 
 
 def _input(name: str, value: np.ndarray[Any, Any]) -> InferInput:

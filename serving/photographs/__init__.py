@@ -1,1 +1,1 @@
-"""Pictures as bytes and arrays, faces on photographs, their alignment, areas, and results pasted back."""
+"""Everything about pixels: decoding and encoding, faces, alignment, areas of a picture, pasting into a photograph."""

@@ -1,7 +1,7 @@
-"""Faces on a photograph: where to look, what the detector's answers say, and which of the faces can be edited.
+"""Faces on a photograph: finds them with the graph `B_detector`, and says which of them can be edited.
 
-The detector sees squares of one size. It is shown the whole photograph first, then parts of it more closely, and once
-more, straight, the face that was chosen: what it says of eyes and mouth is best where they are as in training pictures.
+The detector takes squares of one size. It first gets the whole photograph, then smaller squares that tile it. The face
+that is chosen is then detected again in upright squares close around it, as landmarks are most precise there.
 """
 
 from __future__ import annotations
@@ -20,39 +20,37 @@ from serving.photographs.alignment import (
     CORNERS,
     Points,
     Similarity,
+    corners_agree,
     eye_distance,
     face_square,
-    lies_as,
-    turned_by,
+    head_turn,
 )
 
-Rows = npt.NDArray[
-    np.float32
-]  # [N, P, 15]: score, box, landmarks of each place in each look, in the look's pixels
-Look = Callable[[Sequence[Similarity]], Awaitable[Rows]]
-"""Shows the detector squares of the photograph."""
+# [N, P, 15]: for each of N squares, P candidates with score, box and landmarks, in the square's pixels.
+Candidates = npt.NDArray[np.float32]
+Detect = Callable[[Sequence[Similarity]], Awaitable[Candidates]]
+"""Runs the detector on squares of the photograph."""
 
-SURE = 0.6  # score of what counts as a face
-# Where no face scores this, the photograph may lie on its side or on its head: the detector finds faces that do, though
-# less surely than upright ones, and takes eyes for mouths. A face of a turned look counts if it scores clearly more.
-UNDOUBTED = 0.9
-SURE_TURNED = 0.8
-TURNED_HANDICAP = 0.02
-SAME = 0.4  # of two boxes' union is common to them: one face
-# The photograph's longer side, in looks, at each level; the next is tried where the ones before have found no face.
-LEVELS = (1.75, 3.25)
-OVERLAP = 0.25  # of a look is common to it and the next
-MOST_FACES = 64
-# Sizes and angles at which a chosen face is looked at once more, relative to how it would be cut.
-SECOND_LOOKS = ((0.92, -6.0), (1.0, 6.0), (1.12, -3.0), (1.22, 3.0))
-
-MOST_LOOKS_AGAIN = 3
-STEADY = 0.04  # parts of its side by which a square's corners may move for it to have been straight enough
+MIN_SCORE = 0.6  # of a face
+# If no face scores this much, the photograph may lie on its side or upside down. The detector finds turned faces, too,
+# but less surely, and it mistakes eyes for mouths. A face of a turned square must score clearly higher.
+CERTAIN_SCORE = 0.9
+MIN_SCORE_TURNED = 0.8
+TURNED_PENALTY = 0.02
+SAME_FACE_IOU = 0.4  # intersection over union of two boxes, beyond which they are one face
+# Tiles along the photograph's longer side, level by level. A level is tried only if those before found no face.
+TILES = (1.75, 3.25)
+TILE_OVERLAP = 0.25  # of a tile's side
+MAX_FACES = 64
+# The squares in which a chosen face is detected again: sizes and angles (degrees) relative to its own square.
+CLOSE_UPS = ((0.92, -6.0), (1.0, 6.0), (1.12, -3.0), (1.22, 3.0))
+MAX_CLOSE_UP_ROUNDS = 3
+STEADY = 0.04  # of a square's side: if its corners move less between two rounds, the landmarks are precise
 
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """A face in the photograph's pixels."""
+    """A detected face, in the photograph's pixels."""
 
     score: float
     box: npt.NDArray[np.float64]  # left, top, right, bottom
@@ -63,66 +61,65 @@ class Detection:
         return float((self.box[2] - self.box[0]) * (self.box[3] - self.box[1]))
 
 
-async def find_faces(look: Look, width: int, height: int, look_side: int) -> list[Detection]:
-    """All faces of a photograph, the largest first."""
-    whole = whole_look(width, height)
-    found = read_looks(await look([whole]), [whole], look_side, (width, height))
-    for level, closer in enumerate(LEVELS):
-        if max(width, height) <= look_side * (LEVELS[level - 1] if level else 1.0) or (level and found):
+async def find_faces(detect: Detect, width: int, height: int, input_side: int) -> list[Detection]:
+    """All faces of a photograph, the largest first. `input_side`: of the detector's input, in pixels."""
+    whole = Similarity.square(_middle(width, height), max(width, height))
+    found = read_candidates(await detect([whole]), [whole], input_side, (width, height))
+    for level, count in enumerate(TILES):
+        if max(width, height) <= input_side * (TILES[level - 1] if level else 1.0) or (level and found):
             break
-        looks = closer_looks(width, height, closer)
-        found += read_looks(await look(looks), looks, look_side, (width, height))
-    if all(face.score < UNDOUBTED for face in found):
-        looks = [
+        squares = tiles(width, height, count)
+        found += read_candidates(await detect(squares), squares, input_side, (width, height))
+    if all(face.score < CERTAIN_SCORE for face in found):
+        squares = [
             Similarity.square(_middle(width, height), max(width, height), roll) for roll in (90, -90, 180)
         ]
-        turned = read_looks(await look(looks), looks, look_side, (width, height))
+        turned = read_candidates(await detect(squares), squares, input_side, (width, height))
         found += [
-            Detection(face.score - TURNED_HANDICAP, face.box, face.landmarks)
+            Detection(face.score - TURNED_PENALTY, face.box, face.landmarks)
             for face in turned
-            if face.score >= SURE_TURNED
+            if face.score >= MIN_SCORE_TURNED
         ]
-    return distinct(found)[:MOST_FACES]
+    return distinct(found)[:MAX_FACES]
 
 
-async def look_again(look: Look, face: Detection, template: FaceTemplate, look_side: int) -> Points:
-    """Its landmarks more precisely: the mean of what several looks find that have it straight and large."""
+async def refine_landmarks(
+    detect: Detect, face: Detection, template: FaceTemplate, input_side: int
+) -> Points:
+    """More precise landmarks of a face, [5, 2]: the mean over several upright squares close around it."""
     landmarks = face.landmarks
-    for _ in range(MOST_LOOKS_AGAIN):
+    for _ in range(MAX_CLOSE_UP_ROUNDS):
         square = face_square(landmarks, template)
         middle = complex(*square(np.array([0.5, 0.5])))
-        looks = [
+        squares = [
             Similarity.square(middle, square.scale * size, square.roll_degrees + roll)
-            for size, roll in SECOND_LOOKS
+            for size, roll in CLOSE_UPS
         ]
-        rows = await look(looks)
+        candidates = await detect(squares)
         seen = [
-            nearest
-            for n, place in enumerate(looks)
-            if (nearest := _nearest(read_looks(rows[n : n + 1], [place], look_side), face)) is not None
+            same
+            for n, close_up in enumerate(squares)
+            if (same := _same_face(read_candidates(candidates[n : n + 1], [close_up], input_side), face))
+            is not None
         ]
         if not seen:
             break
         landmarks = np.mean(seen, axis=0)
-        if lies_as(face_square(landmarks, template), square, STEADY):
+        if corners_agree(face_square(landmarks, template), square, STEADY):
             break
     return landmarks
 
 
-def whole_look(width: int, height: int) -> Similarity:
-    return Similarity.square(_middle(width, height), max(width, height))
-
-
-def closer_looks(width: int, height: int, closer: float) -> list[Similarity]:
-    """Overlapping squares that cover the photograph, each its longer side / `closer`."""
-    side = max(width, height) / closer
+def tiles(width: int, height: int, count: float) -> list[Similarity]:
+    """Overlapping squares that cover the photograph, with sides of its longer side / `count`."""
+    side = max(width, height) / count
     return [Similarity(side, complex(x, y)) for y in _starts(height, side) for x in _starts(width, side)]
 
 
 def _starts(length: int, side: float) -> list[float]:
     if length <= side:
         return [(length - side) / 2]
-    count = math.ceil((length - side) / (side * (1 - OVERLAP))) + 1
+    count = math.ceil((length - side) / (side * (1 - TILE_OVERLAP))) + 1
     return [float(start) for start in np.linspace(0.0, length - side, count)]
 
 
@@ -130,16 +127,22 @@ def _middle(width: int, height: int) -> complex:
     return complex(width / 2, height / 2)
 
 
-def read_looks(
-    rows: Rows, looks: Sequence[Similarity], side: int, size: tuple[int, int] | None = None
+def read_candidates(
+    candidates: Candidates,
+    squares: Sequence[Similarity],
+    input_side: int,
+    size: tuple[int, int] | None = None,
 ) -> list[Detection]:
-    """The faces of each look, in the photograph's pixels. `size`: the photograph's width and height; what a look cuts
-    off inside it is left out, since a larger look has it whole."""
+    """The faces on each square, in the photograph's pixels.
+
+    size: the photograph's width and height. A face that a square cuts off inside the photograph is left out, since a
+    larger square shows it whole.
+    """
     found = []
-    for faces, place in zip(rows, looks, strict=True):
-        to_photograph = Similarity(place.turn / side, place.shift)
-        for score, box, landmarks in _clusters(faces[faces[:, 0] >= SURE].astype(np.float64)):
-            if size is None or not _is_cut_off(box, place, side, size):
+    for rows, square in zip(candidates, squares, strict=True):
+        to_photograph = Similarity(square.turn / input_side, square.shift)
+        for score, box, landmarks in _clusters(rows[rows[:, 0] >= MIN_SCORE].astype(np.float64)):
+            if size is None or not _is_cut_off(box, square, input_side, size):
                 edges = to_photograph(CORNERS * (box[2:] - box[:2]) + box[:2])
                 outline = np.concatenate([edges.min(0), edges.max(0)])
                 found.append(Detection(score, outline, to_photograph(landmarks)))
@@ -147,35 +150,36 @@ def read_looks(
 
 
 def _clusters(rows: npt.NDArray[np.float64]) -> list[tuple[float, npt.NDArray[np.float64], Points]]:
-    """Several places tell of one face: the highest score, with the mean of what all of them say."""
+    """Joins the candidates of one face: the highest score, and the mean of their boxes and landmarks."""
     found = []
     rows = rows[np.argsort(-rows[:, 0], kind="stable")]
     while len(rows):
-        together = _overlap(rows[0, 1:5], rows[:, 1:5]) > SAME
+        together = _overlap(rows[0, 1:5], rows[:, 1:5]) > SAME_FACE_IOU
         mean = np.average(rows[together, 1:], axis=0, weights=rows[together, 0])
         found.append((float(rows[0, 0]), mean[:4], mean[4:].reshape(-1, 2)))
         rows = rows[~together]
     return found
 
 
-def _is_cut_off(box: npt.NDArray[np.float64], place: Similarity, side: int, size: tuple[int, int]) -> bool:
-    low, high = place(CORNERS).min(0), place(CORNERS).max(0)
+def _is_cut_off(box: npt.NDArray[np.float64], square: Similarity, side: int, size: tuple[int, int]) -> bool:
+    """Whether a box touches an edge of its square that lies inside the photograph."""
+    low, high = square(CORNERS).min(0), square(CORNERS).max(0)
     inner = (low[0] > 0, low[1] > 0, high[0] < size[0], high[1] < size[1])
     touching = (box[0] < 2, box[1] < 2, box[2] > side - 2, box[3] > side - 2)
     return any(i and t for i, t in zip(inner, touching, strict=True))
 
 
 def distinct(found: Sequence[Detection]) -> list[Detection]:
-    """Each face once, as the surest look has it; the largest first."""
+    """Each face once, by its highest score; the largest face first."""
     kept: list[Detection] = []
     for face in sorted(found, key=lambda face: -face.score):
-        if not kept or (_overlap(face.box, np.stack([other.box for other in kept])) <= SAME).all():
+        if not kept or (_overlap(face.box, np.stack([other.box for other in kept])) <= SAME_FACE_IOU).all():
             kept.append(face)
     return sorted(kept, key=lambda face: -face.area)
 
 
 def _overlap(box: npt.NDArray[np.float64], boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Intersection over union of a box with each of [N, 4]."""
+    """Intersection over union of a box [4] with each of the boxes [N, 4]; float64 [N]."""
     low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
     common = np.prod(np.maximum(high - low, 0.0), axis=1)
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
@@ -183,18 +187,18 @@ def _overlap(box: npt.NDArray[np.float64], boxes: npt.NDArray[np.float64]) -> np
     return shares
 
 
-def _nearest(found: Sequence[Detection], face: Detection) -> Points | None:
-    """The landmarks of that detection which is the face itself, if any is."""
+def _same_face(found: Sequence[Detection], face: Detection) -> Points | None:
+    """The landmarks of the detection that is this face, if one is."""
     shares = [float(_overlap(face.box, other.box[None])[0]) for other in found]
     best = int(np.argmax(shares)) if shares else -1
-    return found[best].landmarks if best >= 0 and shares[best] > SAME / 2 else None
+    return found[best].landmarks if best >= 0 and shares[best] > SAME_FACE_IOU / 2 else None
 
 
 # --- which can be edited ------------------------------------------------------------------------------------------
 
 
 def choose(found: Sequence[Detection], wanted: int | None, template: FaceTemplate, resolution: int) -> int:
-    """Number of the face to edit. Raises NoFace, NoSuchFace, FaceNotUsable."""
+    """The number of the face to edit; `wanted` None: the largest. Raises NoFace, NoSuchFace, FaceNotUsable."""
     if not found:
         raise NoFace(
             "No face was found on the picture. Send a photograph on which a face looks at the camera and is not tiny; "
@@ -211,15 +215,15 @@ def choose(found: Sequence[Detection], wanted: int | None, template: FaceTemplat
 
 
 def why_unusable(face: Detection, template: FaceTemplate, resolution: int) -> str:
-    """What keeps a face from being edited, and what to do; empty if nothing does."""
+    """Why a face cannot be edited and what to do; empty if it can."""
     needed = eye_distance(template.points) * resolution / 2
-    apart = eye_distance(face.landmarks)
-    if apart < needed:
+    found = eye_distance(face.landmarks)
+    if found < needed:
         return (
-            f"its eyes are {apart:.1f} pixels apart, and {needed:.1f} are needed; send a larger picture, or one taken "
+            f"its eyes are {found:.1f} pixels apart, and {needed:.1f} are needed; send a larger picture, or one taken "
             "from closer."
         )
-    turned = turned_by(face.landmarks)
+    turned = head_turn(face.landmarks)
     if abs(turned) > template.max_turn:
         return (
             f"it is turned away too far: the tip of its nose is {abs(turned):.2f} eye distances beside the middle of "
@@ -229,7 +233,7 @@ def why_unusable(face: Detection, template: FaceTemplate, resolution: int) -> st
 
 
 def as_face(face: Detection, template: FaceTemplate, resolution: int) -> Face:
-    """What is told of it."""
+    """The face as callers see it."""
     square = face_square(face.landmarks, template)
     left, top, right, bottom = (float(edge) for edge in face.box)
     return Face(

@@ -1,7 +1,7 @@
-"""A photograph in memory: squares cut out of it at any place, size and angle, and put back into it.
+"""A decoded photograph: cuts squares out of it at any position, size and angle, and resamples them back into it.
 
-Reading and writing its bytes is pictures.py's. Beyond its borders a photograph goes on mirrored, as training pictures
-do.
+pictures.py decodes and encodes its bytes. Beyond its edges a photograph is continued by its mirror image, as the
+training pictures are.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MARGIN = 3  # pixels around a cut, for the resampling filter
 
 
 class Photograph:
-    """Upright RGB pixels, uint8 [H, W, 3]."""
+    """A whole photograph: upright RGB pixels, uint8 [H, W, 3]."""
 
     def __init__(self, picture: PillowImage.Image) -> None:
         self._picture = picture
@@ -39,9 +39,10 @@ class Photograph:
         return centred_square(self.width, self.height)
 
     def cut(self, place: Similarity, side: int, *, mirrored: bool = True) -> Image:
-        """The square at `place` as uint8 [side, side, 3]; without `mirrored` black beyond the border, and quicker.
+        """The square at `place`, resampled to uint8 [side, side, 3].
 
-        What is shrunk is averaged first, so that nothing finer than the result's pixels shows as a pattern.
+        A square that is shrunk is averaged first, against aliasing. mirrored False: black beyond the photograph's
+        edges, and faster.
         """
         step = place.scale / side  # pixels of the photograph in one of the result
         finer = 2 if mirrored and step > 1.0 else 1
@@ -57,7 +58,7 @@ class Photograph:
         return np.asarray(square.reduce(finer) if finer > 1 else square)
 
     def _reduced_part(self, box: Box, by: int, *, mirrored: bool) -> tuple[PillowImage.Image, complex]:
-        """What lies in a box, averaged over squares of `by` pixels, and where its own corner is."""
+        """The pixels in a box, averaged over squares of `by` pixels, and the position of the part's top left corner."""
         left, top = (
             min(max(0, start), end - 1) // by * by
             for start, end in zip(box[:2], self._picture.size, strict=True)
@@ -75,8 +76,10 @@ class Photograph:
         return PillowImage.fromarray(padded), complex(left - before[0] * by, top - before[1] * by)
 
     def spread(self, place: Similarity, layers: Layers) -> tuple[Box, Layers]:
-        """`layers` float32 [S, S, C] of the square at `place`, resampled to the photograph's pixels: the box that they
-        cover (left, top, right, bottom) and float32 [h, w, C] there, 0 outside the square."""
+        """Resamples layers float32 [S, S, C] of the square at `place` to the photograph's pixels.
+
+        Returns the box that the square covers, and the layers in it, float32 [h, w, C]; 0 outside the square.
+        """
         left, top, right, bottom = _box_around(place, 1)
         box = max(0, left), max(0, top), min(self.width, right), min(self.height, bottom)
         width, height = box[2] - box[0], box[3] - box[1]
@@ -100,16 +103,18 @@ class Photograph:
         return box, np.stack(found, axis=2)
 
     def part(self, box: Box) -> Image:
+        """The pixels in a box."""
         return np.asarray(self._picture.crop(box))
 
     def with_part(self, box: Box, pixels: Image) -> Image:
-        """All of it with other pixels in a box."""
+        """All pixels of the photograph, with new ones in a box."""
         whole = np.array(self._picture)
         whole[box[1] : box[3], box[0] : box[2]] = pixels
         return whole
 
 
 def _box_around(place: Similarity, margin: int) -> Box:
+    """The upright box around a square, with a margin in pixels on each side."""
     corners = place(CORNERS)
     low, high = np.floor(corners.min(0)).astype(int) - margin, np.ceil(corners.max(0)).astype(int) + margin
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])

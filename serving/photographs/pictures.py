@@ -1,8 +1,8 @@
-"""Pictures in and out: encoded bytes <-> uint8 [H, W, 3], or a whole photograph (photograph.py).
+"""Decodes and encodes pictures: bytes <-> uint8 [H, W, 3], or a whole photograph (photograph.py).
 
-In: PNG, JPEG, WebP or raw RGB. Limits are checked against the header, before anything is decoded. EXIF orientation is
-honoured; grey, palette, 16-bit and CMYK become RGB; what is transparent becomes white; of an animation the first frame
-counts; colour profiles are ignored (values are taken as sRGB). A centred square is resized with Lanczos.
+Input is PNG, JPEG, WebP or raw RGB. Limits are checked against the header, before anything is decoded. EXIF
+orientation is applied; grey, palette, 16-bit and CMYK become RGB; transparent pixels become white; an animation gives
+its first frame; colour profiles are ignored (values are taken as sRGB). A centred square is resized with Lanczos.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from serving.photographs.photograph import Photograph
 T = TypeVar("T")
 
 _ACCEPTED = ("PNG", "JPEG", "WEBP")
-_TURNS = {  # EXIF orientation -> what brings the picture upright
+# EXIF orientation -> the operation that makes the picture upright.
+_TURNS = {
     2: PillowImage.Transpose.FLIP_LEFT_RIGHT,
     3: PillowImage.Transpose.ROTATE_180,
     4: PillowImage.Transpose.FLIP_TOP_BOTTOM,
@@ -33,29 +34,29 @@ _TURNS = {  # EXIF orientation -> what brings the picture upright
     7: PillowImage.Transpose.TRANSVERSE,
     8: PillowImage.Transpose.ROTATE_90,
 }
-# Pillow's own bomb check comes second to ours and is left on; its warning would only repeat what we allow.
+# Pillow's own check for decompression bombs stays on after ours; its warning is of no use.
 warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)
 
 
 def centre_square(
     picture: EncodedPicture, resolution: int, *, max_bytes: int, max_pixels: int
 ) -> tuple[Image, tuple[int, int]]:
-    """The middle of an encoded picture as the encoder wants it, uint8 [resolution, resolution, 3]; and the upright
-    picture's width and height in pixels.
+    """Decodes the centred square, uint8 [resolution, resolution, 3]; also the upright picture's width and height.
 
-    Raises InvalidPicture and PictureTooLarge. Takes processor time: call it off the event loop.
+    Raises InvalidPicture and PictureTooLarge. It takes processor time: call it off the event loop.
     """
     return _read(picture, lambda image: _centre_square(image, resolution), max_bytes, max_pixels)
 
 
 def open_photograph(picture: EncodedPicture, *, max_bytes: int, max_pixels: int) -> Photograph:
-    """The whole of an encoded picture, upright. Raises what `centre_square` does; takes memory for all pixels."""
+    """Decodes a whole picture, upright, with memory for all its pixels. Raises InvalidPicture and PictureTooLarge."""
     return _read(picture, lambda image: Photograph(_upright(image)), max_bytes, max_pixels)
 
 
 def _read(
-    picture: EncodedPicture, take: Callable[[PillowImage.Image], T], max_bytes: int, max_pixels: int
+    picture: EncodedPicture, use: Callable[[PillowImage.Image], T], max_bytes: int, max_pixels: int
 ) -> T:
+    """Checks the limits, opens a picture and passes it to `use`. Raises InvalidPicture and PictureTooLarge."""
     if not picture.data:
         raise InvalidPicture("The picture is empty; send PNG, JPEG or WebP bytes.")
     if len(picture.data) > max_bytes:
@@ -63,12 +64,12 @@ def _read(
             f"The picture has {len(picture.data)} bytes, the limit is {max_bytes}; send a smaller one."
         )
     if picture.format is ImageFormat.RAW:
-        return take(_from_raw(picture, max_pixels))
+        return use(_from_raw(picture, max_pixels))
     _check_pixels(_webp_size(picture.data), max_pixels)
     try:
         with PillowImage.open(io.BytesIO(picture.data), formats=_ACCEPTED) as image:
             _check_pixels(image.size, max_pixels)
-            return take(image)
+            return use(image)
     except (InvalidPicture, PictureTooLarge):
         raise
     except UnidentifiedImageError:
@@ -77,19 +78,21 @@ def _read(
         ) from None
     except PillowImage.DecompressionBombError:
         raise PictureTooLarge(f"The picture has more than {max_pixels} pixels; send a smaller one.") from None
-    except Exception:  # decoders raise whatever they like on bytes made to hurt them
+    # Decoders raise errors of many types on bytes that are made to break them.
+    except Exception:
         raise InvalidPicture("The picture is damaged or cut short; send the whole file.") from None
 
 
 def encode_picture(image: Image, output: OutputOptions) -> EncodedPicture:
-    """uint8 [H, W, 3] -> bytes in the format that was asked for."""
+    """Encodes uint8 [H, W, 3] in the requested format."""
     height, width = image.shape[:2]
     if output.format is ImageFormat.RAW:
         return EncodedPicture(np.ascontiguousarray(image).tobytes(), ImageFormat.RAW, width, height)
     target = io.BytesIO()
     picture = PillowImage.fromarray(image)
     if output.format is ImageFormat.PNG:
-        picture.save(target, "PNG", compress_level=3)  # level 6 takes three times as long to save 2 % here
+        # Level 6 takes three times as long and saves 2 %.
+        picture.save(target, "PNG", compress_level=3)
     elif output.format is ImageFormat.JPEG:
         picture.save(target, "JPEG", quality=output.quality, subsampling=0 if output.quality >= 90 else 2)
     else:
@@ -98,7 +101,7 @@ def encode_picture(image: Image, output: OutputOptions) -> EncodedPicture:
 
 
 def check_output(output: OutputOptions) -> None:
-    """Raises InvalidOption where the options for answered pictures make no sense."""
+    """Raises InvalidOption if the quality is out of its range."""
     if not 1 <= output.quality <= 100:
         raise InvalidOption(f"output.quality is {output.quality}; it goes from 1 to 100.")
 
@@ -111,8 +114,10 @@ def _check_pixels(size: tuple[int, int] | None, max_pixels: int) -> None:
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height from a WebP header, None for other formats: Pillow sets memory aside for the whole canvas as
-    soon as it opens a WebP."""
+    """Width and height from a WebP header; None for other formats.
+
+    Pillow cannot be asked: it reserves memory for the whole canvas as soon as it opens a WebP.
+    """
     if len(data) < 30 or data[:4] != b"RIFF" or data[8:12] != b"WEBP":
         return None
     kind = data[12:16]
@@ -142,7 +147,8 @@ def _from_raw(picture: EncodedPicture, max_pixels: int) -> PillowImage.Image:
 def _centre_square(image: PillowImage.Image, resolution: int) -> tuple[Image, tuple[int, int]]:
     full = image.size
     if image.format == "JPEG":
-        # Lets the decoder halve as it goes; four times the wanted size keeps the result within a grey level.
+        # The decoder may halve the size as it goes; at four times the wanted size the result stays within
+        # one level of 255.
         image.draft(None, (4 * resolution, 4 * resolution))
     transparent = "transparency" in image.info
     image.load()
@@ -150,7 +156,7 @@ def _centre_square(image: PillowImage.Image, resolution: int) -> tuple[Image, tu
     width, height = image.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
-    # A centred square stays centred when turned, so the small picture is turned and not the large one.
+    # A centred square stays centred when it is turned: so turn the small picture, not the large one.
     box = (left, top, left + side, top + side)
     square = _to_rgb_or_rgba(image, transparent)
     if square.size != (resolution, resolution):
@@ -181,14 +187,15 @@ def _on_white(picture: PillowImage.Image) -> PillowImage.Image:
 def _orientation(image: PillowImage.Image) -> int:
     try:
         return int(image.getexif().get(0x0112, 1))
-    except Exception:  # a picture whose pixels are whole is not refused for its EXIF block
-        return 1
+    except Exception:
+        return 1  # a picture with intact pixels is not refused for its EXIF block
 
 
 def _to_rgb_or_rgba(image: PillowImage.Image, transparent: bool) -> PillowImage.Image:
     if image.mode in ("RGB", "RGBA") and not transparent:
         return image
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip, not scale
+    if image.mode.startswith("I"):
+        # 16-bit grey: Pillow would clip it instead of scaling.
         grey = np.asarray(image).astype(np.int64) >> 8
         return PillowImage.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
     if transparent or image.mode in ("LA", "PA", "La", "RGBa"):

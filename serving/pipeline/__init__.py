@@ -1,1 +1,1 @@
-"""What is done for a request: align, encode, refine, edit, decode. Free of any transport."""
+"""What happens to a request between the transports and the graphs: align, encode, refine, edit, decode, render."""

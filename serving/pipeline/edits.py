@@ -1,6 +1,7 @@
-"""Arithmetic on codes: moving along directions, seeds and truncation, and the checks of shapes and values.
+"""Arithmetic on codes, without any graph: edits along directions, mixing, interpolation, seeds, truncation; checks.
 
-Runs no graph. edited code = code + sum of strength * scale * vector, or of what is left of that beside what is kept.
+edited code = code + sum over the edits of strength * scale * vector. An edit that keeps other directions uses only the
+part of its vector that does not change their attributes.
 """
 
 from __future__ import annotations
@@ -19,22 +20,23 @@ Vectors = npt.NDArray[np.float64]  # [L, 512]
 
 MAX_STRENGTH = 100.0
 MAX_TRUNCATION = 2.0
-_LEAST_LEFT = 0.01  # of a vector's length beside what it keeps; less is rounding, or as good as nothing
-_TINY = 1e-30  # where a kept direction has nothing in the layers that move
-_MAX_CODE_VALUE = 1e4  # trained codes lie within some tens; far beyond, activations overflow
+# If keeping other directions leaves less of a vector than this part of its length, nothing useful is left.
+_MIN_REMAINDER = 0.01
+_EPSILON = 1e-30  # against division by 0 for a kept direction that is zero in the layers that move
+_MAX_CODE_VALUE = 1e4  # trained codes have values up to some tens; far beyond, activations overflow
 
 
 def check_codes(
     codes: npt.NDArray[np.float32], bundle: Bundle, what: str = "code"
 ) -> npt.NDArray[np.float32]:
-    """[L, 512] or [N, L, 512] -> [N, L, 512]. Raises InvalidCode."""
+    """Checks shape and values: [L, 512] or [N, L, 512] -> float32 [N, L, 512]. Raises InvalidCode."""
     stacked = codes[None] if codes.ndim == 2 else codes
     if stacked.ndim != 3 or stacked.shape[1:] != (bundle.layers, bundle.code_size) or len(stacked) == 0:
         raise InvalidCode(
             f"{what} has shape {list(codes.shape)}; bundle {bundle.name} takes "
             f"[{bundle.layers}, {bundle.code_size}]."
         )
-    # One pass: NaN and infinities fail this comparison, too.
+    # The comparison is false for NaN and infinities, too.
     if not bool((np.abs(stacked) <= _MAX_CODE_VALUE).all()):
         raise InvalidCode(
             f"{what} has values that are not finite, or beyond {_MAX_CODE_VALUE:g}; send it as it came."
@@ -43,7 +45,7 @@ def check_codes(
 
 
 def check_edits(edits: tuple[EditStep, ...], bundle: Bundle, max_edits: int) -> None:
-    """Raises UnknownDirection and InvalidOption. Done before any graph runs."""
+    """Raises UnknownDirection and InvalidOption. It is called before any graph runs."""
     if len(edits) > max_edits:
         raise InvalidOption(f"{len(edits)} edits, the limit is {max_edits}; add some of them up.")
     for edit in edits:
@@ -68,7 +70,7 @@ def check_edits(edits: tuple[EditStep, ...], bundle: Bundle, max_edits: int) -> 
 
 
 def apply_edits(code: Code, edits: tuple[EditStep, ...], bundle: Bundle) -> Code:
-    """The code after all edits, float32 [L, 512]. Edits that cancel out give the same code back, bit for bit."""
+    """The code after all edits, float32 [L, 512]. Edits that cancel out return the same code, bit for bit."""
     moved = np.zeros(code.shape, dtype=np.float64)
     for edit in edits:
         moved += edit.strength * edit_vector(edit, bundle)
@@ -76,9 +78,9 @@ def apply_edits(code: Code, edits: tuple[EditStep, ...], bundle: Bundle) -> Code
 
 
 def edit_vector(edit: EditStep, bundle: Bundle) -> Vectors:
-    """What strength 1 of an edit adds to a code, float64 [L, 512]: in its layers, less what would change what it keeps.
+    """What strength 1 of an edit adds to a code, float64 [L, 512], with its `layers` and `keep` applied.
 
-    Presets are what their edits add together. Raises InvalidOption where nothing is left.
+    A preset's vector is the sum of its edits. Raises InvalidOption if nothing is left.
     """
     if edit.direction in bundle.presets:
         parts = bundle.presets[edit.direction].edits
@@ -95,23 +97,25 @@ def edit_vector(edit: EditStep, bundle: Bundle) -> Vectors:
 
 
 def _without(vector: Vectors, edit: EditStep, bundle: Bundle) -> Vectors:
-    """A vector [L, 512] less what crosses the boundaries of the directions that an edit keeps, on the layers that move
-    (InterFaceGAN's conditional manipulation, Shen et al. 2020, section 3.3).
+    """Removes from a vector [L, 512] what would change the attributes of the directions that an edit keeps.
 
-    Directions are no normals of their boundaries here but native steps across them, with conditions of their own: to be
-    orthogonal to a direction would keep nothing. Orthogonal is meant to the boundaries' normals, and what is taken away
-    are native steps across them, which is the nearest such vector in the metric in which directions are native (the
-    Mahalanobis distance of codes).
+    This is InterFaceGAN's conditional manipulation (Shen et al. 2020, section 3.3) on the layers that move. The result
+    is orthogonal to the normals of the kept directions' boundaries. It would not do to make it orthogonal to the
+    directions themselves: they are not the normals. A direction is the step across its boundary that is shortest in
+    the Mahalanobis distance of codes. What is removed are such steps (`Direction.across`), so the result is the
+    nearest vector in that distance.
     """
     kept, moving = [bundle.directions[name] for name in dict.fromkeys(edit.keep)], vector.any(axis=1)
     normals = np.stack([one.boundary[moving].ravel() for one in kept]).astype(np.float64)  # [K, D]
     steps = np.stack([one.across[moving].ravel() for one in kept]).astype(np.float64)
-    steps /= np.linalg.norm(steps, axis=1, keepdims=True) + _TINY
-    normals /= np.linalg.norm(normals, axis=1, keepdims=True) + _TINY
+    steps /= np.linalg.norm(steps, axis=1, keepdims=True) + _EPSILON
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True) + _EPSILON
     whole = vector[moving].ravel()
     taken = np.linalg.lstsq(normals @ steps.T, normals @ whole)[0] @ steps
     left, crossing = whole - taken, np.abs(normals @ (whole - taken)).max()
-    if np.linalg.norm(left) < _LEAST_LEFT * np.linalg.norm(whole) or crossing > 1e-6 * np.linalg.norm(whole):
+    if np.linalg.norm(left) < _MIN_REMAINDER * np.linalg.norm(whole) or crossing > 1e-6 * np.linalg.norm(
+        whole
+    ):
         raise InvalidOption(
             f"Nothing is left of {edit.direction} beside {', '.join(edit.keep)}; keep less, or leave the edit out."
         )
@@ -121,6 +125,7 @@ def _without(vector: Vectors, edit: EditStep, bundle: Bundle) -> Vectors:
 
 
 def _within(vector: Vectors, layers: tuple[int, ...]) -> Vectors:
+    """The vector, zero outside the given layers."""
     narrowed = np.zeros_like(vector)
     chosen = [layer for layer in layers if 0 <= layer < len(vector)]
     narrowed[chosen] = vector[chosen]
@@ -136,6 +141,7 @@ def _layers_of(name: str, bundle: Bundle) -> set[int]:
 
 
 def _check_kept(edit: EditStep, bundle: Bundle) -> None:
+    """Raises UnknownDirection and InvalidOption."""
     for name in edit.keep:
         if name in bundle.presets:
             made_of = ", ".join(part.direction for part in bundle.presets[name].edits)
@@ -149,7 +155,7 @@ def _check_kept(edit: EditStep, bundle: Bundle) -> None:
                 f"{name} cannot change and be kept; take it out of its own keep, or leave it out."
             )
     if edit.keep:
-        edit_vector(edit, bundle)  # which raises where nothing would be left of it
+        edit_vector(edit, bundle)  # raises InvalidOption if nothing is left
 
 
 def _unknown(name: str, bundle: str, known: Iterable[str]) -> str:
@@ -167,7 +173,10 @@ def check_sampling(seeds: tuple[int, ...], truncation: float, max_codes: int) ->
 
 
 def gaussian_inputs(seeds: tuple[int, ...], size: int) -> npt.NDArray[np.float32]:
-    """z of each seed, float32 [N, size]: PCG64, drawn as float64, so that a seed means the same anywhere."""
+    """The Gaussian z of each seed, float32 [N, size].
+
+    It is drawn by PCG64 in float64, so that a seed gives the same z on every machine.
+    """
     rows = [np.random.Generator(np.random.PCG64(seed)).standard_normal(size) for seed in seeds]
     return np.stack(rows).astype(np.float32)
 
@@ -197,11 +206,12 @@ def mix_codes(base: Code, style: Code, layers: tuple[int, ...], strength: float)
     return mixed
 
 
-def codes_between(start: Code, end: Code, count: int) -> npt.NDArray[np.float32]:
-    """`count` codes on the straight way in W+, evenly spaced, both ends exact; float32 [count, L, 512]."""
+def interpolate_codes(start: Code, end: Code, count: int) -> npt.NDArray[np.float32]:
+    """`count` evenly spaced codes on the straight line in W+, float32 [count, L, 512]; both ends are exact."""
     positions = np.linspace(0.0, 1.0, count, dtype=np.float32)[:, None, None]
     return (1 - positions) * start + positions * end
 
 
 def _listed(layers: Collection[int]) -> str:
+    """Layers for a message: at most 32, each at most 12 digits."""
     return ", ".join(str(layer)[:12] for layer in sorted(set(layers))[:32])

@@ -1,27 +1,30 @@
-"""Domain-regularised refinement of a code, in chunks of K steps: when to go on, when to stop, what to keep.
+"""Domain-regularised refinement of a code, in chunks of K steps: when to go on, when to stop, which code to keep.
 
-The steps themselves are the graph `B_refiner` (pixel + perceptual + domain loss; Zhu et al. 2020, eq. 3). Its
-optimiser's state passes through here unread, so the chunks of different requests share batches; deadline and
-cancellation are looked at between chunks.
+The steps themselves are the graph `B_refiner` (pixel + perceptual + domain loss; Zhu et al. 2020, eq. 3). The state of
+its optimiser passes through here unread, so that chunks of different requests share batches. Deadline and cancellation
+are checked between chunks.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from serving.backends import Backend, Inference
-from serving.bundle import REFINE_SETTINGS, Bundle, RefineDefaults
-from serving.deadline import Deadline
-from serving.errors import InvalidOption, QueueFull
+from serving.backends.backend import Backend, Inference
+from serving.bundle import Bundle, RefineDefaults, first_inputs
+from serving.deadline import Clock, Deadline
+from serving.errors import EditingError, InvalidOption, QueueFull
 from serving.jobs import Code, Image, RefineOptions
 from serving.results import StopReason
+from serving.telemetry.average import ExponentialAverage
 
 _MAX_RATE = 10.0
 _MAX_WEIGHT = 1e4
@@ -29,7 +32,7 @@ _MAX_WEIGHT = 1e4
 
 @dataclass(frozen=True, slots=True)
 class RefineSettings:
-    """What is asked of one refinement, nothing left open."""
+    """The settings of one refinement: what the request names, and the bundle's defaults for the rest."""
 
     steps: int
     learning_rate: float
@@ -73,7 +76,7 @@ class RefineSettings:
 
 @dataclass(frozen=True, slots=True)
 class StopRule:
-    """Stop when the best loss fell by less than `min_improvement_ratio` of itself over `window_steps` steps."""
+    """Stops once the best loss has fallen by less than `min_improvement_ratio` of itself over `window_steps` steps."""
 
     window_steps: int
     min_improvement_ratio: float
@@ -89,7 +92,7 @@ class StopRule:
 
 @dataclass(frozen=True, slots=True)
 class Refinement:
-    """`code` is the best that was seen: its loss is never above the start's."""
+    """How a refinement ended. `code` has the lowest loss of all codes seen, the start among them."""
 
     code: Code
     loss_before: float
@@ -100,38 +103,26 @@ class Refinement:
 
 
 Report = Callable[[int, float | None, Code], None]
-"""Told of an inversion under way: steps done, the best loss so far (None before the first step), and its code."""
+"""Called during an inversion with the steps done, the best loss so far (None before the first step), and its code."""
 
 
-def unreported(steps_done: int, loss: float | None, code: Code) -> None:
-    """Tells nobody."""
-
-
-class _Smoothed:
-    """A running mean of seconds, 0 until the first."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def add(self, seconds: float) -> None:
-        self.seconds = seconds if self.seconds == 0.0 else self.seconds + 0.3 * (seconds - self.seconds)
-
-    def forget_a_little(self) -> None:
-        """So that one slow moment is not held against all who have less time than it took."""
-        self.seconds *= 0.8
+def no_report(steps_done: int, loss: float | None, code: Code) -> None:
+    """A Report that does nothing."""
 
 
 class Refiner:
-    """Refines codes of one bundle. Keeps only how long a chunk takes and how many refinements are under way; everything
-    else belongs to a request. Beyond `comfortable` at once, those that allow fewer steps get fewer."""
+    """Refines codes of one bundle. It knows how long a chunk takes lately and how many refinements run now.
 
-    def __init__(self, bundle: Bundle, backend: Backend, rule: StopRule, comfortable: int = 8) -> None:
+    Beyond `max_at_full_steps` at once, refinements that allow fewer steps get fewer.
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend, rule: StopRule, max_at_full_steps: int = 8) -> None:
         self._bundle = bundle
         self._backend = backend
         self._rule = rule
-        self._comfortable = comfortable
-        self._under_way = 0
-        self._chunk_time = _Smoothed()
+        self._max_at_full_steps = max_at_full_steps
+        self._running = 0
+        self._chunk_s = ExponentialAverage(0.3)
 
     async def refine(
         self,
@@ -142,18 +133,19 @@ class Refiner:
         reserve_s: Callable[[], float],
         *,
         mask: npt.NDArray[np.float32] | None = None,
-        report: Report = unreported,
+        report: Report = no_report,
     ) -> Refinement:
-        """Refines until `settings.steps`, convergence, or until only `reserve_s()` is left before the deadline.
+        """Refines a code float32 [L, 512] towards a target picture uint8 [H, W, 3].
 
-        start: float32 [L, 512]; target: uint8 [H, W, 3]; mask: float32 [H, W, 1], how much each place counts, all
-        alike if left out. Raises what the back end raises, but for QueueFull where fewer steps are allowed.
+        It stops after `settings.steps` steps, on convergence, or when only `reserve_s()` seconds are left before the
+        deadline. mask: float32 [H, W, 1], the weight of each pixel; None:
+        all count alike. Raises what the back end raises, but no QueueFull if fewer steps are allowed.
         """
-        self._under_way += 1
+        self._running += 1
         try:
             return await self._refine(start, target, settings, deadline, reserve_s, mask, report)
         finally:
-            self._under_way -= 1
+            self._running -= 1
 
     async def _refine(
         self,
@@ -192,7 +184,7 @@ class Refiner:
             if steps_done == 0:
                 loss_before = float(outputs["loss"][0, 0])
             steps_done += chunk_steps
-            # Also false for NaN: what is not a number is never the best.
+            # The comparison is false for NaN, which is never the best.
             if float(outputs["best_loss"][0, 0]) < best_loss and np.isfinite(outputs["best_code"]).all():
                 best_loss = float(outputs["best_loss"][0, 0])
                 best_code = np.array(outputs["best_code"][0], dtype=np.float32)
@@ -211,18 +203,19 @@ class Refiner:
         return Refinement(best_code, loss_before, best_loss, steps_done, reason, queued_s)
 
     def _fair_steps(self, settings: RefineSettings) -> int:
-        """The steps that are asked for, or this refinement's share of them while there are too many at once."""
-        if not settings.allow_fewer_steps or self._under_way <= self._comfortable:
+        """The steps asked for; fewer while too many refinements run at once and this one allows it."""
+        if not settings.allow_fewer_steps or self._running <= self._max_at_full_steps:
             return settings.steps
-        return max(1, settings.steps * self._comfortable // self._under_way)
+        return max(1, settings.steps * self._max_at_full_steps // self._running)
 
     async def _chunk_in_time(
         self, state: dict[str, npt.NDArray[Any]], deadline: Deadline, reserve_s: float
     ) -> Inference | None:
-        """One chunk; None if it would end, or did end, later than `reserve_s` before the deadline."""
+        """Runs one chunk. None if it would end, or did end, later than `reserve_s` before the deadline."""
         spare_s = deadline.remaining_s - reserve_s
-        if spare_s <= self._chunk_time.seconds:
-            self._chunk_time.forget_a_little()
+        if spare_s <= self._chunk_s.value:
+            # One slow chunk must not stop all later requests that have less time than it took.
+            self._chunk_s.shrink(0.8)
             return None
         started_s = deadline.clock.now()
         try:
@@ -231,20 +224,48 @@ class Refiner:
         except TimeoutError:
             return None
         finally:
-            self._chunk_time.add(deadline.clock.now() - started_s)
+            self._chunk_s.add(deadline.clock.now() - started_s)
         return chunk
 
 
-def first_inputs(
-    bundle: Bundle, codes: npt.NDArray[np.float32], targets: npt.NDArray[np.uint8], settings: RefineSettings
-) -> dict[str, npt.NDArray[Any]]:
-    """The refiner's inputs before the first step: codes float32 [N, L, 512], targets uint8 [N, H, W, 3]."""
-    inputs: dict[str, npt.NDArray[Any]] = {
-        part.name: np.zeros((len(codes), *part.shape[1:]), dtype=np.float32)
-        for part in bundle.graphs["refiner"].state
-    }
-    inputs |= {"code": codes, "target": targets}
-    inputs["mask"] = np.ones((*targets.shape[:3], 1), dtype=np.float32)
-    for name in REFINE_SETTINGS:
-        inputs[name] = np.full((len(codes), 1), getattr(settings, name), dtype=np.float32)
-    return inputs
+class ProgressReports:
+    """Sends reports of a refinement while it runs, without holding it up: use it as `async with` around the work.
+
+    The first report is sent at once, the others at least `interval_s` apart. While one report is being sent, others
+    are left out.
+    """
+
+    def __init__(
+        self, send: Callable[[int, float | None, Code], Awaitable[None]], interval_s: float, clock: Clock
+    ) -> None:
+        self._send = send
+        self._interval_s = interval_s
+        self._clock = clock
+        self._next_s = clock.now()
+        self._sending: asyncio.Task[None] | None = None
+
+    def report(self, step: int, loss: float | None, code: Code) -> None:
+        """A Report."""
+        now_s = self._clock.now()
+        if now_s < self._next_s or (self._sending is not None and not self._sending.done()):
+            return
+        self._next_s = now_s + self._interval_s
+        self._sending = asyncio.create_task(self._try_to_send(step, loss, code), name="progress")
+
+    async def _try_to_send(self, step: int, loss: float | None, code: Code) -> None:
+        # If there is no room or time for a preview, the result must not fail.
+        with suppress(EditingError):
+            await self._send(step, loss, code)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Waits for the last report, so that the result comes after it; cancels it if the work failed."""
+        if self._sending is None:
+            return
+        if kind is not None:
+            self._sending.cancel()
+        await asyncio.gather(self._sending, return_exceptions=True)

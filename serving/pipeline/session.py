@@ -1,7 +1,7 @@
-"""An edit session: one source, then edits as somebody drags a slider. The newest wins, and one is worked on at a time.
+"""Edit sessions: one source, then edits as somebody drags a slider. Only the newest waiting request is worked on.
 
-Free of any transport: `receive` gives the next request (None: no more will come), `tell` takes the answers. The edits
-themselves are the pipeline's.
+Free of any transport: `receive` returns the next request, or None once no more will come; `send` sends an answer. The
+edits themselves are the pipeline's.
 """
 
 from __future__ import annotations
@@ -10,15 +10,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from serving.access.intake import Take
+from serving.access.intake import Intake
 from serving.call import Call
 from serving.deadline import Deadline
-from serving.errors import (
-    DeadlineExceeded,
-    EditingError,
-    MalformedRequest,
-    ShuttingDown,
-)
+from serving.errors import DeadlineExceeded, EditingError, MalformedRequest, QueueFull, ShuttingDown
 from serving.jobs import (
     AlignOptions,
     EditJob,
@@ -30,11 +25,12 @@ from serving.jobs import (
     Source,
 )
 from serving.results import Edited
+from serving.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
 class SessionAnswer:
-    """What became of one request; `skipped` were passed over since the answer before. `call` has its times."""
+    """The answer to one request. `skipped`: requests before it that were never answered. `call` holds the timings."""
 
     sequence: int
     outcome: Edited | EditingError
@@ -44,19 +40,75 @@ class SessionAnswer:
 
 Edit = Callable[[EditJob, Call], Awaitable[Edited]]
 Receive = Callable[[], Awaitable[SessionRequest | None]]
-Tell = Callable[[SessionAnswer], Awaitable[None]]
+SendAnswer = Callable[[SessionAnswer], Awaitable[None]]
+HoldBytes = Callable[[int], None]
+"""Counts bytes that are held, or released if below 0. Raises QueueFull if all sessions hold too many."""
+
+
+class EditSessions:
+    """All open sessions: bounds their number and the memory for their photographs, and ends them."""
+
+    def __init__(self, edit: Edit, settings: Settings) -> None:
+        self._edit = edit
+        self._settings = settings
+        self._open: set[EditSession] = set()
+        self._photographs = Intake(settings.max_session_photograph_bytes)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def run(self, receive: Receive, send: SendAnswer, call: Call) -> None:
+        """Runs one session until its last request is answered. Raises QueueFull, and what EditSession.run raises."""
+        if len(self._open) >= self._settings.max_sessions:
+            raise QueueFull(f"{len(self._open)} edit sessions are open already; try again a little later.")
+        with self._photographs.request() as hold:
+            session = EditSession(
+                self._edit,
+                receive,
+                send,
+                hold,
+                call,
+                request_s=self._settings.default_deadline_s,
+                idle_s=self._settings.session_idle_s,
+            )
+            self._open.add(session)
+            try:
+                await session.run()
+            finally:
+                self._open.discard(session)
+
+    async def end(self) -> None:
+        """Lets all sessions answer the requests they have received, and ends them."""
+        await asyncio.gather(*(session.end() for session in self._open))
+
+
+@dataclass(slots=True, eq=False)
+class _Subject:
+    """What a session edits: its source, with the options that came with it.
+
+    After the first edit `source` is the source's code, and `origin` the photograph that it was made from.
+    """
+
+    source: Source
+    bundle: str
+    refine: RefineOptions
+    align: AlignOptions
+    origin: Origin | None = None
 
 
 class EditSession:
-    """`request_s` is the time that each request has, from when its turn comes; `take` is told how many bytes of a
-    photograph are kept to paste into, and raises QueueFull."""
+    """One session.
+
+    request_s: the time for each request, from when it is begun. idle_s: the session ends after such a time without a
+    request. hold: counts the bytes of the photograph that is kept to paste into.
+    """
 
     def __init__(
         self,
         edit: Edit,
         receive: Receive,
-        tell: Tell,
-        take: Take,
+        send: SendAnswer,
+        hold: HoldBytes,
         call: Call,
         *,
         request_s: float,
@@ -64,29 +116,28 @@ class EditSession:
     ) -> None:
         self._edit = edit
         self._receive = receive
-        self._tell = tell
-        self._take = take
+        self._send = send
+        self._hold = hold
         self._call = call
         self._request_s = request_s
         self._idle_s = idle_s
-        self._source: Source | None = None
-        self._bundle = ""
-        self._refine = RefineOptions()
-        self._align = AlignOptions()
-        self._origin: Origin | None = None
+        self._subject: _Subject | None = None
         self._output = OutputOptions()
-        self._pending: SessionRequest | None = None
+        self._waiting: SessionRequest | None = None
         self._skipped = 0
-        self._under_way: asyncio.Task[Edited] | None = None
+        self._editing: asyncio.Task[Edited] | None = None
         self._superseded = False
         self._all_received = False
         self._ending = False
-        self._news = asyncio.Event()
+        self._wake = asyncio.Event()
         self._ended = asyncio.Event()
 
     async def run(self) -> None:
-        """Until the caller's last request is answered. Raises ShuttingDown after `end`, DeadlineExceeded after too long
-        a silence; what is wrong with single requests is told in their answers."""
+        """Runs until the caller's last request is answered.
+
+        Raises ShuttingDown after `end`, and DeadlineExceeded after too long a silence. An error of a single request
+        goes into its answer.
+        """
         reading = asyncio.create_task(self._read(), name="session-read")
         working = asyncio.create_task(self._work(), name="session-work")
         try:
@@ -101,70 +152,72 @@ class EditSession:
             self._ended.set()
 
     async def end(self) -> None:
-        """Answers what has come in, and ends: the gateway is shutting down."""
+        """Answers what has been received, and ends the session: the gateway is shutting down."""
         self._ending = True
-        self._news.set()
+        self._wake.set()
         await self._ended.wait()
 
     async def _read(self) -> None:
         while (request := await self._receive()) is not None:
-            self._take_in(request)
+            self._accept(request)
         self._all_received = True
-        self._news.set()
+        self._wake.set()
 
-    def _take_in(self, request: SessionRequest) -> None:
+    def _accept(self, request: SessionRequest) -> None:
+        """Takes a request as the newest one; a request that still waits is skipped."""
         if self._ending:
             return
         options = request.options
         if request.output_given:
             self._output = options.output
         if request.source is not None:
-            self._source, self._bundle = request.source, request.bundle
-            self._refine, self._align = options.refine, options.align
-            self._forget_photograph()
-            if self._under_way is not None:  # of a source that nobody looks at any more
+            self._release_photograph()
+            self._subject = _Subject(request.source, request.bundle, options.refine, options.align)
+            if self._editing is not None:
+                # Nobody waits for a picture of the old source.
                 self._superseded = True
-                self._under_way.cancel()
-        if self._pending is not None:
+                self._editing.cancel()
+        if self._waiting is not None:
             self._skipped += 1
-        self._pending = request
-        self._news.set()
+        self._waiting = request
+        self._wake.set()
 
-    def _forget_photograph(self) -> None:
-        if self._origin is not None:
-            self._take(-len(self._origin.picture.data))
-            self._origin = None
+    def _release_photograph(self) -> None:
+        if self._subject is not None and self._subject.origin is not None:
+            self._hold(-len(self._subject.origin.picture.data))
 
     async def _work(self) -> None:
         while True:
-            request, self._pending = self._pending, None
+            request, self._waiting = self._waiting, None
             if request is not None:
-                await self._serve(request)
+                await self._answer(request)
             elif self._ending:
                 raise ShuttingDown("The gateway is shutting down; open the session again in a while.")
             elif self._all_received:
                 return
             else:
-                await self._wait_for_news()
+                await self._sleep()
 
-    async def _wait_for_news(self) -> None:
-        self._news.clear()
+    async def _sleep(self) -> None:
+        """Waits for a request or the end. Raises DeadlineExceeded after too long a silence."""
+        self._wake.clear()
         try:
             async with asyncio.timeout(self._idle_s):
-                await self._news.wait()
+                await self._wake.wait()
         except TimeoutError:
             raise DeadlineExceeded(
                 f"Nothing was asked for {self._idle_s:g} seconds; open the session again."
             ) from None
 
-    async def _serve(self, request: SessionRequest) -> None:
+    async def _answer(self, request: SessionRequest) -> None:
+        """Edits and sends the answer, unless a new source comes meanwhile: then the request is skipped."""
         skipped, self._skipped = self._skipped, 0
         deadline = Deadline.after(self._request_s, self._call.deadline.clock)
         call = replace(self._call.aside(), deadline=deadline)
         outcome: Edited | EditingError
-        self._under_way = asyncio.create_task(self._edited(request, call), name="session-edit")
+        self._editing = asyncio.create_task(self._edit_subject(request, call), name="session-edit")
         try:
-            outcome = await self._under_way
+            outcome = await self._editing
         except EditingError as error:
             outcome = error
         except asyncio.CancelledError:
@@ -174,25 +227,28 @@ class EditSession:
             self._skipped += skipped + 1
             return
         finally:
-            self._under_way, self._superseded = None, False
-        await self._tell(SessionAnswer(request.sequence, outcome, skipped, call))
+            self._editing, self._superseded = None, False
+        await self._send(SessionAnswer(request.sequence, outcome, skipped, call))
 
-    async def _edited(self, request: SessionRequest, call: Call) -> Edited:
+    async def _edit_subject(self, request: SessionRequest, call: Call) -> Edited:
         if request.fault is not None:
             raise request.fault
-        if self._source is None:
+        if self._subject is None:
             raise MalformedRequest("A session begins with a picture or a code; send one with the edits.")
-        source, output = self._source, self._output
+        subject, output = self._subject, self._output
+        # The session needs the source's code, also if the caller wants handles only.
         options = replace(
-            request.options, refine=self._refine, align=self._align, output=replace(output, codes=True)
+            request.options, refine=subject.refine, align=subject.align, output=replace(output, codes=True)
         )
-        edited = await self._edit(EditJob(source, options, self._bundle, self._origin), call)
-        if self._source is source:  # from here on its code stands for it: nothing is inverted twice
-            self._source, self._bundle = edited.source_code, edited.bundle
+        source = subject.source
+        edited = await self._edit(EditJob(source, options, subject.bundle, subject.origin), call)
+        if self._subject is subject:
+            # From now on the code stands for the source: a picture is inverted once.
+            subject.source, subject.bundle = edited.source_code, edited.bundle
             placement = edited.rendering.placement
             if isinstance(source, EncodedPicture) and placement is not None:
-                self._take(len(source.data))
-                self._origin = Origin(source, placement)
+                self._hold(len(source.data))
+                subject.origin = Origin(source, placement)
         if output.codes:
             return edited
         return replace(edited, code=edited.code.by_handle(), source_code=edited.source_code.by_handle())

@@ -1,12 +1,13 @@
-"""The stages of a request, one method each: align, encode and refine, map, decode and score, encode the pictures.
+"""The stages of a request, one method each: align, encode, refine, map, decode, score, encode pictures.
 
-Each is timed on its call, and errors of the table leave it with its name. Which job takes which, pipeline.py says.
+Each stage is timed on its call, and an EditingError that leaves it carries its name. pipeline.py says which job runs
+which stages.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -14,9 +15,9 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from serving.backends import Backend, Inference
-from serving.bundle import Bundle, GraphKey, Role
-from serving.call import Call, Lap
+from serving.backends.backend import Backend, Inference
+from serving.bundle import Bundle, Role
+from serving.call import Call, StageTimer
 from serving.errors import InvalidOption
 from serving.jobs import (
     Alignment,
@@ -29,74 +30,70 @@ from serving.jobs import (
     OutputOptions,
     Placement,
 )
-from serving.photographs.alignment import Similarity, centred_square, face_square, lies_as
-from serving.photographs.faces import Detection, as_face, choose, find_faces, look_again
+from serving.photographs.alignment import Similarity, centred_square, corners_agree, face_square
+from serving.photographs.faces import Detect, Detection, as_face, choose, find_faces, refine_landmarks
 from serving.photographs.pasting import paste_change, paste_picture
 from serving.photographs.photograph import Photograph
 from serving.photographs.pictures import centre_square, encode_picture, open_photograph
+from serving.pipeline.bundles import ServedBundles
 from serving.pipeline.edits import gaussian_inputs, truncate
-from serving.pipeline.refinement import Refinement, Refiner, RefineSettings, Report, StopRule, unreported
+from serving.pipeline.refinement import Refinement, RefineSettings, Report, no_report
 from serving.results import FoundFaces, StopReason
 from serving.settings import Settings
+from serving.telemetry.average import ExponentialAverage
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Aligned:
-    """A picture in place, as the encoder takes it, and where on the picture sent that is."""
+    """The square that the encoder takes, uint8 [H, W, 3], and where it lies on the picture that was sent."""
 
     image: Image
     origin: Origin
 
 
 class Stages:
-    """Runs single stages on a back end. Knows its bundles' refiners, and how long answers have taken lately."""
+    """Runs single stages on a back end. `answer_s`: the time that rendering a result takes lately."""
 
-    def __init__(self, backend: Backend, settings: Settings) -> None:
+    def __init__(self, backend: Backend, served: ServedBundles, settings: Settings) -> None:
         self._backend = backend
+        self._served = served
         self._settings = settings
-        self._pictures = ThreadPoolExecutor(settings.picture_threads, thread_name_prefix="pictures")
-        self._in_memory = asyncio.Semaphore(settings.max_open_photographs)
-        self._answer_s = 0.0  # smoothed time to decode and encode an answer
-        self._refiners: dict[GraphKey, Refiner] = {}
-
-    def exchange(self, bundles: Mapping[str, Bundle]) -> None:
-        """Refines for these bundles too from now on."""
-        rule = StopRule(self._settings.refine_window_steps, self._settings.refine_min_improvement_ratio)
-        comfortable = self._settings.max_refinements_at_full_steps
-        self._refiners |= {
-            bundle.graphs["refiner"].key: Refiner(bundle, self._backend, rule, comfortable)
-            for bundle in bundles.values()
-        }
-
-    def keep_only(self, bundles: Mapping[str, Bundle]) -> None:
-        """Forgets what it knows of others."""
-        current = {bundle.graphs["refiner"].key for bundle in bundles.values()}
-        self._refiners = {key: refiner for key, refiner in self._refiners.items() if key in current}
+        self._picture_threads = ThreadPoolExecutor(settings.picture_threads, thread_name_prefix="pictures")
+        self._open_photographs = asyncio.Semaphore(settings.max_open_photographs)
+        self.answer_s = ExponentialAverage(0.3)
 
     async def align(
         self, bundle: Bundle, picture: EncodedPicture, options: AlignOptions, call: Call
     ) -> Aligned:
-        """Brings a picture into place. A picture of exactly the bundle's size, and one on which the face lies where the
-        bundle wants it already, are taken as they are."""
-        with call.during("align") as lap:
+        """Cuts the square for the encoder out of a picture.
+
+        A picture of exactly the bundle's size, and one that is aligned already, are taken as they are.
+
+        Raises InvalidPicture, PictureTooLarge, InvalidOption, NoFace, NoSuchFace, FaceNotUsable, and what the back
+        end raises.
+        """
+        with call.during("align") as timer:
             kind = _alignment(bundle, options)
             self.check_room(bundle, "encoder")
             if kind is Alignment.CENTRE_CROP:
                 return await self._in_picture_thread(lambda: self._centre_square(bundle, picture))
-            async with self._in_memory:
+            async with self._open_photographs:
                 photograph = await self._open(picture)
                 side = bundle.resolution
                 if options == AlignOptions() and (photograph.width, photograph.height) == (side, side):
                     return await self._in_picture_thread(lambda: self._centre_square(bundle, picture))
-                return await self._align_face(bundle, picture, photograph, options, call, lap)
+                return await self._align_face(bundle, picture, photograph, options, call, timer)
 
     async def cut_mask(
         self, bundle: Bundle, mask: EncodedPicture, origin: Origin | None, call: Call
     ) -> Image:
-        """A mask as the encoder sees what it belongs to. One of the photograph's own size is cut as the photograph was;
-        any other is that square already, and loses what lies beside its middle."""
+        """Cuts a mask to the encoder's square, uint8 [H, W, 3]. Raises InvalidPicture, PictureTooLarge.
+
+        A mask of the photograph's size is cut where the photograph was cut. Any other mask is of the square itself;
+        its centred square is taken.
+        """
 
         def cut() -> Image:
             opened = open_photograph(mask, **self._limits)
@@ -108,21 +105,21 @@ class Stages:
             return opened.cut(Similarity.of_corners(origin.placement.corners), bundle.resolution)
 
         with call.during("align"):
-            async with self._in_memory:
+            async with self._open_photographs:
                 return await self._in_picture_thread(cut)
 
     async def find_faces(self, bundle: Bundle, picture: EncodedPicture, call: Call) -> FoundFaces:
-        """All of them, the largest first."""
-        with call.during("align") as lap:
+        """Finds all faces on a picture, the largest first. Raises InvalidOption, and what `align` raises."""
+        with call.during("align") as timer:
             if bundle.face is None:
                 raise _not_by_faces(bundle)
             self.check_room(bundle, "detector")
             template, side = bundle.face, bundle.resolution
-            async with self._in_memory:
+            async with self._open_photographs:
                 photograph = await self._open(picture)
                 width, height = photograph.width, photograph.height
-                look, look_side = self._look(bundle, photograph, call, lap)
-                found = await find_faces(look, width, height, look_side)
+                detect, input_side = self._detector(bundle, photograph, call, timer)
+                found = await find_faces(detect, width, height, input_side)
             faces = tuple(as_face(face, template, side) for face in found)
             return FoundFaces(bundle.name, faces, width, height)
 
@@ -133,19 +130,20 @@ class Stages:
         photograph: Photograph,
         options: AlignOptions,
         call: Call,
-        lap: Lap,
+        timer: StageTimer,
     ) -> Aligned:
-        assert bundle.face is not None, "the kind was checked"
+        assert bundle.face is not None, "_alignment has checked it"
         template, side = bundle.face, bundle.resolution
-        look, look_side = self._look(bundle, photograph, call, lap)
-        found = await find_faces(look, photograph.width, photograph.height, look_side)
+        detect, input_side = self._detector(bundle, photograph, call, timer)
+        found = await find_faces(detect, photograph.width, photograph.height, input_side)
         number = choose(found, options.face, template, side)
         face = found[number]
-        if lies_as(face_square(face.landmarks, template), photograph.centred_square, template.tolerance):
+        square = face_square(face.landmarks, template)
+        if corners_agree(square, photograph.centred_square, template.tolerance):
             aligned = await self._in_picture_thread(lambda: self._centre_square(bundle, picture))
             place, image = photograph.centred_square, aligned.image
         else:
-            landmarks = await look_again(look, face, template, look_side)
+            landmarks = await refine_landmarks(detect, face, template, input_side)
             place = face_square(landmarks, template)
             face = Detection(face.score, face.box, landmarks)
             image = await self._in_picture_thread(lambda: photograph.cut(place, side))
@@ -157,21 +155,21 @@ class Stages:
         )
         return Aligned(image, Origin(picture, placement))
 
-    def _look(
-        self, bundle: Bundle, photograph: Photograph, call: Call, lap: Lap
-    ) -> tuple[Callable[[Sequence[Similarity]], Awaitable[npt.NDArray[np.float32]]], int]:
-        """What shows the detector parts of a photograph, and how large it wants them, in pixels."""
+    def _detector(
+        self, bundle: Bundle, photograph: Photograph, call: Call, timer: StageTimer
+    ) -> tuple[Detect, int]:
+        """A function that runs the detector on squares of a photograph, and the side of its input in pixels."""
         side = bundle.graphs["detector"].inputs[0].shape[1]
 
-        async def look(places: Sequence[Similarity]) -> npt.NDArray[np.float32]:
-            squares = await self._in_picture_thread(
-                lambda: np.stack([photograph.cut(place, side, mirrored=False) for place in places])
+        async def detect(squares: Sequence[Similarity]) -> npt.NDArray[np.float32]:
+            pixels = await self._in_picture_thread(
+                lambda: np.stack([photograph.cut(square, side, mirrored=False) for square in squares])
             )
-            seen = await self._infer(bundle, "detector", {"image": squares}, call)
-            lap.queued_s += seen.queued_s
-            return seen.outputs["faces"]
+            found = await self._infer(bundle, "detector", {"image": pixels}, call)
+            timer.queued_s += found.queued_s
+            return found.outputs["faces"]
 
-        return look, side
+        return detect, side
 
     async def _open(self, picture: EncodedPicture) -> Photograph:
         return await self._in_picture_thread(lambda: open_photograph(picture, **self._limits))
@@ -189,7 +187,7 @@ class Stages:
     async def paste(
         self, origin: Origin, before: Image | None, after: Image, output: OutputOptions, call: Call
     ) -> EncodedPicture:
-        """The photograph with `after` in its place; with `before`, what lies between the two is added to it there."""
+        """The photograph with `after` pasted in, or, if `before` is given, with the change from `before` to `after`."""
         place = Similarity.of_corners(origin.placement.corners)
         face = origin.placement.alignment is Alignment.FACE
 
@@ -201,7 +199,7 @@ class Stages:
             return encode_picture(paste_picture(photograph, place, aligned, after, face=face), output)
 
         with call.during("image"):
-            async with self._in_memory:
+            async with self._open_photographs:
                 return await self._in_picture_thread(pasted)
 
     async def find_code(
@@ -212,17 +210,21 @@ class Stages:
         call: Call,
         *,
         mask: npt.NDArray[np.float32] | None = None,
-        report: Report = unreported,
-        kept_s: float = 0.0,
+        report: Report = no_report,
+        extra_reserve_s: float = 0.0,
     ) -> tuple[Code, Refinement]:
-        """Encode, refine: the encoder's code and what became of it. `kept_s` are left for what follows."""
-        with call.during("encode") as lap:
+        """Encodes the aligned picture and refines the code: the encoder's code, and the refinement.
+
+        mask: float32 [H, W, 1], the weight of each pixel. extra_reserve_s: time that later stages need beyond
+        rendering the result. Raises what the back end raises.
+        """
+        with call.during("encode") as timer:
             encoded = await self._infer(bundle, "encoder", {"image": aligned[None]}, call)
-            lap.queued_s = encoded.queued_s
+            timer.queued_s = encoded.queued_s
             start = np.array(encoded.outputs["code"][0], dtype=np.float32)
         report(0, None, start)
         return start, await self.refine(
-            bundle, start, aligned, settings, call, mask=mask, report=report, kept_s=kept_s
+            bundle, start, aligned, settings, call, mask=mask, report=report, extra_reserve_s=extra_reserve_s
         )
 
     async def refine(
@@ -234,63 +236,69 @@ class Stages:
         call: Call,
         *,
         mask: npt.NDArray[np.float32] | None = None,
-        report: Report = unreported,
-        kept_s: float = 0.0,
+        report: Report = no_report,
+        extra_reserve_s: float = 0.0,
     ) -> Refinement:
-        """A code on its way to a target; `start` as it is where no step is asked for."""
+        """Refines a code towards a target picture. Without a step the result is `start`."""
         if settings.steps == 0:
             return Refinement(start, 0.0, 0.0, 0, StopReason.NOT_REFINED)
-        refiner = self._refiners[bundle.graphs["refiner"].key]
-        with call.during("refine") as lap:
+        refiner = self._served.refiner(bundle)
+        with call.during("refine") as timer:
             refined = await refiner.refine(
                 start,
                 target,
                 settings,
                 call.deadline,
-                lambda: self._answer_reserve_s() + kept_s,
+                lambda: self._answer_reserve_s() + extra_reserve_s,
                 mask=mask,
                 report=report,
             )
-            lap.queued_s = refined.queued_s
+            timer.queued_s = refined.queued_s
         return refined
 
     async def map(
         self, bundle: Bundle, seeds: tuple[int, ...], truncation: float, call: Call
     ) -> npt.NDArray[np.float32]:
-        """Seeds -> codes [N, L, 512]. Timed as `encode`: both make codes."""
-        with call.during("encode") as lap:
+        """Maps seeds to codes, float32 [N, L, 512]. It is timed as `encode`, as both make codes."""
+        with call.during("encode") as timer:
             self.check_room(bundle, "mapping", len(seeds))
             z = gaussian_inputs(seeds, bundle.z_size)
             mapped = await self._infer(bundle, "mapping", {"z": z}, call)
-            lap.queued_s = mapped.queued_s
+            timer.queued_s = mapped.queued_s
             return truncate(mapped.outputs["code"], bundle.mean_code, truncation)
 
     async def generate(self, bundle: Bundle, codes: npt.NDArray[np.float32], call: Call) -> list[Image]:
-        with call.during("decode") as lap:
+        """The pictures of codes [N, L, 512], each uint8 [H, W, 3]."""
+        with call.during("decode") as timer:
             decoded = await self._infer(bundle, "generator", {"code": codes}, call)
-            lap.queued_s = decoded.queued_s
+            timer.queued_s = decoded.queued_s
             return list(decoded.outputs["image"])
 
     async def generate_and_score(
         self, bundle: Bundle, codes: Sequence[Code], scored: int, call: Call
     ) -> tuple[list[Image], list[float]]:
-        """Pictures of all codes, domain scores of the last `scored`. Equal codes are decoded once."""
+        """The pictures of all codes, and the domain scores of the last `scored` codes (graph `B_critic`).
+
+        A code that occurs twice (as one object) is decoded once.
+        """
         distinct = {id(code): code for code in codes}
-        with call.during("decode") as lap:
-            decoded, critic = await asyncio.gather(
+        with call.during("decode") as timer:
+            decoded, judged = await asyncio.gather(
                 self._infer(bundle, "generator", {"code": np.stack(list(distinct.values()))}, call),
                 self._infer(bundle, "critic", {"code": np.stack(codes[-scored:])}, call),
             )
-            lap.queued_s = max(decoded.queued_s, critic.queued_s)
+            timer.queued_s = max(decoded.queued_s, judged.queued_s)
         image_of = dict(zip(distinct, decoded.outputs["image"], strict=True))
-        scores = [float(score) for score in critic.outputs["score"][:, 0]]
+        scores = [float(score) for score in judged.outputs["score"][:, 0]]
         return [image_of[id(code)] for code in codes], scores
 
     async def encode_pictures(
         self, images: list[Image], output: OutputOptions, call: Call
     ) -> tuple[EncodedPicture, ...]:
+        """Encodes pictures in the requested format."""
         with call.during("image"):
-            if output.format is ImageFormat.RAW:  # a copy: not worth a thread
+            # Raw pixels are only copied: that is not worth a thread.
+            if output.format is ImageFormat.RAW:
                 return tuple(encode_picture(image, output) for image in images)
             return await self._in_picture_thread(
                 lambda: tuple(encode_picture(image, output) for image in images)
@@ -305,7 +313,7 @@ class Stages:
         return [None if image is None else next(encoded) for image in images]
 
     def check_room(self, bundle: Bundle, role: Role, count: int = 1) -> None:
-        """Raises QueueFull: a request that is to be refused costs no more than that."""
+        """Raises QueueFull if the back end would refuse `count` samples. Asked before expensive work on them."""
         self._backend.check_room(bundle.graphs[role], count)
 
     async def _infer(
@@ -314,23 +322,19 @@ class Stages:
         return await self._backend.infer(bundle.graphs[role], inputs, call.deadline)
 
     async def _in_picture_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pictures, work)
-
-    def learn_answer_time(self, seconds: float) -> None:
-        self._answer_s = (
-            seconds if self._answer_s == 0.0 else self._answer_s + 0.3 * (seconds - self._answer_s)
-        )
+        return await asyncio.get_running_loop().run_in_executor(self._picture_threads, work)
 
     def _answer_reserve_s(self) -> float:
-        """What refinement leaves for decoding and answering: twice what these took lately, and some more."""
-        return 2.0 * self._answer_s + self._settings.decode_reserve_ms / 1000.0
+        """The time that refinement leaves for the answer: twice what answers take lately, and a fixed reserve."""
+        return 2.0 * self.answer_s.value + self._settings.decode_reserve_ms / 1000.0
 
     def close(self) -> None:
-        self._pictures.shutdown(wait=True)
+        """Waits for the picture threads and ends them."""
+        self._picture_threads.shutdown(wait=True)
 
 
 def _alignment(bundle: Bundle, options: AlignOptions) -> Alignment:
-    """How to bring a picture into place. Raises InvalidOption."""
+    """The alignment that applies. Raises InvalidOption."""
     kind = options.alignment or (Alignment.CENTRE_CROP if bundle.face is None else Alignment.FACE)
     if kind is Alignment.FACE and bundle.face is None:
         raise _not_by_faces(bundle)

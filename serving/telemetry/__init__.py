@@ -1,1 +1,1 @@
-"""What is told about requests: metrics, log lines, traces."""
+"""What operators see: metrics, log lines, traces, and the averages that time estimates come from."""

@@ -1,6 +1,6 @@
-"""How log lines look: JSON for machines, text for people; each with the request that it belongs to.
+"""The format of log lines: JSON for machines, text for people; each line names the request that it belongs to.
 
-What is logged is decided where it happens. Pictures, codes, keys and headers are logged nowhere.
+What is logged is decided where it happens. Pictures, codes, keys and headers are never logged.
 """
 
 from __future__ import annotations
@@ -18,17 +18,24 @@ _requests = logging.getLogger("serving.requests")
 
 
 def configure(settings: Settings) -> None:
-    """The process's logging: to standard error."""
+    """Sets up the logging of this process, to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
-    for chatty in ("uvicorn", "PIL"):  # the gateway says itself when it starts and stops
+    # The gateway itself logs that it starts and stops.
+    for chatty in ("uvicorn", "PIL"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_is_no_refused_websocket)
+
+
+def _is_no_refused_websocket(record: logging.LogRecord) -> bool:
+    """uvicorn logs an error for every websocket that is refused with an answer. The gateway logs that as a request."""
+    return "without completing handshake" not in record.getMessage()
 
 
 def log_request(call: Call, *, transport: str, method: str, code: str, seconds: float) -> None:
-    """One line for each request, when it has ended."""
+    """Logs one line for a request that has ended."""
     if _requests.isEnabledFor(logging.INFO):
         stages = {stage: round(spent, 6) for stage, spent in call.timings}
         fields = {
@@ -42,7 +49,7 @@ def log_request(call: Call, *, transport: str, method: str, code: str, seconds: 
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """What stands beside the message: the request at hand, and what the line itself brings along."""
+    """The fields beside the message: the current request, and the fields of the line itself."""
     fields: dict[str, Any] = {}
     call = CALL.get()
     if call is not None:
@@ -53,7 +60,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line."""
+    """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
@@ -69,7 +76,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """The same for people."""
+    """Text lines for people, with the same fields."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")

@@ -1,6 +1,6 @@
-"""The gateway's metrics, by name. One registry for each gateway, so that two may live in one process.
+"""The gateway's metrics, by name. One registry for each gateway, so that one process can hold two.
 
-Who counts what is told where it happens; this file only names and shapes.
+This file only declares metrics; they are counted where things happen.
 """
 
 from __future__ import annotations
@@ -116,11 +116,12 @@ class Metrics:
         )
 
         for metric in (value for value in vars(self).values() if isinstance(value, MetricWrapperBase)):
-            metric.labels = cache(metric.labels)  # type: ignore[method-assign]  # it takes longer than counting does
+            # Looking a label up takes longer than counting.
+            metric.labels = cache(metric.labels)  # type: ignore[method-assign]
 
     def observe_stage(self, stage: str, seconds: float) -> None:
         self.stage_seconds.labels(stage).observe(seconds)
 
     def exposition(self) -> bytes:
-        """Everything, in Prometheus' text format."""
+        """All metrics, in Prometheus' text format."""
         return generate_latest(self.registry)

@@ -1,7 +1,8 @@
-"""Traces: one span a request and one a stage, to an OpenTelemetry collector. Needs the extra `tracing`.
+"""Traces: one span for each request and one for each stage, sent to an OpenTelemetry collector.
 
-The caller's W3C context (`traceparent` in gRPC metadata or an HTTP header) is gone on with, and handed on to a back end
-(`outgoing_metadata` in call.py). Where `trace_endpoint` is not set, this module is not so much as imported.
+A request continues the caller's W3C trace context (`traceparent` in gRPC metadata or an HTTP header) and passes it on
+to a back end (`outgoing_metadata` in call.py). The module needs the extra `tracing`; it is imported only if
+`trace_endpoint` is set.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from serving import __version__
-from serving.call import Call, Lap
+from serving.call import Call, StageTimer
 from serving.settings import Settings
 
 _EXPORT_TIMEOUT_S = 5
-_PASSAGES_HELD = 32  # a session has any number: some are sent now and then
+_MAX_RUNS_HELD = 32  # a session has any number of them, which are sent in parts
 _W3C = TraceContextTextMapPropagator()
 
 
 @dataclass(slots=True)
-class _Passage:
-    """A request's way through one stage: what a span of it will tell."""
+class _StageRun:
+    """One run of a stage: what its span will hold."""
 
-    trace: Trace
-    outer: _Passage | None
+    trace: RequestTrace
+    outer: _StageRun | None
     stage: str
     begun_ns: int
     ended_ns: int = 0
@@ -44,30 +45,34 @@ class _Passage:
     error: Exception | None = None
     span: Span | None = None
 
-    def begin(self) -> Span:
+    def open_span(self) -> Span:
+        """The span of this run, which is made when it is first needed."""
         if self.span is None:
-            around = self.trace.span if self.outer is None else self.outer.begin()
+            around = self.trace.span if self.outer is None else self.outer.open_span()
             self.span = self.trace.tracer.start_span(
                 self.stage, set_span_in_context(around), start_time=self.begun_ns
             )
         return self.span
 
 
-_PASSAGE: ContextVar[_Passage | None] = ContextVar("passage", default=None)
+_STAGE_RUN: ContextVar[_StageRun | None] = ContextVar("stage-run", default=None)
 
 
-class Trace:
-    """The spans of one request. They are made once it has been answered, as nobody need wait for that; earlier only
-    where one's name is asked for."""
+class RequestTrace:
+    """The spans of one request (the protocol `Trace` of call.py).
+
+    Spans are made after the request has been answered, so that no caller waits for that; earlier only if the id of a
+    span is needed.
+    """
 
     def __init__(self, tracer: Tracer, begin: Callable[[], Span]) -> None:
         self.tracer = tracer
         self._begin = begin
-        self._passages: list[_Passage] = []
+        self._stage_runs: list[_StageRun] = []
 
     @cached_property
     def span(self) -> Span:
-        """That of the whole request."""
+        """The span of the whole request."""
         return self._begin()
 
     @property
@@ -76,42 +81,42 @@ class Trace:
         return f"{self.span.get_span_context().trace_id:032x}"
 
     @contextmanager
-    def during(self, stage: str, lap: Lap) -> Iterator[None]:
-        """A span for a stage; time in queues is part of it and stands on it as an attribute."""
-        outer = _PASSAGE.get()
-        passage = _Passage(self, outer if outer and outer.trace is self else None, stage, time.time_ns())
-        before = _PASSAGE.set(passage)
+    def during(self, stage: str, timer: StageTimer) -> Iterator[None]:
+        """Records a span for a stage. Time in queues is part of the span, and an attribute of it."""
+        outer = _STAGE_RUN.get()
+        run = _StageRun(self, outer if outer and outer.trace is self else None, stage, time.time_ns())
+        before = _STAGE_RUN.set(run)
         try:
             yield
         except Exception as error:
-            passage.error = error
+            run.error = error
             raise
         finally:
-            passage.ended_ns, passage.queued_s = time.time_ns(), lap.queued_s
-            self._passages.append(passage)
-            _PASSAGE.reset(before)
-            if len(self._passages) >= _PASSAGES_HELD:
+            run.ended_ns, run.queued_s = time.time_ns(), timer.queued_s
+            self._stage_runs.append(run)
+            _STAGE_RUN.reset(before)
+            if len(self._stage_runs) >= _MAX_RUNS_HELD:
                 self._send_stages()
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Of a call made for the stage at hand."""
-        passage = _PASSAGE.get()
-        span = self.span if passage is None else passage.begin()
+        """The trace context, for a gRPC call that the current stage makes."""
+        run = _STAGE_RUN.get()
+        span = self.span if run is None else run.open_span()
         carrier: dict[str, str] = {}
         _W3C.inject(carrier, set_span_in_context(span))
         return tuple(carrier.items())
 
     def end(self, ended_ns: int, error: Exception | None) -> None:
-        """Sends all spans on their way."""
+        """Hands all spans over to be sent."""
         self._send_stages()
         _end(self.span, ended_ns, error)
 
     def _send_stages(self) -> None:
-        passages, self._passages = self._passages, []
-        for passage in passages:
-            passage.begin().set_attribute("indomain.queued_s", passage.queued_s)
-            _end(passage.begin(), passage.ended_ns, passage.error)
-            passage.error = None  # whose traceback holds the stage's frames, and so this passage
+        stage_runs, self._stage_runs = self._stage_runs, []
+        for run in stage_runs:
+            run.open_span().set_attribute("indomain.queued_s", run.queued_s)
+            _end(run.open_span(), run.ended_ns, run.error)
+            run.error = None  # its traceback refers to the stage's frames, and these to this object
 
 
 def _end(span: Span, ended_ns: int, error: Exception | None) -> None:
@@ -122,7 +127,7 @@ def _end(span: Span, ended_ns: int, error: Exception | None) -> None:
 
 
 class Tracing:
-    """Where spans go: OTLP over gRPC to `settings.trace_endpoint`, in batches, from a thread of its own."""
+    """Sends spans by OTLP over gRPC to `settings.trace_endpoint`, in batches, from a thread of its own."""
 
     def __init__(self, settings: Settings) -> None:
         endpoint = settings.trace_endpoint
@@ -133,14 +138,14 @@ class Tracing:
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(settings.trace_sample_ratio)),
             resource=resource,
-            shutdown_on_exit=False,  # the gateway does it
+            shutdown_on_exit=False,  # the gateway shuts it down
         )
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("serving", __version__)
 
     @contextmanager
     def request(self, call: Call, method: str, transport: str, carrier: Mapping[str, str]) -> Iterator[None]:
-        """The span of a whole request. `carrier` has the caller's `traceparent`, if it sent one."""
+        """Records the span of a whole request. `carrier` holds the caller's `traceparent`, if it sent one."""
         begun_ns = time.time_ns()
 
         def begin() -> Span:
@@ -158,7 +163,7 @@ class Tracing:
                 start_time=begun_ns,
             )
 
-        call.trace = trace = Trace(self._tracer, begin)
+        call.trace = trace = RequestTrace(self._tracer, begin)
         loop, failure = asyncio.get_running_loop(), None
         try:
             yield
@@ -167,7 +172,7 @@ class Tracing:
             raise
         finally:
             loop.call_soon(trace.end, time.time_ns(), failure)
-            failure = None  # its traceback holds this frame
+            failure = None  # its traceback refers to this frame
 
     def flush(self) -> None:
         """Sends what has ended so far. Blocks."""

@@ -10,8 +10,8 @@ import pytest
 
 from export.__main__ import main
 from export.bundles.verification import VerifyConfig, verify
-from serving.bundle import read_bundle
 from serving.errors import BundleInvalid
+from serving.repository.reader import read_bundle
 
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "training/checkpoints/faces64"
@@ -37,7 +37,7 @@ def test_the_detector_comes_and_goes_and_the_rest_stays(repository: Path) -> Non
     assert after["face"] == json.loads((RUN / "alignment.json").read_text())
     bundle = read_bundle(repository, "faces64")
     assert bundle.alignment == "face"
-    assert set(bundle.samples) == set(bundle.graphs)
+    assert set(bundle.references) == set(bundle.graphs)
     differs = {key for key in before if before[key] != after[key]}
     assert differs <= {
         "tensors",

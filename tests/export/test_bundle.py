@@ -66,7 +66,7 @@ def test_nothing_else_is_left_behind(exported: Exported) -> None:
 
 
 def test_gateway_reads_it(exported: Exported) -> None:
-    serving = pytest.importorskip("serving.bundle")
+    serving = pytest.importorskip("serving.repository.reader")
     read = serving.read_bundle(exported.repository, "tiny")
     assert (read.layers, read.refine.chunk_steps) == (8, REFINE.chunk_steps)
 

@@ -21,8 +21,8 @@ from export.graphs.graphs import to_onnx
 from export.graphs.parity import ParityError, Tolerances
 from export.graphs.precision import Precision, lower, picture_psnr
 from export.progress import progress_bar
-from serving.bundle import read_bundle
 from serving.errors import BundleInvalid
+from serving.repository.reader import read_bundle
 from tests.export.conftest import REFINE, Exported
 from training.loops.runs import load_meta, save_checkpoint
 from training.networks.encoder import Encoder

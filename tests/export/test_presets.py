@@ -41,7 +41,7 @@ def test_presets_join_a_bundle_replace_their_like_and_leave(
     assert {key: after[key] for key in before if key != "presets"} == {
         key: before[key] for key in before if key != "presets"
     }
-    serving = pytest.importorskip("serving.bundle")
+    serving = pytest.importorskip("serving.repository.reader")
     assert list(serving.read_bundle(repository, "tiny").presets) == ["merry", "glum"]
     assert main(["presets", str(repository / "tiny.json"), "--remove", "merry"]) == 0
     assert [preset["name"] for preset in manifest_of(repository)["presets"]] == ["glum"]

@@ -22,7 +22,7 @@ from export.graphs.parity import (
     relative_lengths,
     run,
 )
-from serving.bundle import read_bundle
+from serving.repository.reader import read_bundle
 from tests.export.conftest import REFINE, Exported
 
 

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 
-from serving.backends import Backend, Inference, Tensors
+from serving.backends.backend import Backend, Inference, Tensors
 from serving.bundle import Bundle, GraphSpec
 from serving.deadline import Deadline
 

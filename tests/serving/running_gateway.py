@@ -19,8 +19,8 @@ from websockets.sync.client import ClientConnection, connect
 from indomain.v1 import editing_pb2 as pb
 from indomain.v1 import editing_pb2_grpc
 from serving.backends.embedded import EmbeddedBackend
-from serving.bundle import read_bundles
 from serving.gateway import Gateway
+from serving.repository.reader import read_bundles
 from serving.settings import Settings
 from serving.telemetry.metrics import Metrics
 from tests.serving.interposed import Interposed

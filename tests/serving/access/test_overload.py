@@ -21,11 +21,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from indomain.v1 import editing_pb2 as pb
 from indomain.v1 import editing_pb2_grpc
-from serving.backends import Tensors
+from serving.backends.backend import Tensors
 from serving.backends.embedded import EmbeddedBackend
 from serving.backends.engines import OnnxRuntimeSession
-from serving.bundle import read_bundles
 from serving.gateway import Gateway
+from serving.repository.reader import read_bundles
 from serving.telemetry.metrics import Metrics
 from tests.serving.interposed import Gate
 from tests.serving.messages import session_request

@@ -17,8 +17,8 @@ import indomain
 from indomain.cli import main
 from indomain.v1 import editing_pb2 as pb
 from serving.backends.triton import TritonBackend
-from serving.bundle import read_bundles
 from serving.errors import CertificateInvalid
+from serving.repository.reader import read_bundles
 from serving.settings import Settings
 from serving.telemetry.metrics import Metrics
 from tests.serving.running_gateway import RunningGateway, settings_for
@@ -254,6 +254,7 @@ async def _complaint(settings: Settings) -> str:
     """Of the only server, once it has been looked at in vain."""
     backend = TritonBackend(read_bundles(settings.model_repository).values(), settings, Metrics())
     loading = asyncio.create_task(backend.load())
+    await asyncio.sleep(0)  # load() makes the server
     (server,) = backend._servers
     try:
         async with asyncio.timeout(20.0):

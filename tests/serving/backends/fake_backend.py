@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from serving.backends import Inference, Tensors, count_samples
+from serving.backends.backend import Inference, Tensors, count_samples
 from serving.bundle import Bundle, GraphKey, GraphSpec
 from serving.deadline import Deadline
 from serving.errors import BackendUnavailable, DeadlineExceeded, QueueFull, ShuttingDown

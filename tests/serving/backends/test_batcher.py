@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.backends.batcher import BatchedResult, Batcher, Tensors
+from serving.backends.backend import Tensors
+from serving.backends.batcher import BatchedResult, Batcher
 from serving.call import CALL, Call
 from serving.deadline import Deadline
 from serving.errors import BackendFailed, DeadlineExceeded, InvalidCode, QueueFull, ShuttingDown

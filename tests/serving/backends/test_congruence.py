@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serving.backends import Backend, Tensors
+from serving.backends.backend import Backend, Tensors
 from serving.backends.embedded import EmbeddedBackend
 from serving.backends.engines import openvino
 from serving.backends.triton import TritonBackend
-from serving.bundle import ROLES, Bundle, Role, read_bundle
+from serving.bundle import ROLES, Bundle, Role
 from serving.deadline import Deadline
 from serving.errors import BackendFailed, BackendUnavailable, DeadlineExceeded, QueueFull, ShuttingDown
 from serving.jobs import RefineOptions
 from serving.pipeline.refinement import Refiner, RefineSettings, StopRule
+from serving.repository.reader import read_bundle
 from serving.results import StopReason
 from serving.telemetry.metrics import Metrics
 from tests.serving.backends.fake_backend import FakeBackend

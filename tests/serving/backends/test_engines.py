@@ -21,8 +21,9 @@ from serving.backends.engines import (
     open_refiner,
     probe,
 )
-from serving.bundle import Bundle, read_bundle
+from serving.bundle import Bundle
 from serving.errors import BundleInvalid
+from serving.repository.reader import read_bundle
 from serving.settings import Settings
 from serving.telemetry.metrics import Metrics
 

@@ -18,9 +18,10 @@ import pytest
 
 from indomain.v1 import editing_pb2 as pb
 from serving.backends.triton import TritonBackend
-from serving.bundle import Bundle, read_bundle
+from serving.bundle import Bundle
 from serving.deadline import Deadline
 from serving.errors import BackendFailed, BundleInvalid, DeadlineExceeded
+from serving.repository.reader import read_bundle
 from serving.telemetry.metrics import Metrics
 from tests.serving.backends.graph_inputs import some_inputs
 from tests.serving.running_gateway import RunningGateway, settings_for
@@ -364,6 +365,7 @@ async def test_another_generator_under_the_same_name_is_not_served(
     other = read_bundle(write_tiny_bundle(tmp_path, seed=8), "tiny16")
     backend = TritonBackend([other], settings_for(tmp_path, triton_addresses=(triton.address,)), Metrics())
     loading = asyncio.create_task(backend.load())
+    await asyncio.sleep(0)  # load() makes the server
     (server,) = backend._servers
     await until(lambda: "otherwise than when it was exported" in server.complaint)
     assert not loading.done()

@@ -21,7 +21,7 @@ from PIL import Image
 
 from indomain.v1 import editing_pb2 as pb
 from serving.bundle import FaceTemplate
-from serving.photographs.alignment import CORNERS, Similarity, lies_as
+from serving.photographs.alignment import CORNERS, Similarity, corners_agree
 from serving.photographs.faces import Detection, why_unusable
 from serving.photographs.pasting import paste_change, paste_picture, soft_mask
 from serving.photographs.photograph import Photograph
@@ -204,7 +204,7 @@ def test_the_largest_face_comes_first_and_others_by_their_number(
         answer = invert(gateway, both, align=pb.AlignOptions(face=number))
         assert (answer.placement.face, answer.placement.faces) == (number, 2)
         assert answer.placement.alignment == pb.ALIGNMENT_FACE
-        assert lies_as(square_of(answer), square_of(face), 0.12)
+        assert corners_agree(square_of(answer), square_of(face), 0.12)
     assert invert(gateway, both).placement.face == 0
 
 
@@ -225,7 +225,7 @@ def test_the_same_face_gives_the_same_crop_however_it_lies(
     there = Similarity(
         expected.turn, complex(*middle) - expected.turn * complex(HOPPER.width, HOPPER.height) / 2
     )
-    assert lies_as(square_of(answer), there.after(square_of(straight)), 0.06)
+    assert corners_agree(square_of(answer), there.after(square_of(straight)), 0.06)
     apart = image_of(answer.aligned).astype(int) - image_of(straight.aligned)
     assert np.abs(apart).mean() < 12
 
@@ -237,7 +237,7 @@ def test_exif_orientation_counts(gateway: RunningGateway) -> None:
     answer = invert(gateway, lying, output={"include_pasted": True})
     assert (answer.placement.width, answer.placement.height) == HOPPER.size
     assert (answer.pasted.width, answer.pasted.height) == HOPPER.size
-    assert lies_as(square_of(answer), square_of(invert(gateway, HOPPER)), 0.03)
+    assert corners_agree(square_of(answer), square_of(invert(gateway, HOPPER)), 0.03)
 
 
 def test_a_small_face_on_a_large_photograph_and_one_at_the_border(gateway: RunningGateway) -> None:

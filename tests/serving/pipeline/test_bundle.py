@@ -13,8 +13,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from serving.backends.embedded import EmbeddedBackend
-from serving.bundle import read_bundle, read_bundles
 from serving.errors import BundleInvalid
+from serving.repository.reader import read_bundle, read_bundles
 from serving.telemetry.metrics import Metrics
 from tests.serving.running_gateway import settings_for
 

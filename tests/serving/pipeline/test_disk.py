@@ -97,7 +97,7 @@ def test_a_disk_that_is_full_while_a_new_version_comes(
         ballast = small_disk.fill(free_bytes=size_bytes // 2)
         with pytest.raises(OSError, match="No space left"):
             bring(good, small_disk.folder)
-        with caplog.at_level(logging.ERROR, "serving.pipeline.repository"):
+        with caplog.at_level(logging.ERROR, "serving.repository.watcher"):
             eventually(lambda: "the old bundles stay" in caplog.text)
         so_far = len(seen)
         eventually(lambda: len(seen) > so_far + 5)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.bundle import Bundle, read_bundle
+from serving.bundle import Bundle
 from serving.errors import InvalidCode, InvalidOption, UnknownDirection
 from serving.jobs import EditStep
 from serving.pipeline.edits import (
@@ -21,6 +21,7 @@ from serving.pipeline.edits import (
     gaussian_inputs,
     truncate,
 )
+from serving.repository.reader import read_bundle
 
 
 @pytest.fixture(scope="module")

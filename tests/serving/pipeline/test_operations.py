@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from indomain.v1 import editing_pb2 as pb
-from serving.bundle import Bundle, Direction, read_bundle
+from serving.bundle import Bundle, Direction
 from serving.jobs import EditStep
 from serving.pipeline.edits import edit_vector
+from serving.repository.reader import read_bundle
 from tests.serving.messages import (
     as_json,
     as_message,

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.backends import Inference, Tensors
-from serving.bundle import Bundle, GraphSpec, read_bundle
+from serving.backends.backend import Inference, Tensors
+from serving.bundle import Bundle, GraphSpec
 from serving.deadline import Deadline
 from serving.errors import InvalidOption, QueueFull
 from serving.jobs import RefineOptions
 from serving.pipeline.refinement import Refinement, Refiner, RefineSettings, StopRule
+from serving.repository.reader import read_bundle
 from serving.results import StopReason
 from tests.serving.waiting import FakeClock
 
@@ -180,7 +181,7 @@ async def test_a_full_queue_gives_fewer_steps_where_that_is_allowed(bundle: Bund
 
 async def test_too_many_at_once_share_the_steps_where_that_is_allowed(bundle: Bundle) -> None:
     backend = ScriptedRefiner([float(100 - n) for n in range(100)])
-    refiner = Refiner(bundle, backend, NEVER, comfortable=2)
+    refiner = Refiner(bundle, backend, NEVER, max_at_full_steps=2)
     start, target = np.zeros((bundle.layers, bundle.code_size), np.float32), np.zeros((16, 16, 3), np.uint8)
 
     async def one(allow: bool) -> Refinement:

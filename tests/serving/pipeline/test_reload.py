@@ -116,7 +116,7 @@ def test_versions_that_cannot_be_served(
     good = shutil.copytree(repository, tmp_path / "good")
     write_tiny_bundle(good, version=2, seed=8)
 
-    with caplog.at_level(logging.ERROR, "serving.pipeline.repository"):
+    with caplog.at_level(logging.ERROR, "serving.repository.watcher"):
         for number, (spoil, complaint) in enumerate(SPOILT):
             version = shutil.copytree(good, tmp_path / f"spoilt{number}")
             spoil(version)
@@ -217,7 +217,7 @@ def test_versions_on_triton_under_load(
     assert len({old, new}) == 2
 
     # One that Triton cannot load: a graph that was cut short on its way to the server.
-    with caplog.at_level(logging.ERROR, "serving.pipeline.repository"):
+    with caplog.at_level(logging.ERROR, "serving.repository.watcher"):
         controlled.bring(3, lambda derived: cut(derived / "tiny16_generator/3/model.onnx"))
         eventually(lambda: "cannot load the new version" in caplog.text)
     assert sampled_picture(running) == new
@@ -230,7 +230,7 @@ def test_a_version_that_takes_too_long_to_load_is_given_up(
 ) -> None:
     running = start(**controlled.settings(unload_delay_s=0.0), reload_timeout_s=1e-6)
     old = sampled_picture(running)
-    with caplog.at_level(logging.ERROR, "serving.pipeline.repository"):
+    with caplog.at_level(logging.ERROR, "serving.repository.watcher"):
         controlled.bring(2)
         eventually(lambda: "did not have the new version ready in time" in caplog.text)
     assert sampled_picture(running) == old

@@ -426,7 +426,7 @@ def test_a_session_over_a_websocket(gateway: RunningGateway, photo_png: bytes) -
         assert "image" not in answered(connection)["edited"]  # and no binary message follows
         connection.send(json.dumps({"edit": {"edits": [{"direction": "nose", "strength": 1}]}}))
         assert answered(connection)["error"]["reason"] == "unknown_direction"
-    wait_for(lambda: not gateway.gateway.pipeline._sessions)
+    wait_for(lambda: not len(gateway.gateway.pipeline.sessions))
 
 
 def test_a_page_of_another_origin_gets_no_session(gateway: RunningGateway) -> None:

@@ -1,0 +1,77 @@
+"""The gRPC server: its port, the health service and reflection. The methods come from interceptor.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from serving.access.tls import Certificates
+from serving.settings import Settings
+
+
+class GrpcServer:
+    """Serves one service at `settings.grpc_port`, or at a Unix socket. `port` is 0 until it is started.
+
+    The health service reports it as not serving until `report` is called.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        handler: grpc.GenericRpcHandler,
+        settings: Settings,
+        certificates: Certificates | None,
+        unix_socket: Path | None,
+    ) -> None:
+        self.port = 0
+        self._service = service
+        self._handler = handler
+        self._settings = settings
+        self._certificates = certificates
+        self._unix_socket = unix_socket
+        self._health = health.aio.HealthServicer()
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        """Listens. Raises OSError if the port cannot be had."""
+        settings = self._settings
+        # grpc.aio binds a server to the running event loop, so it cannot be made earlier.
+        self._server = server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", settings.max_request_bytes),
+                ("grpc.max_send_message_length", -1),
+                # A second gateway on the same port must fail, not share it.
+                ("grpc.so_reuseport", 0),
+            ],
+        )
+        server.add_generic_rpc_handlers((self._handler,))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        await self.report(serving=False)
+        names = (self._service, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+        address = f"{settings.host}:{settings.grpc_port}"
+        if self._unix_socket is not None:
+            address = f"unix:{self._unix_socket}"
+        try:
+            if self._certificates is None:
+                self.port = server.add_insecure_port(address)
+            else:
+                self.port = server.add_secure_port(address, self._certificates.grpc_credentials())
+        except RuntimeError as error:
+            raise OSError(f"port {settings.grpc_port} of {settings.host} cannot be had for gRPC") from error
+        await server.start()
+
+    async def report(self, *, serving: bool) -> None:
+        """Tells the health service, and everyone who watches it, whether requests would be served."""
+        answer = health_pb2.HealthCheckResponse
+        status = answer.SERVING if serving else answer.NOT_SERVING
+        for service in ("", self._service):
+            await self._health.set(service, status)
+
+    async def stop(self) -> None:
+        """Takes no new calls, and gives those that run `settings.drain_timeout_s` to finish."""
+        if self._server is not None:
+            await self._server.stop(self._settings.drain_timeout_s)

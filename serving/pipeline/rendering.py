@@ -1,0 +1,110 @@
+"""The end of most jobs: decodes and scores the resulting code, encodes the pictures, pastes into the photograph."""
+
+from __future__ import annotations
+
+from serving.bundle import Bundle
+from serving.call import Call
+from serving.errors import InvalidOption
+from serving.jobs import Code, EncodedPicture, Image, Origin, OutputOptions, Pasting
+from serving.photographs.areas import Mask, pixel_mse
+from serving.pipeline.refinement import Refinement
+from serving.pipeline.stages import Aligned, Stages
+from serving.results import Losses, Rendering
+from serving.telemetry.metrics import Metrics
+
+
+class Renderer:
+    """Turns codes into the pictures and figures of a result."""
+
+    def __init__(self, stages: Stages, metrics: Metrics) -> None:
+        self._stages = stages
+        self._metrics = metrics
+
+    async def render_refined(
+        self,
+        bundle: Bundle,
+        aligned: Aligned,
+        start: Code,
+        refined: Refinement,
+        code: Code,
+        output: OutputOptions,
+        call: Call,
+        *,
+        mask: Mask | None = None,
+        edited: bool = False,
+    ) -> tuple[float, Losses, Rendering]:
+        """Renders a code that was made from a picture: its domain score, how refinement went, and the pictures.
+
+        start: the encoder's code. code: the refined code, or, if `edited`, what edits made of it. mask: the part of
+        the aligned picture that counts in the losses. Raises InvalidOption, and what the back end raises.
+        """
+        begun_s = call.deadline.clock.now()
+        images, (score,) = await self._stages.generate_and_score(bundle, [start, refined.code, code], 1, call)
+        self._metrics.domain_score.observe(score)
+        wanted = [
+            images[2] if output.image else None,
+            aligned.image if output.aligned else None,
+            images[0] if output.start else None,
+        ]
+        image, aligned_image, start_image = await self._stages.encode_wanted(wanted, output, call)
+        before = images[1] if edited else None
+        pasted = await self.paste(aligned.origin, before, images[2], output, call)
+        rendering = Rendering(image, aligned_image, start_image, pasted, aligned.origin.placement)
+        self._stages.answer_s.add(call.deadline.clock.now() - begun_s)
+        return score, measure(aligned.image, images[0], images[1], refined, mask), rendering
+
+    async def render_code(
+        self,
+        bundle: Bundle,
+        code: Code,
+        source: Code,
+        origin: Origin | None,
+        output: OutputOptions,
+        call: Call,
+    ) -> tuple[float, Rendering]:
+        """Renders a code that was made from another code: its domain score and its pictures.
+
+        origin: the photograph of the source, if it is known. Raises InvalidOption, and what the back end raises.
+        """
+        # Pasting needs the source's picture, too.
+        codes = [source, code] if output.pasted and origin is not None else [code]
+        images, (score,) = await self._stages.generate_and_score(bundle, codes, 1, call)
+        self._metrics.domain_score.observe(score)
+        (image,) = await self._stages.encode_wanted([images[-1] if output.image else None], output, call)
+        pasted = await self.paste(origin, images[0], images[-1], output, call)
+        return score, Rendering(image, pasted=pasted, placement=origin.placement if origin else None)
+
+    async def paste(
+        self, origin: Origin | None, before: Image | None, after: Image, output: OutputOptions, call: Call
+    ) -> EncodedPicture | None:
+        """The photograph with the result pasted in; None if that was not asked for.
+
+        before: the picture of the code before an edit; None if nothing was edited. Raises InvalidOption.
+        """
+        if not output.pasted:
+            return None
+        if origin is None:
+            raise InvalidOption(
+                "There is no photograph to paste into, as a code is edited; send the picture, or send it to an edit "
+                "session, which keeps it."
+            )
+        if output.pasting is Pasting.CHANGE and before is None:
+            raise InvalidOption(
+                "Nothing is edited whose change could be pasted; ask for the pasting replace."
+            )
+        base = None if output.pasting is Pasting.REPLACE else before
+        return await self._stages.paste(origin, base, after, output, call)
+
+
+def measure(aligned: Image, start: Image, final: Image, refined: Refinement, mask: Mask | None) -> Losses:
+    """The losses of a refinement: pictures before and after it against the aligned picture, inside the mask."""
+    before = pixel_mse(aligned, start, mask)
+    return Losses(
+        pixel_mse_before=before,
+        # Without refinement both pictures are one array.
+        pixel_mse_after=before if final is start else pixel_mse(aligned, final, mask),
+        refine_loss_before=refined.loss_before,
+        refine_loss_after=refined.loss_after,
+        steps_done=refined.steps_done,
+        stop_reason=refined.stop_reason,
+    )
