@@ -198,7 +198,7 @@ class EditStep:
 class EditOptions:
     """What an edit does to its source, for a single request and for a session alike.
 
-    area: the picture changes only inside it; None: everywhere.
+    area: the picture changes only inside it; None: everywhere. within_range: cut strengths to their direction's range.
     """
 
     edits: tuple[EditStep, ...] = ()
@@ -206,6 +206,7 @@ class EditOptions:
     output: OutputOptions = OutputOptions()
     align: AlignOptions = AlignOptions()
     area: Area | None = None
+    within_range: bool = False
 
 
 # --- jobs ---------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +68,18 @@ def check_edits(edits: tuple[EditStep, ...], bundle: Bundle, max_edits: int) -> 
                 "name some of its own, or none for all."
             )
         _check_kept(edit, bundle)
+
+
+def cut_to_range(edits: tuple[EditStep, ...], bundle: Bundle) -> tuple[EditStep, ...]:
+    """The edits with each strength cut to the range of its direction, or of a preset to 0..1."""
+
+    def cut(edit: EditStep) -> EditStep:
+        least, most = (
+            (0.0, 1.0) if edit.direction in bundle.presets else bundle.directions[edit.direction].range
+        )
+        return replace(edit, strength=min(max(edit.strength, least), most))
+
+    return tuple(cut(edit) for edit in edits)
 
 
 def apply_edits(code: Code, edits: tuple[EditStep, ...], bundle: Bundle) -> Code:

@@ -57,6 +57,7 @@ from serving.pipeline.edits import (
     check_edits,
     check_mixing,
     check_sampling,
+    cut_to_range,
     interpolate_codes,
     mix_codes,
 )
@@ -348,7 +349,10 @@ class Pipeline:
         (Image2StyleGAN++, Abdal et al. 2020), from whichever of the two codes is nearer.
         """
         with call.during("edit"):
-            edited = apply_edits(source, job.options.edits, bundle)
+            edits = job.options.edits
+            edited = apply_edits(
+                source, cut_to_range(edits, bundle) if job.options.within_range else edits, bundle
+            )
         if mask is None:
             return edited, None
         settings = self._refine_settings(job.options.refine, bundle)

@@ -364,3 +364,22 @@ def test_a_session_has_areas_too(running: RunningGateway, code: np.ndarray) -> N
     (answer,) = running.stub.EditSession(iter(requests), timeout=30)
     close(code_of(answer.edited.code), code_of(edited(running, code, AGE, region=LEFT, refine=STEPS).code))
     assert answer.edited.area.outside_mse_after < answer.edited.area.outside_mse_before
+
+
+def test_strengths_are_cut_to_their_range_where_that_is_asked_for(
+    running: RunningGateway, code: np.ndarray
+) -> None:
+    low, high = next((d.range_min, d.range_max) for d in directions(running) if d.name == "age")
+
+    def age(strength: float, **fields: Any) -> np.ndarray:
+        steps = [pb.EditStep(direction="age", strength=strength)]
+        return code_of(running.stub.Edit(pb.EditRequest(code=as_message(code), edits=steps, **fields)).code)
+
+    for far, end in ((high + 3.0, high), (low - 3.0, low)):
+        np.testing.assert_array_equal(age(far, within_range=True), age(end))
+        assert not np.array_equal(age(far), age(end))
+    np.testing.assert_array_equal(age(high / 2, within_range=True), age(high / 2))
+
+
+def directions(running: RunningGateway) -> Any:
+    return running.stub.ListBundles(pb.ListBundlesRequest()).bundles[0].directions

@@ -470,7 +470,7 @@ class InvertProgress(_message.Message):
     def __init__(self, step: _Optional[int] = ..., steps: _Optional[int] = ..., loss: _Optional[float] = ..., preview: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class EditRequest(_message.Message):
-    __slots__ = ("bundle", "picture", "code", "edits", "refine", "output", "align", "region", "mask")
+    __slots__ = ("bundle", "picture", "code", "edits", "refine", "output", "align", "region", "mask", "within_range")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     PICTURE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
@@ -480,6 +480,7 @@ class EditRequest(_message.Message):
     ALIGN_FIELD_NUMBER: _ClassVar[int]
     REGION_FIELD_NUMBER: _ClassVar[int]
     MASK_FIELD_NUMBER: _ClassVar[int]
+    WITHIN_RANGE_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     picture: Picture
     code: Code
@@ -489,7 +490,8 @@ class EditRequest(_message.Message):
     align: AlignOptions
     region: Region
     mask: Picture
-    def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., edits: _Optional[_Iterable[_Union[EditStep, _Mapping]]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mask: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
+    within_range: bool
+    def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., edits: _Optional[_Iterable[_Union[EditStep, _Mapping]]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mask: _Optional[_Union[Picture, _Mapping]] = ..., within_range: _Optional[bool] = ...) -> None: ...
 
 class EditResponse(_message.Message):
     __slots__ = ("bundle", "code", "image", "domain_score", "losses", "timings", "request_id", "source_code", "aligned", "start", "pasted", "placement", "area")
