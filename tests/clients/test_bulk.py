@@ -23,7 +23,7 @@ from PIL import Image
 from indomain.cli import main
 from indomain.v1 import editing_pb2 as pb
 from tests.clients.scripted_gateway import Failure, ScriptedGateway, serving_on
-from tests.clients.test_gateway import load_demo
+from tests.clients.support import load_demo
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,10 @@ from PIL import Image
 
 import indomain
 from serving.access.keys import make_key
+from tests.clients.support import EXAMPLES, PORTRAIT, assert_same
 from tests.serving.running_gateway import RunningGateway, settings_for
 
-PORTRAIT = Path(__file__).resolve().parents[2] / "clients/python/examples/portrait.png"
-HOPPER = PORTRAIT.with_name("hopper.jpg")
+HOPPER = EXAMPLES / "hopper.jpg"
 LAYERS = 6
 CODE = np.linspace(-1, 1, LAYERS * 512, dtype=np.float32).reshape(LAYERS, 512)
 
@@ -98,45 +98,6 @@ def ways(live_gateway: RunningGateway) -> Iterator[Ways]:
     ways = Ways(live_gateway)
     yield ways
     ways.close()
-
-
-# --- what counts as the same -------------------------------------------------------------------------
-
-# Names and times that are each call's own.
-_OWN = {"request_id", "stage_seconds", "handle", "source_handle", "_edit"}
-
-
-def assert_same(one: Any, other: Any, where: str = "answer") -> None:
-    if isinstance(one, indomain.Inversion):
-        assert isinstance(other, indomain.Inversion), where
-    else:
-        assert type(one) is type(other), f"{where}: {one!r}, {other!r}"
-    if isinstance(one, indomain.IndomainError):
-        assert vars(one) | {"request_id": ""} == vars(other) | {"request_id": ""}, where
-        assert len(other.request_id) == 32
-    elif isinstance(one, Exception):
-        assert str(one) == str(other), where
-    elif is_dataclass(one):
-        for field in fields(one):
-            if field.name in _OWN:
-                assert bool(getattr(one, field.name)) == bool(getattr(other, field.name)), field.name
-            else:
-                assert_same(getattr(one, field.name), getattr(other, field.name), f"{where}.{field.name}")
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other), where
-        for n, pair in enumerate(zip(one, other, strict=True)):
-            assert_same(*pair, f"{where}[{n}]")
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for name in one:
-            assert_same(one[name], other[name], f"{where}[{name}]")
-    elif isinstance(one, Image.Image):
-        difference = np.asarray(one).astype(int) - np.asarray(other).astype(int)
-        assert np.abs(difference).max() <= 1, where
-    elif isinstance(one, (np.ndarray, float)):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4, err_msg=where)
-    else:
-        assert one == other, where
 
 
 # --- answers -----------------------------------------------------------------------------------------

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 import indomain
+from tests.clients.support import PORTRAIT
 from tests.serving.running_gateway import RunningGateway
 
 ROOT = Path(__file__).resolve().parents[2]
-PORTRAIT = ROOT / "clients/python/examples/portrait.png"
 ADDRESS = "localhost:8500"  # as it stands in the examples
 
 

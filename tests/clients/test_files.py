@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import indomain
-from tests.clients.test_congruence import PORTRAIT, assert_same
+from tests.clients.support import PORTRAIT, assert_same
 from tests.serving.running_gateway import RunningGateway
 
 
@@ -51,6 +51,19 @@ def test_other_results_and_open_files(client: indomain.Client) -> None:
             result, **{name: "" for name in ("handle", "source_handle") if hasattr(result, name)}
         )
         assert_same(expected, again)
+
+
+def test_a_file_of_an_earlier_version(client: indomain.Client, tmp_path: Path) -> None:
+    """What was saved when a frame was called Between is read as an InterpolationFrame."""
+    one, other = client.sample([1, 2])
+    frame = next(client.interpolate(one, other, 2))
+    frame.save(tmp_path / "frame.npz")
+    with np.load(tmp_path / "frame.npz") as stored:
+        arrays = dict(stored)
+    former = str(arrays.pop("about")).replace("InterpolationFrame", "Between")
+    assert "Between" in former
+    np.savez(tmp_path / "former.npz", about=np.array(former), **arrays)
+    assert_same(frame, indomain.InterpolationFrame.load(tmp_path / "former.npz"))
 
 
 async def test_an_inversion_of_either_client_is_loaded_by_either(

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,21 +14,9 @@ from PIL import Image
 
 import indomain
 from indomain.cli import main
+from tests.clients.support import PORTRAIT, load_demo
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "clients/python/examples"
-PORTRAIT = EXAMPLES / "portrait.png"
 LAYERS, RESOLUTION = 6, 16
-
-
-def load_demo() -> ModuleType:
-    """The demo's module: it knows how to start a gateway and to wait for it."""
-    spec = importlib.util.spec_from_file_location("indomain_demo", EXAMPLES / "demo.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

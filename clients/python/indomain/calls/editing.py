@@ -37,6 +37,7 @@ def edit(
     keep: Iterable[str] = (),
     region: Area | None = None,
     mask: PictureLike | None = None,
+    within_range: bool = False,
     bundle: str = "",
     steps: int | None = None,
     quality: str | None = None,
@@ -65,6 +66,7 @@ def edit(
         region: left, top, right, bottom as fractions of the aligned picture's sides: only there the picture changes.
             The code is refined for that.
         mask: in place of a region, a picture that is white where the picture changes.
+        within_range: cut each strength to the range of its direction (of a preset: to 0..1).
         bundle, steps, quality, refine, include_aligned, include_start, include_pasted, pasting, align, timeout_s:
             as in `invert`; all but the first and the last count only where the source is a picture, the refinement
             also with an area.
@@ -82,6 +84,7 @@ def edit(
             aligned=include_aligned, start=include_start, pasted=include_pasted, pasting=pasting
         ),
         align=align_options(align),
+        within_range=within_range,
     )
     put_source(request, source)
     put_area(request, region, mask)

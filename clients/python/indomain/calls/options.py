@@ -126,7 +126,13 @@ def _enum_value(prefix: str, name: str | None, enum: Any) -> Any:
 def edit_steps(
     edits: Iterable[Edit], strengths: Mapping[str, float], keep: Iterable[str]
 ) -> list[editing_pb2.EditStep]:
-    """The steps of an edit; each keeps what it says itself, and all directions of `keep`."""
+    """The steps of an edit; each keeps what it says itself, and all directions of `keep`.
+
+    Raises TypeError where a strength is no number: then the name is no direction, but a misspelt option.
+    """
+    for name, strength in strengths.items():
+        if not hasattr(strength, "__float__"):
+            raise TypeError(f"edit has no option {name!r}; if it is a direction, its strength is a number")
     steps = [*edits, *(Edit(name, strength) for name, strength in strengths.items())]
     kept = [keep] if isinstance(keep, str) else list(keep)
     return [

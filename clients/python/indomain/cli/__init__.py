@@ -1,4 +1,4 @@
-"""The command `indomain`: entry point and exit codes. Arguments are in parser.py, what is done in commands.py."""
+"""The command `indomain`: entry point and exit codes. The commands are in commands/."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        0: done. 1: the gateway refused it, or at least one of several pictures failed, now or in a run before. 2: wrong
-        usage, a folder of another run's results among it. 3: no gateway answers, or it was away for too long. 130:
-        interrupted.
+        0: done.
+        1: the gateway refused the request, or at least one of several pictures failed, now or in an earlier run.
+        2: wrong usage; also a folder with results of another run.
+        3: no gateway answers, or it was away for too long.
+        130: interrupted.
     """
     try:
         import filelock  # noqa: F401
@@ -27,24 +29,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"The command line needs {error.name}: pip install 'indomain-client[cli]'", file=sys.stderr)
         return EXIT_USAGE
-    from indomain.cli import commands, parser, report
+    from indomain import Client, GatewayUnreachableError, IndomainError
+    from indomain.cli import parser, report
+    from indomain.cli.arguments import UsageError
+    from indomain.clients.outages import OutageTooLongError
 
     arguments = parser.parse(argv)
     try:
-        return EXIT_OK if commands.run(arguments) else EXIT_FAILED
-    except (parser.UsageError, OSError, ValueError) as error:
+        with Client(
+            arguments.server,
+            timeout_s=arguments.timeout,
+            tls=arguments.tls,
+            root_certificates=arguments.root_certificates,
+            client_certificate=arguments.client_certificate,
+        ) as client:
+            succeeded = parser.COMMANDS[arguments.command].run(client, arguments)
+        return EXIT_OK if succeeded else EXIT_FAILED
+    except (UsageError, OSError, ValueError) as error:
         report.complain(str(error))
         return EXIT_USAGE
-    except commands.OutageTooLongError as error:
+    except OutageTooLongError as error:
         report.complain(error.message)
         return EXIT_UNREACHABLE
-    except commands.GatewayUnreachableError:
+    except GatewayUnreachableError:
         report.complain(
             f"No gateway answers at {arguments.server}.",
             hint="Start one with `make serve`, or name another with --server HOST:PORT.",
         )
         return EXIT_UNREACHABLE
-    except commands.IndomainError as error:
+    except IndomainError as error:
         report.complain_of(error)
         return EXIT_FAILED
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""How results and errors look: tables and progress for people on standard error and output, JSON for programs."""
+"""How results and errors are printed: tables and progress for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -39,38 +39,39 @@ from indomain import (
     Sample,
 )
 
-# Answers go to standard output, all else to standard error, so that a pipe gets nothing but the answer.
-_answers = Console(width=None if sys.stdout.isatty() else 200)  # into a file or a pipe, names are not folded
+# Answers go to standard output, all else to standard error, so that a pipe gets nothing but the answer. Into a file or
+# a pipe, long names are not folded.
+_answers = Console(width=None if sys.stdout.isatty() else 200)
 _notes = Console(stderr=True)
 
-# InterpolationFrame two lines of progress where there is no terminal: enough for a log to show that it goes on.
+# Seconds between two lines of progress, where there is no terminal but a log.
 _LINE_EVERY_S = 10.0
 
 
 def say(text: str) -> None:
-    """A line beside the answer."""
+    """Prints a line on standard error."""
     _notes.print(escape(text), highlight=False, soft_wrap=True)
 
 
 def complain(text: str, hint: str = "") -> None:
-    """What went wrong, and on a second line what to do."""
+    """Prints what went wrong, and on a second line what to do."""
     _notes.print(f"[bold red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
     if hint:
         _notes.print(escape(hint), highlight=False, soft_wrap=True)
 
 
 def complain_of(error: IndomainError) -> None:
-    """An error of the gateway, with the id under which its log has it."""
+    """Prints an error of the gateway, with the request id, under which the gateway's log has more."""
     complain(_with_stage(error), hint=f"request id: {error.request_id}")
 
 
 def print_json(value: object) -> None:
-    """One JSON document, undecorated."""
+    """Prints one JSON document on standard output."""
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def print_json_line(value: object) -> None:
-    """One JSON object on a line, at once: a reader on the other end of a pipe need not wait for the last."""
+    """Prints one JSON object on a line, at once: a program that reads the pipe need not wait for the last."""
     print(json.dumps(value), flush=True)
 
 
@@ -80,23 +81,26 @@ def print_table(table: Table) -> None:
 
 @contextmanager
 def progress(title: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
-    """A bar for `total` pictures on a terminal, a line now and then elsewhere; what it yields moves it on. `done` of
-    them were done before and count neither for the rate nor for the time left."""
-    begun_s = told_s = time.monotonic()
+    """Shows progress of `total` pictures: a bar on a terminal, otherwise a line now and then.
+
+    Yields a function that is called with the number of pictures that were finished. `done` pictures were finished
+    before; they count neither for the rate nor for the time left.
+    """
+    begun_s = printed_s = time.monotonic()
     count = 0
 
-    def tell(advanced: int) -> None:
-        nonlocal count, told_s
+    def advance(advanced: int) -> None:
+        nonlocal count, printed_s
         count += advanced
         now_s = time.monotonic()
-        if now_s - told_s >= _LINE_EVERY_S and done + count < total:
-            told_s = now_s
+        if now_s - printed_s >= _LINE_EVERY_S and done + count < total:
+            printed_s = now_s
             rate = count / (now_s - begun_s)
             left = duration((total - done - count) / rate)
             say(f"{title}: {done + count:,} of {total:,}, {rate:.1f} a second, {left} left")
 
     if not _notes.is_terminal:
-        yield tell
+        yield advance
         return
     columns = (
         TextColumn("{task.description}"),
@@ -113,7 +117,7 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Callable[[int], 
 
 
 class _RateColumn(ProgressColumn):
-    """Pictures a second, as of late."""
+    """The recent rate, in pictures a second."""
 
     def render(self, task: Task) -> Text:
         return Text("" if task.speed is None else f"{task.speed:.1f}/s", style="progress.data.speed")
@@ -167,7 +171,7 @@ def info_as_json(info: GatewayInfo) -> dict[str, Any]:
 
 
 def outcome_as_json(result: Inversion | Edited) -> dict[str, Any]:
-    """The figures of a result; no picture, no code."""
+    """The figures of a result, without picture and code."""
     return {
         "bundle": result.bundle,
         "domain_score": result.domain_score,
@@ -178,20 +182,28 @@ def outcome_as_json(result: Inversion | Edited) -> dict[str, Any]:
     }
 
 
-def between_as_json(found: Sequence[InterpolationFrame], outputs: Sequence[Path]) -> list[dict[str, Any]]:
+def frames_as_json(frames: Sequence[InterpolationFrame], outputs: Sequence[Path]) -> list[dict[str, Any]]:
     return [
         {
-            "index": picture.index,
-            "position": picture.position,
+            "index": frame.index,
+            "position": frame.position,
             "output": str(path),
-            "bundle": picture.bundle,
-            "domain_score": picture.domain_score,
+            "bundle": frame.bundle,
+            "domain_score": frame.domain_score,
         }
-        for picture, path in zip(found, outputs, strict=True)
+        for frame, path in zip(frames, outputs, strict=True)
     ]
 
 
-def result_as_json(result: Mixed | Diffused, output: Path) -> dict[str, Any]:
+def print_result(result: Mixed | Diffused, output: Path, *, as_json: bool) -> None:
+    """Prints the figures of a result that was written to `output`."""
+    if as_json:
+        print_json(_result_as_json(result, output))
+    else:
+        say(f"{output} (domain score {result.domain_score:.2f}), its code beside it")
+
+
+def _result_as_json(result: Mixed | Diffused, output: Path) -> dict[str, Any]:
     return {
         "output": str(output),
         "bundle": result.bundle,
@@ -238,7 +250,7 @@ def duration(seconds: float) -> str:
 
 
 def _layers_text(layers: Sequence[int]) -> str:
-    """`0-3, 6`: runs of neighbours are joined."""
+    """`0-3, 6`: consecutive layers are joined."""
     runs: list[list[int]] = []
     for layer in sorted(layers):
         if runs and layer == runs[-1][1] + 1:

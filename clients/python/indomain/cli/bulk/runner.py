@@ -1,5 +1,5 @@
-"""Many pictures, some at a time: what is done is kept in a journal, a gateway that goes away is waited for, Ctrl-C ends
-it in order. What is done with a picture is in commands.py."""
+"""Runs the jobs of a command, several at once. It keeps a journal of what is done, waits while the gateway is away, and
+stops in order at Ctrl-C. What is done with a picture is the command's."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ from indomain import (
     UnauthenticatedError,
     UnknownBundleError,
 )
-from indomain.cli import photos, report
-from indomain.cli.journal import Journal, fingerprint
-from indomain.cli.tally import Tally
+from indomain.cli import report
+from indomain.cli.bulk.journal import Journal, fingerprint
+from indomain.cli.bulk.plan import Job, Plan
+from indomain.cli.bulk.tally import Tally
 from indomain.clients.outages import OutageTooLongError, OutageWaiter, StoppedError
 
 Outcome = Inversion | Edited
-Work = Callable[[photos.Job], Outcome]
+Work = Callable[[Job], Outcome]
 
-# Arguments that say how a run goes about it, not what becomes of a picture. All others stand in the journal, and a run
-# that goes on must have the same.
-_HOW: Final = frozenset(
+# Arguments that do not change the results. All others are noted in the journal, and a run that goes on with it must
+# have the same.
+_NOT_NOTED: Final = frozenset(
     {
         *("command", "items", "from_list", "recursive", "root", "full_names", "output", "bundle"),
         *("server", "timeout", "tls", "root_certificates", "client_certificate"),
@@ -46,39 +47,47 @@ _HOW: Final = frozenset(
     }
 )
 
-# What is wrong with one picture is so with all.
-_OF_THE_RUN: Final = (NotFoundError, UnauthenticatedError, PermissionDeniedError, InvalidOptionError)
+# Errors that every picture would have.
+_FATAL_ERRORS: Final = (NotFoundError, UnauthenticatedError, PermissionDeniedError, InvalidOptionError)
 
 
-class _Ended:
-    """A worker's last word."""
+class _WorkerEnded:
+    """The last thing that a worker puts into the queue."""
 
 
 @dataclass(frozen=True)
 class _Done:
-    """A picture with what became of it, small enough to be kept: figures or the error, no pictures."""
+    """A job that has ended: its figures or its error, no pictures. `seen` is the fingerprint of its source before."""
 
-    job: photos.Job
+    job: Job
     seen: tuple[int, int] | None
     facts: dict[str, Any]
     failed: bool
 
 
-def run(
+def run_jobs(
     client: Client,
-    plan: photos.Plan,
+    plan: Plan,
     work: Work,
     title: str,
     edits: dict[str, float],
     arguments: argparse.Namespace,
 ) -> bool:
-    """Does all jobs of a plan that no run before has done; True where none has failed, now or before.
+    """Does the jobs of a plan that no earlier run has done. True where none has failed, now or before.
+
+    Args:
+        client: of the gateway.
+        plan: the jobs.
+        work: does one job.
+        title: what is being done, for the progress bar.
+        edits: the strengths of the edits, for the journal.
+        arguments: of a command with those of `many_pictures`.
 
     Raises:
-        UsageError: the folder's journal is of another kind of run, or in use.
-        IndomainError: one that would come with every picture; GatewayUnreachableError and the like when the gateway
-            has been away for longer than `arguments.wait`.
-        KeyboardInterrupt: stopped, what was under way is finished.
+        UsageError: the folder's journal is of a run with other options, or in use.
+        IndomainError: an error that every picture would have; OutageTooLongError where the gateway has been away for
+            longer than `arguments.wait`.
+        KeyboardInterrupt: the run was stopped; the jobs that had begun are done.
     """
     if plan.folder is None:
         return _one(plan.jobs[0], work, title, arguments)
@@ -86,7 +95,7 @@ def run(
     options = _options(bundle, edits, arguments)
     tally = Tally(title, len(plan.jobs), plan.folder, as_json=arguments.json)
     with Journal.of(plan.folder, options, plan.jobs, restart=arguments.restart) as journal:
-        left: list[photos.Job] = []
+        left: list[Job] = []
         for job in plan.jobs:
             entry = journal.entry(job)
             if entry is None or (entry.error is not None and arguments.retry_failed):
@@ -95,61 +104,62 @@ def run(
                 tally.add_earlier(job, entry.error)
         stopped = threading.Event()
 
-        def back(info: GatewayInfo) -> None:
+        def on_return(info: GatewayInfo) -> None:
             report.say("The gateway is back.")
             _check_same(bundle, _bundle(info, bundle.name).code_space)
 
-        def checked(job: photos.Job) -> Outcome:
+        def checked(job: Job) -> Outcome:
             outcome = work(job)
             _check_same(bundle, outcome.code_space)
             return outcome
 
-        patience = OutageWaiter(
+        waiter = OutageWaiter(
             [client],
             arguments.wait,
             stopped=stopped,
             on_pause=lambda error: report.say(f"{error.message}; waiting, for up to {arguments.wait:g} s"),
-            on_return=back,
+            on_return=on_return,
         )
         try:
-            with _ending_in_order(client, stopped), tally.shown():
-                for done in _each(left, checked, patience, arguments.jobs, stopped):
+            with _graceful_interrupts(client, stopped), tally.progress():
+                for done in _run_concurrently(left, checked, waiter, arguments.jobs, stopped):
                     journal.add(done.job, done.seen, done.facts, failed=done.failed)
                     tally.add(done.job, done.facts, failed=done.failed)
         finally:
-            tally.tell()
+            tally.print_summary()
     if tally.unfinished:
         raise KeyboardInterrupt
     return not tally.failed
 
 
-def _one(job: photos.Job, work: Work, title: str, arguments: argparse.Namespace) -> bool:
-    """A single picture: no journal, and nothing is waited for."""
+def _one(job: Job, work: Work, title: str, arguments: argparse.Namespace) -> bool:
+    """Does a single job: without a journal, and without waiting for the gateway."""
     tally = Tally(title, 1, None, as_json=arguments.json)
     done = _do(job, work, lambda call: call())
     tally.add(job, done.facts, failed=done.failed)
-    tally.tell()
+    tally.print_summary()
     return not done.failed
 
 
 def _options(bundle: Bundle, edits: dict[str, float], arguments: argparse.Namespace) -> dict[str, Any]:
-    """All that decides what becomes of a picture."""
+    """Everything that decides what the results are, for the journal."""
     given = {
         name: _as_noted(value)
         for name, value in vars(arguments).items()
-        if name not in _HOW and not (value is None or value is False or value == [])
+        if name not in _NOT_NOTED and not (value is None or value is False or value == [])
     }
     return {"command": arguments.command, "edits": edits, "bundle": bundle.code_space or bundle.name, **given}
 
 
 def _as_noted(value: object) -> object:
-    if isinstance(value, Path):  # a mask, say: what counts is what it holds
+    # A file, e.g. a mask, is noted by its content.
+    if isinstance(value, Path):
         return f"{value.name} ({hashlib.sha256(value.read_bytes()).hexdigest()[:12]})"
     return list(value) if isinstance(value, tuple) else value
 
 
 def _bundle(info: GatewayInfo, name: str) -> Bundle:
-    """Raises UnknownBundleError."""
+    """The bundle of this name; empty: the default. Raises UnknownBundleError."""
     for bundle in info.bundles:
         if name in ("", bundle.name):
             return bundle
@@ -158,7 +168,7 @@ def _bundle(info: GatewayInfo, name: str) -> Bundle:
 
 
 def _check_same(bundle: Bundle, code_space: str) -> None:
-    """Raises UnknownBundleError where the gateway has taken up another bundle by that name in mid-run."""
+    """Raises UnknownBundleError where the gateway has replaced the bundle since the run began."""
     if code_space != bundle.code_space:
         raise UnknownBundleError(
             f"The gateway now serves {code_space}, and the run began with {bundle.code_space}; begin anew with "
@@ -166,35 +176,35 @@ def _check_same(bundle: Bundle, code_space: str) -> None:
         )
 
 
-# --- some at a time ----------------------------------------------------------------------------------
+# --- several at once ----------------------------------------------------------------------------------
 
 
-def _each(
-    jobs: Iterable[photos.Job], work: Work, patience: OutageWaiter, workers: int, stopped: threading.Event
+def _run_concurrently(
+    jobs: Iterable[Job], work: Work, waiter: OutageWaiter, workers: int, stopped: threading.Event
 ) -> Iterator[_Done]:
-    """The jobs as they end; `workers` of them are under way at a time, and only those hold pictures.
+    """Yields the jobs as they end; `workers` of them run at a time, and only those are in memory.
 
-    Raises what concerns all jobs, once what is under way has ended.
+    Raises an error that every picture would have, once the jobs that have begun have ended.
     """
     waiting = iter(jobs)
-    taking = threading.Lock()
-    ended: queue.SimpleQueue[_Done | _Ended | BaseException] = queue.SimpleQueue()
+    lock = threading.Lock()
+    ended: queue.SimpleQueue[_Done | _WorkerEnded | BaseException] = queue.SimpleQueue()
 
-    def take() -> photos.Job | None:
-        with taking:
+    def next_job() -> Job | None:
+        with lock:
             return None if stopped.is_set() else next(waiting, None)
 
     def worker() -> None:
         try:
-            while (job := take()) is not None:
-                ended.put(_do(job, work, patience.call))
+            while (job := next_job()) is not None:
+                ended.put(_do(job, work, waiter.call))
         except StoppedError:
             pass
         except BaseException as error:
             stopped.set()
             ended.put(error)
         finally:
-            ended.put(_Ended())
+            ended.put(_WorkerEnded())
 
     threads = [threading.Thread(target=worker, name=f"picture-{n}", daemon=True) for n in range(workers)]
     for thread in threads:
@@ -203,7 +213,7 @@ def _each(
     try:
         while working:
             item = ended.get()
-            if isinstance(item, _Ended):
+            if isinstance(item, _WorkerEnded):
                 working -= 1
             elif isinstance(item, BaseException):
                 failure = failure or item
@@ -215,12 +225,12 @@ def _each(
         raise failure
 
 
-def _do(job: photos.Job, work: Work, call: Callable[[Callable[[], Outcome]], Outcome]) -> _Done:
-    """Raises IndomainError where it concerns all pictures, StoppedError."""
+def _do(job: Job, work: Work, call: Callable[[Callable[[], Outcome]], Outcome]) -> _Done:
+    """Does one job. Raises IndomainError where every picture would have the error, StoppedError."""
     seen = fingerprint(job.source)
     try:
         facts = report.outcome_as_json(call(lambda: work(job)))
-    except (OutageTooLongError, *_OF_THE_RUN):
+    except (OutageTooLongError, *_FATAL_ERRORS):
         raise
     except (IndomainError, OSError, ValueError, TypeError) as error:
         return _Done(job, seen, {"error": report.error_as_json(error)}, failed=True)
@@ -228,8 +238,8 @@ def _do(job: photos.Job, work: Work, call: Callable[[Callable[[], Outcome]], Out
 
 
 @contextmanager
-def _ending_in_order(client: Client, stopped: threading.Event) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) takes no further picture, the second waits for nothing."""
+def _graceful_interrupts(client: Client, stopped: threading.Event) -> Iterator[None]:
+    """After the first Ctrl-C (or SIGTERM) no further job begins; the second does not wait for those that have."""
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         if stopped.is_set():

@@ -1,28 +1,27 @@
-"""Which files the arguments mean, and where the results go. No picture is read here."""
+"""Which files the arguments mean, and where their results go. No picture is read here."""
 
 from __future__ import annotations
 
+import argparse
 import glob
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
-from indomain.cli.parser import UsageError
+from indomain.cli.arguments import UsageError
+from indomain.cli.pictures import CODE_SUFFIX, PICTURE_SUFFIXES, check_picture_name
 
-PICTURE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp"})
-CODE_SUFFIX: Final = ".npy"
 STANDARD_INPUT: Final = "-"
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One picture (or code, .npy) and the file that its result is written to; its code beside it, where that is
-    wanted too."""
+    """One picture (or code, .npy) and the file that its result is written to. `with_code`: the result's code is written
+    beside it."""
 
     source: Path
     output: Path
@@ -39,8 +38,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """Jobs in a stable order, none writing over a source or over another's result. `folder` is where all results go;
-    None: there is one picture, and one file for it."""
+    """Jobs in a stable order; none overwrites a source or another job's result. `folder` is where all results go; None
+    for a single picture."""
 
     jobs: tuple[Job, ...]
     folder: Path | None
@@ -51,39 +50,49 @@ class Naming:
     """How files are found and results are named.
 
     Attributes:
-        recursive: folders with the folders in them.
-        root: results lie below the output as their pictures lie below this; None: as they lie in the folder, or below
-            the fixed part of the glob, that named them. A single file counts by its name alone.
-        full_names: `a.jpg.png` for `a.jpg`, where a folder has an a.jpg and an a.png.
+        recursive: look into folders within folders.
+        root: results get the paths below the output that their pictures have below this folder; None: the paths that
+            they have in the folder, or below the fixed part of the glob, that named them; a single file: its name.
+        full_names: `a.jpg.png` for `a.jpg`, so that a folder may have an a.jpg and an a.png.
         codes_in: .npy files are sources too.
-        codes_out: codes are results too.
+        codes_out: codes are written too.
     """
 
-    recursive: bool = False
-    root: Path | None = None
-    full_names: bool = False
-    codes_in: bool = False
-    codes_out: bool = False
+    recursive: bool
+    root: Path | None
+    full_names: bool
+    codes_in: bool
+    codes_out: bool
 
 
 def plan(
-    items: Sequence[str], lists: Sequence[str], output: Path | None, *, default_folder: str, naming: Naming
+    arguments: argparse.Namespace,
+    items: Sequence[str],
+    *,
+    default_folder: str,
+    codes_in: bool = False,
+    codes_out: bool = False,
 ) -> Plan:
-    """What to do with what was named.
+    """Finds the files that were named, and names a result for each.
 
     Args:
+        arguments: of a command with those of `many_pictures`. `output` is a file where there is one source, otherwise
+            a folder; `from_list` are files with one name a line, or with NUL between names.
         items: files, folders and globs; `-` is a list on standard input.
-        lists: files with a name a line, or with NUL between names.
-        output: a file where there is one source, else a folder.
-        default_folder: where results go if `output` is None.
+        default_folder: where results go if no output is named.
+        codes_in, codes_out: as in `Naming`.
 
     Raises:
-        UsageError: a file is missing, a folder is empty, results would have one name, or the output does not fit.
+        UsageError: a file is missing, a folder is empty, two results would have the same name, or the output does not
+            fit.
     """
-    lists = [*lists, *(item for item in items if item == STANDARD_INPUT)]
+    output: Path | None = arguments.output
+    naming = Naming(arguments.recursive, arguments.root, arguments.full_names, codes_in, codes_out)
+    lists = [*arguments.from_list, *(item for item in items if item == STANDARD_INPUT)]
     items = [item for item in items if item != STANDARD_INPUT]
     folder = Path(default_folder) if output is None else output
-    found: dict[str, tuple[Path, Path]] = {}  # absolute path: the source, and its place below the output
+    # By absolute path: the source, and its path below the output.
+    found: dict[str, tuple[Path, Path]] = {}
     for item in items:
         for source, place in _expand(item, naming, below=folder):
             found.setdefault(os.path.abspath(source), (source, place))
@@ -96,50 +105,33 @@ def plan(
         named_once = len(found) == 1 and not lists and not any(Path(item).is_dir() for item in items)
         if output.suffix.lower() in PICTURE_SUFFIXES and not named_once:
             raise UsageError(f"{output} is one file, but there are {len(found)} pictures; name a folder")
-        if named_once and output.suffix.lower() not in PICTURE_SUFFIXES:
-            raise UsageError(f"{output}: the result is written as .png, .jpg or .webp")
         if named_once:
+            check_picture_name(output)
             ((source, _),) = found.values()
             jobs: tuple[Job, ...] = (Job(source, output, naming.codes_out),)
             _check_sources(jobs)
             return Plan(jobs, None)
-    jobs = tuple(_named(source, place, folder, naming) for source, place in found.values())
+    jobs = tuple(_job(source, place, folder, naming) for source, place in found.values())
     _check_sources(jobs)
     _check_names(jobs)
     single = not lists and len(items) == 1 and Path(items[0]).is_file()
     return Plan(jobs, None if single else folder)
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that bears its name only when it is whole and on the disk: a kill leaves none cut short."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
-# --- what is there -----------------------------------------------------------------------------------
+# --- finding sources ---------------------------------------------------------------------------------
 
 
 def _expand(item: str, naming: Naming, *, below: Path) -> Iterator[tuple[Path, Path]]:
-    """The pictures of a folder or glob, or the file itself, each with its place. Those in `below`, where results are
-    written, are left out."""
+    """The pictures of a folder or glob, or the file itself, each with its path below the output. Files in the folder
+    `below`, where results are written, are left out."""
     path = Path(item)
     if path.is_dir():
         if path.resolve() == below.resolve():
             raise UsageError(
                 f"results would be written among the pictures of {item}; name another output with -o"
             )
-        # A folder's codes are left out: they lie beside the reconstructions that `invert` wrote.
-        files = [file for file in _files_in(path, naming.recursive) if not _lies_in(file, below)]
+        # Codes in a folder are left out: `invert` wrote them beside its reconstructions.
+        files = [file for file in _files_in(path, naming.recursive) if not _is_below(file, below)]
         if not files:
             hint = "" if naming.recursive else "; with --recursive folders within it count too"
             raise UsageError(f"{item} has no .png, .jpg, .jpeg or .webp file{hint}")
@@ -150,14 +142,14 @@ def _expand(item: str, naming: Naming, *, below: Path) -> Iterator[tuple[Path, P
         suffixes = PICTURE_SUFFIXES | ({CODE_SUFFIX} if naming.codes_in else set())
         top = _fixed_part(path)
         files = [Path(name) for name in sorted(glob.glob(item, recursive=True))]
-        files = [file for file in files if file.suffix.lower() in suffixes and not _lies_in(file, below)]
+        files = [file for file in files if file.suffix.lower() in suffixes and not _is_below(file, below)]
         if not files:
             raise UsageError(f"{item}: no such file")
         yield from ((file, file.relative_to(top)) for file in files)
 
 
 def _files_in(folder: Path, recursive: bool) -> Iterator[Path]:
-    """Pictures, by name; what begins with a dot is hidden and left out."""
+    """Pictures, sorted by name. Files and folders that begin with a dot are left out."""
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
         for name in sorted(names):
@@ -175,13 +167,13 @@ def _fixed_part(pattern: Path) -> Path:
     return Path(*fixed)
 
 
-def _lies_in(file: Path, folder: Path) -> bool:
+def _is_below(file: Path, folder: Path) -> bool:
     return Path(os.path.abspath(file)).is_relative_to(os.path.abspath(folder))
 
 
 def _listed(name: str) -> Iterator[Path]:
-    """Files of a list, one a line, or apart by NUL as `find -print0` writes them. Those that are missing fail later,
-    each for itself."""
+    """Files of a list, one a line, or separated by NUL as `find -print0` writes them. They need not exist: each that
+    is missing fails later, by itself."""
     data = sys.stdin.buffer.read() if name == STANDARD_INPUT else Path(name).read_bytes()
     separated = data.split(b"\0") if b"\0" in data else data.splitlines()
     for entry in separated:
@@ -192,12 +184,12 @@ def _listed(name: str) -> Iterator[Path]:
             yield file
 
 
-# --- where results go --------------------------------------------------------------------------------
+# --- naming results --------------------------------------------------------------------------------
 
 
-def _named(source: Path, place: Path, folder: Path, naming: Naming) -> Job:
+def _job(source: Path, place: Path, folder: Path, naming: Naming) -> Job:
     if naming.root is not None:
-        if not _lies_in(source, naming.root):
+        if not _is_below(source, naming.root):
             raise UsageError(f"{source} does not lie in {naming.root}, which --root names")
         place = Path(os.path.relpath(source, naming.root))
     name = place.name if naming.full_names else place.stem
@@ -205,7 +197,8 @@ def _named(source: Path, place: Path, folder: Path, naming: Naming) -> Job:
 
 
 def _check_sources(jobs: Sequence[Job]) -> None:
-    real_folder = cache(os.path.realpath)  # of ten thousand files most share theirs
+    # Cached: ten thousand files are often in few folders.
+    real_folder = cache(os.path.realpath)
     sources = {(real_folder(job.source.parent), job.source.name) for job in jobs}
     for job in jobs:
         if any((real_folder(output.parent), output.name) in sources for output in job.outputs):

@@ -1,8 +1,9 @@
-"""What became of each picture of a folder of results: `.indomain/journal.jsonl`, lines that are only added to.
+"""The journal of a folder of results, `.indomain/journal.jsonl`: which pictures are done, and which have failed.
 
-The first line says what the run does, every other one what became of one picture, by the name of its result. Of two
-lines about one name the later counts. A run that begins anew adds a first line, and what stands before it is done
-again. A kill may cut the last line short; its picture counts as not done.
+Lines are only added. The first line has the options of the run, every other line the outcome of one picture, by the
+name of its result. Of two lines with one name the later counts. A run that begins anew adds a line with its options and
+does the pictures before that line again. If the program is killed, the last line may be incomplete; its picture counts
+as not done.
 """
 
 from __future__ import annotations
@@ -18,26 +19,34 @@ from typing import IO, Any, Final
 
 from filelock import FileLock, Timeout
 
-from indomain.cli.parser import UsageError
-from indomain.cli.photos import Job
+from indomain.cli.arguments import UsageError
+from indomain.cli.bulk.plan import Job
 
 _FORMAT: Final = 1
-# What the disk has not got yet after a power failure is done again: seconds of work, against a wait for each line.
+# Pictures whose lines are not on the disk at a power failure are done again. That is seconds of work; syncing each line
+# would cost a wait for every picture.
 _SYNC_EVERY_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What became of a picture: `error` is as in the output of `--json`, None where it was done."""
+    """The outcome of a picture.
+
+    Attributes:
+        source: absolute path of the picture.
+        fingerprint: of the picture when it was done; None where the file was missing.
+        error: as in the output of `--json`; None where the picture was done.
+        stale: a later run has begun anew.
+    """
 
     source: str
     fingerprint: tuple[int, int] | None
     error: Mapping[str, Any] | None
-    stale: bool = False  # of a run before this one was begun anew
+    stale: bool = False
 
 
 class Journal:
-    """A folder's journal, held by one process at a time (`Journal.of`)."""
+    """The journal of a folder. Open it with `Journal.of`; one process at a time has it."""
 
     def __init__(self, folder: Path, file: IO[bytes], entries: dict[str, Entry]) -> None:
         self._folder = folder
@@ -54,13 +63,13 @@ class Journal:
 
         Args:
             folder: of the results.
-            options: what the run does to its pictures; those of the journal must be the same.
-            jobs: what is about to be written.
-            restart: forget what the journal has and begin anew.
+            options: everything that decides what the results are; it must be as in the journal.
+            jobs: the jobs of the run.
+            restart: forget what the journal has, and begin anew.
 
         Raises:
-            UsageError: another process has it; other options; results that no journal knows would be written over; or
-                one result would be written over another picture's.
+            UsageError: another process has the journal; the options differ; or the run would overwrite results that the
+                journal does not know, or another picture's.
         """
         home = folder / ".indomain"
         home.mkdir(parents=True, exist_ok=True)
@@ -73,16 +82,17 @@ class Journal:
             ) from None
         try:
             path = home / "journal.jsonl"
-            noted = _read(path)
-            # A run that ended before its first picture, at a direction that is not there, say, binds nobody.
-            anew = restart or (not noted.entries and _differing(noted.begin, options) != [])
+            contents = _read(path)
+            # If the last run ended before its first picture (an unknown direction, say), its options do not matter.
+            anew = restart or (not contents.entries and _differences(contents.begin, options) != [])
             if not anew:
-                _check_options(noted.begin, folder, options)
+                _check_options(contents.begin, folder, options)
             elif not restart:
                 _check_untouched(folder, jobs)
             with path.open("ab") as file:
-                file.truncate(noted.whole_bytes)  # so that the next line is one of its own
-                journal = Journal(folder, file, noted.entries)
+                # Cuts off an incomplete line.
+                file.truncate(contents.whole_bytes)
+                journal = Journal(folder, file, contents.entries)
                 if anew:
                     journal._begin(options)
                 journal._check_owners(jobs)
@@ -94,7 +104,7 @@ class Journal:
             lock.release()
 
     def entry(self, job: Job) -> Entry | None:
-        """What became of the picture, as it is now; None: nothing yet, or it or its result has changed since."""
+        """The outcome of a job; None where there is none, or where the picture or its result has changed since."""
         entry = self._entries.get(self._name(job))
         if entry is None or entry.stale or entry.fingerprint != fingerprint(job.source):
             return None
@@ -104,8 +114,10 @@ class Journal:
     def add(
         self, job: Job, seen: tuple[int, int] | None, facts: Mapping[str, Any], *, failed: bool = False
     ) -> None:
-        """Notes that a picture is done, or has failed with `facts["error"]`; `seen` is its fingerprint before. Where
-        an earlier run had a result for one that has failed, that goes: it is of other options, or of another picture.
+        """Notes that a picture is done, or has failed with `facts["error"]`. `seen` is its fingerprint before the job.
+
+        If a picture failed that an earlier run has a result of, that result is removed: it is of other options, or of
+        another picture.
         """
         if failed and self._name(job) in self._entries:
             for output in job.outputs:
@@ -123,7 +135,8 @@ class Journal:
 
     def _add_line(self, line: Mapping[str, Any]) -> None:
         self._file.write(json.dumps(line).encode() + b"\n")
-        self._file.flush()  # a kill of this process loses no line
+        # So that no line is lost if this process is killed.
+        self._file.flush()
 
     def _sync(self) -> None:
         self._file.flush()
@@ -134,7 +147,7 @@ class Journal:
         return job.output.relative_to(self._folder).as_posix()
 
     def _check_owners(self, jobs: Sequence[Job]) -> None:
-        """Raises UsageError where a result is another picture's, which is still there: this run would replace it."""
+        """Raises UsageError where this run would overwrite the result of another picture that still exists."""
         for job in jobs:
             entry = self._entries.get(self._name(job))
             if (
@@ -152,7 +165,7 @@ class Journal:
 
 
 def fingerprint(source: Path) -> tuple[int, int] | None:
-    """Size in bytes and time of change in ns of a file, by which it is the same one; None: there is no such file."""
+    """Size in bytes and time of modification in ns of a file, to tell whether it changed; None: no such file."""
     try:
         found = source.stat()
     except OSError:
@@ -173,54 +186,61 @@ def _check_untouched(folder: Path, jobs: Sequence[Job]) -> None:
 
 
 @dataclass
-class _Noted:
-    """A journal as it was found; `begin` is the line that the last run began with, None: there is none to read."""
+class _Contents:
+    """What a journal holds.
+
+    Attributes:
+        begin: the line that the last run began with; None where there is none that can be read.
+        entries: the outcomes, by the names of the results.
+        whole_bytes: up to the end of the last complete line.
+    """
 
     begin: Mapping[str, Any] | None = None
     entries: dict[str, Entry] = field(default_factory=dict)
-    whole_bytes: int = 0  # up to the end of the last whole line
+    whole_bytes: int = 0
 
 
-def _read(path: Path) -> _Noted:
-    noted = _Noted()
+def _read(path: Path) -> _Contents:
+    contents = _Contents()
     if not path.exists():
-        return noted
+        return contents
     with path.open("rb") as file:
         for line in file:
             if not line.endswith(b"\n"):
                 break
-            noted.whole_bytes += len(line)
+            contents.whole_bytes += len(line)
             try:
-                _read_line(json.loads(line), noted)
+                _read_line(json.loads(line), contents)
             except (ValueError, KeyError, TypeError):
-                continue  # damaged by more than a kill; its picture is done again
-    return noted
+                # A damaged line; its picture is done again.
+                continue
+    return contents
 
 
-def _read_line(line: Mapping[str, Any], noted: _Noted) -> None:
+def _read_line(line: Mapping[str, Any], contents: _Contents) -> None:
     if line["event"] == "begin":
-        noted.begin = line
-        noted.entries = {name: replace(entry, stale=True) for name, entry in noted.entries.items()}
+        contents.begin = line
+        contents.entries = {name: replace(entry, stale=True) for name, entry in contents.entries.items()}
         return
     seen = None if line["seen"] is None else (int(line["seen"][0]), int(line["seen"][1]))
-    noted.entries[str(line["result"])] = Entry(str(line["from"]), seen, line.get("error"))
+    contents.entries[str(line["result"])] = Entry(str(line["from"]), seen, line.get("error"))
 
 
 def _check_options(begin: Mapping[str, Any] | None, folder: Path, options: Mapping[str, Any]) -> None:
-    differing = _differing(begin, options)
-    if differing is None:
+    differences = _differences(begin, options)
+    if differences is None:
         raise UsageError(
             f"the journal of {folder} cannot be read; name another folder with -o, or begin anew with --restart"
         )
-    if differing:
+    if differences:
         raise UsageError(
-            f"{folder} holds results of other options: {'; '.join(differing)}. Name another folder with -o, or begin "
+            f"{folder} holds results of other options: {'; '.join(differences)}. Name another folder with -o, or begin "
             "anew with --restart"
         )
 
 
-def _differing(begin: Mapping[str, Any] | None, options: Mapping[str, Any]) -> list[str] | None:
-    """What is not as it was; None: it cannot be read how it was."""
+def _differences(begin: Mapping[str, Any] | None, options: Mapping[str, Any]) -> list[str] | None:
+    """The options that differ from the journal's; None where those cannot be read."""
     if begin is None or begin.get("format") != _FORMAT:
         return None
     before = dict(begin["options"])

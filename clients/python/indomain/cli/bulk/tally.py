@@ -1,4 +1,4 @@
-"""What became of the pictures of a run, and how that is told: lines of JSON, a table of few, a report of failures."""
+"""Counts the results of a run, and prints them: lines of JSON, a table if they are few, failures, totals."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from indomain.cli import report
-from indomain.cli.photos import Job
+from indomain.cli.bulk.plan import Job
 
-_TABLE_UP_TO: Final = 24  # pictures: of more nobody reads a table
+# A table of more pictures is not printed: nobody would read it.
+_TABLE_UP_TO: Final = 24
 _FAILURES_SHOWN: Final = 40
 
-# What to do about it, where the message does not say so, or where a flag does it.
+# What to do about a failure, where its message does not say so, or where a flag helps.
 _ADVICE: Final[Mapping[str, str]] = {
     "unreadable_file": "Is the file there, and may it be read?",
     "invalid_picture": "The gateway reads PNG, JPEG and WebP; convert the picture, or leave it out.",
@@ -29,7 +30,7 @@ _ADVICE: Final[Mapping[str, str]] = {
 
 
 class Tally:
-    """Counts and tells. `folder` is where the results of many go; None: there is one."""
+    """The results of a run. `folder` is where they go; None for a single picture."""
 
     def __init__(self, title: str, total: int, folder: Path | None, *, as_json: bool) -> None:
         self._title = title
@@ -37,8 +38,10 @@ class Tally:
         self._folder = folder
         self._as_json = as_json
         self._done = self._done_earlier = 0
-        self._cut_short = 0  # of those that are done
-        self._failed: Counter[str] = Counter()  # by reason
+        # Of those that are done, how many had their refinement cut short.
+        self._cut_short = 0
+        # By reason.
+        self._failed: Counter[str] = Counter()
         self._shown_failures: list[tuple[Job, Mapping[str, Any]]] = []
         self._rows: list[tuple[Job, Mapping[str, Any]]] = []
         self._begun_s = time.monotonic()
@@ -53,14 +56,14 @@ class Tally:
         return self._total - self._done - self._done_earlier - self.failed
 
     def add_earlier(self, job: Job, error: Mapping[str, Any] | None) -> None:
-        """A picture that a run before has done, or at which it has failed."""
+        """Counts a picture of an earlier run: done, or failed with `error`."""
         if error is None:
             self._done_earlier += 1
         else:
             self._add_failure(job, error, earlier=True)
 
     def add(self, job: Job, facts: Mapping[str, Any], *, failed: bool) -> None:
-        """A picture of this run."""
+        """Counts a picture of this run: done, or failed with `facts["error"]`."""
         if failed:
             self._add_failure(job, facts["error"], earlier=False)
         else:
@@ -79,19 +82,19 @@ class Tally:
         if len(self._shown_failures) < _FAILURES_SHOWN:
             self._shown_failures.append((job, error))
         if self._as_json:
-            told = {"event": "failed", "source": str(job.source), "error": error}
-            report.print_json_line(told | ({"earlier": True} if earlier else {}))
+            line = {"event": "failed", "source": str(job.source), "error": error}
+            report.print_json_line(line | ({"earlier": True} if earlier else {}))
 
     @contextmanager
-    def shown(self) -> Iterator[None]:
-        """Shows how far it is, while it goes on."""
+    def progress(self) -> Iterator[None]:
+        """Shows progress while the run goes on."""
         self._begun_s = time.monotonic()
         with report.progress(self._title, self._total, self._total - self.unfinished) as self._advance:
             yield
         self._advance = lambda count: None
 
-    def tell(self) -> None:
-        """The report at the end."""
+    def print_summary(self) -> None:
+        """Prints the report at the end of the run."""
         if self._rows:
             report.print_table(self._table())
         for job, error in self._shown_failures:
@@ -106,22 +109,22 @@ class Tally:
                 f"Refinement was cut short by --timeout: {self._cut_short:,}. Allow more, or fewer at once (--jobs)."
             )
         if self._folder is not None:
-            self._tell_counts(self._folder)
+            self._print_counts(self._folder)
 
-    def _tell_counts(self, folder: Path) -> None:
+    def _print_counts(self, folder: Path) -> None:
         seconds = time.monotonic() - self._begun_s
         if self._as_json:
             counts = {"done": self._done, "done_earlier": self._done_earlier, "failed": self.failed}
             counts["unfinished"] = self.unfinished
             report.print_json_line({"event": "summary", **counts, "seconds": seconds, "output": str(folder)})
-        told = [f"{self._done:,} of {self._total:,} pictures done in {report.duration(seconds)}"]
+        parts = [f"{self._done:,} of {self._total:,} pictures done in {report.duration(seconds)}"]
         if self._done:
-            told[0] += f", {self._done / seconds:.1f} a second"
+            parts[0] += f", {self._done / seconds:.1f} a second"
         if self._done_earlier:
-            told.append(f"{self._done_earlier:,} by earlier runs")
+            parts.append(f"{self._done_earlier:,} by earlier runs")
         if self.failed:
-            told.append(f"{self.failed:,} failed")
-        report.say(f"{'; '.join(told)}: {folder}")
+            parts.append(f"{self.failed:,} failed")
+        report.say(f"{'; '.join(parts)}: {folder}")
         if self.failed > len(self._shown_failures):
             report.say(f"All failures stand in {folder / '.indomain' / 'journal.jsonl'}.")
         if self.unfinished:
@@ -132,7 +135,8 @@ class Tally:
     def _table(self) -> Table:
         table = Table(box=None, padding=(0, 2), header_style="bold")
         for title in ("picture", "written to"):
-            table.add_column(title, overflow="fold")  # a name that is cut short is of no use
+            # Long names are folded: a name that is cut short is of no use.
+            table.add_column(title, overflow="fold")
         for title in ("domain score", "mse before", "after", "steps", "seconds"):
             table.add_column(title, justify="right")
         for job, facts in self._rows:

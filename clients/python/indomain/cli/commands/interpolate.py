@@ -1,0 +1,60 @@
+"""`indomain interpolate`: pictures on the way from one to another."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from indomain import Client, InterpolationFrame
+from indomain.cli import arguments as shared
+from indomain.cli import report
+from indomain.cli.pictures import picture_of, save_pictures, source_of
+
+
+def add(name: str, commands: shared.Subparsers) -> None:
+    parser = commands.add_parser(
+        name,
+        parents=[shared.connection(), shared.bundle(), shared.inversion_options()],
+        help="pictures on the way from one to another",
+    )
+    parser.add_argument("start", type=Path, metavar="START", help="a picture or a code (.npy)")
+    parser.add_argument("end", type=Path, metavar="END", help="a picture or a code (.npy)")
+    parser.add_argument(
+        "-n",
+        "--count",
+        metavar="N",
+        type=shared.count,
+        default=8,
+        help="number of pictures, with both ends (default: %(default)s)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("interpolation.png"),
+        help="a picture's file name: one sheet; a .gif: an animation; a folder: a file for each (default: %(default)s)",
+    )
+
+
+def run(client: Client, arguments: argparse.Namespace) -> bool:
+    output: Path = arguments.output
+    start, end = source_of(arguments.start), source_of(arguments.end)
+    options = shared.options_of(client.interpolate, arguments)
+    frames: list[InterpolationFrame] = []
+    with report.progress("Interpolating", arguments.count) as advance:
+        for frame in client.interpolate(start, end, arguments.count, **options):
+            frames.append(frame)
+            advance(1)
+    images = [picture_of(frame) for frame in frames]
+    if output.suffix.lower() == ".gif":
+        output.parent.mkdir(parents=True, exist_ok=True)
+        there_and_back = images + images[-2:0:-1]
+        there_and_back[0].save(output, save_all=True, append_images=there_and_back[1:], duration=80, loop=0)
+        outputs = [output] * len(frames)
+    else:
+        outputs = save_pictures(images, output, [f"{frame.index:03d}.png" for frame in frames])
+    if arguments.json:
+        report.print_json(report.frames_as_json(frames, outputs))
+    else:
+        report.say(f"{len(frames)} pictures of {frames[0].bundle} in {output}")
+    return True

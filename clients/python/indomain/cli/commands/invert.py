@@ -1,0 +1,50 @@
+"""`indomain invert`: pictures to codes and reconstructions."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from indomain import Client, Inversion
+from indomain.cli import arguments as shared
+from indomain.cli.bulk.plan import Job, plan
+from indomain.cli.bulk.runner import run_jobs
+from indomain.cli.pictures import picture_of, save_picture, whole_file
+
+
+def add(name: str, commands: shared.Subparsers) -> None:
+    parser = commands.add_parser(
+        name,
+        parents=[
+            shared.connection(),
+            shared.bundle(),
+            shared.inversion_options(),
+            shared.many_pictures(),
+        ],
+        help="pictures to codes (.npy) and reconstructions",
+    )
+    parser.add_argument(
+        "items", nargs="*", metavar="PHOTO", help="files, folders, 'globs', or - for a list on standard input"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help="a picture's file name, or a folder for several (default: inverted/)",
+    )
+
+
+def run(client: Client, arguments: argparse.Namespace) -> bool:
+    jobs = plan(arguments, arguments.items, default_folder="inverted", codes_out=True)
+    options = shared.options_of(client.invert, arguments)
+
+    def invert(job: Job) -> Inversion:
+        result = client.invert(job.source, **options)
+        with whole_file(job.code_output) as file:
+            np.save(file, result.code)
+        save_picture(picture_of(result), job.output)
+        return result
+
+    return run_jobs(client, jobs, invert, "Inverting", {}, arguments)

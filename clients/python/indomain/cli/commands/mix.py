@@ -1,0 +1,46 @@
+"""`indomain mix`: layers of one picture's code in another's."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from indomain import Client
+from indomain.cli import arguments as shared
+from indomain.cli import report
+from indomain.cli.pictures import save_with_code, source_of
+
+
+def add(name: str, commands: shared.Subparsers) -> None:
+    parser = commands.add_parser(
+        name,
+        parents=[shared.connection(), shared.bundle(), shared.inversion_options()],
+        help="put layers of one picture's code into another's",
+    )
+    parser.add_argument("base", type=Path, metavar="BASE", help="a picture or a code (.npy)")
+    parser.add_argument(
+        "style", type=Path, metavar="STYLE", help="a picture or a code (.npy), whose layers are taken"
+    )
+    parser.add_argument(
+        "--layers",
+        type=shared.layers,
+        required=True,
+        help="6, 4,5,6 or 6-9; low ones hold pose and shape, high ones colours",
+    )
+    parser.add_argument("--strength", type=float, help="0 keeps the base, 1 replaces its layers (default: 1)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("mixed.png"),
+        help="a picture's file name (default: %(default)s)",
+    )
+
+
+def run(client: Client, arguments: argparse.Namespace) -> bool:
+    base, style = source_of(arguments.base), source_of(arguments.style)
+    options = shared.options_of(client.mix, arguments)
+    result = client.mix(base, style, arguments.layers, arguments.strength, **options)
+    save_with_code(result, arguments.output)
+    report.print_result(result, arguments.output, as_json=arguments.json)
+    return True
