@@ -10,6 +10,7 @@ import io
 import json
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from tests.serving.running_gateway import RunningGateway, settings_for
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="no Playwright here")
 expect = playwright_api.expect
+# A picture is waited for however busy the machine is; only a page that never shows it fails.
+TIMEOUT_MS = 60_000
+expect.set_options(timeout=TIMEOUT_MS)
 
 ROOT = Path(__file__).resolve().parents[2]
 WEB = ROOT / "clients/web"
@@ -82,7 +86,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
         context = browser.new_context(viewport=viewport, **options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(TIMEOUT_MS)
 
         def said(message: Any) -> None:
             if message.type in ("error", "warning") and not any(text in message.text for text in expected):
@@ -153,6 +157,14 @@ def seen(page: Any) -> np.ndarray:
     """What the canvas shows, float [H, W, 3]."""
     data = page.evaluate("document.getElementById('after').toDataURL('image/png').split(',')[1]")
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"), dtype=float)
+
+
+def seen_once(page: Any, wanted: Callable[[np.ndarray], bool]) -> np.ndarray:
+    """What the canvas shows, as soon as it is as wanted; after TIMEOUT_MS whatever it shows then."""
+    deadline = time.monotonic() + TIMEOUT_MS / 1000
+    while not wanted(picture := seen(page)) and time.monotonic() < deadline:
+        page.wait_for_timeout(50)
+    return picture
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:
@@ -281,26 +293,25 @@ def test_generated_faces_are_edited_and_two_pictures_blended(
     edited(page)
     first = seen(page)
     page.get_by_role("tab", name="Blend").click()
-    page.get_by_role("button", name="A generated face").click()
+    with page.expect_event("requestfinished", lambda request: request.url.endswith("/v1/interpolate")):
+        page.get_by_role("button", name="A generated face").click()
     use = page.get_by_role("button", name="Edit this one")
     expect(use).to_be_enabled()
     place = page.get_by_label("From the first to the second")
     place.fill("0")
-    page.wait_for_timeout(300)
-    assert difference(seen(page), first) < 1.0
+    assert difference(seen_once(page, lambda picture: difference(picture, first) < 1.0), first) < 1.0
     place.fill("12")
-    page.wait_for_timeout(300)
-    second = seen(page)
+    second = seen_once(page, lambda picture: difference(picture, first) > 5.0)
     assert difference(second, first) > 5.0
 
     page.get_by_role("radio", name="Style").check()
     page.get_by_label("Pose and shape").check()
     page.get_by_label("Features").check()
-    page.wait_for_timeout(500)
-    assert difference(seen(page), second) < 1.0, "all layers of the second are the second"
+    all_layers = seen_once(page, lambda picture: difference(picture, second) < 1.0)
+    assert difference(all_layers, second) < 1.0, "all layers of the second are the second"
     page.get_by_role("radio", name="Surroundings").check()
     expect(page.get_by_text("The first face, in what is around the second.")).to_be_visible()
-    diffused = seen(page)
+    diffused = seen_once(page, lambda picture: difference(picture, second) > 1.0)
     assert difference(diffused, first) > 1.0
     assert difference(diffused, second) > 1.0
     use.click()
