@@ -33,10 +33,11 @@ from export.graphs.graphs import EncoderGraph, GeneratorGraph, Graph, to_onnx
 from export.graphs.parity import open_session, precision_figures, run
 from export.graphs.precision import Precision, lower
 from export.importers import ImportConfig, import_checkpoint
-from training.loops.runs import load_meta, load_network, read_config
 from training.losses.perceptual import LPIPSSq
 from training.networks.generator import Generator, GeneratorConfig, ModulatedConv, Synthesis
-from training.refinement import Objective
+from training.refinement.objective import Objective
+from training.run_folders.checkpoint import load_meta, load_network
+from training.run_folders.json_files import read_config
 
 CONFIG_F = (512, 512, 512, 512, 512, 256, 128, 64, 32)  # feature maps at 4, 8, ... 1024 pixels
 

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from export.bundles.bundle import BundleConfig, write_bundle
         from export.graphs.parity import ParityError
         from export.importers import ImportConfig, import_checkpoint
-        from training.loops.runs import CheckpointError
+        from training.run_folders.checkpoint import CheckpointError
 
         commands |= {
             "import": (ImportConfig, import_checkpoint),

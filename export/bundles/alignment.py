@@ -25,7 +25,7 @@ from export.bundles.verification import Manifest, sample_tensors, sha256, verify
 from export.engines.triton import MAX_BATCH, TritonError, config_pbtxt
 from export.graphs.graphs import detector_graph, for_detector, to_onnx
 from export.graphs.parity import Array, ParityError, check_forward, check_structure, open_session, run
-from training.loops.runs import CheckpointError
+from training.run_folders.checkpoint import CheckpointError
 
 ROLE = "detector"
 

@@ -23,9 +23,15 @@ from export.bundles.checkpoint import Pipeline, load_pipeline
 from export.bundles.storage import data_file, save, widen
 from export.bundles.verification import sample_tensors, sha256, verify_bundle
 from export.engines.triton import MAX_BATCH, Border, config_pbtxt
-from export.graphs.folding import FoldedMapping, fold_code_critic, fold_encoder, fold_synthesis, round_weights
+from export.graphs.folding import (
+    FoldedMapping,
+    fold_encoder,
+    fold_latent_discriminator,
+    fold_synthesis,
+    round_weights,
+)
 from export.graphs.graphs import (
-    CriticGraph,
+    DomainScoreGraph,
     EncoderGraph,
     GeneratorGraph,
     Graph,
@@ -51,7 +57,10 @@ from export.graphs.precision import Precision, lower
 from export.progress import progress_bar
 from training.losses.perceptual import LPIPSSq
 from training.measures.domain_score import calibration_count, invert_samples
-from training.refinement import OPTIMISERS, Objective, RefinementConfig, Refiner
+from training.refinement.objective import Objective
+from training.refinement.optimisers import OPTIMISERS
+from training.refinement.refinement import RefinementConfig
+from training.refinement.refiner import Refiner
 
 FORMAT = 1
 QUANTILES = 257
@@ -60,7 +69,7 @@ WeightFormat = Literal["float16", "float32"]
 Alignment = Literal["face", "centre-crop"]
 DOMAIN_TERM = "mean((code - E(G(code)))^2) / code_variance"
 DETECTOR_LICENCE = " Face detector: YuNet (Apache-2.0)."
-SCORE = "percentile of the code critic's mean logit among the inversions of sampled pictures, E(G(w)), 0..1"
+SCORE = "percentile of the latent discriminator's mean logit among the inversions of sampled pictures, E(G(w)), 0..1"
 
 
 @dataclass
@@ -79,7 +88,8 @@ class BundleConfig:
     """Numbers that weights are rounded to before they are stored, whatever is computed in."""
     precision: Precision = "float32"
     """What encoder and generator compute in: 16 bits, for GPUs, where PSNR against float32 reaches 40 dB. Norms,
-    demodulation and the sum of RGB stay float32, and so do mapping, critic and the refiner with its gradients."""
+    demodulation and the sum of RGB stay float32, and so do the mapping, the domain score, and the refiner with its
+    gradients."""
     precision_codes: int = 1_000
     """Codes that 16 bits are compared with float32 on."""
     alignment: Alignment | None = None
@@ -151,8 +161,8 @@ def write_checked(
     )
     figures |= {role: figures[role] | reached for role, reached in rounding.items()}
     announce("storing a sample of each graph")
-    critic = pipeline.code_critic
-    tensors = {"mean_code": critic.mean.numpy(), "code_std": critic.deviation.numpy()}
+    discriminator = pipeline.latent_discriminator
+    tensors = {"mean_code": discriminator.mean.numpy(), "code_std": discriminator.deviation.numpy()}
     tensors |= {f"direction/{key}": vector for key, vector in pipeline.vectors.items()} | pipeline.boundaries
     for role, inputs in inputs_of(z, widened, config.refine).items():
         tensors |= sample_tensors(role, inputs, run(open_session(widened[role]), inputs))
@@ -209,7 +219,7 @@ class Folded:
     synthesis: nn.Module
     mapping: nn.Module
     encoder: nn.Module
-    code_critic: nn.Module
+    latent_discriminator: nn.Module
     objective: Objective
 
 
@@ -221,10 +231,10 @@ def fold(
     synthesis = rounded(fold_synthesis(pipeline.generator.synthesis))
     mapping = rounded(FoldedMapping(pipeline.generator.mapping))
     encoder = rounded(fold_encoder(pipeline.encoder))
-    code_critic = rounded(fold_code_critic(pipeline.code_critic))
-    code_variance = float(pipeline.code_critic.deviation.square().mean())
+    latent_discriminator = rounded(fold_latent_discriminator(pipeline.latent_discriminator))
+    code_variance = float(pipeline.latent_discriminator.deviation.square().mean())
     objective = Objective(synthesis, encoder, rounded(perceptual or LPIPSSq()), code_variance)
-    return Folded(synthesis, mapping, encoder, code_critic, objective)
+    return Folded(synthesis, mapping, encoder, latent_discriminator, objective)
 
 
 def build(pipeline: Pipeline, config: BundleConfig) -> Built:
@@ -236,13 +246,13 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
     with torch.no_grad():
         z = torch.randn(calibration_count(config.sampled_codes, side), generator.config.z_size)
         inversions = invert_samples(folded.mapping(z), folded.synthesis, folded.encoder)
-        logits = folded.code_critic(inversions).mean(1)
+        logits = folded.latent_discriminator(inversions).mean(1)
     quantiles = torch.quantile(logits, torch.linspace(0, 1, QUANTILES))
     graphs = bundle_graphs(
         encoder=lower(folded.encoder, config.precision),
         synthesis=lower(folded.synthesis, config.precision),
         mapping=folded.mapping,
-        critic=CriticGraph(folded.code_critic, quantiles),
+        critic=DomainScoreGraph(folded.latent_discriminator, quantiles),
         refiner=Refiner(
             folded.objective, OPTIMISERS[config.refine.optimiser], code_shape, config.refine.chunk_steps
         ),
@@ -258,7 +268,7 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
         "encoder": EncoderGraph(pipeline.encoder),
         "generator": GeneratorGraph(generator.synthesis),
         "mapping": generator.mapping,
-        "critic": CriticGraph(pipeline.code_critic, quantiles),
+        "critic": DomainScoreGraph(pipeline.latent_discriminator, quantiles),
     }
     statistics = {
         "sampled_codes": len(logits),

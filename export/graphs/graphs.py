@@ -22,8 +22,9 @@ from export.engines.triton import Border, DType
 from export.graphs.decompositions import trace
 from export.graphs.precision import Precision
 from export.graphs.unrolling import BEST, LOSS, unroll
-from training.networks.face_detector import STRIDES, VALUES, FaceDetector
-from training.refinement import Refiner, to_float
+from training.faces.face_detector import STRIDES, VALUES, FaceDetector
+from training.refinement.objective import to_float
+from training.refinement.refiner import Refiner
 
 OPSET = 20
 BFLOAT16_OPSET = 22  # the first whose convolutions take bfloat16
@@ -73,27 +74,27 @@ class GeneratorGraph(nn.Module):
         return torch.round((image + 1) * 127.5).clamp(0, 255).to(torch.uint8)
 
 
-class CriticGraph(nn.Module):
+class DomainScoreGraph(nn.Module):
     """code float32 [N, L, 512] -> domain score float32 [N, 1] in 0..1.
 
-    The score is the share of the generator's own pictures whose inversions the code critic finds less native than this
-    code: the critic's mean logit, looked up between `quantiles` (float32 [Q], rising) of theirs with linear
-    interpolation. Sampled codes themselves would be no measure: the critic knows any encoder's codes from those.
+    The score is the share of the generator's own pictures whose inversions the latent discriminator finds less native
+    than this code. It is the discriminator's mean logit, looked up between `quantiles` (float32 [Q], rising) of theirs
+    with linear interpolation. Sampled codes would be no measure: the discriminator tells any encoder's codes from them.
     """
 
     lower: Tensor
     slope: Tensor
 
-    def __init__(self, critic: nn.Module, quantiles: Tensor) -> None:
+    def __init__(self, discriminator: nn.Module, quantiles: Tensor) -> None:
         super().__init__()
-        self.critic = critic
+        self.discriminator = discriminator
         # equal quantiles make a step, not a division by zero
         widths = (quantiles[1:] - quantiles[:-1]).clamp(min=1e-6)
         self.register_buffer("lower", quantiles[:-1].clone())
         self.register_buffer("slope", 1 / widths)
 
     def forward(self, code: Tensor) -> Tensor:
-        logit = self.critic(code).mean(1, keepdim=True)
+        logit = self.discriminator(code).mean(1, keepdim=True)
         # the interpolated table as a sum of ramps, one an interval: each is passed, not reached, or part of the way
         ramps = ((logit - self.lower) * self.slope).clamp(0, 1)
         return ramps.mean(1, keepdim=True)
@@ -129,7 +130,7 @@ def bundle_graphs(
     encoder: nn.Module,
     synthesis: nn.Module,
     mapping: nn.Module,
-    critic: CriticGraph,
+    critic: DomainScoreGraph,
     refiner: Refiner,
     resolution: int,
     code_shape: tuple[int, int],

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from export.graphs.graphs import EncoderGraph, GeneratorGraph, Graph, for_detector
 from export.graphs.precision import Precision, picture_psnr
-from training.refinement import OPTIMISERS, Adam, Objective, RefinementConfig, Weights, refine, to_float
+from training.refinement.objective import Objective, Weights, to_float
+from training.refinement.optimisers import OPTIMISERS, Adam
+from training.refinement.refinement import RefinementConfig, refine
 
 Array = npt.NDArray[np.generic]
 Figures = dict[str, float]

@@ -22,25 +22,25 @@ from torch import nn
 from export.importers import boundaries, genforce, idinvert, nvidia, pyramid, rosinality, stylegan1
 from export.importers.naming import Foreign, translate
 from export.importers.unpickling import read_checkpoint
-from training.loops.inversion import build_encoder
-from training.loops.latent_discriminator import fit_code_critic
-from training.loops.runs import (
-    CheckpointError,
-    checkpoint_folder,
-    environment,
-    load_meta,
-    load_network,
-    read_config,
-    save_checkpoint,
-    write_json,
-)
+from training.loops.inversion import NO_DISCRIMINATOR
+from training.loops.noise_contrastive import train_noise_contrastive
 from training.networks.encoder import Encoder, EncoderConfig
 from training.networks.generator import Generator, GeneratorConfig, StyledLayer, code_statistics
 from training.networks.pyramid_encoder import PyramidEncoder
+from training.run_folders.checkpoint import (
+    CheckpointError,
+    checkpoint_folder,
+    load_meta,
+    load_network,
+    save_checkpoint,
+)
+from training.run_folders.json_files import read_config, write_json
+from training.run_folders.run_folder import environment
+from training.run_folders.trained_inversion import build_encoder
 
 GENERATORS = (nvidia, rosinality, genforce, stylegan1)
 ENCODERS = (idinvert, pyramid)
-NO_CRITIC = "none"  # `training/loops/inversion.py` starts a fresh one
+
 CLAMP_CODES = 2  # sampled to see whether activations stay below a clamp
 
 
@@ -113,7 +113,7 @@ def write_run(
     distance = mean_code_error(generator, foreign)
     meta: dict[str, Any] = {
         "kind": "gan", "name": name, "step": 0, "images_seen": 0, "generator": asdict(generator.config),
-        "critic": NO_CRITIC, "imported": source(config.file, foreign) | {"mean_code_error": distance},
+        "discriminator": NO_DISCRIMINATOR, "imported": source(config.file, foreign) | {"mean_code_error": distance},
     }  # fmt: skip
     lines = summary(config, foreign, generator.config, distance)
     networks: dict[str, nn.Module] = {"generator": generator}
@@ -132,7 +132,7 @@ def write_run(
 def add_encoder(config: ImportConfig, foreign: Foreign[EncoderConfig]) -> str:
     """Put an encoder into its generator's run folder; gives the summary. Raises CheckpointError."""
     meta = load_meta(config.to, "gan")
-    if meta["critic"] != NO_CRITIC:  # its critics and optimisers would be lost
+    if meta["discriminator"] != NO_DISCRIMINATOR:  # its critics and optimisers would be lost
         raise CheckpointError(f"{config.to} was trained here; name a folder of an imported generator")
     generator = Generator(read_config(GeneratorConfig, meta["generator"])).eval().requires_grad_(False)
     load_network(config.to, "generator", generator)
@@ -144,7 +144,7 @@ def add_encoder(config: ImportConfig, foreign: Foreign[EncoderConfig]) -> str:
 def with_encoder(
     meta: dict[str, Any], generator: Generator, foreign: Foreign[EncoderConfig], about: dict[str, str]
 ) -> tuple[dict[str, Any], dict[str, nn.Module]]:
-    """A complete inversion run: generator, encoder, and a code critic that is fitted to the generator's codes."""
+    """Meta and networks of a complete inversion run: generator, encoder, and a new latent discriminator."""
     given, shape = foreign.config, generator.config
     wanted = (shape.resolution, shape.layers, shape.code_size)
     if (given.resolution, given.layers, given.code_size) != wanted:
@@ -153,10 +153,15 @@ def with_encoder(
             f"the generator has {shape.resolution} px and codes {shape.layers} x {shape.code_size}"
         )
     encoder: Encoder | PyramidEncoder = translate(foreign, build_encoder)
-    critic = fit_code_critic(generator)
-    networks: dict[str, nn.Module] = {"generator": generator, "encoder": encoder, "code_critic": critic}
+    discriminator = train_noise_contrastive(generator)
+    networks: dict[str, nn.Module] = {
+        "generator": generator,
+        "encoder": encoder,
+        "latent_discriminator": discriminator,
+    }
     added = {
-        "kind": "inversion", "encoder": asdict(given), "code_critic_view": critic.view, "imported_encoder": about,
+        "kind": "inversion", "encoder": asdict(given), "latent_discriminator_view": discriminator.view,
+        "imported_encoder": about,
     }  # fmt: skip
     return meta | added, networks
 
@@ -226,7 +231,8 @@ def encoder_summary(config: ImportConfig, foreign: Foreign[EncoderConfig]) -> li
     """The same of an encoder, and what its domain score is worth."""
     return [
         f"{foreign.family} written to {config.to}",
-        "  its code critic is new: it tells sampled codes from the same with noise, and has seen no encoder's codes",
+        "  its latent discriminator is new: it tells sampled codes from the same with noise, "
+        "and has seen no encoder's codes",
         f"next: python -m export bundle {config.to} --to MODEL_REPOSITORY",
-        f"  or train critic and encoder on: python -m training encoder --gan {config.to} [--data PHOTOGRAPHS]",
+        f"  or train discriminator and encoder on: python -m training encoder --gan {config.to} [--data PHOTOGRAPHS]",
     ]

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from export.importers.naming import Foreign, Rule, count, make_config, shape_of, tensors_of
 from export.importers.unpickling import Record
-from training.loops.runs import CheckpointError
 from training.networks.generator import GeneratorConfig
 from training.networks.layers import fir_kernel
+from training.run_folders.checkpoint import CheckpointError
 
 FAMILY = "NVIDIA StyleGAN2 generator"
 OUR_RATE = 0.01  # learning rate multiplier of our mapping network, in `training/networks/generator.py`

@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from training.loops.runs import CheckpointError
+from training.run_folders.checkpoint import CheckpointError
 
 ADVICE = "if you trust the file, load it with the code that wrote it and save its state dict as .safetensors"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # opens a file of torch.save before 1.6

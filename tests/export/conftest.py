@@ -14,7 +14,7 @@ from run_folder import write_run
 
 from export.bundles.bundle import Built, BundleConfig, build, write_bundle
 from export.bundles.checkpoint import Pipeline, load_pipeline
-from training.refinement import RefinementConfig
+from training.refinement.refinement import RefinementConfig
 
 REFINE = RefinementConfig(steps=10, chunk_steps=2)
 

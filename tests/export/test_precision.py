@@ -24,9 +24,9 @@ from export.progress import progress_bar
 from serving.bundle import read_bundle
 from serving.errors import BundleInvalid
 from tests.export.conftest import REFINE, Exported
-from training.loops.runs import load_meta, save_checkpoint
 from training.networks.encoder import Encoder
 from training.networks.generator import Generator, GeneratorConfig
+from training.run_folders.checkpoint import load_meta, save_checkpoint
 
 ROLES = ("encoder", "generator", "mapping", "critic", "refiner")
 ELEMENTS: dict[str, int] = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
@@ -131,7 +131,7 @@ def overflowing_run(exported: Exported, folder: Path) -> Path:
     generator.synthesis.styled[1].bias[0] = 1e5
     generator.synthesis.styled[2].conv.weight[:, 0] = 0
     networks = {
-        "generator": generator, "encoder": pipeline.encoder, "code_critic": pipeline.code_critic,
+        "generator": generator, "encoder": pipeline.encoder, "latent_discriminator": pipeline.latent_discriminator,
     }  # fmt: skip
     save_checkpoint(folder / "checkpoint", load_meta(exported.run, "inversion"), networks, {})
     return folder

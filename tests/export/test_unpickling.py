@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from export.importers.unpickling import LEGACY_MAGIC, Record, read_checkpoint
-from training.loops.runs import CheckpointError
+from training.run_folders.checkpoint import CheckpointError
 
 
 def assert_refused(file: Path, content: bytes, marker: Path, says: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Differentiable augmentation of pictures before an image critic (Zhao et al., arXiv 2006.10738).
+"""Differentiable augmentation of pictures before an image discriminator (Zhao et al., arXiv 2006.10738).
 
 The same kinds of change are made to real and generated pictures, so few real ones go further without the generator
 learning the changes. `probability` scales all of them, fixed or steered adaptively (arXiv 2006.06676).

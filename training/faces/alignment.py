@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.data.pictures import DataError, load_pictures
-from training.loops.runs import write_json
-from training.networks.face_detector import LANDMARKS, FaceDetector
+from training.faces.face_detector import LANDMARKS, FaceDetector
+from training.run_folders.json_files import write_json
 
 SIDE = 320  # pictures are resized to this before faces are looked for, pixels
 LOADED_SIDE = 128  # and before that to this, so that a large set fits into memory

@@ -1,4 +1,4 @@
-"""What both training loops share: processes and precision, seeding, one optimiser step, the progress bar."""
+"""What training steps of all kinds share: processes and precision, seeds, the batch, one step of an optimiser."""
 
 from __future__ import annotations
 
@@ -8,14 +8,6 @@ from typing import Literal, Protocol
 
 import torch
 from lightning.fabric import Fabric
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor, nn
 
 from training.data.pictures import PictureSource
@@ -45,11 +37,11 @@ class Compute:
 
 
 def seed_step(seed: int, step: int, fabric: Fabric) -> torch.Generator:
-    """All randomness of a step follows from (seed, step, process), so a resumed run equals an undisturbed one.
+    """Seed all randomness of a step from (seed, step, process), so that a resumed run equals an undisturbed one.
 
-    The generator that comes back is the same in every process: pictures and z are drawn from it for all of them, and
-    each takes its `share`, so that N processes see the batch that one would see. Noise and augmentation are each
-    process's own.
+    The random generator that is returned is the same in every process. Pictures and z are drawn from it for all
+    processes together, and each takes its `share`, so that N processes see the batch that one would see. Noise and
+    augmentation come from each process's own seed.
     """
     base = (seed * 1_000_003 + step) * 1_009
     torch.manual_seed(base + fabric.global_rank)
@@ -62,7 +54,7 @@ def share(fabric: Fabric, drawn: Tensor) -> Tensor:
 
 
 class BatchConfig(Protocol):
-    """What a step draws by."""
+    """The settings that a step's batch depends on."""
 
     batch: int
     mirror: bool
@@ -72,7 +64,7 @@ class BatchConfig(Protocol):
 def draw_batch(
     config: BatchConfig, pictures: PictureSource, z_size: int, step: int, fabric: Fabric
 ) -> tuple[Tensor, Tensor]:
-    """Seed the step; this process's pictures float32 [N, 3, H, W] and z float32 [N, z_size]."""
+    """Seed the step and draw this process's pictures float32 [N, 3, H, W] and z float32 [N, z_size]."""
     common = seed_step(config.compute.seed, step, fabric)
     total = config.batch * fabric.world_size
     index = share(fabric, torch.randint(len(pictures), (total,), generator=common))
@@ -90,7 +82,8 @@ def update(fabric: Fabric, loss: Tensor, *optimisers: torch.optim.Optimizer) -> 
     parameters = [p for group in groups for p in group["params"] if p.grad is not None]
     average_gradients(fabric, parameters)
     for p in parameters:
-        if p.grad is not None:  # a single overflow in bfloat16 must not end a run of hours
+        # A single overflow in bfloat16 must not end a run of hours.
+        if p.grad is not None:
             torch.nan_to_num(p.grad, nan=0.0, posinf=1e5, neginf=-1e5, out=p.grad)
     for optimiser in optimisers:
         optimiser.step()
@@ -104,16 +97,3 @@ def average_gradients(fabric: Fabric, parameters: Iterable[nn.Parameter]) -> Non
     flat = fabric.all_reduce(torch.cat([g.flatten() for g in gradients]), reduce_op="mean")
     for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient))
-
-
-def progress_bar(fabric: Fabric) -> Progress:
-    """Progress in pictures, shown by the first process."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
-    )
-    return Progress(*columns, disable=not fabric.is_global_zero, refresh_per_second=1)

@@ -17,7 +17,7 @@ import torch
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from training.loops.runs import image_grid
+from training.run_folders.picture_grid import image_grid
 
 COLUMNS = 12  # pictures in a row
 

@@ -2,7 +2,7 @@
 
 It brings photographs into place for encoders trained on aligned faces; nothing is trained against it. Source: `yunet_n`
 of ShiqiYu/libfacedetection.train (Apache-2.0; Wu, Peng, Yu, "YuNet: A tiny millisecond-level face detector", Machine
-Intelligence Research 20, 2023); see weights/SOURCE.md. `python -m training.networks.face_detector
+Intelligence Research 20, 2023); see weights/SOURCE.md. `python -m training.faces.face_detector
 weights/yunet_n.pth` writes the weights again from that project's checkpoint.
 """
 

