@@ -21,11 +21,12 @@ from torch import nn
 
 from benchmarks.graphs import Array, Graphs, markdown_table
 from benchmarks.speed import Step, TorchSide, interleaved
-from export.bundles.bundle import describe_graph, fold
+from export.bundles.building import fold
 from export.bundles.checkpoint import Pipeline, load_pipeline
-from export.bundles.storage import save
+from export.bundles.manifest import describe_graph
 from export.graphs.graphs import refiner_graph, to_onnx
-from export.graphs.parity import carried_on, refiner_inputs
+from export.graphs.storage import save
+from export.parity.refiner import carried_on, refiner_inputs
 from serving.backends.engines import OnnxRuntimeSession, OpenVinoSession, Session, has_bfloat16
 from serving.bundle import GraphSpec
 from training.data.pictures import load_pictures

@@ -7,7 +7,6 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from export.bundles.storage import compress
 from export.graphs.folding import (
     FoldedMapping,
     FoldedSynthesis,
@@ -15,6 +14,7 @@ from export.graphs.folding import (
     fold_latent_discriminator,
     round_weights,
 )
+from export.graphs.storage import compress
 from tests.export.conftest import Exported
 from training.networks.generator import Generator, GeneratorConfig
 from training.networks.latent_discriminator import LatentDiscriminator

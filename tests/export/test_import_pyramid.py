@@ -15,7 +15,7 @@ from export.__main__ import main
 from export.bundles.checkpoint import load_pipeline
 from export.graphs.decompositions import trace
 from export.graphs.folding import fold_encoder
-from export.importers import ImportConfig, import_checkpoint
+from export.importing import ImportConfig, import_checkpoint
 from tests.export.test_import_stylegan1 import batch_norm, normed
 from tests.export.test_importers import CODE, LAYERS, State, rosinality
 from training.run_folders.checkpoint import CheckpointError, load_meta

@@ -24,11 +24,13 @@ from torch import Tensor
 
 from benchmarks.gateway import running_gateway
 from export.__main__ import main
-from export.bundles.bundle import BundleConfig, write_bundle
+from export.bundles.building import BundleConfig
+from export.bundles.bundle import write_bundle
 from export.bundles.checkpoint import load_pipeline
 from export.graphs.folding import FoldedMapping, fold_encoder, fold_synthesis
-from export.graphs.parity import carried_on, open_session, refiner_inputs, run
-from export.importers import ImportConfig, import_checkpoint
+from export.importing import ImportConfig, import_checkpoint
+from export.parity.refiner import carried_on, refiner_inputs
+from export.parity.sessions import open_session, run
 from indomain.cli import main as indomain_cli
 from training.loops.inversion import InversionConfig, train_encoder
 from training.loops.step import Compute

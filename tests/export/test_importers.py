@@ -22,8 +22,8 @@ from torch import Tensor
 from export.__main__ import main
 from export.bundles.checkpoint import load_pipeline
 from export.graphs.folding import FoldedMapping, FoldedSynthesis
-from export.importers import ImportConfig, import_checkpoint
-from export.importers.unpickling import read_checkpoint
+from export.importing import ImportConfig, import_checkpoint
+from export.unpickling.files import read_checkpoint
 from training.loops.inversion import InversionConfig, train_encoder
 from training.loops.step import Compute
 from training.networks.generator import Generator, GeneratorConfig

@@ -14,12 +14,14 @@ from onnx import TensorProto
 from torch import nn
 
 from export.__main__ import main
-from export.bundles import bundle, storage
-from export.bundles.bundle import BundleConfig, write_bundle
+from export.bundles import building, bundle
+from export.bundles.building import BundleConfig
+from export.bundles.bundle import write_bundle
+from export.graphs import storage
 from export.graphs.folding import FoldedSynthesis
 from export.graphs.graphs import to_onnx
-from export.graphs.parity import ParityError, Tolerances
 from export.graphs.precision import Precision, lower, picture_psnr
+from export.parity.tolerances import ParityError, Tolerances
 from export.progress import progress_bar
 from serving.bundle import read_bundle
 from serving.errors import BundleInvalid
@@ -157,7 +159,7 @@ def test_less_than_40_db_is_refused_with_the_figure(
             tensor.data = tensor.data.to(torch.float8_e5m2).to(tensor.dtype)  # two bits of mantissa
         return network
 
-    monkeypatch.setattr(bundle, "lower", coarse)
+    monkeypatch.setattr(building, "lower", coarse)
     config = BundleConfig(
         exported.run, tmp_path / "to", precision="float16", precision_codes=4, sampled_codes=100
     )

@@ -20,7 +20,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from export.importers.unpickling import LEGACY_MAGIC, Record, read_checkpoint
+from export.unpickling.files import read_checkpoint
+from export.unpickling.pickles import LEGACY_MAGIC
+from export.unpickling.values import Record
 from training.run_folders.checkpoint import CheckpointError
 
 

@@ -111,7 +111,10 @@ def separate_transposed_weights(model: ir.Model) -> None:
 
 
 def shorten_names(model: ir.Model) -> None:
-    """Number inner values, weights and nodes: the exporter's names are long, and some collide with the borders'."""
+    """Number inner values, weights and nodes.
+
+    The exporter's names are long, and some collide with those of inputs and outputs.
+    """
     graph = model.graph
     for index, (name, value) in enumerate(list(graph.initializers.items())):
         del graph.initializers[name]
