@@ -19,6 +19,7 @@ from torch import Tensor
 from export.bundles.building import Built, BundleConfig, build
 from export.bundles.checkpoint import Pipeline, load_pipeline
 from export.bundles.manifest import describe, graph_file
+from export.bundles.progress import progress_bar
 from export.bundles.verification import sample_tensors, verify_bundle
 from export.engines.triton import MAX_BATCH, config_pbtxt
 from export.graphs.graphs import for_detector, to_onnx
@@ -28,7 +29,6 @@ from export.parity.differences import Array, Figures
 from export.parity.refiner import refiner_inputs
 from export.parity.sessions import open_session, run
 from export.parity.tolerances import ParityError, sample_count
-from export.progress import progress_bar
 from training.refinement.refinement import RefinementConfig
 
 # Of the progress bar: five graphs exported, five checked, and three more. Precision and the detector add theirs.
@@ -143,7 +143,7 @@ def inputs_of(z: Tensor, files: Mapping[str, Path], refine: RefinementConfig) ->
 def move_into_place(
     work: Path, repository: Path, name: str, roles: tuple[str, ...], version: int | None = None
 ) -> None:
-    """Replace the bundle in the repository, or only one version of it. The manifest, which vouches for all, goes last."""
+    """Replace the bundle, or one version of it, in the repository. The manifest, which vouches for it, goes last."""
     repository.mkdir(exist_ok=True)
     for role in roles:
         made, place = work / f"{name}_{role}", repository / f"{name}_{role}"

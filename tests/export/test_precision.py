@@ -17,12 +17,12 @@ from export.__main__ import main
 from export.bundles import building, bundle
 from export.bundles.building import BundleConfig
 from export.bundles.bundle import write_bundle
+from export.bundles.progress import progress_bar
 from export.graphs import storage
 from export.graphs.folding import FoldedSynthesis
 from export.graphs.graphs import to_onnx
 from export.graphs.precision import Precision, lower, picture_psnr
 from export.parity.tolerances import ParityError, Tolerances
-from export.progress import progress_bar
 from serving.bundle import read_bundle
 from serving.errors import BundleInvalid
 from tests.export.conftest import REFINE, Exported
