@@ -74,54 +74,28 @@ edits: $(VENV)/.all ## TRAIN=, TRAIN_CSV=, DATA=: do directions move what they a
 scale: $(VENV)/.all ## StyleGAN2 of up to 1024 px through import, export and decoding; what 16 bits cost and save
 	$(BIN)/python -m benchmarks.scale $(BENCH)
 
-# Hours on two cores. RUNS must be a fresh folder: the runs in it are numbered from 0.
+# Recipes train in stages, and go on in the stage where they were interrupted. What they hold: training/recipes/.
+RECIPE = $(BIN)/python -m training recipe training/recipes
+
 RUNS ?= runs/faces64
 train-faces64: $(VENV)/.all ## TRAIN=, TRAIN_CSV=: generator, encoder and directions of faces64, then the bundle
-	$(BIN)/python -m training gan --data $(TRAIN) --runs $(RUNS) --images 80000 --batch 32 --augmentation 0.2 \
-	  --critic-rate 6e-4 --generator-rate 1.5e-3 --coverage-weight 60 --encoder-rate 1e-3
-	$(BIN)/python -m training gan --data $(TRAIN) --resume $(RUNS)/00000-gan-faces64 --images 200000 --batch 32 \
-	  --augmentation 0.2 --critic-rate 6e-4 --generator-rate 1.5e-3 --coverage-weight 60 --encoder-rate 1e-3 --ema-images 15000 --fit-mapping
-	$(BIN)/python -m training encoder --gan $(RUNS)/00000-gan-faces64 --data $(TRAIN) --runs $(RUNS) --images 16000
-	$(BIN)/python -m training directions --run $(RUNS)/00001-inversion-faces64 --data $(TRAIN) --attributes $(TRAIN_CSV) \
-	  --keep smile age male yaw brightness saturation --condition mouth_open:yaw
-	$(BIN)/python -m training alignment --run $(RUNS)/00001-inversion-faces64 --data $(TRAIN)
-	cp training/checkpoints/faces64/presets.json $(RUNS)/00001-inversion-faces64/
+	$(RECIPE)/faces64.toml --data $(TRAIN) --attributes $(TRAIN_CSV) --runs $(RUNS)
 	$(BIN)/python -m export bundle $(RUNS)/00001-inversion-faces64 --to $(REPOSITORY)
 
-# For one large GPU: well over a thousand pictures a second in bfloat16, so the generator takes under an hour there.
-# Several GPUs: put `torchrun --nproc-per-node N -m training` in place of `python -m training` and divide the batches by N.
 RUNS128 ?= runs/faces128
 train-faces128: $(VENV)/.all ## TRAIN=, TRAIN_CSV=: the same at 128 pixels, on a GPU
-	$(BIN)/python -m training gan --name faces128 --data $(TRAIN) --runs $(RUNS128) --images 2500000 --batch 64 \
-	  --critic stylegan2 --critic-rate 2.5e-3 --generator-rate 2.5e-3 --r1-gamma 0.5 --augmentation 0.5 --ema-images 20000 \
-	  --generator.resolution 128 --generator.channels 256 256 256 256 128 64 --generator.mapping-depth 4
-	$(BIN)/python -m training encoder --gan $(RUNS128)/00000-gan-faces128 --data $(TRAIN) --runs $(RUNS128) \
-	  --images 600000 --batch 32
-	$(BIN)/python -m training directions --run $(RUNS128)/00001-inversion-faces128 --data $(TRAIN) \
-	  --attributes $(TRAIN_CSV)
-	$(BIN)/python -m training alignment --run $(RUNS128)/00001-inversion-faces128 --data $(TRAIN)
+	$(RECIPE)/faces128.toml --data $(TRAIN) --attributes $(TRAIN_CSV) --runs $(RUNS128)
 	$(BIN)/python -m export bundle $(RUNS128)/00001-inversion-faces128 --to $(REPOSITORY)
 
-# Encoders for one generator by every method, same data and number of steps; an hour on two cores, and half of one to
-# measure them.
 GAN         ?= training/checkpoints/faces64
 BASELINES   ?= runs/baselines
 BASE_IMAGES ?= 6400
-ENCODER      = $(BIN)/python -m training encoder --gan $(GAN) --data $(TRAIN) --validation $(DATA) --runs $(BASELINES) \
-  --fresh --images $(BASE_IMAGES) --batch 16 --rate 1e-3 --snapshot-steps 300
+ENCODERS     = --gan $(GAN) --data $(TRAIN) --validation $(DATA) --runs $(BASELINES) --images $(BASE_IMAGES)
 baselines: $(VENV)/.all ## TRAIN=, DATA=: encoders by every method, for `evaluate`
-	for seed in 0 1 2; do \
-	  $(ENCODER) --compute.seed $$seed --code-weight 0 --code-cycle-weight 0 && \
-	  $(ENCODER) --compute.seed $$seed || exit 1; \
-	done
-	$(ENCODER) --pixel-weight 0 --perceptual-weight 0 --image-weight 0 --code-weight 0 --code-cycle-weight 1
-	$(ENCODER) --code-cycle-weight 0 && $(ENCODER) --code-weight 0 && $(ENCODER) --code-weight 0.02
+	$(RECIPE)/baselines.toml $(ENCODERS)
 
-ablations: $(VENV)/.all ## TRAIN=, DATA=: more encoders into the same folder: another weight and other critics of codes, linear ends
-	$(ENCODER) --code-weight 0.5
-	for view in joint layer; do $(ENCODER) --code-critic-view $$view || exit 1; done
-	$(ENCODER) --r1-gamma 1 && $(ENCODER) --r1-gamma 1 --code-cycle-weight 0 && $(ENCODER) --code-pool 0
-	$(ENCODER) --no-activation && $(ENCODER) --no-activation --code-weight 0 --code-cycle-weight 0
+ablations: $(VENV)/.all ## TRAIN=, DATA=: more encoders into the same folder, with one setting changed each
+	$(RECIPE)/ablations.toml $(ENCODERS)
 
 evaluate: $(VENV)/.all ## TRAIN=, TRAIN_CSV=, DATA=, DATA_CSV=: the table of methods, from the encoders of `baselines`
 	$(BIN)/python -m training evaluate $(sort $(wildcard $(BASELINES)/*-inversion-*)) --data $(DATA) --train $(TRAIN) \

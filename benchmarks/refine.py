@@ -21,20 +21,24 @@ from torch import nn
 
 from benchmarks.graphs import Array, Graphs, markdown_table
 from benchmarks.speed import Step, TorchSide, interleaved
-from export.bundles.bundle import describe_graph, fold
+from export.bundles.building import fold
 from export.bundles.checkpoint import Pipeline, load_pipeline
-from export.bundles.storage import save
+from export.bundles.manifest import describe_graph
 from export.graphs.graphs import refiner_graph, to_onnx
-from export.graphs.parity import carried_on, refiner_inputs
+from export.graphs.storage import save
+from export.parity.refiner import carried_on, refiner_inputs
 from serving.backends.engines import OnnxRuntimeSession, OpenVinoSession, Session, has_bfloat16
 from serving.bundle import GraphSpec
 from training.data.pictures import load_pictures
-from training.loops.runs import to_uint8
 from training.losses.perceptual import LPIPSSq, VGG16Conv43
-from training.networks.discriminators import CodeCritic
 from training.networks.encoder import Encoder, EncoderConfig
 from training.networks.generator import Generator, GeneratorConfig
-from training.refinement import OPTIMISERS, Objective, OptimiserName, RefinementConfig, Refiner, Weights
+from training.networks.latent_discriminator import LatentDiscriminator
+from training.refinement.objective import Objective, Weights
+from training.refinement.optimisers import OPTIMISERS, OptimiserName
+from training.refinement.refinement import RefinementConfig
+from training.refinement.refiner import Refiner
+from training.run_folders.picture_grid import to_uint8
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -171,12 +175,14 @@ def paper_size_pipeline() -> tuple[Pipeline, nn.Module]:
     with torch.no_grad():
         codes = generator.mapping(torch.randn(64, IDINVERT_GENERATOR.z_size))
         encoder.start_from(codes)
-    critic = CodeCritic(codes.mean(0), codes.std(0) + 1e-6, "layer", inputs=generator.mapping.last_inputs)
+    discriminator = LatentDiscriminator(
+        codes.mean(0), codes.std(0) + 1e-6, "layer", inputs=generator.mapping.last_inputs
+    )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "vgg16.pth"
         torch.save(random_vgg16(), file)
         perceptual = VGG16Conv43(file)
-    return Pipeline(generator, encoder.eval(), critic.eval(), {}, {}, [], {}), perceptual
+    return Pipeline(generator, encoder.eval(), discriminator.eval(), {}, {}, [], {}), perceptual
 
 
 def random_vgg16() -> dict[str, torch.Tensor]:

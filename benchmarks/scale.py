@@ -26,17 +26,19 @@ from benchmarks.graphs import Array, markdown_table
 from benchmarks.speed import interleaved
 from export.bundles.bundle import stored_bytes
 from export.bundles.checkpoint import load_pipeline
-from export.bundles.storage import save
-from export.engines.triton import Border
 from export.graphs.folding import FoldedMapping, fold_encoder, fold_synthesis, round_weights
 from export.graphs.graphs import EncoderGraph, GeneratorGraph, Graph, to_onnx
-from export.graphs.parity import open_session, precision_figures, run
 from export.graphs.precision import Precision, lower
-from export.importers import ImportConfig, import_checkpoint
-from training.loops.runs import load_meta, load_network, read_config
+from export.graphs.storage import save
+from export.graphs.tensor_spec import TensorSpec
+from export.importing import ImportConfig, import_checkpoint
+from export.parity.checks import precision_figures
+from export.parity.sessions import open_session, run
 from training.losses.perceptual import LPIPSSq
 from training.networks.generator import Generator, GeneratorConfig, ModulatedConv, Synthesis
-from training.refinement import Objective
+from training.refinement.objective import Objective
+from training.run_folders.checkpoint import load_meta, load_network
+from training.run_folders.json_files import read_config
 
 CONFIG_F = (512, 512, 512, 512, 512, 256, 128, 64, 32)  # feature maps at 4, 8, ... 1024 pixels
 
@@ -103,11 +105,11 @@ def load_generator(folder: Path) -> Generator:
 
 
 def generator_graphs(synthesis: nn.Module, mapping: FoldedMapping, precision: Precision) -> Iterator[Graph]:
-    """Mapping and generator with their borders."""
+    """Graphs of the mapping and the generator."""
     shape = mapping.config
-    code = Border("code", "float32", (shape.layers, shape.code_size))
-    image = Border("image", "uint8", (shape.resolution, shape.resolution, 3))
-    yield Graph("mapping", mapping, (Border("z", "float32", (shape.z_size,)),), (code,))
+    code = TensorSpec("code", "float32", (shape.layers, shape.code_size))
+    image = TensorSpec("image", "uint8", (shape.resolution, shape.resolution, 3))
+    yield Graph("mapping", mapping, (TensorSpec("z", "float32", (shape.z_size,)),), (code,))
     yield Graph("generator", GeneratorGraph(lower(synthesis, precision)), (code,), (image,), precision)
 
 
@@ -192,8 +194,8 @@ def precision_rows(config: ScaleConfig, folder: Path) -> list[list[str]]:
     for precision in precisions:
         graphs = {graph.role: graph for graph in generator_graphs(synthesis, mapping, precision)}
         del graphs["mapping"]
-        borders = graphs["generator"].outputs, graphs["generator"].inputs
-        graphs["encoder"] = Graph("encoder", EncoderGraph(lower(encoder, precision)), *borders, precision)
+        specs = graphs["generator"].outputs, graphs["generator"].inputs
+        graphs["encoder"] = Graph("encoder", EncoderGraph(lower(encoder, precision)), *specs, precision)
         psnr[precision] = precision_figures(graphs, exact, codes) if precision != "float32" else {}
         files[precision] = {role: folder / f"{role}-{precision}.onnx" for role in graphs}
         for role, graph in graphs.items():

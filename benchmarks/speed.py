@@ -26,7 +26,8 @@ from benchmarks.graphs import Array, Graphs, markdown_table
 from export.bundles.checkpoint import Pipeline, load_pipeline
 from indomain.v1 import editing_pb2, editing_pb2_grpc
 from training.losses.perceptual import LPIPSSq
-from training.refinement import Adam, Objective, Weights, to_float
+from training.refinement.objective import Objective, Weights, to_float
+from training.refinement.optimisers import Adam
 
 Step = Callable[[], object]
 
@@ -72,7 +73,7 @@ class TorchSide:
         self.synthesis = pipeline.generator.synthesis.eval()
         self.encoder = pipeline.encoder.eval()
         self.rate, self.weights = rate, weights
-        variance = float(pipeline.code_critic.deviation.square().mean())
+        variance = float(pipeline.latent_discriminator.deviation.square().mean())
         self.objective = Objective(self.synthesis, self.encoder, perceptual, variance)
 
     def adam(self, code: Array) -> tuple[Tensor, torch.optim.Optimizer]:

@@ -31,10 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     not_as_promised: tuple[type[Exception], ...] = (VerificationError,)
     if not arguments or arguments[0] not in commands:  # these run where there is no PyTorch
         from export.bundles.alignment import AlignConfig, align
-        from export.bundles.bundle import BundleConfig, write_bundle
-        from export.graphs.parity import ParityError
-        from export.importers import ImportConfig, import_checkpoint
-        from training.loops.runs import CheckpointError
+        from export.bundles.building import BundleConfig
+        from export.bundles.bundle import write_bundle
+        from export.importing import ImportConfig, import_checkpoint
+        from export.parity.tolerances import ParityError
+        from training.run_folders.checkpoint import CheckpointError
 
         commands |= {
             "import": (ImportConfig, import_checkpoint),

@@ -8,15 +8,18 @@ from collections.abc import Sequence
 import tyro
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from training.data.alignment import AlignmentConfig, measure_alignment
 from training.data.pictures import DataError
 from training.directions.directions import DirectionsConfig, find_directions
 from training.directions.factors import FactorsConfig, find_factors
+from training.evaluation.evaluation import evaluate
+from training.evaluation.judge import EvaluationConfig
+from training.faces.alignment import AlignmentConfig, measure_alignment
 from training.loops.gan import GanConfig, train_gan
 from training.loops.inversion import InversionConfig, train_encoder
-from training.loops.publication import PublicationConfig, publish
-from training.loops.runs import CheckpointError
-from training.measures.evaluation import EvaluationConfig, evaluate
+from training.networks.image_discriminators import UnknownDiscriminator
+from training.recipe import RecipeConfig, RecipeError, run_recipe
+from training.run_folders.checkpoint import CheckpointError
+from training.run_folders.publication import PublicationConfig, publish
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "alignment": (AlignmentConfig, measure_alignment),
         "evaluate": (EvaluationConfig, evaluate),
         "publish": (PublicationConfig, publish),
+        "recipe": (RecipeConfig, run_recipe),
     }
     config = tyro.extras.subcommand_cli_from_dict(
         {name: kind for name, (kind, _) in commands.items()}, prog="python -m training", args=arguments
@@ -36,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = next(function for kind, function in commands.values() if isinstance(config, kind))
     try:
         rank_zero_only(print)(run(config))
-    except (DataError, CheckpointError, FileNotFoundError) as error:
+    except (DataError, CheckpointError, UnknownDiscriminator, RecipeError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -1,1 +1,1 @@
-"""Bundles in a model repository: written from a run folder, verified, changed."""
+"""Bundles: run folder to model repository, their manifest, presets and alignment, and how they are verified."""

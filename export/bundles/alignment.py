@@ -18,14 +18,19 @@ import tyro
 from safetensors.numpy import load
 from safetensors.numpy import save as to_safetensors
 
-from export.bundles.bundle import DETECTOR_LICENCE, Alignment, alignment, describe_graph, graph_file, put
+from export.bundles.building import Alignment
+from export.bundles.bundle import put
 from export.bundles.checkpoint import load_alignment
-from export.bundles.storage import save
+from export.bundles.manifest import DETECTOR_LICENCE, alignment, describe_graph, graph_file
 from export.bundles.verification import Manifest, sample_tensors, sha256, verify_bundle
 from export.engines.triton import MAX_BATCH, TritonError, config_pbtxt
 from export.graphs.graphs import detector_graph, for_detector, to_onnx
-from export.graphs.parity import Array, ParityError, check_forward, check_structure, open_session, run
-from training.loops.runs import CheckpointError
+from export.graphs.storage import save
+from export.parity.differences import Array
+from export.parity.forward import check_forward, check_structure
+from export.parity.sessions import open_session, run
+from export.parity.tolerances import ParityError
+from training.run_folders.checkpoint import CheckpointError
 
 ROLE = "detector"
 

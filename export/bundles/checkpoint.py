@@ -12,13 +12,13 @@ import numpy.typing as npt
 from safetensors.numpy import load_file
 
 from export.bundles.presets import read_presets
-from training.data.alignment import ALIGNMENT_FILE
-from training.loops.inversion import load_inversion
-from training.loops.runs import CheckpointError
-from training.networks.discriminators import CodeCritic
+from training.faces.alignment import ALIGNMENT_FILE
 from training.networks.encoder import Encoder
 from training.networks.generator import Generator
+from training.networks.latent_discriminator import LatentDiscriminator
 from training.networks.pyramid_encoder import PyramidEncoder
+from training.run_folders.checkpoint import CheckpointError
+from training.run_folders.trained_inversion import load_inversion
 
 Tensors = dict[str, npt.NDArray[np.float32]]
 DIRECTION_FIELDS = ("name", "label", "layers", "range", "scale", "held_out", "conditioned_on")
@@ -30,7 +30,7 @@ class Pipeline:
 
     generator: Generator
     encoder: Encoder | PyramidEncoder
-    code_critic: CodeCritic
+    latent_discriminator: LatentDiscriminator
     meta: dict[str, Any]
     """checkpoint.json"""
     card: dict[str, Any]
@@ -55,7 +55,7 @@ class Pipeline:
 
 def load_pipeline(run: Path) -> Pipeline:
     """Load a run folder of kind "inversion". Raises CheckpointError, PresetError."""
-    generator, encoder, critic, meta = load_inversion(run)
+    generator, encoder, discriminator, meta = load_inversion(run)
     shape = (generator.config.layers, generator.config.code_size)
     file = run / "card.json"
     card = json.loads(file.read_text()) if file.is_file() else {}
@@ -63,7 +63,16 @@ def load_pipeline(run: Path) -> Pipeline:
     listing = run / "presets.json"
     presets = read_presets(listing, directions) if listing.is_file() else []
     return Pipeline(
-        generator, encoder, critic, meta, card, directions, vectors, boundaries, presets, load_alignment(run)
+        generator,
+        encoder,
+        discriminator,
+        meta,
+        card,
+        directions,
+        vectors,
+        boundaries,
+        presets,
+        load_alignment(run),
     )
 
 

@@ -134,7 +134,10 @@ def sha256(file: Path) -> str:
 def verify_graph(
     repository: Path, role: str, graph: Manifest, tensors: Mapping[str, Array]
 ) -> tuple[str, str]:
-    """Open a graph, compare its borders with the manifest, and run its sample: what was found, what is wrong."""
+    """Open a graph, compare its inputs and outputs with the manifest, and run its stored sample.
+
+    Returns what was found, and what is wrong or nothing.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     precision = graph.get("precision", "float32")
@@ -162,7 +165,7 @@ def verify_graph(
         for side in ("inputs", "outputs")
     }
     if not stored["inputs"]:
-        return "borders as in the manifest; no sample is stored (written by an older export)", ""
+        return "inputs and outputs as in the manifest; no sample is stored (written by an older export)", ""
     names = [value.name for value in session.get_outputs()]
     outputs = dict(zip(names, session.run(names, stored["inputs"]), strict=True))
     worst, wrong = 0.0, ""
@@ -173,7 +176,7 @@ def verify_graph(
         worst = max(worst, off / allowed)
         if not off <= allowed:  # NaN is never within
             wrong = f"{name} differs from the stored sample by {off:.2e}; at most {allowed:g} is allowed"
-    return f"borders and sample as stored ({worst:.1%} of what may differ)", wrong
+    return f"inputs, outputs and sample as stored ({worst:.1%} of what may differ)", wrong
 
 
 def difference(found: Array, wanted: Array, precision: str) -> tuple[float, float]:

@@ -1,1 +1,1 @@
-"""What NVIDIA Triton, TensorRT and OpenVINO are told of a bundle."""
+"""What runs the graphs of a bundle: Triton's configuration files, TensorRT engines and plans. Needs no PyTorch."""

@@ -19,16 +19,16 @@ from typing import Any
 import tyro
 
 from export.engines.triton import (
-    Border,
     Precision,
     TensorRT,
     TritonError,
     batches,
-    borders,
     config_pbtxt,
     read_graphs,
     shapes,
+    tensor_specs,
 )
+from export.graphs.tensor_spec import TensorSpec
 
 PRECISE = (
     "refiner",
@@ -74,7 +74,7 @@ def accelerate(config: TensorRTConfig) -> str:
         # one level: the provider makes the last folder of the path, and no other
         cache = f"{config.cache}/{config.release}-{gpu}-{graph['model']}-{graph['sha256'][:16]}"
         settings = TensorRT(precision_of(role, graph, config), cache)
-        text = config_pbtxt(graph["model"], graph["max_batch_size"], *borders(graph), settings)
+        text = config_pbtxt(graph["model"], graph["max_batch_size"], *tensor_specs(graph), settings)
         (config.repository / graph["model"] / "config.pbtxt").write_text(text)
     return f"{len(graphs)} graphs set to TensorRT, {config.precision}, engines in {config.cache}"
 
@@ -102,7 +102,7 @@ def build_plans(config: TensorRTConfig, graphs: dict[str, dict[str, Any]], to: P
     commands = []
     can_build = this_gpu() != "" and find_spec("tensorrt") is not None
     for role, graph in graphs.items():
-        inputs, outputs = borders(graph)
+        inputs, outputs = tensor_specs(graph)
         folder = to / graph["model"] / str(graph["version"])
         folder.mkdir(parents=True, exist_ok=True)
         text = config_pbtxt(graph["model"], graph["max_batch_size"], inputs, outputs, runtime="plan")
@@ -129,7 +129,13 @@ def build_plans(config: TensorRTConfig, graphs: dict[str, dict[str, Any]], to: P
 
 
 def trtexec(
-    model: Path, plan: Path, inputs: list[Border], max_batch_size: int, precision: Precision, *, typed: bool
+    model: Path,
+    plan: Path,
+    inputs: list[TensorSpec],
+    max_batch_size: int,
+    precision: Precision,
+    *,
+    typed: bool,
 ) -> str:
     """The command that builds a plan; `typed`: every operator in the type that the graph gives it."""
     least, usual, largest = (shapes(inputs, batch) for batch in batches(max_batch_size))
@@ -142,7 +148,13 @@ def trtexec(
 
 
 def build_plan(
-    model: Path, plan: Path, inputs: list[Border], max_batch_size: int, precision: Precision, *, typed: bool
+    model: Path,
+    plan: Path,
+    inputs: list[TensorSpec],
+    max_batch_size: int,
+    precision: Precision,
+    *,
+    typed: bool,
 ) -> None:
     """The same through the `tensorrt` package, release 10. Raises TritonError with its complaints."""
     import tensorrt as trt  # type: ignore[import-not-found]
@@ -167,8 +179,8 @@ def build_plan(
             f"TensorRT {trt.__version__} has no {precision} flag; use release 10, or --precision fp32"
         )
     profile = builder.create_optimization_profile()
-    for border in inputs:
-        profile.set_shape(border.name, *((batch, *border.shape) for batch in batches(max_batch_size)))
+    for spec in inputs:
+        profile.set_shape(spec.name, *((batch, *spec.shape) for batch in batches(max_batch_size)))
     settings.add_optimization_profile(profile)
     engine = builder.build_serialized_network(network, settings)
     if engine is None:

@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 import tyro
 
+from export.graphs.tensor_spec import DType, TensorSpec
+
 MAX_BATCH = {"encoder": 16, "generator": 16, "mapping": 64, "critic": 64, "refiner": 8, "detector": 8}
 QUEUE_BATCHES = 16  # full batches that may wait; the next request is rejected, not kept waiting for ever
 LONGEST_WAIT_US = 600_000_000  # for a request's own time-out to count, one must be set here that is longer
 QUEUE_DELAY_US = 500  # a lone request waits this long for company
 # With one, Triton's scheduler now and then misses that it is free and looks again only after half a second (24.10).
 INSTANCES = 2
-DType = Literal["uint8", "float32"]
 TYPES: dict[DType, str] = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 
 THREADS = """\
@@ -65,7 +66,7 @@ class OpenVinoConfig:
 def run_by_openvino(config: OpenVinoConfig) -> str:
     """Write the refiner's configuration; gives a summary. Raises FileNotFoundError, TritonError."""
     graph = read_graphs(config.repository, config.bundle)["refiner"]
-    text = config_pbtxt(graph["model"], graph["max_batch_size"], *borders(graph), runtime="openvino")
+    text = config_pbtxt(graph["model"], graph["max_batch_size"], *tensor_specs(graph), runtime="openvino")
     (config.repository / graph["model"] / "config.pbtxt").write_text(text)
     return f"{graph['model']} set to Triton's OpenVINO back end; the other graphs stay as they are"
 
@@ -79,20 +80,11 @@ def read_graphs(repository: Path, bundle: str = "") -> dict[str, dict[str, Any]]
     try:
         graphs: dict[str, dict[str, Any]] = json.loads(manifests[0].read_text())["graphs"]
         for graph in graphs.values():
-            borders(graph)
+            tensor_specs(graph)
             _ = [graph[key] for key in ("model", "version", "file", "sha256", "max_batch_size")]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TritonError(f"{manifests[0]} is no manifest: {error!r}") from None
     return graphs
-
-
-@dataclass(frozen=True)
-class Border:
-    """An input or output of a graph."""
-
-    name: str
-    dtype: DType
-    shape: tuple[int, ...]  # without the batch
 
 
 @dataclass(frozen=True)
@@ -104,10 +96,10 @@ class TensorRT:
     """Folder for engines. One engine fits one GPU, TensorRT, ONNX Runtime and model: all of them are in the path."""
 
 
-def borders(graph: dict[str, Any]) -> tuple[list[Border], list[Border]]:
+def tensor_specs(graph: dict[str, Any]) -> tuple[list[TensorSpec], list[TensorSpec]]:
     """Inputs and outputs of a manifest's graph."""
     inputs, outputs = (
-        [Border(border["name"], border["dtype"], tuple(border["shape"][1:])) for border in graph[side]]
+        [TensorSpec(spec["name"], spec["dtype"], tuple(spec["shape"][1:])) for spec in graph[side]]
         for side in ("inputs", "outputs")
     )
     return inputs, outputs
@@ -118,16 +110,16 @@ def batches(largest: int) -> tuple[int, int, int]:
     return 1, max(1, largest // 4), largest
 
 
-def shapes(inputs: Sequence[Border], batch: int) -> str:
+def shapes(inputs: Sequence[TensorSpec], batch: int) -> str:
     """`image:8x64x64x3,mask:8x64x64x1`, as TensorRT's profiles have it; the batch is in."""
-    return ",".join(f"{border.name}:{'x'.join(map(str, (batch, *border.shape)))}" for border in inputs)
+    return ",".join(f"{spec.name}:{'x'.join(map(str, (batch, *spec.shape)))}" for spec in inputs)
 
 
 def config_pbtxt(
     model: str,
     max_batch_size: int,
-    inputs: Sequence[Border],
-    outputs: Sequence[Border],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
     tensorrt: TensorRT | None = None,
     *,
     runtime: Runtime = "onnxruntime",
@@ -157,16 +149,16 @@ instance_group [
 {PARAMETERS[runtime]}{accelerator(tensorrt, max_batch_size, inputs) if tensorrt else ""}"""
 
 
-def entries(borders: Sequence[Border]) -> str:
+def entries(specs: Sequence[TensorSpec]) -> str:
     """The entries of an `input` or `output` list."""
     lines = (
         f'\n  {{ name: "{b.name}" data_type: {TYPES[b.dtype]} dims: [ {", ".join(map(str, b.shape))} ] }}'
-        for b in borders
+        for b in specs
     )
     return ",".join(lines) + "\n"
 
 
-def accelerator(tensorrt: TensorRT, max_batch_size: int, inputs: Sequence[Border]) -> str:
+def accelerator(tensorrt: TensorRT, max_batch_size: int, inputs: Sequence[TensorSpec]) -> str:
     """TensorRT with its profile, and a warm-up for every batch of it: the first call of each would build or load."""
     least, usual, largest = batches(max_batch_size)
     settings = {
@@ -199,7 +191,7 @@ model_warmup [
 """
 
 
-def warm_up(batch: int, inputs: Sequence[Border]) -> str:
+def warm_up(batch: int, inputs: Sequence[TensorSpec]) -> str:
     """One entry of `model_warmup`: zeros of a batch."""
     lines = "\n".join(
         f'    inputs {{ key: "{b.name}" value: {{ data_type: {TYPES[b.dtype]} '

@@ -1,1 +1,1 @@
-"""Networks to ONNX graphs: folding, tracing, precision, parity checks."""
+"""Networks to ONNX graphs: folding, tracing with gradients, 16 bits, compact storage."""

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from training.networks.discriminators import CodeCritic, NativeCoordinates, Scale
 from training.networks.encoder import BatchNorm, Encoder, EncoderBlock
 from training.networks.generator import DEMODULATION_EPSILON, Mapping, ModulatedConv, StyledLayer, Synthesis
+from training.networks.latent_discriminator import LatentDiscriminator, NativeCoordinates, Scale
 from training.networks.layers import ACTIVATION_GAIN, LEAKY_SLOPE, EqualizedLinear
 from training.networks.pyramid_encoder import PyramidEncoder, Unit
 from training.networks.stylegan1 import AdaINLayer, AdaINSynthesis, Conv, UpConv, instance_norm, spread
@@ -209,10 +209,10 @@ class FoldedAdaINSynthesis(nn.Module):
             self.register_buffer("start", instance_norm(x))
         self.first = FoldedStyle(first.style)
         self.rest = nn.ModuleList(FoldedAdaINLayer(layer) for layer in rest)  # type: ignore[arg-type]
-        self.rgb = nn.Conv2d(synthesis.config.channels[-1], 3, 1)
+        self.rgb = nn.Conv2d(synthesis.channels[-1], 3, 1)
         self.rgb.weight.data = synthesis.rgb_weight.detach() * synthesis.rgb_scale
         self.rgb.bias.data = synthesis.rgb_bias.detach().clone()
-        self.last = nn.Tanh() if synthesis.config.final_tanh else nn.Identity()
+        self.last = nn.Tanh() if synthesis.final_tanh else nn.Identity()
 
     def forward(self, code: Tensor) -> Tensor:
         first, *rest = code.unbind(1)
@@ -320,15 +320,15 @@ def fold_pyramid_encoder(encoder: PyramidEncoder) -> PyramidEncoder:
     return folded
 
 
-def fold_code_critic(critic: CodeCritic) -> CodeCritic:
+def fold_latent_discriminator(discriminator: LatentDiscriminator) -> LatentDiscriminator:
     """A copy with plain linear layers; the gain after each activation has moved into the layer before it."""
-    folded = copy.deepcopy(critic)
+    folded = copy.deepcopy(discriminator)
     layers: list[nn.Module] = []
-    for layer in critic.layers:
+    for layer in discriminator.layers:
         if isinstance(layer, EqualizedLinear):
             layers.append(fold_linear(layer, ACTIVATION_GAIN))
         elif not isinstance(layer, Scale):
             layers.append(layer)
-    layers[-1] = fold_linear(critic.layers[-1])  # type: ignore[arg-type]  # no activation follows it
+    layers[-1] = fold_linear(discriminator.layers[-1])  # type: ignore[arg-type]  # no activation follows it
     folded.layers = nn.Sequential(*layers)
     return folded

@@ -1,4 +1,4 @@
-"""The graphs of a bundle: modules with their borders (names, types, shapes), and their way through the exporter.
+"""The graphs of a bundle: modules with their inputs and outputs, and how the exporter takes them.
 
 Normalisation, rounding and layout changes live here, inside the graphs; pictures are uint8 [N, H, W, 3] outside.
 """
@@ -17,13 +17,14 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from export.bundles.storage import compress, tidy
-from export.engines.triton import Border, DType
 from export.graphs.decompositions import trace
 from export.graphs.precision import Precision
+from export.graphs.storage import compress, tidy
+from export.graphs.tensor_spec import DType, TensorSpec
 from export.graphs.unrolling import BEST, LOSS, unroll
-from training.networks.face_detector import STRIDES, VALUES, FaceDetector
-from training.refinement import Refiner, to_float
+from training.faces.face_detector import STRIDES, VALUES, FaceDetector
+from training.refinement.objective import to_float
+from training.refinement.refiner import Refiner
 
 OPSET = 20
 BFLOAT16_OPSET = 22  # the first whose convolutions take bfloat16
@@ -35,14 +36,14 @@ TORCH_DTYPES: dict[DType, torch.dtype] = {"uint8": torch.uint8, "float32": torch
 
 @dataclass(frozen=True)
 class Graph:
-    """A module and the borders that its ONNX graph will have, in order."""
+    """A module, and the inputs and outputs that its ONNX graph will have, in order."""
 
     role: str
     module: nn.Module
-    inputs: tuple[Border, ...]
-    outputs: tuple[Border, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
     precision: Precision = "float32"
-    """What its network computes in; borders are uint8 and float32 whatever it is."""
+    """What its network computes in. Inputs and outputs are uint8 and float32 whatever it is."""
 
     @property
     def opset(self) -> int:
@@ -73,27 +74,27 @@ class GeneratorGraph(nn.Module):
         return torch.round((image + 1) * 127.5).clamp(0, 255).to(torch.uint8)
 
 
-class CriticGraph(nn.Module):
+class DomainScoreGraph(nn.Module):
     """code float32 [N, L, 512] -> domain score float32 [N, 1] in 0..1.
 
-    The score is the share of the generator's own pictures whose inversions the code critic finds less native than this
-    code: the critic's mean logit, looked up between `quantiles` (float32 [Q], rising) of theirs with linear
-    interpolation. Sampled codes themselves would be no measure: the critic knows any encoder's codes from those.
+    The score is the share of the generator's own pictures whose inversions the latent discriminator finds less native
+    than this code. It is the discriminator's mean logit, looked up between `quantiles` (float32 [Q], rising) of theirs
+    with linear interpolation. Sampled codes would be no measure: the discriminator tells any encoder's codes from them.
     """
 
     lower: Tensor
     slope: Tensor
 
-    def __init__(self, critic: nn.Module, quantiles: Tensor) -> None:
+    def __init__(self, discriminator: nn.Module, quantiles: Tensor) -> None:
         super().__init__()
-        self.critic = critic
+        self.discriminator = discriminator
         # equal quantiles make a step, not a division by zero
         widths = (quantiles[1:] - quantiles[:-1]).clamp(min=1e-6)
         self.register_buffer("lower", quantiles[:-1].clone())
         self.register_buffer("slope", 1 / widths)
 
     def forward(self, code: Tensor) -> Tensor:
-        logit = self.critic(code).mean(1, keepdim=True)
+        logit = self.discriminator(code).mean(1, keepdim=True)
         # the interpolated table as a sum of ramps, one an interval: each is passed, not reached, or part of the way
         ramps = ((logit - self.lower) * self.slope).clamp(0, 1)
         return ramps.mean(1, keepdim=True)
@@ -111,10 +112,13 @@ class DetectorGraph(nn.Module):
 
 
 def detector_graph() -> Graph:
-    """The face detector with its borders: the same in every bundle that is aligned by faces."""
+    """The graph of the face detector: the same in every bundle that is aligned by faces."""
     side = DETECTOR_SIDE
     places = sum((side // stride) ** 2 for stride in STRIDES)
-    image, faces = Border("image", "uint8", (side, side, 3)), Border("faces", "float32", (places, VALUES))
+    image, faces = (
+        TensorSpec("image", "uint8", (side, side, 3)),
+        TensorSpec("faces", "float32", (places, VALUES)),
+    )
     return Graph("detector", DetectorGraph(), (image,), (faces,))
 
 
@@ -129,7 +133,7 @@ def bundle_graphs(
     encoder: nn.Module,
     synthesis: nn.Module,
     mapping: nn.Module,
-    critic: CriticGraph,
+    critic: DomainScoreGraph,
     refiner: Refiner,
     resolution: int,
     code_shape: tuple[int, int],
@@ -138,32 +142,32 @@ def bundle_graphs(
 ) -> dict[str, Graph]:
     """The five graphs by role, from folded networks. `precision`: that of `encoder` and `synthesis`."""
     picture = (resolution, resolution, 3)
-    code, image = Border("code", "float32", code_shape), Border("image", "uint8", picture)
+    code, image = TensorSpec("code", "float32", code_shape), TensorSpec("image", "uint8", picture)
     graphs = (
         Graph("encoder", EncoderGraph(encoder), (image,), (code,), precision),
         Graph("generator", GeneratorGraph(synthesis), (code,), (image,), precision),
-        Graph("mapping", mapping, (Border("z", "float32", (z_size,)),), (code,)),
-        Graph("critic", critic, (code,), (Border("score", "float32", (1,)),)),
+        Graph("mapping", mapping, (TensorSpec("z", "float32", (z_size,)),), (code,)),
+        Graph("critic", critic, (code,), (TensorSpec("score", "float32", (1,)),)),
         refiner_graph(refiner, resolution),
     )
     return {graph.role: graph for graph in graphs}
 
 
 def refiner_graph(refiner: Refiner, resolution: int) -> Graph:
-    """The refiner with its borders."""
+    """The graph of a refiner."""
     shapes = refiner.one_step.shapes
-    state = [Border(name, "float32", shape) for name, shape in shapes.items()]
+    state = [TensorSpec(name, "float32", shape) for name, shape in shapes.items()]
     settings = [
-        Border(name, "float32", (1,))
+        TensorSpec(name, "float32", (1,))
         for name in ("learning_rate", "pixel_weight", "perceptual_weight", "domain_weight")
     ]
-    target = Border("target", "uint8", (resolution, resolution, 3))
-    mask = Border("mask", "float32", (resolution, resolution, 1))
+    target = TensorSpec("target", "uint8", (resolution, resolution, 3))
+    mask = TensorSpec("mask", "float32", (resolution, resolution, 1))
     outputs = (
-        *(Border(f"next_{border.name}", "float32", border.shape) for border in state),
-        Border("loss", "float32", (refiner.chunk_steps,)),
-        Border("best_code", "float32", shapes["code"]),
-        Border("best_loss", "float32", (1,)),
+        *(TensorSpec(f"next_{spec.name}", "float32", spec.shape) for spec in state),
+        TensorSpec("loss", "float32", (refiner.chunk_steps,)),
+        TensorSpec("best_code", "float32", shapes["code"]),
+        TensorSpec("best_loss", "float32", (1,)),
     )
     return Graph("refiner", refiner, (*state, target, mask, *settings), outputs)
 
@@ -173,7 +177,7 @@ def to_onnx(graph: Graph, name: str) -> ir.Model:
     if isinstance(graph.module, Refiner):
         model = ir.from_proto(unroll(refiner_step(graph), graph.module.chunk_steps))
     else:
-        model = export(graph.module, graph.inputs, [border.name for border in graph.outputs], graph.opset)
+        model = export(graph.module, graph.inputs, [spec.name for spec in graph.outputs], graph.opset)
     model.graph.name = name
     tidy(model)
     compress(model)
@@ -185,25 +189,25 @@ def refiner_step(graph: Graph) -> onnx.ModelProto:
     assert isinstance(graph.module, Refiner)
     step = graph.module.one_step.eval().requires_grad_(False)
     parts = len(step.shapes)
-    best = [border for border in graph.outputs if border.name in BEST]
+    best = [spec for spec in graph.outputs if spec.name in BEST]
     inputs = (*graph.inputs[:parts], *best, *graph.inputs[parts:])
-    traced = trace(step, tuple(example(border) for border in inputs))
+    traced = trace(step, tuple(example(spec) for spec in inputs))
     names = [*(f"next_{name}" for name in (*step.shapes, *BEST)), LOSS]
     model = export(traced, inputs, names, graph.opset)
     tidy(model)
     return ir.to_proto(model)
 
 
-def export(module: nn.Module, inputs: Sequence[Border], outputs: Sequence[str], opset: int) -> ir.Model:
+def export(module: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[str], opset: int) -> ir.Model:
     """Through torch's exporter, batch dynamic."""
     module.eval().requires_grad_(False)
     with quiet_exporter():
         program = torch.onnx.export(
             module,
-            tuple(example(border) for border in inputs),
+            tuple(example(spec) for spec in inputs),
             dynamo=True,
             dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs),
-            input_names=[border.name for border in inputs],
+            input_names=[spec.name for spec in inputs],
             output_names=list(outputs),
             opset_version=opset,
             optimize=False,  # the optimiser deletes "+ 1e-8": a wrong gradient, and NaN in half precision
@@ -212,10 +216,10 @@ def export(module: nn.Module, inputs: Sequence[Border], outputs: Sequence[str], 
     return program.model
 
 
-def example(border: Border) -> Tensor:
+def example(spec: TensorSpec) -> Tensor:
     """A tensor to trace with."""
-    shape = (EXAMPLE_BATCH, *border.shape)
-    if border.dtype == "uint8":
+    shape = (EXAMPLE_BATCH, *spec.shape)
+    if spec.dtype == "uint8":
         return torch.randint(0, 256, shape, dtype=torch.uint8)
     return torch.rand(shape)
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from export.importers.unpickling import Array
+from export.unpickling.values import Array
 from training.directions.directions import (
     DOMAIN_FLOOR,
     READ,
@@ -23,8 +23,8 @@ from training.directions.directions import (
     Direction,
     add_directions,
 )
-from training.loops.inversion import load_inversion
-from training.loops.runs import CheckpointError
+from training.run_folders.checkpoint import CheckpointError
+from training.run_folders.trained_inversion import load_inversion
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from export.importers.naming import (
     shape_of,
     tensors_of,
 )
-from training.loops.runs import CheckpointError
 from training.networks.encoder import EncoderConfig
+from training.run_folders.checkpoint import CheckpointError
 
 FAMILY = "idinvert encoder"
 

@@ -10,9 +10,9 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from training.loops.runs import CheckpointError
 from training.networks.encoder import EncoderConfig
 from training.networks.generator import GeneratorConfig
+from training.run_folders.checkpoint import CheckpointError
 
 MOST_LISTED = 40  # names in an error message
 MOST_LAYERS = 32  # of one kind

@@ -1,6 +1,6 @@
 """StyleGAN2 of NVIDIA's stylegan2-ada-pytorch and stylegan3 repositories (.pkl).
 
-The pickle holds whole networks with their source code; `unpickling.py` leaves of them their names and fields.
+The pickle holds whole networks with their source code; `unpickling/` leaves of them their names and fields.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from export.importers.naming import Foreign, Rule, count, make_config, shape_of, tensors_of
-from export.importers.unpickling import Record
-from training.loops.runs import CheckpointError
+from export.unpickling.values import Record
 from training.networks.generator import GeneratorConfig
 from training.networks.layers import fir_kernel
+from training.run_folders.checkpoint import CheckpointError
 
 FAMILY = "NVIDIA StyleGAN2 generator"
 OUR_RATE = 0.01  # learning rate multiplier of our mapping network, in `training/networks/generator.py`

@@ -20,9 +20,9 @@ from export.importers.naming import (
     shape_of,
     tensors_of,
 )
-from training.loops.runs import CheckpointError
 from training.networks.encoder import EncoderConfig
 from training.networks.pyramid_encoder import COARSE, MIDDLE
+from training.run_folders.checkpoint import CheckpointError
 
 KINDS: dict[str, Literal["psp", "e4e"]] = {"GradualStyleEncoder": "psp", "Encoder4Editing": "e4e"}
 MOST_HALVINGS = 6  # of the coarsest scale's maps, down to one place

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from export.importers.genforce import flipped, generator_of
 from export.importers.naming import Foreign, Rule, count, make_config, same, shape_of, tensors_of
-from training.loops.runs import CheckpointError
 from training.networks.generator import GeneratorConfig
 from training.networks.layers import ACTIVATION_GAIN, fir_kernel
+from training.run_folders.checkpoint import CheckpointError
 
 FUSED_FROM = 128  # pixels
 

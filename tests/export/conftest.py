@@ -12,9 +12,10 @@ sys.path.insert(0, str(Path(__file__).parent))  # for run_folder, which scripts 
 
 from run_folder import write_run
 
-from export.bundles.bundle import Built, BundleConfig, build, write_bundle
+from export.bundles.building import Built, BundleConfig, build
+from export.bundles.bundle import write_bundle
 from export.bundles.checkpoint import Pipeline, load_pipeline
-from training.refinement import RefinementConfig
+from training.refinement.refinement import RefinementConfig
 
 REFINE = RefinementConfig(steps=10, chunk_steps=2)
 

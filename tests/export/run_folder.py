@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from training.loops.runs import save_checkpoint
-from training.networks.discriminators import CodeCritic
 from training.networks.encoder import Encoder, EncoderConfig
 from training.networks.generator import Generator, GeneratorConfig
+from training.networks.latent_discriminator import LatentDiscriminator
+from training.run_folders.checkpoint import save_checkpoint
 
 SMALL_GENERATOR = GeneratorConfig(resolution=32, channels=(16, 16, 8, 8), mapping_depth=2)
 SMALL_ENCODER = EncoderConfig(resolution=32, channels=(8, 8, 16, 16), bottleneck=4, layers=8, activation=True)
@@ -38,17 +38,20 @@ def write_run(
     encoder.start_from(codes)
     for part in codes[:64].split(16):  # batch norm statistics that are not 0 and 1
         encoder(generator.synthesis(part))
-    critic = CodeCritic(codes.mean(0), codes.std(0), "native", inputs=generator.mapping.last_inputs)
-    critic.native.fit(generator.mapping)
-    critic.layers[-1].weight.normal_()
+    discriminator = LatentDiscriminator(
+        codes.mean(0), codes.std(0), "native", inputs=generator.mapping.last_inputs
+    )
+    discriminator.native.fit(generator.mapping)
+    discriminator.layers[-1].weight.normal_()
     meta = {
         "kind": "inversion", "name": name, "generator": asdict(generator_config), "encoder": asdict(encoder_config),
-        "code_critic_view": "native", "code_critic": {"code_critic_rate": 2e-3, "r1_gamma": 10.0, "code_pool": 50},
+        "latent_discriminator_view": "native",
+        "latent_discriminator": {"latent_discriminator_rate": 2e-3, "r1_gamma": 10.0, "code_pool": 50},
         "data": "random weights", "images_seen": 0, "step": 0,
         "seed": seed,
         "loss_weights": {"pixel_weight": 1.0, "code_weight": code_weight, "code_cycle_weight": code_weight * 5},
     }  # fmt: skip
-    networks = {"generator": generator, "encoder": encoder, "code_critic": critic}
+    networks = {"generator": generator, "encoder": encoder, "latent_discriminator": discriminator}
     save_checkpoint(folder / "checkpoint", meta, networks, {})
     entries, tensors = [], {}
     for key, layers in (("smile", [2, 3, 4]), ("age", [0, 1, 2, 3])):

@@ -17,7 +17,9 @@ from safetensors.numpy import load_file
 from export.__main__ import main
 from export.bundles import bundle
 from export.bundles.bundle import write_bundle
-from export.graphs.parity import FORBIDDEN, ParityError, Tolerances, open_session, run
+from export.parity.forward import FORBIDDEN
+from export.parity.sessions import open_session, run
+from export.parity.tolerances import ParityError, Tolerances
 from tests.export.conftest import REFINE, Exported
 
 ROLES = ("encoder", "generator", "mapping", "critic", "refiner")

@@ -7,17 +7,17 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from export.bundles.storage import compress
 from export.graphs.folding import (
     FoldedMapping,
     FoldedSynthesis,
-    fold_code_critic,
     fold_encoder,
+    fold_latent_discriminator,
     round_weights,
 )
+from export.graphs.storage import compress
 from tests.export.conftest import Exported
-from training.networks.discriminators import CodeCritic
 from training.networks.generator import Generator, GeneratorConfig
+from training.networks.latent_discriminator import LatentDiscriminator
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def test_twins_equal_their_networks(exported: Exported) -> None:
         (FoldedMapping(pipeline.generator.mapping)(z), code),
         (FoldedSynthesis(pipeline.generator.synthesis)(code), image),
         (fold_encoder(pipeline.encoder)(image), pipeline.encoder(image)),
-        (fold_code_critic(pipeline.code_critic)(code), pipeline.code_critic(code)),
+        (fold_latent_discriminator(pipeline.latent_discriminator)(code), pipeline.latent_discriminator(code)),
     )
     for found, wanted in pairs:
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
@@ -38,13 +38,15 @@ def test_twins_equal_their_networks(exported: Exported) -> None:
 
 @torch.no_grad()
 def test_repeated_code_and_layer_view() -> None:
-    """Stock StyleGAN2's mapping, and the critic that judges one layer's vector at a time."""
+    """Stock StyleGAN2's mapping, and the discriminator that judges one layer's vector at a time."""
     mapping = Generator(GeneratorConfig(8, (8, 8), mapping_depth=2, per_layer_code=False)).mapping
     z = torch.randn(3, 512)
     code = mapping(z)
     torch.testing.assert_close(FoldedMapping(mapping)(z), code, rtol=1e-4, atol=1e-4)
-    critic = CodeCritic(torch.randn(4, 512), torch.rand(4, 512) + 0.5, "layer")
-    torch.testing.assert_close(fold_code_critic(critic)(code), critic(code), rtol=1e-4, atol=1e-4)
+    discriminator = LatentDiscriminator(torch.randn(4, 512), torch.rand(4, 512) + 0.5, "layer")
+    torch.testing.assert_close(
+        fold_latent_discriminator(discriminator)(code), discriminator(code), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_rounding_leaves_what_float16_cannot_hold() -> None:

@@ -15,10 +15,10 @@ from export.__main__ import main
 from export.bundles.checkpoint import load_pipeline
 from export.graphs.decompositions import trace
 from export.graphs.folding import fold_encoder
-from export.importers import ImportConfig, import_checkpoint
+from export.importing import ImportConfig, import_checkpoint
 from tests.export.test_import_stylegan1 import batch_norm, normed
 from tests.export.test_importers import CODE, LAYERS, State, rosinality
-from training.loops.runs import CheckpointError, load_meta
+from training.run_folders.checkpoint import CheckpointError, load_meta
 
 WIDTHS = (4, 4, 6, 8, 10, 10)  # four widths; the scales come from units 2, 3 and 5
 TAPS = (2, 3, 5)
@@ -119,7 +119,7 @@ def test_codes_are_those_of_the_format(tmp_path: Path, kind: str) -> None:
     torch.save(content_of(kind, state, mean), tmp_path / "ffhq.pt")
     assert main(["import", str(tmp_path / "ffhq.pt"), "--to", str(tmp_path / "run")]) == 0
     pipeline = load_pipeline(tmp_path / "run")
-    assert pipeline.code_critic.view == "layer"  # its mapping repeats one w
+    assert pipeline.latent_discriminator.view == "layer"  # its mapping repeats one w
     image = torch.rand(3, 3, SIDE, SIDE) * 2 - 1
     wanted = encode(state, image, kind, mean)
     folded = fold_encoder(pipeline.encoder)

@@ -24,17 +24,20 @@ from torch import Tensor
 
 from benchmarks.gateway import running_gateway
 from export.__main__ import main
-from export.bundles.bundle import BundleConfig, write_bundle
+from export.bundles.building import BundleConfig
+from export.bundles.bundle import write_bundle
 from export.bundles.checkpoint import load_pipeline
 from export.graphs.folding import FoldedMapping, fold_encoder, fold_synthesis
-from export.graphs.parity import carried_on, open_session, refiner_inputs, run
-from export.importers import ImportConfig, import_checkpoint
+from export.importing import ImportConfig, import_checkpoint
+from export.parity.refiner import carried_on, refiner_inputs
+from export.parity.sessions import open_session, run
 from indomain.cli import main as indomain_cli
 from training.loops.inversion import InversionConfig, train_encoder
-from training.loops.loop import Compute
-from training.loops.runs import CheckpointError, load_meta, load_network, read_config
+from training.loops.step import Compute
 from training.networks.generator import Generator, GeneratorConfig
-from training.refinement import RefinementConfig
+from training.refinement.refinement import RefinementConfig
+from training.run_folders.checkpoint import CheckpointError, load_meta, load_network
+from training.run_folders.json_files import read_config
 
 State = dict[str, Tensor]
 CODE, Z, DEPTH = 12, 10, 3
@@ -306,11 +309,11 @@ def test_an_encoder_completes_its_generators_run(pair: Pair) -> None:
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
     assert pipeline.meta["imported_encoder"]["family"] == "idinvert encoder"
     assert pipeline.meta["imported"]["file"] == "styleganinv_generator.pth"
-    assert pipeline.code_critic.view == "joint"
+    assert pipeline.latent_discriminator.view == "joint"
     code = pipeline.generator.mapping(torch.randn(500, Z))
-    noise = torch.randn_like(code) * pipeline.code_critic.deviation
+    noise = torch.randn_like(code) * pipeline.latent_discriminator.deviation
     native, near, far = (
-        pipeline.code_critic(code + strength * noise).median() for strength in (0.0, 0.1, 1.0)
+        pipeline.latent_discriminator(code + strength * noise).median() for strength in (0.0, 0.1, 1.0)
     )
     assert native >= near > far
 
@@ -336,8 +339,8 @@ def test_encoders_that_do_not_fit(tmp_path: Path, pair: Pair) -> None:
             import_checkpoint(ImportConfig(tmp_path / "e.pt", tmp_path / "run2"))
     assert load_meta(tmp_path / "run2", "gan")["name"] == "a"
     meta = tmp_path / "run2/checkpoint/checkpoint.json"
-    meta.write_text(meta.read_text().replace('"critic": "none"', '"critic": "stylegan2"'))
-    with pytest.raises(CheckpointError, match="was trained here"):  # whose critics must not be lost
+    meta.write_text(meta.read_text().replace('"discriminator": "none"', '"discriminator": "stylegan2"'))
+    with pytest.raises(CheckpointError, match="was trained here"):  # whose discriminator must not be lost
         import_checkpoint(ImportConfig(pair.run.parent / "styleganinv_encoder.pth", tmp_path / "run2"))
 
 

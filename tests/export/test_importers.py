@@ -22,12 +22,13 @@ from torch import Tensor
 from export.__main__ import main
 from export.bundles.checkpoint import load_pipeline
 from export.graphs.folding import FoldedMapping, FoldedSynthesis
-from export.importers import ImportConfig, import_checkpoint
-from export.importers.unpickling import read_checkpoint
+from export.importing import ImportConfig, import_checkpoint
+from export.unpickling.files import read_checkpoint
 from training.loops.inversion import InversionConfig, train_encoder
-from training.loops.loop import Compute
-from training.loops.runs import CheckpointError, load_meta, load_network, read_config
+from training.loops.step import Compute
 from training.networks.generator import Generator, GeneratorConfig
+from training.run_folders.checkpoint import CheckpointError, load_meta, load_network
+from training.run_folders.json_files import read_config
 
 State = dict[str, Tensor]
 CHANNELS, CODE, Z, DEPTH = (8, 6, 4, 4), 12, 10, 3  # 4 to 32 pixels
@@ -315,7 +316,7 @@ def test_pictures_are_those_of_the_format(tmp_path: Path, family: str) -> None:
     text = import_checkpoint(ImportConfig(tmp_path / "My Faces.pt", tmp_path / "run"))
     assert "python -m training encoder" in text
     meta = load_meta(tmp_path / "run", "gan")
-    assert (meta["name"], meta["critic"]) == ("my-faces", "none")
+    assert (meta["name"], meta["discriminator"]) == ("my-faces", "none")
     assert meta["imported"]["file"] == "My Faces.pt"
     assert meta["generator"]["per_layer_code"] == (family == "genforce, w per layer")
     assert_same_pictures(tmp_path / "run", case.reference)
@@ -488,7 +489,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_an_encoder_trains_for_an_imported_generator(tmp_path: Path) -> None:
-    """Against a fresh image critic; the run that comes out is one that the export takes."""
+    """Against a fresh image discriminator; the run that comes out is one that the export takes."""
     torch.manual_seed(0)
     torch.save(rosinality().content, tmp_path / "a.pt")
     import_checkpoint(ImportConfig(tmp_path / "a.pt", tmp_path / "gan"))
@@ -497,7 +498,7 @@ def test_an_encoder_trains_for_an_imported_generator(tmp_path: Path) -> None:
         compute=Compute(accelerator="cpu", precision="32-true"),
     )  # fmt: skip
     pipeline = load_pipeline(train_encoder(config))
-    assert pipeline.meta["critic"] == "projected"
-    assert pipeline.code_critic.view == "layer"  # its mapping repeats one w
+    assert pipeline.meta["discriminator"] == "projected"
+    assert pipeline.latent_discriminator.view == "layer"  # its mapping repeats one w
     wanted = load(tmp_path / "gan").state_dict()
     assert all(torch.equal(value, wanted[name]) for name, value in pipeline.generator.state_dict().items())

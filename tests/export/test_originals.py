@@ -16,9 +16,10 @@ import torch
 
 from export.__main__ import main
 from export.graphs.folding import FoldedMapping, fold_encoder, fold_synthesis
-from training.loops.inversion import load_inversion
-from training.loops.runs import load_meta, load_network, read_config
 from training.networks.generator import Generator, GeneratorConfig
+from training.run_folders.checkpoint import load_meta, load_network
+from training.run_folders.json_files import read_config
+from training.run_folders.trained_inversion import load_inversion
 
 ORIGINALS = os.environ.get("INDOMAIN_ORIGINALS", "")
 DRAW = Path(__file__).with_name("draw_with_original.py")

@@ -14,19 +14,21 @@ from onnx import TensorProto
 from torch import nn
 
 from export.__main__ import main
-from export.bundles import bundle, storage
-from export.bundles.bundle import BundleConfig, write_bundle
+from export.bundles import building, bundle
+from export.bundles.building import BundleConfig
+from export.bundles.bundle import write_bundle
+from export.bundles.progress import progress_bar
+from export.graphs import storage
 from export.graphs.folding import FoldedSynthesis
 from export.graphs.graphs import to_onnx
-from export.graphs.parity import ParityError, Tolerances
 from export.graphs.precision import Precision, lower, picture_psnr
-from export.progress import progress_bar
+from export.parity.tolerances import ParityError, Tolerances
 from serving.errors import BundleInvalid
 from serving.repository.reader import read_bundle
 from tests.export.conftest import REFINE, Exported
-from training.loops.runs import load_meta, save_checkpoint
 from training.networks.encoder import Encoder
 from training.networks.generator import Generator, GeneratorConfig
+from training.run_folders.checkpoint import load_meta, save_checkpoint
 
 ROLES = ("encoder", "generator", "mapping", "critic", "refiner")
 ELEMENTS: dict[str, int] = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
@@ -131,7 +133,7 @@ def overflowing_run(exported: Exported, folder: Path) -> Path:
     generator.synthesis.styled[1].bias[0] = 1e5
     generator.synthesis.styled[2].conv.weight[:, 0] = 0
     networks = {
-        "generator": generator, "encoder": pipeline.encoder, "code_critic": pipeline.code_critic,
+        "generator": generator, "encoder": pipeline.encoder, "latent_discriminator": pipeline.latent_discriminator,
     }  # fmt: skip
     save_checkpoint(folder / "checkpoint", load_meta(exported.run, "inversion"), networks, {})
     return folder
@@ -157,7 +159,7 @@ def test_less_than_40_db_is_refused_with_the_figure(
             tensor.data = tensor.data.to(torch.float8_e5m2).to(tensor.dtype)  # two bits of mantissa
         return network
 
-    monkeypatch.setattr(bundle, "lower", coarse)
+    monkeypatch.setattr(building, "lower", coarse)
     config = BundleConfig(
         exported.run, tmp_path / "to", precision="float16", precision_codes=4, sampled_codes=100
     )

@@ -11,17 +11,16 @@ import pytest
 import torch
 
 from export.bundles.bundle import write_bundle
-from export.graphs.parity import (
-    ParityError,
+from export.parity.differences import relative_lengths
+from export.parity.refiner import (
     carried_on,
     check_follows_target,
     first_gradient,
     loss_gradient,
-    open_session,
     refiner_inputs,
-    relative_lengths,
-    run,
 )
+from export.parity.sessions import open_session, run
+from export.parity.tolerances import ParityError
 from serving.repository.reader import read_bundle
 from tests.export.conftest import REFINE, Exported
 

@@ -20,8 +20,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from export.importers.unpickling import LEGACY_MAGIC, Record, read_checkpoint
-from training.loops.runs import CheckpointError
+from export.unpickling.files import read_checkpoint
+from export.unpickling.pickles import LEGACY_MAGIC
+from export.unpickling.values import Record
+from training.run_folders.checkpoint import CheckpointError
 
 
 def assert_refused(file: Path, content: bytes, marker: Path, says: str = "") -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from export.bundles.bundle import graph_file, move_into_place
+from export.bundles.bundle import move_into_place
+from export.bundles.manifest import graph_file
 
 
 def written(work: Path, version: int) -> Path:

@@ -20,7 +20,8 @@ import onnxruntime
 from safetensors.numpy import save_file
 
 from export.bundles.verification import sample_tensors
-from export.engines.triton import Border, config_pbtxt
+from export.engines.triton import config_pbtxt
+from export.graphs.tensor_spec import TensorSpec
 
 RESOLUTION, LAYERS, CODE_SIZE, RANK, CHUNK_STEPS = 16, 6, 512, 48, 2
 PIXELS, CODE = RESOLUTION * RESOLUTION * 3, LAYERS * CODE_SIZE
@@ -240,8 +241,8 @@ def _write_graph(
     file = f"{bundle}_{role}/{version}/model.onnx"
     (repository / file).parent.mkdir(parents=True)
     onnx.save(model, repository / file)
-    borders = [[_border(value) for value in values] for values in (model.graph.input, model.graph.output)]
-    config = config_pbtxt(f"{bundle}_{role}", 16, *borders)
+    specs = [[_tensor_spec(value) for value in values] for values in (model.graph.input, model.graph.output)]
+    config = config_pbtxt(f"{bundle}_{role}", 16, *specs)
     (repository / f"{bundle}_{role}" / "config.pbtxt").write_text(config)
     return {
         "model": f"{bundle}_{role}",
@@ -286,9 +287,9 @@ def _spec(value: onnx.ValueInfoProto) -> dict[str, Any]:
     return {"name": value.name, "dtype": dtype, "shape": shape}
 
 
-def _border(value: onnx.ValueInfoProto) -> Border:
+def _tensor_spec(value: onnx.ValueInfoProto) -> TensorSpec:
     spec = _spec(value)
-    return Border(value.name, spec["dtype"], tuple(spec["shape"][1:]))
+    return TensorSpec(value.name, spec["dtype"], tuple(spec["shape"][1:]))
 
 
 def _samples(repository: Path, graphs: dict[str, dict[str, Any]]) -> Weights:

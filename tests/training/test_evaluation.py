@@ -16,19 +16,13 @@ from tests.export.run_folder import write_run
 from tests.training.pictures import write_pictures
 from training.__main__ import main
 from training.data.pictures import DataError, load_pictures
-from training.loops.inversion import InversionConfig, load_inversion
-from training.measures.evaluation import method_name
+from training.evaluation.report import method_name
+from training.loops.inversion import InversionConfig
 from training.measures.metrics import load_inception
-from training.refinement import (
-    Objective,
-    RefinementConfig,
-    Search,
-    image2stylegan,
-    refine,
-    single_w,
-    z_with_clipping,
-    z_with_prior,
-)
+from training.refinement.objective import Objective
+from training.refinement.refinement import RefinementConfig, refine
+from training.refinement.searches import Search, image2stylegan, single_w, z_with_clipping, z_with_prior
+from training.run_folders.trained_inversion import load_inversion
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 PICTURES = (
@@ -127,7 +121,7 @@ def test_inversions_search_where_they_say(evaluated: tuple[Path, list[Path], Pat
             return (a[0] - b[0]).square().mean((1, 2, 3))
 
     objective = Objective(run.generator.synthesis, run.encoder, Pixels(), 1.0)
-    mapping, mean = run.generator.mapping, run.code_critic.mean
+    mapping, mean = run.generator.mapping, run.latent_discriminator.mean
     z = torch.randn(2, 512, generator=torch.Generator().manual_seed(0))
     target = run.generator.synthesis(mapping(z.flip(0)))
     config = RefinementConfig("adam", steps=12, learning_rate=0.05, domain_weight=0.0)
@@ -171,10 +165,16 @@ def test_a_file_that_is_no_torchscript_is_named(tmp_path: Path) -> None:
             {"code_cycle_weight": 0.05, "code_weight": 0.02},
             "force-in-domain, code weight 0.02, code cycle 0.05",
         ),
-        ({"code_critic_view": "joint", "code_pool": 0}, "force-in-domain, joint critic, replay pool 0"),
-        ({"r1_gamma": 1.0, "code_critic_rate": 2e-4}, "force-in-domain, critic rate 0.0002, R1 1"),
-        ({"per_layer_code": False}, "force-in-domain, native critic"),
-        ({"per_layer_code": False, "code_critic_view": "layer"}, "force-in-domain"),
+        (
+            {"latent_discriminator_view": "joint", "code_pool": 0},
+            "force-in-domain, joint discriminator, replay pool 0",
+        ),
+        (
+            {"r1_gamma": 1.0, "latent_discriminator_rate": 2e-4},
+            "force-in-domain, discriminator rate 0.0002, R1 1",
+        ),
+        ({"per_layer_code": False}, "force-in-domain, native discriminator"),
+        ({"per_layer_code": False, "latent_discriminator_view": "layer"}, "force-in-domain"),
         ({"code_weight": 0.0, "code_cycle_weight": 0.0}, "in-domain"),
         ({"pixel_weight": 0.0}, "traditional"),
         ({"activation": False, "r1_gamma": 1.0}, "force-in-domain, R1 1, linear end"),
@@ -192,15 +192,16 @@ def test_a_methods_name_says_what_was_changed(changes: dict[str, Any], name: str
                 "code_cycle_weight",
                 "r1_gamma",
                 "code_pool",
-                "code_critic_rate",
+                "latent_discriminator_rate",
             )
         }
-        | {"code_critic_view": "native", "per_layer_code": True, "activation": True}
+        | {"latent_discriminator_view": "native", "per_layer_code": True, "activation": True}
         | changes
     )
     weights = {key: given[key] for key in given if key.endswith("_weight")}
     meta = {
-        "loss_weights": weights, "code_critic": given, "code_critic_view": given["code_critic_view"],
+        "loss_weights": weights, "latent_discriminator": given,
+        "latent_discriminator_view": given["latent_discriminator_view"],
         "generator": {"per_layer_code": given["per_layer_code"]},
         "encoder": {"activation": given["activation"]},
     }  # fmt: skip

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from training.data.alignment import (
+from training.faces.alignment import (
     AlignmentConfig,
     corners_apart,
     find_landmarks,
     measure_alignment,
     sideways,
 )
-from training.networks.face_detector import FaceDetector
+from training.faces.face_detector import FaceDetector
 
 EXAMPLES = Path(__file__).parents[2] / "clients/python/examples"
 REFERENCE = Path(__file__).with_name("portrait_faces.json")

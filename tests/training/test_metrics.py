@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 
-from training.measures.identity import WEIGHTS, FaceDescriptor, face_chip, identity_similarity, read_package
+from training.faces.identity import WEIGHTS, FaceDescriptor, face_chip, identity_similarity, read_package
 from training.measures.metrics import (
     domain_gap,
     domain_gap_and_floor,

@@ -1,4 +1,4 @@
-"""Pretrained features against their reference, critics, encoder, perceptual distance, losses and augmentation."""
+"""Pretrained features against their reference, discriminators, encoder, perceptual distance and augmentation."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from training.loops.augmentation import augment
-from training.losses.adversarial import hinge_critic_loss, non_saturating_critic_loss, r1_penalty
+from training.data.augmentation import augment
+from training.losses.adversarial import (
+    hinge_discriminator_loss,
+    non_saturating_discriminator_loss,
+    r1_penalty,
+)
 from training.losses.perceptual import LPIPSSq, VGG16Conv43
-from training.networks.discriminators import CodeCritic, ProjectedCritic, StyleGAN2Critic
 from training.networks.encoder import Encoder, EncoderConfig
 from training.networks.features import EfficientNetLite0
 from training.networks.generator import GeneratorConfig, Mapping
+from training.networks.image_discriminators import ProjectedDiscriminator, StyleGAN2Discriminator
+from training.networks.latent_discriminator import LatentDiscriminator
 from training.networks.layers import before_activation
 
 
@@ -37,16 +42,16 @@ def test_efficientnet_lite0_equals_the_package_it_folds() -> None:
         torch.testing.assert_close(EfficientNetLite0().pooled(picture), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_projected_critic_learns_and_leaves_its_features_alone() -> None:
-    critic = ProjectedCritic(side=64, width=8)
-    trained = {name for name, p in critic.named_parameters() if p.requires_grad}
+def test_projected_discriminator_learns_and_leaves_its_features_alone() -> None:
+    discriminator = ProjectedDiscriminator(side=64, width=8)
+    trained = {name for name, p in discriminator.named_parameters() if p.requires_grad}
     assert trained
-    assert all(name.startswith("critics.") for name in trained)
-    optimiser = torch.optim.Adam([p for p in critic.parameters() if p.requires_grad], 2e-3)
+    assert all(name.startswith("discriminators.") for name in trained)
+    optimiser = torch.optim.Adam([p for p in discriminator.parameters() if p.requires_grad], 2e-3)
     real, fake = smooth_pictures(8), torch.rand(8, 3, 64, 64) * 2 - 1
     first = last = 0.0
     for step in range(8):
-        loss = hinge_critic_loss(critic(real), critic(fake))
+        loss = hinge_discriminator_loss(discriminator(real), discriminator(fake))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -56,46 +61,46 @@ def test_projected_critic_learns_and_leaves_its_features_alone() -> None:
 
 def test_projection_is_the_same_in_every_run() -> None:
     torch.manual_seed(1)
-    a = ProjectedCritic(side=64, width=8)
+    a = ProjectedDiscriminator(side=64, width=8)
     torch.manual_seed(2)
-    b = ProjectedCritic(side=64, width=8)
+    b = ProjectedDiscriminator(side=64, width=8)
     for x, y in zip(a.projection.parameters(), b.projection.parameters(), strict=True):
         assert torch.equal(x, y)
 
 
-def test_stylegan2_critic_gives_one_logit_and_a_gradient_penalty() -> None:
-    critic = StyleGAN2Critic(GeneratorConfig(resolution=16, channels=(8, 8, 4)))
+def test_stylegan2_discriminator_gives_one_logit_and_a_gradient_penalty() -> None:
+    discriminator = StyleGAN2Discriminator(GeneratorConfig(resolution=16, channels=(8, 8, 4)))
     pictures = torch.randn(4, 3, 16, 16)
-    assert critic(pictures).shape == (4, 1)
-    penalty = r1_penalty(critic, pictures)
+    assert discriminator(pictures).shape == (4, 1)
+    penalty = r1_penalty(discriminator, pictures)
     penalty.backward()
     assert penalty > 0
-    assert critic.from_rgb.weight.grad is not None
+    assert discriminator.from_rgb.weight.grad is not None
 
 
-def test_r1_of_a_linear_critic_is_its_squared_norm() -> None:
+def test_r1_of_a_linear_discriminator_is_its_squared_norm() -> None:
     weight = torch.randn(12)
     penalty = r1_penalty(lambda x: x.flatten(1) @ weight, torch.randn(5, 3, 2, 2))
     torch.testing.assert_close(penalty, weight.square().sum())
 
 
 @pytest.mark.parametrize(("view", "logits"), [("joint", 1), ("layer", 6)])
-def test_code_critic_tells_shifted_codes(view: str, logits: int) -> None:
+def test_latent_discriminator_tells_shifted_codes(view: str, logits: int) -> None:
     torch.manual_seed(0)
     mean, deviation = torch.randn(6, 16), torch.rand(6, 16) + 0.5
-    critic = CodeCritic(mean, deviation, view, width=32)  # type: ignore[arg-type]
-    optimiser = torch.optim.Adam(critic.parameters(), 2e-3)
+    discriminator = LatentDiscriminator(mean, deviation, view, width=32)  # type: ignore[arg-type]
+    optimiser = torch.optim.Adam(discriminator.parameters(), 2e-3)
 
     def codes(shift: float) -> torch.Tensor:
         return mean + deviation * (torch.randn(64, 6, 16) + shift)
 
     for _ in range(60):
-        loss = non_saturating_critic_loss(critic(codes(0.0)), critic(codes(0.5)))
+        loss = non_saturating_discriminator_loss(discriminator(codes(0.0)), discriminator(codes(0.5)))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    assert critic(codes(0.0)).shape == (64, logits)
-    assert critic(codes(0.0)).mean() > critic(codes(0.5)).mean() + 0.5
+    assert discriminator(codes(0.0)).shape == (64, logits)
+    assert discriminator(codes(0.0)).mean() > discriminator(codes(0.5)).mean() + 0.5
 
 
 @torch.no_grad()
@@ -110,8 +115,10 @@ def test_native_view_finds_the_inputs_of_a_code_and_what_no_input_explains(
     mapping = Mapping(shape)
     for layer in mapping.layers:
         layer.bias.normal_(0, 20)
-    critic = CodeCritic(torch.zeros(6, 16), torch.ones(6, 16), "native", width=32, inputs=mapping.last_inputs)
-    seen = critic.native.fit(mapping)
+    discriminator = LatentDiscriminator(
+        torch.zeros(6, 16), torch.ones(6, 16), "native", width=32, inputs=mapping.last_inputs
+    )
+    seen = discriminator.native.fit(mapping)
     z = torch.randn(2_000, 24)
     code = mapping(z)
     given = seen.preceding(code)
@@ -125,7 +132,7 @@ def test_native_view_finds_the_inputs_of_a_code_and_what_no_input_explains(
         torch.testing.assert_close(inputs, on_sphere, rtol=0.1, atol=0.1)
     code = code + 0.5 * code.std(0) * torch.randn(16) * (torch.arange(6) == 2)[:, None]
     assert seen(code)[:, -6:].mean(0).argmax() == 2
-    assert critic(code).shape == (2_000, 1)
+    assert discriminator(code).shape == (2_000, 1)
 
 
 def test_encoder_starts_at_the_statistics_of_sampled_codes() -> None:

@@ -18,7 +18,7 @@ from tests.training.pictures import write_pictures
 
 ROOT = Path(__file__).parents[2]
 GAN = ["--generator.resolution", "32", "--generator.channels", "16", "16", "8", "8", "--generator.z-size", "32",
-       "--generator.code-size", "32", "--generator.mapping-depth", "2", "--critic", "stylegan2",
+       "--generator.code-size", "32", "--generator.mapping-depth", "2", "--discriminator", "stylegan2",
        "--encoder-channels", "8", "8", "16", "16", "--coverage-weight", "10", "--r1-interval", "4"]  # fmt: skip
 EXACT = ["--compute.accelerator", "cpu", "--compute.precision", "32-true"]
 
@@ -54,8 +54,8 @@ def gan(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_give_the_curve_of_one_with_twice_the_batch(
     pictures: Path, gan: Path, tmp_path: Path
 ) -> None:
-    # The image critic and the replay pool look at what each process has; without them the two differ by rounding,
-    # which training amplifies. Without shared batch norms or shared draws they are 20 % apart.
+    # The image discriminator and the replay pool look at what each process has. Without them the two runs differ by
+    # rounding, which training amplifies; without shared batch norms or shared draws they are 20 % apart.
     common = ["encoder", "--gan", gan, "--data", pictures, "--channels", "8", "8", "16", "16", "--images", "480",
               "--rate", "5e-4", "--snapshot-steps", "10", "--image-weight", "0", "--code-pool", "0"]  # fmt: skip
     one, two = tmp_path / "one", tmp_path / "two"
@@ -81,12 +81,14 @@ def test_a_killed_run_goes_on_along_the_same_curve(pictures: Path, tmp_path: Pat
     (run,) = killed.iterdir()
     with (run / "figures.jsonl").open("a") as file:
         file.write(
-            '{"step": 57, "time": 0.0, "critic_loss": 9.0}\n{"step": 58, "ti'
+            '{"step": 57, "time": 0.0, "discriminator_loss": 9.0}\n{"step": 58, "ti'
         )  # beyond its last checkpoint
     assert training(*common, "--images", "480", "--resume", run).wait() == 0
     undisturbed = next(whole.iterdir())
-    assert curve(run, "critic_loss") == pytest.approx(curve(undisturbed, "critic_loss"), rel=1e-4)
-    for name in ("generator", "image_critic"):
+    assert curve(run, "discriminator_loss") == pytest.approx(
+        curve(undisturbed, "discriminator_loss"), rel=1e-4
+    )
+    for name in ("generator", "image_discriminator"):
         a, b = (load_file(folder / "checkpoint" / f"{name}.safetensors") for folder in (undisturbed, run))
         for key in a:
             np.testing.assert_allclose(a[key], b[key], rtol=1e-4, atol=1e-5, err_msg=f"{name}.{key}")

@@ -7,20 +7,11 @@ import torch
 from scipy.optimize import minimize, rosen, rosen_der
 from torch import Tensor, nn
 
-from training.refinement import (
-    LBFGS,
-    OPTIMISERS,
-    Adam,
-    Objective,
-    OptimiserName,
-    RefinementConfig,
-    Refiner,
-    Search,
-    Weights,
-    masked_mean_square,
-    refine,
-    to_float,
-)
+from training.refinement.objective import Objective, Weights, masked_mean_square, to_float
+from training.refinement.optimisers import LBFGS, OPTIMISERS, Adam, OptimiserName
+from training.refinement.refinement import RefinementConfig, refine
+from training.refinement.refiner import Refiner
+from training.refinement.searches import Search
 
 L, SIZE, H = 2, 12, 4
 

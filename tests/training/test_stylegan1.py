@@ -8,9 +8,9 @@ import torch.nn.functional as F
 
 from export.graphs.folding import FoldedMapping, fold_synthesis
 from training.directions.factors import sefa
-from training.loops.runs import read_config
 from training.networks.generator import Generator, GeneratorConfig
 from training.networks.stylegan1 import UpConv, instance_norm
+from training.run_folders.json_files import read_config
 
 CONFIG = GeneratorConfig(
     resolution=16, channels=(8, 8, 4), z_size=16, code_size=16, mapping_depth=2, architecture="stylegan1"

@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from torch import nn
 
 from tests.training.pictures import write_pictures
 from training.__main__ import main
 from training.data.pictures import DataError, load_pictures
 from training.loops.gan import GanConfig, train_gan
-from training.loops.loop import Compute
-from training.loops.runs import CheckpointError, load_meta, load_network, save_checkpoint
+from training.loops.inversion import InversionConfig, train_encoder
+from training.loops.step import Compute
+from training.losses.adversarial import Discriminator
 from training.networks.generator import Generator, GeneratorConfig
+from training.networks.image_discriminators import IMAGE_DISCRIMINATORS
+from training.run_folders.checkpoint import CheckpointError, load_meta, load_network, save_checkpoint
 
 SMALL = GeneratorConfig(resolution=32, channels=(16, 16, 8, 8), z_size=32, code_size=32, mapping_depth=2)
 EXACT = Compute(accelerator="cpu", precision="32-true")
@@ -32,7 +36,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def gan_run(data: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = tmp_path_factory.mktemp("runs")
     config = GanConfig(
-        data[0], "discs", runs, generator=SMALL, critic="stylegan2", images=512, batch=16, critic_rate=2e-3,
+        data[0], "discs", runs, generator=SMALL, discriminator="stylegan2", images=512, batch=16,
+        discriminator_rate=2e-3,
         encoder_channels=(8, 8, 16, 16), coverage_weight=10.0, compute=EXACT,
     )  # fmt: skip
     return train_gan(config)
@@ -54,14 +59,14 @@ def test_a_resumed_run_equals_an_undisturbed_one(
     data: tuple[Path, Path], tmp_path: Path, coverage: float
 ) -> None:
     config = GanConfig(
-        data[0], "discs", tmp_path, generator=SMALL, critic="stylegan2", images=64, batch=8, r1_interval=2,
+        data[0], "discs", tmp_path, generator=SMALL, discriminator="stylegan2", images=64, batch=8, r1_interval=2,
         encoder_channels=(8, 8, 8, 8), coverage_weight=coverage, compute=EXACT,
     )  # fmt: skip
     whole = train_gan(config)
     half = train_gan(replace(config, images=32))
     resumed = train_gan(replace(config, resume=half))
     assert resumed == half
-    for name in ("generator", "generator_live", "image_critic"):
+    for name in ("generator", "generator_live", "image_discriminator"):
         a, b = (load_file(run / "checkpoint" / f"{name}.safetensors") for run in (whole, resumed))
         for key in a:
             np.testing.assert_allclose(a[key], b[key], rtol=1e-5, atol=1e-6, err_msg=f"{name}.{key}")
@@ -146,3 +151,46 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_the_names(tmp_path: Path
     save_checkpoint(tmp_path / "checkpoint", {"kind": "gan"}, {"generator": Generator(SMALL)}, {})
     with pytest.raises(CheckpointError, match=r"other shape \[.*styled\.0\.conv\.weight"):
         load_network(tmp_path, "generator", Generator(replace(SMALL, channels=(8, 16, 8, 8))))
+
+
+class MeanDiscriminator(Discriminator):
+    """As little as a discriminator needs: a weight for each channel's mean, and a least-squares loss."""
+
+    def __init__(self, _: GeneratorConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.mean((2, 3)) @ self.weight
+
+    def discriminator_loss(self, real_logits: torch.Tensor, fake_logits: torch.Tensor) -> torch.Tensor:
+        return (real_logits - 1).square().mean() + fake_logits.square().mean()
+
+    def generator_loss(self, fake_logits: torch.Tensor) -> torch.Tensor:
+        return (fake_logits - 1).square().mean()
+
+
+def test_another_discriminator_is_a_class_and_an_entry(
+    data: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(IMAGE_DISCRIMINATORS, "mean", MeanDiscriminator)
+    config = GanConfig(data[0], "discs", tmp_path, generator=SMALL, discriminator="mean", images=8, batch=4,
+                       compute=EXACT)  # fmt: skip
+    gan = train_gan(config)
+    inversion = InversionConfig(
+        gan, data[0], runs=tmp_path, channels=(8, 8, 8, 8), images=8, batch=4, compute=EXACT
+    )
+    run = train_encoder(inversion)
+    for folder in (gan, run):
+        assert load_meta(folder)["discriminator"] == "mean"
+        weight = load_file(folder / "checkpoint/image_discriminator.safetensors")["weight"]
+        assert not np.array_equal(weight, np.ones(3))
+    lines = [json.loads(line) for line in (gan / "figures.jsonl").read_text().splitlines()]
+    assert all("r1" not in line for line in lines)
+
+
+def test_an_unknown_discriminator_is_refused_with_the_names(
+    data: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["gan", "--data", str(data[0]), "--runs", str(tmp_path), "--discriminator", "patch"]) == 2
+    assert "'patch'; there are projected, stylegan2" in capsys.readouterr().err

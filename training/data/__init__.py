@@ -1,1 +1,1 @@
-"""Training pictures, their attributes, and where faces lie on them."""
+"""What is trained on: data sets of pictures, a generator's own samples, and augmentation."""

@@ -20,10 +20,10 @@ from torch import nn
 
 from training.data.pictures import DataError, Pictures, load_pictures
 from training.directions.attributes import AttributeReader, is_binary
-from training.loops.inversion import TrainedInversion, load_inversion
-from training.loops.runs import write_json
 from training.measures.domain_score import calibration_count, domain_scores, invert_samples
 from training.networks.generator import Generator, sample_codes
+from training.run_folders.json_files import write_json
+from training.run_folders.trained_inversion import TrainedInversion, load_inversion
 
 LARGEST_STRENGTH = 2.0
 DOMAIN_FLOOR = 0.02  # median domain score of edited codes below which a direction's range has ended
@@ -65,7 +65,7 @@ class DirectionsConfig:
 def find_directions(config: DirectionsConfig) -> Path:
     """Encode the pictures, fit, project, measure, and add what was found to the run folder."""
     run = load_inversion(config.run)
-    shape, deviation = run.generator.config, run.code_critic.deviation
+    shape, deviation = run.generator.config, run.latent_discriminator.deviation
     pictures = load_pictures(config.data, shape.resolution, config.attributes)
     names = list(config.names or pictures.attributes)
     unknown = sorted(set(names) - pictures.attributes.keys())
@@ -75,7 +75,7 @@ def find_directions(config: DirectionsConfig) -> Path:
         )
     layers, conditions = _layers(config, shape.layers, names), _conditions(config, names)
     codes = encode(run.encoder, pictures)
-    standard = run.code_critic.standardise(codes).flatten(1).numpy()  # [M, L * 512]
+    standard = run.latent_discriminator.standardise(codes).flatten(1).numpy()  # [M, L * 512]
     normals, figures = {}, {}
     for name in names:
         normals[name], figures[name] = fit_boundary(
@@ -207,7 +207,7 @@ class CodeSpace:
     """Codes that a generator samples, and the inversions of their pictures: what directions are measured against."""
 
     def __init__(self, run: TrainedInversion) -> None:
-        self.critic = run.code_critic
+        self.discriminator = run.latent_discriminator
         self.sampled = sample_codes(run.generator, SAMPLES)
         few = self.sampled[: calibration_count(INVERSIONS, run.generator.config.resolution)]
         self.inversions = invert_samples(few, run.generator.synthesis, run.encoder)
@@ -227,7 +227,7 @@ class CodeSpace:
             reached = 1.0
             for strength in np.arange(1.25, LARGEST_STRENGTH + 0.01, 0.25):
                 edited = codes + sign * float(strength) * step.to(codes)
-                if np.median(domain_scores(self.critic, edited, self.inversions)) < floor:
+                if np.median(domain_scores(self.discriminator, edited, self.inversions)) < floor:
                     break
                 reached = float(strength)
             ends.append(sign * reached)

@@ -22,9 +22,9 @@ from training.directions.directions import (
     add_directions,
     parse_layers,
 )
-from training.loops.inversion import load_inversion
 from training.networks.generator import Generator, sample_codes
 from training.networks.layers import EqualizedLinear
+from training.run_folders.trained_inversion import load_inversion
 
 
 @dataclass

@@ -1,1 +1,1 @@
-"""Training loops, run folders and checkpoints."""
+"""How networks are trained: one loop for all (`fit`), and a trainer each for the GAN and for the encoder."""

@@ -1,48 +1,41 @@
-"""`python -m training gan`: trains generator and image critic from pictures.
+"""`python -m training gan`: trains generator and image discriminator from pictures.
 
-Non-saturating loss with R1 for StyleGAN2's critic, hinge loss for the projected one; differentiable augmentation;
-moving average of the generator's weights; any number of processes (gradients are averaged, weights start equal).
+Differentiable augmentation; moving average of the generator's weights; any number of processes (gradients are averaged,
+weights start equal). Each discriminator brings its own loss and regulariser.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any
 
 import torch
+import tyro
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from training.data.pictures import Pictures, load_pictures
-from training.loops.augmentation import augment
+from training.data.augmentation import augment
+from training.data.pictures import PictureSource, load_pictures
+from training.loops.adversary import Adversary, Regularisation, adam
 from training.loops.coverage import Coverage, fitted_mapping
-from training.loops.loop import Compute, draw_batch, progress_bar, update
-from training.loops.runs import (
-    CheckpointError,
-    Run,
-    load_meta,
-    load_network,
-    load_optimiser,
-    read_config,
-    save_checkpoint,
-)
-from training.losses.adversarial import (
-    hinge_critic_loss,
-    hinge_loss,
-    non_saturating_critic_loss,
-    non_saturating_loss,
-    r1_penalty,
-)
-from training.networks.discriminators import ProjectedCritic, StyleGAN2Critic
+from training.loops.fit import Snapshot, fit
+from training.loops.moving_average import MovingAverage
+from training.loops.step import Compute, draw_batch, update
 from training.networks.encoder import EncoderConfig
 from training.networks.generator import Generator, GeneratorConfig
+from training.networks.image_discriminators import IMAGE_DISCRIMINATORS, build_image_discriminator
+from training.run_folders.checkpoint import CheckpointError, load_meta, load_network, load_optimiser
+from training.run_folders.json_files import read_config
+
+DiscriminatorName = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(IMAGE_DISCRIMINATORS) + "}")]
 
 
 @dataclass
 class GanConfig:
-    """Train a generator and its image critic."""
+    """Train a generator and its image discriminator."""
 
     data: Path
     """Folder or zip of pictures."""
@@ -53,18 +46,18 @@ class GanConfig:
     resume: Path | None = None
     """Run folder to go on from, with its optimiser state; its network shapes are kept."""
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-    critic: Literal["projected", "stylegan2"] = "projected"
-    """Image critic: on pretrained features, or StyleGAN2's own."""
+    discriminator: DiscriminatorName = "projected"
+    """Image discriminator: on pretrained features, or StyleGAN2's own."""
     images: int = 200_000
-    """Pictures to show the critic in all, resumed ones counted in."""
+    """Pictures to show the discriminator in all, resumed ones counted in."""
     batch: int = 16
     """Pictures a step and process."""
     generator_rate: float = 2e-3
     """Adam's rate for the generator."""
-    critic_rate: float = 2e-4
-    """Adam's rate for the critic: 2e-4 for the projected one, 2e-3 for StyleGAN2's."""
+    discriminator_rate: float = 2e-4
+    """Adam's rate for the discriminator: 2e-4 for the projected one, 2e-3 for StyleGAN2's."""
     r1_gamma: float = 1.0
-    """Weight of R1 (StyleGAN2's critic only)."""
+    """Weight of R1 (StyleGAN2's discriminator only)."""
     r1_interval: int = 16
     """Steps between R1 penalties (lazy regularisation)."""
     augmentation: float = 1.0
@@ -87,57 +80,52 @@ class GanConfig:
     compute: Compute = field(default_factory=Compute)
 
 
-def build_critic(kind: str, config: GeneratorConfig) -> nn.Module:
-    """The image critic named, untrained."""
-    return ProjectedCritic() if kind == "projected" else StyleGAN2Critic(config)
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """Exponential moving average of parameters; buffers are copied."""
-    for a, p in zip(average.parameters(), network.parameters(), strict=True):
-        a.lerp_(p, 1 - decay)
-    for kept, new in zip(average.buffers(), network.buffers(), strict=True):
-        kept.copy_(new)
-
-
 class GanTrainer:
-    """State of a GAN training run and its two steps."""
+    """A generator and its image discriminator in training, with the encoder beside them where coverage is asked for."""
 
-    def __init__(self, config: GanConfig, fabric: Fabric) -> None:
+    kind = "gan"
+
+    def __init__(self, config: GanConfig, fabric: Fabric, pictures: PictureSource) -> None:
         torch.manual_seed(config.compute.seed)
-        self.config, self.fabric = config, fabric
+        self.config, self.fabric, self.pictures = config, fabric, pictures
+        self.step = self.seen = 0
         layout = torch.channels_last
         self.generator = Generator(config.generator).to(fabric.device, memory_format=layout)
-        self.critic = build_critic(config.critic, config.generator).to(fabric.device, memory_format=layout)
-        self.average = copy.deepcopy(self.generator).requires_grad_(False)
-        self.critic_parameters = [p for p in self.critic.parameters() if p.requires_grad]
-        # lazy R1 takes one step in r1_interval for itself: rates and moments shrink accordingly (StyleGAN2, appendix B)
-        lazy = config.r1_interval / (config.r1_interval + 1) if config.critic == "stylegan2" else 1.0
+        discriminator = build_image_discriminator(config.discriminator, config.generator)
+        discriminator.to(fabric.device, memory_format=layout)
+        self.average = MovingAverage(self.generator, config.ema_images)
         self._start_generator_optimiser()
-        self.critic_optimiser = torch.optim.Adam(
-            self.critic_parameters, config.critic_rate * lazy, betas=(0.0, 0.99**lazy)
+        lazy = Regularisation(config.r1_gamma, config.r1_interval)
+        self.image = Adversary(
+            discriminator,
+            adam(discriminator, config.discriminator_rate, lazy),
+            fabric,
+            lazy,
+            augment=lambda image: augment(image, config.augmentation),
         )
-        self.step = 0
-        self.seen = 0
         self.coverage: Coverage | None = None
+
+    @property
+    def name(self) -> str:
+        return self.config.name
 
     def _start_generator_optimiser(self) -> None:
         rate = self.config.generator_rate
         self.generator_optimiser = torch.optim.Adam(self.generator.parameters(), rate, betas=(0.0, 0.99))
 
     def start_coverage(self) -> None:
-        """Add the encoder alongside; the codes' statistics are taken from the mapping as it is now."""
+        """Add the encoder beside the generator; the codes' statistics are taken from the mapping as it is now."""
         if self.config.coverage_weight > 0:
             self.coverage = Coverage(
                 self.generator, self.fabric, self.config.encoder_channels, self.config.encoder_rate
             )
 
     def resume(self, folder: Path) -> None:
-        """Go on from a run folder's checkpoint."""
+        """Load a run folder's checkpoint. An encoder that it does not hold starts anew. Raises CheckpointError."""
         meta = load_meta(folder)
         self.step, self.seen = meta["step"], meta["images_seen"]
-        for name in ("generator_live", "generator", "image_critic"):
+        own = ("generator", "generator_live", "image_discriminator")
+        for name in own:
             load_network(folder, name, self.networks()[name])
         self.start_coverage()
         known = meta.get("encoder")
@@ -145,169 +133,129 @@ class GanTrainer:
             raise CheckpointError(
                 f"{folder} holds an encoder of another shape: {known}; start without --resume"
             )
-        for name in ("encoder", "code_critic") if self.coverage and known else ():
-            load_network(folder, name, self.networks()[name])
+        if self.coverage and known:
+            for name in self.networks().keys() - set(own):
+                load_network(folder, name, self.networks()[name])
         for name, optimiser in self.optimisers().items():
-            if name in ("generator", "image_critic") or "encoder" in meta:
+            if name in own or known:
                 load_optimiser(folder, name, optimiser)
 
     @torch.no_grad()
-    def fit_mapping(self, pictures: Pictures) -> None:
+    def fit_mapping(self) -> None:
         """Replace the mapping by one fitted to the codes of real pictures: samples become as varied as they are."""
         assert self.coverage is not None
         encoder = self.coverage.encoder.eval()
-        parts = torch.arange(len(pictures)).split(64)
+        parts = torch.arange(len(self.pictures)).split(64)
         codes = torch.cat(
-            [encoder(pictures.batch(part, mirror=True).to(self.fabric.device)) for part in parts]
+            [encoder(self.pictures.batch(part, mirror=True).to(self.fabric.device)) for part in parts]
         )
         self.config.generator = replace(self.config.generator, mapping_depth=1)
         self.generator.mapping = fitted_mapping(self.config.generator, codes)
-        self.generator.config = self.average.config = self.config.generator
-        self.average.mapping = copy.deepcopy(self.generator.mapping).requires_grad_(False)
+        average = self.average.network
+        self.generator.config = average.config = self.config.generator
+        average.mapping = copy.deepcopy(self.generator.mapping).requires_grad_(False)
         self._start_generator_optimiser()
         encoder.train()
+        # The encoder goes on; the latent discriminator starts anew, on the new codes.
         trained = self.coverage
-        self.start_coverage()  # a code critic for the new codes; the encoder goes on
-        assert self.coverage is not None
+        self.start_coverage()
         self.coverage.encoder, self.coverage.encoder_optimiser = encoder, trained.encoder_optimiser
 
     def networks(self) -> dict[str, nn.Module]:
-        """Everything a checkpoint holds: `generator` is the moving average, `generator_live` what is trained."""
-        own = {"generator": self.average, "generator_live": self.generator, "image_critic": self.critic}
-        return own | (
-            {"encoder": self.coverage.encoder, "code_critic": self.coverage.code_critic}
-            if self.coverage
-            else {}
-        )
-
-    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        """Optimisers, by their names in a checkpoint."""
-        own: dict[str, torch.optim.Optimizer] = {
-            "generator": self.generator_optimiser,
-            "image_critic": self.critic_optimiser,
-        }
-        return own | (
-            {"encoder": self.coverage.encoder_optimiser, "code_critic": self.coverage.code_optimiser}
-            if self.coverage
-            else {}
-        )
-
-    def save(self, folder: Path) -> None:
-        """Write the checkpoint."""
-        meta = {
-            "kind": "gan",
-            "name": self.config.name,
-            "step": self.step,
-            "images_seen": self.seen,
-            "generator": asdict(self.config.generator),
-            "critic": self.config.critic,
+        """Networks of a checkpoint: `generator` is the moving average, `generator_live` what is trained."""
+        networks = {
+            "generator": self.average.network,
+            "generator_live": self.generator,
+            "image_discriminator": self.image.discriminator,
         }
         if self.coverage:
-            meta |= {"encoder": asdict(self.coverage.encoder.config), "code_critic_view": "joint"}
-        save_checkpoint(folder / "checkpoint", meta, self.networks(), self.optimisers())
+            networks["encoder"] = self.coverage.encoder
+            networks["latent_discriminator"] = self.coverage.latent.discriminator
+        return networks
 
-    def train_step(self, pictures: Pictures) -> dict[str, float]:
-        """One step of the critic and one of the generator on the same generated pictures."""
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """Optimisers of a checkpoint."""
+        optimisers = {"generator": self.generator_optimiser, "image_discriminator": self.image.optimiser}
+        if self.coverage:
+            optimisers["encoder"] = self.coverage.encoder_optimiser
+            optimisers["latent_discriminator"] = self.coverage.latent.optimiser
+        return optimisers
+
+    def meta(self) -> dict[str, Any]:
+        """The shapes that the checkpoint's networks have."""
+        meta = {"generator": asdict(self.config.generator), "discriminator": self.config.discriminator}
+        if self.coverage:
+            meta |= {"encoder": asdict(self.coverage.encoder.config), "latent_discriminator_view": "joint"}
+        return meta
+
+    def train_step(self) -> dict[str, float]:
+        """One step of the discriminator and one of the generator, on the same generated pictures."""
         config, fabric = self.config, self.fabric
-        real, z = draw_batch(config, pictures, config.generator.z_size, self.step, fabric)
-        covered = config.batch // 2 if self.coverage else 0  # generated pictures that are reconstructions
+        real, z = draw_batch(config, self.pictures, config.generator.z_size, self.step, fabric)
+        # With coverage half of the generated pictures are reconstructions.
+        covered = config.batch // 2 if self.coverage else 0
         with fabric.autocast():
             code = self.generator.mapping(z[covered:]).float()
             sampled = code.detach()
             if self.coverage:
                 code = torch.cat([self.coverage.encoder(real[:covered]), code])
             fake = self.generator.synthesis(code, random_noise=True)
-        figures = self._critic_step(real, fake.detach())
-        loss, terms = self._generator_loss(fake)
+        figures = self._discriminator_step(real, fake.detach())
+        loss = self.image.generator_loss(fake)
+        figures["generator_loss"] = loss.item()
         if self.coverage:
-            extra, more = self.coverage.loss(real[:covered], fake[:covered], code[:covered])
-            loss, terms = loss + config.coverage_weight * extra, terms | more
+            extra, terms = self.coverage.loss(real[:covered], fake[:covered], code[:covered])
+            loss = loss + config.coverage_weight * extra
             update(fabric, loss, self.generator_optimiser, self.coverage.encoder_optimiser)
-            terms |= self.coverage.critic_step(sampled, code[:covered].detach())
+            figures |= terms
+            figures |= self.coverage.discriminator_step(sampled, code[:covered].detach(), self.step)
         else:
             update(fabric, loss, self.generator_optimiser)
-        figures |= terms
+        shown = config.batch * fabric.world_size
         self.step += 1
-        self.seen += config.batch * fabric.world_size
-        half_life = min(config.ema_images, 0.05 * self.seen)
-        update_average(
-            self.average, self.generator, 0.5 ** (config.batch * fabric.world_size / max(half_life, 1e-8))
-        )
+        self.seen += shown
+        self.average.update(self.generator, shown, self.seen)
         return figures
 
-    def _critic_step(self, real: Tensor, fake: Tensor) -> dict[str, float]:
-        config, fabric = self.config, self.fabric
-        with fabric.autocast():
-            real_logits = self.critic(augment(real, config.augmentation))
-            fake_logits = self.critic(augment(fake, config.augmentation))
-            loss_of = hinge_critic_loss if config.critic == "projected" else non_saturating_critic_loss
-            loss = loss_of(real_logits.float(), fake_logits.float())
-        update(fabric, loss, self.critic_optimiser)
+    def _discriminator_step(self, real: Tensor, fake: Tensor) -> dict[str, float]:
+        done = self.image.step(real, fake, self.step)
         figures = {
-            "critic_loss": loss.item(),
-            "real_logit": real_logits.float().mean().item(),
-            "fake_logit": fake_logits.float().mean().item(),
+            "discriminator_loss": done.loss.item(),
+            "real_logit": done.real_logits.float().mean().item(),
+            "fake_logit": done.fake_logits.float().mean().item(),
         }
-        if config.critic == "stylegan2" and self.step % config.r1_interval == 0:
-            penalty = r1_penalty(self.critic, augment(real, config.augmentation))
-            update(fabric, penalty * (config.r1_gamma / 2 * config.r1_interval), self.critic_optimiser)
-            figures["r1"] = penalty.item()
+        if done.penalty is not None:
+            figures["r1"] = done.penalty.item()
         return figures
 
-    def _generator_loss(self, fake: Tensor) -> tuple[Tensor, dict[str, float]]:
-        for p in self.critic_parameters:
-            p.requires_grad_(False)
-        with self.fabric.autocast():
-            logits = self.critic(augment(fake, self.config.augmentation)).float()
-            loss = hinge_loss(logits) if self.config.critic == "projected" else non_saturating_loss(logits)
-        for p in self.critic_parameters:
-            p.requires_grad_(True)
-        return loss, {"generator_loss": loss.item()}
+    def progress(self, figures: Mapping[str, float]) -> str:
+        return f"discriminator {figures['discriminator_loss']:.3f} generator {figures['generator_loss']:.3f}"
 
     @torch.no_grad()
-    def samples(self, count: int = 64) -> Tensor:
-        """Pictures of the averaged generator from fixed z: float [count, 3, H, W]."""
-        z = torch.randn(count, self.config.generator.z_size, generator=torch.Generator().manual_seed(1))
+    def snapshot(self) -> Snapshot:
+        """64 pictures of the averaged generator, always from the same z."""
+        z = torch.randn(64, self.config.generator.z_size, generator=torch.Generator().manual_seed(1))
+        average = self.average.network
         with self.fabric.autocast():
-            return torch.cat([self.average(part.to(self.fabric.device)) for part in z.split(16)])
+            return Snapshot(torch.cat([average(part.to(self.fabric.device)) for part in z.split(16)]))
 
 
 def train_gan(config: GanConfig) -> Path:
-    """Run the training; returns the run folder."""
+    """Train, from the start or from a checkpoint; return the run folder.
+
+    Raises DataError, CheckpointError, UnknownDiscriminator.
+    """
     fabric = config.compute.fabric()
     if config.resume:
         meta = load_meta(config.resume)
         config.generator = read_config(GeneratorConfig, meta["generator"])
-        config.critic = meta["critic"]
+        config.discriminator = meta["discriminator"]
     pictures = load_pictures(config.data, config.generator.resolution)
-    trainer = GanTrainer(config, fabric)
+    trainer = GanTrainer(config, fabric, pictures)
     if config.resume:
         trainer.resume(config.resume)
         if config.fit_mapping:
-            trainer.fit_mapping(pictures)
+            trainer.fit_mapping()
     else:
         trainer.start_coverage()
-    run = None
-    if fabric.is_global_zero:
-        run = (
-            Run.resume(config.resume, trainer.step)
-            if config.resume
-            else Run.create(config.runs, f"gan-{config.name}", config)
-        )
-        fabric.print(f"{len(pictures)} pictures; run folder {run.folder}")
-    with progress_bar(fabric) as bar:
-        task = bar.add_task("gan", total=config.images, completed=trainer.seen, figures="")
-        while trainer.seen < config.images:
-            figures = trainer.train_step(pictures)
-            bar.update(
-                task,
-                completed=trainer.seen,
-                figures=f"critic {figures['critic_loss']:.3f} generator {figures['generator_loss']:.3f}",
-            )
-            if run and (trainer.step % 50 == 0 or trainer.seen >= config.images):
-                run.log(trainer.step, {"images": trainer.seen, **figures})
-            if run and (trainer.step % config.snapshot_steps == 0 or trainer.seen >= config.images):
-                trainer.save(run.folder)
-                run.save_grid(f"{trainer.step:07d}", trainer.samples())
-    fabric.barrier()
-    return run.folder if run else config.runs
+    return fit(trainer, config, f"{len(pictures)} pictures")

@@ -1,6 +1,6 @@
-"""Losses of the GAN and of force-in-domain inversion, each a function named for its term.
+"""Adversarial losses and the interface of the discriminators that bring them.
 
-Pictures are float [N, 3, H, W] in [-1, 1], codes float [N, L, 512], logits any shape [N, ...] (averaged).
+Logits have any shape [N, ...] and are averaged in float32. They are high for "real".
 """
 
 from __future__ import annotations
@@ -9,31 +9,54 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
-def non_saturating_critic_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """-log D(real) - log(1 - D(fake)), logits in (Goodfellow et al., 2014)."""
-    return F.softplus(-real).mean() + F.softplus(fake).mean()
+def non_saturating_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """-log D(real) - log(1 - D(fake)), D the sigmoid of the logits (Goodfellow et al., arXiv 1406.2661)."""
+    return F.softplus(-real_logits.float()).mean() + F.softplus(fake_logits.float()).mean()
 
 
-def non_saturating_loss(fake: Tensor) -> Tensor:
+def non_saturating_generator_loss(fake_logits: Tensor) -> Tensor:
     """-log D(fake): what the generator, or the encoder, minimises."""
-    return F.softplus(-fake).mean()
+    return F.softplus(-fake_logits.float()).mean()
 
 
-def hinge_critic_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Hinge loss, used with the projected critic (arXiv 2111.01007)."""
-    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+def hinge_discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """max(0, 1 - real) + max(0, 1 + fake), as Projected GANs have it (arXiv 2111.01007)."""
+    return F.relu(1 - real_logits.float()).mean() + F.relu(1 + fake_logits.float()).mean()
 
 
-def hinge_loss(fake: Tensor) -> Tensor:
-    """-D(fake)."""
-    return -fake.mean()
+def hinge_generator_loss(fake_logits: Tensor) -> Tensor:
+    """The negative mean logit: what the generator, or the encoder, minimises."""
+    return -fake_logits.float().mean()
 
 
-def r1_penalty(critic: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
-    """Mean squared gradient of the critic on real samples (arXiv 1801.04406, equation 9), without gamma / 2."""
+def r1_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor) -> Tensor:
+    """Mean squared gradient of the logits on real samples (R1, arXiv 1801.04406, equation 9), without gamma / 2."""
     real = real.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(critic(real).sum(), real, create_graph=True)
+    (gradient,) = torch.autograd.grad(discriminator(real).sum(), real, create_graph=True)
     return gradient.square().flatten(1).sum(1).mean()
+
+
+class Discriminator(nn.Module):
+    """A network that tells real samples from generated ones, with the losses that belong to it.
+
+    Training loops know this interface only. By default the losses are the non-saturating ones, and there is no
+    regulariser.
+    """
+
+    regularised = False
+    """Whether `regulariser` is minimised too, in one step of several (lazy regularisation, StyleGAN2, appendix B)."""
+
+    def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        """What the discriminator minimises, from its logits of real and of generated samples."""
+        return non_saturating_discriminator_loss(real_logits, fake_logits)
+
+    def generator_loss(self, fake_logits: Tensor) -> Tensor:
+        """What the network that made the samples minimises, from their logits."""
+        return non_saturating_generator_loss(fake_logits)
+
+    def regulariser(self, real: Tensor) -> Tensor:
+        """A penalty on real samples, without its weight."""
+        raise NotImplementedError

@@ -21,8 +21,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from training.data.pictures import DataError
-from training.loops.runs import to_uint8
 from training.networks.features import EfficientNetLite0
+from training.run_folders.picture_grid import to_uint8
 
 # --- pixels -------------------------------------------------------------------------------------------------
 

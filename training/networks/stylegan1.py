@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.networks.layers import ACTIVATION_GAIN, LEAKY_SLOPE, EqualizedLinear, fir_kernel
-
-if TYPE_CHECKING:
-    from training.networks.generator import GeneratorConfig
 
 NORM_EPSILON = 1e-8
 
@@ -94,19 +90,20 @@ class AdaINLayer(nn.Module):
 class AdaINSynthesis(nn.Module):
     """code float32 [N, L, 512] -> image float [N, 3, H, W], nominally in [-1, 1]; RGB from the last layer only."""
 
-    def __init__(self, config: GeneratorConfig) -> None:
+    def __init__(self, channels: tuple[int, ...], code_size: int, *, final_tanh: bool) -> None:
+        """`channels`: feature maps at 4, 8, 16, ... pixels. `final_tanh` bounds the picture."""
         super().__init__()
-        self.config = config
-        first, size = config.channels[0], config.code_size
+        self.channels, self.final_tanh = channels, final_tanh
+        first, size = channels[0], code_size
         self.constant = nn.Parameter(torch.ones(1, first, 4, 4))
         self.styled = nn.ModuleList(
             [AdaINLayer(nn.Identity(), first, 4, size), AdaINLayer(Conv(first, first), first, 4, size)]
         )
-        for i, (a, b) in enumerate(pairwise(config.channels)):
+        for i, (a, b) in enumerate(pairwise(channels)):
             resolution = 8 * 2**i
             self.styled.append(AdaINLayer(UpConv(a, b), b, resolution, size))
             self.styled.append(AdaINLayer(Conv(b, b), b, resolution, size))
-        last = config.channels[-1]
+        last = channels[-1]
         self.rgb_weight = nn.Parameter(torch.randn(3, last, 1, 1))
         self.rgb_scale = 1 / math.sqrt(last)
         self.rgb_bias = nn.Parameter(torch.zeros(3))
@@ -116,7 +113,7 @@ class AdaINSynthesis(nn.Module):
         for layer, w in zip(self.styled, code.unbind(1), strict=True):
             x = layer(x, w, random_noise=random_noise)
         rgb = F.conv2d(x, self.rgb_weight * self.rgb_scale, self.rgb_bias).float()
-        return torch.tanh(rgb) if self.config.final_tanh else rgb
+        return torch.tanh(rgb) if self.final_tanh else rgb
 
     def affines(self, layer: int) -> list[EqualizedLinear]:
         """The map from a layer's vector to its scales and shifts."""

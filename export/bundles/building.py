@@ -1,0 +1,151 @@
+"""What a bundle is asked to be, and its graphs: networks folded and rounded, the domain score calibrated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from torch import nn
+
+from export.bundles.checkpoint import Pipeline
+from export.graphs.folding import (
+    FoldedMapping,
+    fold_encoder,
+    fold_latent_discriminator,
+    fold_synthesis,
+    round_weights,
+)
+from export.graphs.graphs import (
+    DomainScoreGraph,
+    EncoderGraph,
+    GeneratorGraph,
+    Graph,
+    bundle_graphs,
+    detector_graph,
+)
+from export.graphs.precision import Precision, lower
+from training.losses.perceptual import LPIPSSq
+from training.measures.domain_score import calibration_count, invert_samples
+from training.refinement.objective import Objective
+from training.refinement.optimisers import OPTIMISERS
+from training.refinement.refinement import RefinementConfig
+from training.refinement.refiner import Refiner
+
+QUANTILES = 257
+WeightFormat = Literal["float16", "float32"]
+Alignment = Literal["face", "centre-crop"]
+DOMAIN_TERM = "mean((code - E(G(code)))^2) / code_variance"
+SCORE = "percentile of the latent discriminator's mean logit among the inversions of sampled pictures, E(G(w)), 0..1"
+
+
+@dataclass
+class BundleConfig:
+    """Write a run's graphs, their configuration and a manifest into a model repository."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder of `python -m training encoder`."""
+    to: Path
+    """Model repository; made if it is missing. A bundle of the same name is replaced."""
+    name: str | None = None
+    """Name of the bundle; the run's own if left out."""
+    version: int | None = None
+    """Puts this version beside those that the repository has, for a gateway to change over to while it serves."""
+    weights: WeightFormat = "float16"
+    """Numbers that weights are rounded to before they are stored, whatever is computed in."""
+    precision: Precision = "float32"
+    """What encoder and generator compute in: 16 bits, for GPUs, where PSNR against float32 reaches 40 dB. Norms,
+    demodulation and the sum of RGB stay float32, and so do the mapping, the domain score, and the refiner with its
+    gradients."""
+    precision_codes: int = 1_000
+    """Codes that 16 bits are compared with float32 on."""
+    alignment: Alignment | None = None
+    """How photographs are brought into place. face: by the faces on them, to where the run's alignment.json says; that
+    takes a sixth graph, the detector. Left out: face where the run has that file, otherwise centre-crop."""
+    refine: RefinementConfig = field(default_factory=RefinementConfig)
+    """Chunk size of the refiner, and the defaults that the manifest carries."""
+    sampled_codes: int = 2_000
+    """Codes sampled to calibrate the domain score, up to 128 pixels; their pictures are inverted. Fewer above."""
+    seed: int = 0
+    """Seed of sampled codes."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """A pipeline's graphs, and what their checks compare with."""
+
+    graphs: dict[str, Graph]
+    originals: dict[str, nn.Module]
+    """The training networks, with the inputs and outputs of the graphs."""
+    objective: Objective
+    statistics: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A pipeline's networks as the graphs have them: what is the same for every input is computed beforehand."""
+
+    synthesis: nn.Module
+    mapping: nn.Module
+    encoder: nn.Module
+    latent_discriminator: nn.Module
+    objective: Objective
+
+
+def fold(
+    pipeline: Pipeline, weights: WeightFormat = "float16", perceptual: nn.Module | None = None
+) -> Folded:
+    """Fold the networks and round their weights. `perceptual`: LPIPS-sq, or another distance for the refiner."""
+    rounded = round_weights if weights == "float16" else nn.Module.eval
+    synthesis = rounded(fold_synthesis(pipeline.generator.synthesis))
+    mapping = rounded(FoldedMapping(pipeline.generator.mapping))
+    encoder = rounded(fold_encoder(pipeline.encoder))
+    latent_discriminator = rounded(fold_latent_discriminator(pipeline.latent_discriminator))
+    code_variance = float(pipeline.latent_discriminator.deviation.square().mean())
+    objective = Objective(synthesis, encoder, rounded(perceptual or LPIPSSq()), code_variance)
+    return Folded(synthesis, mapping, encoder, latent_discriminator, objective)
+
+
+def build(pipeline: Pipeline, config: BundleConfig) -> Built:
+    """Fold and round the networks, calibrate the score, and make the graphs."""
+    generator = pipeline.generator
+    folded = fold(pipeline, config.weights)
+    code_shape = (generator.config.layers, generator.config.code_size)
+    side = generator.config.resolution
+    with torch.no_grad():
+        z = torch.randn(calibration_count(config.sampled_codes, side), generator.config.z_size)
+        inversions = invert_samples(folded.mapping(z), folded.synthesis, folded.encoder)
+        logits = folded.latent_discriminator(inversions).mean(1)
+    quantiles = torch.quantile(logits, torch.linspace(0, 1, QUANTILES))
+    graphs = bundle_graphs(
+        encoder=lower(folded.encoder, config.precision),
+        synthesis=lower(folded.synthesis, config.precision),
+        mapping=folded.mapping,
+        critic=DomainScoreGraph(folded.latent_discriminator, quantiles),
+        refiner=Refiner(
+            folded.objective, OPTIMISERS[config.refine.optimiser], code_shape, config.refine.chunk_steps
+        ),
+        resolution=side,
+        code_shape=code_shape,
+        z_size=generator.config.z_size,
+        precision=config.precision,
+    )
+    if pipeline.face(config.alignment) is not None:
+        graphs["detector"] = detector_graph()
+    originals = {
+        **{role: graph.module for role, graph in graphs.items() if role == "detector"},
+        "encoder": EncoderGraph(pipeline.encoder),
+        "generator": GeneratorGraph(generator.synthesis),
+        "mapping": generator.mapping,
+        "critic": DomainScoreGraph(pipeline.latent_discriminator, quantiles),
+    }
+    statistics = {
+        "sampled_codes": len(logits),
+        "code_variance": folded.objective.code_variance,
+        "domain_term": DOMAIN_TERM,
+        "score": SCORE,
+        "critic_logit_median": float(quantiles[QUANTILES // 2]),
+    }
+    return Built(graphs, originals, folded.objective, statistics)

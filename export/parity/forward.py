@@ -1,0 +1,96 @@
+"""Checks of graphs without a gradient inside: encoder, generator, mapping, domain score, detector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from torch import Tensor, nn
+
+from export.graphs.graphs import Graph
+from export.parity.differences import Array, Figures, relative_error, within_one_level
+from export.parity.sessions import run
+from export.parity.tolerances import TOLERANCES, Tolerances, batches, require
+
+FORBIDDEN = ("Loop", "Scan", "If", "Random", "Multinomial", "Bernoulli")  # also as beginnings of names
+
+
+def check_structure(graph: Graph, file: Path) -> None:
+    """Check a graph's file: valid, inputs and outputs as declared, batch dynamic, no control flow, nothing random.
+
+    Raises ParityError.
+    """
+    # By its path, as weights may lie beside it.
+    onnx.checker.check_model(str(file), full_check=True)
+    model = onnx.load(file, load_external_data=False)
+    opsets = {entry.domain: entry.version for entry in model.opset_import if entry.domain}
+    version = next(entry.version for entry in model.opset_import if not entry.domain)
+    require(
+        version <= graph.opset and not opsets,
+        graph.role,
+        f"opset {version} with extra domains {sorted(opsets)}",
+    )
+    found = sorted({node.op_type for node in model.graph.node if node.op_type.startswith(FORBIDDEN)})
+    require(not found, graph.role, f"nodes that a graph may not have: {', '.join(found)}")
+    for borders, values in ((graph.inputs, model.graph.input), (graph.outputs, model.graph.output)):
+        have = [(v.name, *(d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim)) for v in values]
+        require([h[0] for h in have] == [b.name for b in borders], graph.role, f"borders are {have}")
+        for border, (name, batch, *shape) in zip(borders, have, strict=True):
+            require(isinstance(batch, str), graph.role, f"the batch of {name} is fixed at {batch}")
+            require(tuple(shape) == border.shape, graph.role, f"{name} has shape {shape}, not {border.shape}")
+
+
+def check_forward(
+    graph: Graph,
+    session: ort.InferenceSession,
+    checkpoint: nn.Module,
+    inputs: Tensor,
+    tolerances: Tolerances = TOLERANCES,
+) -> Figures:
+    """Compare a graph of one input and one output with its folded module, and with the checkpoint's own network.
+
+    `checkpoint`: the training network with the same inputs and outputs. `inputs`: as many samples as the largest batch.
+    Returns the errors, in batches and of each sample alone. Raises ParityError.
+    """
+    (border,), (result,) = graph.inputs, graph.outputs
+
+    def infer(x: Tensor) -> Array:
+        return run(session, {border.name: x.numpy()})[result.name]
+
+    with torch.no_grad():
+        folded = [(infer(inputs[:n]), graph.module(inputs[:n]).numpy()) for n in batches(len(inputs))]
+        original = checkpoint(inputs).numpy()
+    together = infer(inputs)
+    alone = np.concatenate([infer(x[None]) for x in inputs])
+    if result.dtype == "uint8":
+        share = min(within_one_level(*pair) for pair in folded)
+        kept, apart = within_one_level(together, original), within_one_level(together, alone)
+        for value, what in ((share, "its network"), (kept, "the checkpoint"), (apart, "the sample alone")):
+            level = 1.0 if what == "the sample alone" else tolerances.picture_share
+            require(
+                value >= level,
+                graph.role,
+                f"{value:.5f} of the values are within 1/255 of {what}; {level} needed",
+            )
+        return {"share_within_one_level": share, "share_within_one_level_of_checkpoint": kept}
+    error, rounding = max(relative_error(*pair) for pair in folded), relative_error(together, original)
+    apart = relative_error(together, alone)
+    rounding_allowed = tolerances.rounding_of_score if graph.role == "critic" else tolerances.rounding
+    for value, limit, what in (
+        (error, tolerances.relative, "its network"),
+        (rounding, rounding_allowed, "the checkpoint"),
+        (apart, tolerances.batch, "the sample alone"),
+    ):
+        require(
+            value <= limit,
+            graph.role,
+            f"relative error {value:.2e} against {what}; at most {limit:g} allowed",
+        )
+    return {
+        "relative_error": error,
+        "relative_error_to_checkpoint": rounding,
+        "relative_error_in_batch": apart,
+    }

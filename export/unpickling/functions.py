@@ -1,0 +1,105 @@
+"""The functions that a pickle may name: ours, which make tensors, arrays and plain containers.
+
+`FUNCTIONS` lists them by the names of those that they stand for. Whatever is not listed is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from export.unpickling.values import Array, Dtype, Record, Storage, expect, put_items, simple, sizes
+from training.run_folders.checkpoint import CheckpointError
+
+STORAGES = {
+    "torch.FloatStorage": torch.float32,
+    "torch.DoubleStorage": torch.float64,
+    "torch.HalfStorage": torch.float16,
+    "torch.BFloat16Storage": torch.bfloat16,
+    "torch.LongStorage": torch.int64,
+    "torch.IntStorage": torch.int32,
+    "torch.ShortStorage": torch.int16,
+    "torch.CharStorage": torch.int8,
+    "torch.ByteStorage": torch.uint8,
+    "torch.BoolStorage": torch.bool,
+}
+
+
+def make_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
+    """A view of a storage. Raises CheckpointError for one with more elements than the storage: it would be a bomb."""
+    values = expect(storage, Storage, "a storage").values
+    size, stride, (offset,) = sizes(size), sizes(stride), sizes((offset,))
+    if math.prod(size) > values.numel():
+        raise CheckpointError(f"it has a tensor of shape {size} on {values.numel()} numbers")
+    return values.as_strided(size, stride, offset)
+
+
+def make_dict(items: Any = ()) -> dict[Any, Any]:
+    """A dict, in place of any kind of dict."""
+    filled: dict[Any, Any] = {}
+    put_items(filled, [value for pair in items for value in expect(pair, list | tuple, "a pair")])
+    return filled
+
+
+def make_set(items: Any = ()) -> set[Any]:
+    """A set, in place of any kind of set."""
+    return {simple(item) for item in items}
+
+
+def make_scalar(dtype: Any, content: Any) -> Any:
+    """A number of numpy's as one of Python's."""
+    content = content.encode("latin-1") if isinstance(content, str) else content
+    return np.frombuffer(expect(content, bytes, "a number's bytes"), expect(dtype, Dtype, "dtype").numpy())[
+        0
+    ].item()
+
+
+def make_array(content: Any, dtype: Any, shape: Any, order: Any) -> Array:
+    """An array as protocol 5 writes it."""
+    array = Array()
+    array.fill((1, shape, dtype, order == "F", content))
+    return array
+
+
+def make_bytes(text: Any, encoding: Any) -> bytes:
+    """Bytes that an old protocol wrote as text."""
+    if encoding not in ("latin1", "latin-1"):
+        raise CheckpointError(f"it has bytes encoded as {str(encoding)[:40]!r}")
+    return str(expect(text, str, "text")).encode("latin-1")
+
+
+def make_persistent(meta: Any) -> Record:
+    """NVIDIA's persistent object: its class's name and state. The source code that came with it is dropped."""
+    return Record(
+        str(expect(meta, dict, "an object")["class_name"]), dict(expect(meta["state"], dict, "a state"))
+    )
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": make_dict,
+    "dnnlib.EasyDict": make_dict,
+    "dnnlib.util.EasyDict": make_dict,
+    "builtins.set": make_set,
+    "__builtin__.set": make_set,
+    "argparse.Namespace": lambda: Record("Namespace"),
+    "torch.Size": tuple,
+    "torch.device": lambda *_: "device",
+    "torch._utils._rebuild_tensor_v2": make_tensor,
+    "torch._utils._rebuild_parameter": lambda data, *_: expect(data, Tensor, "a tensor"),
+    "numpy.dtype": lambda code, *_: Dtype(str(code)),
+    "numpy.core.multiarray._reconstruct": lambda *_: Array(),
+    "numpy._core.multiarray._reconstruct": lambda *_: Array(),
+    "numpy.core.numeric._frombuffer": make_array,
+    "numpy._core.numeric._frombuffer": make_array,
+    "numpy.core.multiarray.scalar": make_scalar,
+    "numpy._core.multiarray.scalar": make_scalar,
+    "_codecs.encode": make_bytes,
+    "torch_utils.persistence._reconstruct_persistent_obj": make_persistent,
+}
+MENTIONED = frozenset({*STORAGES, "numpy.ndarray"})
+"""Names that a pickle may mention and not call."""

@@ -1,0 +1,91 @@
+"""Pickles as files: a plain one, and those that torch wrote before 1.6, with the storages behind them."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable
+from typing import IO, Any
+
+import torch
+
+from export.unpickling.functions import FUNCTIONS, STORAGES, make_set
+from export.unpickling.machine import Machine
+from export.unpickling.values import Name, Storage, expect, sizes
+from training.run_folders.checkpoint import CheckpointError
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # opens a file of torch.save before 1.6
+LEGACY_PROTOCOL = 1001
+STORAGE_IN_PICKLE = "torch.storage._load_from_bytes"
+
+
+class Storages:
+    """Storages of one file, made when a pickle first mentions them. Together they are no larger than the file."""
+
+    def __init__(self, room: int, content: Callable[[str, int], bytes] | None = None) -> None:
+        """`room`: bytes of the file. `content` gives a storage's bytes from its key and size; else they come later."""
+        self.room, self.content = room, content
+        self.found: dict[str, Storage] = {}
+
+    def find(self, mention: Any) -> Storage:
+        """The storage of a persistent id: ("storage", type, key, device, count[, view]). Raises CheckpointError.
+
+        Old files may name a view of another storage; that is refused.
+        """
+        kind, dtype_name, key, _, count, *view = expect(mention, tuple, "a storage's name")
+        dtype = STORAGES.get(expect(dtype_name, Name, "a storage's type").full)
+        key, (count,) = str(expect(key, str, "a storage's key")), sizes((count,))
+        if kind != "storage" or dtype is None or any(view):
+            raise CheckpointError("it names something that is not a storage")
+        if key not in self.found:
+            room = count * dtype.itemsize
+            self.room -= room
+            if self.room < 0:
+                raise CheckpointError("its tensors are larger than the file")
+            self.found[key] = Storage(torch.empty(count, dtype=dtype))
+            if self.content:
+                self.fill(key, self.content(key, room))
+        return self.found[key]
+
+    def fill(self, key: str, content: bytes) -> None:
+        """Copy a storage's bytes, little-endian, into it."""
+        values = self.found[key].values
+        if len(content) != values.nbytes:
+            raise CheckpointError(f"storage {key!r} should have {values.nbytes} bytes and has {len(content)}")
+        if content:
+            values.view(torch.uint8).copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+
+
+def make_storage(content: Any) -> Storage:
+    """A storage within a plain pickle: the bytes of a small file of torch's older kind. Raises CheckpointError."""
+    stream = io.BytesIO(expect(content, bytes, "a storage's bytes"))
+    storage = read_pickle(stream, len(stream.getvalue()), nested=True)
+    return expect(storage, Storage, "a storage")
+
+
+def read_pickle(stream: IO[bytes], size: int, *, nested: bool = False) -> Any:
+    """Read a plain pickle of `size` bytes, or a file of torch before 1.6: several pickles, then the storages.
+
+    A `nested` one is a storage within a pickle, and may hold no further one. Raises CheckpointError.
+    """
+    storages = Storages(size)
+    functions = FUNCTIONS if nested else FUNCTIONS | {STORAGE_IN_PICKLE: make_storage}
+    machine = Machine(functions, storages.find, size)
+    value = machine.run(stream)
+    if not (isinstance(value, int) and value == LEGACY_MAGIC):
+        if storages.found:
+            raise CheckpointError("it names storages that it does not hold")
+        return value
+    protocol, system = machine.run(stream), machine.run(stream)
+    if protocol != LEGACY_PROTOCOL or expect(system, dict, "system").get("little_endian") is not True:
+        raise CheckpointError("it was saved by an unknown version of torch, or on a big-endian machine")
+    value, keys = machine.run(stream), expect(machine.run(stream), list, "storage keys")
+    if set(make_set(keys)) != storages.found.keys():
+        raise CheckpointError("it names storages that it does not hold")
+    for key in keys:
+        (count,) = struct.unpack("<q", stream.read(8))
+        values = storages.found[key].values
+        if count != values.numel():
+            raise CheckpointError(f"storage {key!r} should have {values.numel()} numbers and has {count}")
+        storages.fill(key, stream.read(values.nbytes))
+    return value

@@ -1,0 +1,105 @@
+"""The values that a checkpoint file may hold, besides numbers, text, tensors and plain containers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import UnionType
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from training.run_folders.checkpoint import CheckpointError
+
+MOST_AXES = 8
+DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "O", "O8")
+
+
+@dataclass(frozen=True)
+class Name:
+    """The full name of a global that a pickle mentions. It is never imported."""
+
+    full: str
+
+
+@dataclass
+class Record:
+    """An object of a class that is not ours: its class's name and its fields as they were written. It does nothing."""
+
+    kind: str
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def fill(self, state: Any) -> None:
+        """Pickle's BUILD."""
+        self.fields.update(expect(state, dict, "fields"))
+
+
+@dataclass
+class Storage:
+    """The numbers that tensors are views of: a tensor of one axis."""
+
+    values: Tensor
+
+
+@dataclass
+class Dtype:
+    """A numpy dtype: its code; the byte order follows with BUILD."""
+
+    code: str
+    order: str = "<"
+
+    def fill(self, state: Any) -> None:
+        """Pickle's BUILD: (version, byte order, ...)."""
+        self.order = str(expect(state, tuple, "a dtype's state")[1])
+
+    def numpy(self) -> np.dtype[Any]:
+        """The dtype itself, of plain numbers or of objects. Raises CheckpointError for any other."""
+        if self.code not in DTYPES:
+            raise CheckpointError(f"it holds an array of dtype {self.code!r}")
+        return np.dtype("O") if self.code.startswith("O") else np.dtype(self.code).newbyteorder(self.order)  # type: ignore[arg-type]
+
+
+@dataclass
+class Array:
+    """A numpy array, filled by BUILD: `value` is an ndarray of numbers, or the list of an array of objects."""
+
+    value: Any = None
+
+    def fill(self, state: Any) -> None:
+        """Pickle's BUILD: (version, shape, dtype, column-major, bytes or list of objects)."""
+        _, shape, dtype, column_major, content = expect(state, tuple, "an array's state")
+        kind, shape = expect(dtype, Dtype, "dtype").numpy(), sizes(shape)
+        if kind.hasobject:
+            self.value = list(expect(content, list, "an array's objects"))
+            return
+        # Python 2 pickled bytes as text.
+        content = content.encode("latin-1") if isinstance(content, str) else content
+        numbers = np.frombuffer(expect(content, bytes | bytearray, "an array's bytes"), kind)
+        self.value = numbers.reshape(shape, order="F" if column_major else "C").copy()
+
+
+def expect(value: Any, kind: type | UnionType, what: str) -> Any:
+    """Return the value if it is of that type. Raises CheckpointError that says `what` should be there."""
+    if not isinstance(value, kind):
+        raise CheckpointError(f"it has {type(value).__name__} where {what} should be")
+    return value
+
+
+def sizes(values: Any) -> tuple[int, ...]:
+    """A shape, or strides, as a tuple: a few whole numbers, none negative. Raises CheckpointError."""
+    numbers = tuple(expect(values, list | tuple, "a shape"))
+    if len(numbers) > MOST_AXES or not all(isinstance(n, int) and n >= 0 for n in numbers):
+        raise CheckpointError("it has a shape that no tensor has")
+    return numbers
+
+
+def put_items(target: dict[Any, Any], items: list[Any]) -> None:
+    """Put alternating keys and values into a dict."""
+    target.update(zip(map(simple, items[::2]), items[1::2], strict=True))
+
+
+def simple(key: Any) -> Any:
+    """Return a dict's key if it is a word or a number: the hash of a deeply nested one would overflow the C stack."""
+    if not isinstance(key, str | bytes | int | float | None):
+        raise CheckpointError(f"it has a {type(key).__name__} as a dict's key")
+    return key

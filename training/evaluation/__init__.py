@@ -1,0 +1,1 @@
+"""Methods of inversion side by side on held-out pictures: figures, tables and pictures."""

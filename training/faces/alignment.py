@@ -1,0 +1,99 @@
+"""`python -m training alignment`: where eyes, nose and mouth lie on aligned training pictures, and how they scatter.
+
+Photographs are brought into the same place before they are encoded: who serves the pipeline fits what the face detector
+finds on a photograph to the mean found here. Written as `alignment.json` into a run folder, for the export to take up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.data.pictures import DataError, load_pictures
+from training.faces.face_detector import LANDMARKS, FaceDetector
+from training.run_folders.json_files import write_json
+
+SIDE = 320  # pictures are resized to this before faces are looked for, pixels
+LOADED_SIDE = 128  # and before that to this, so that a large set fits into memory
+SURE = 0.8  # score of a detection that counts
+FITTED = (0, 1, 3, 4)  # eyes and corners of the mouth; the nose's tip goes sideways as the head turns
+ALIGNMENT_FILE = "alignment.json"
+Points = npt.NDArray[np.float64]  # [N, 5, 2], parts of a picture's side
+
+
+@dataclass
+class AlignmentConfig:
+    """Measure where faces lie on a set of aligned pictures, for photographs to be brought there."""
+
+    run: Path
+    """Run folder of an encoder, or what `publish` made of it; alignment.json is written there."""
+    data: Path
+    """Folder or zip of the aligned pictures that it was trained on."""
+    pictures: int = 2_000
+    """Pictures to measure, at most."""
+
+
+def measure_alignment(config: AlignmentConfig) -> str:
+    """Write alignment.json; gives a summary. Raises DataError."""
+    pictures = load_pictures(config.data, LOADED_SIDE)
+    found = find_landmarks(pictures.first(config.pictures).images)
+    if len(found) < 100:
+        raise DataError(
+            f"{config.data}: faces on {len(found)} pictures only; 100 are needed to say where they lie"
+        )
+    mean = found.mean(0)
+    apart, turned = corners_apart(found, mean), np.abs(sideways(found))
+    alignment = {
+        "template": dict(zip(LANDMARKS, mean.round(4).tolist(), strict=True)),
+        "tolerance": round(float(np.quantile(apart, 0.99)), 4),
+        "max_turn": round(1.5 * float(np.quantile(turned, 0.999)), 4),
+        "pictures": len(found),
+    }
+    write_json(config.run / ALIGNMENT_FILE, alignment)
+    return (
+        f"{len(found)} faces of {min(len(pictures), config.pictures)} pictures; their corners are "
+        f"{np.median(apart):.3f} of a side from the mean's (99 %: {alignment['tolerance']}); "
+        f"written to {config.run / ALIGNMENT_FILE}"
+    )
+
+
+@torch.no_grad()
+def find_landmarks(images: Tensor) -> Points:
+    """The surest face of each picture uint8 [M, 3, H, W] that has one."""
+    detector = FaceDetector()
+    rows = []
+    for part in images.split(32):
+        faces = detector(
+            F.interpolate(part.float() / 127.5 - 1, (SIDE, SIDE), mode="bilinear", antialias=True)
+        )
+        best = faces[torch.arange(len(faces)), faces[:, :, 0].argmax(1)]
+        rows.append(best[best[:, 0] > SURE, 5:])
+    return (torch.cat(rows).numpy() / SIDE).reshape(-1, len(LANDMARKS), 2).astype(np.float64)
+
+
+def corners_apart(found: Points, mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """How far the crop that fits each face to the mean one has its farthest corner from the picture's: [N]."""
+    source, points = (_complex(x[..., FITTED, :]) for x in (mean[None], found))
+    a, b = source - source.mean(1, keepdims=True), points - points.mean(1, keepdims=True)
+    scale = (b * a.conj()).sum(1) / (abs(a) ** 2).sum(1)
+    corners = np.array([0, 1, 1j, 1 + 1j])
+    placed = scale[:, None] * (corners - source.mean(1)) + points.mean(1, keepdims=True)
+    apart: npt.NDArray[np.float64] = abs(placed - corners).max(1)
+    return apart
+
+
+def sideways(found: Points) -> npt.NDArray[np.float64]:
+    """How far the tip of the nose is beside the middle of the eyes, in distances between these: [N]."""
+    left, right, nose = (_complex(found[:, n]) for n in range(3))
+    aside: npt.NDArray[np.float64] = ((nose - (left + right) / 2) / (right - left)).real
+    return aside
+
+
+def _complex(points: npt.NDArray[np.float64]) -> npt.NDArray[np.complex128]:
+    return points[..., 0] + 1j * points[..., 1]

@@ -1,0 +1,132 @@
+"""A discriminator in training: its optimiser, its lazy regulariser, and what it says to the network that it judges."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from training.loops.step import update
+from training.losses.adversarial import Discriminator
+
+BETAS = (0.0, 0.99)
+
+
+@contextlib.contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Within it the network's trained weights get no gradient."""
+    trained = [p for p in network.parameters() if p.requires_grad]
+    for p in trained:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in trained:
+            p.requires_grad_(True)
+
+
+@dataclass(frozen=True)
+class Regularisation:
+    """How a discriminator's own regulariser is taken: `gamma` / 2 times it, once in `interval` steps (lazily)."""
+
+    gamma: float
+    interval: int
+
+
+def adam(
+    discriminator: Discriminator, rate: float, regularisation: Regularisation | None = None
+) -> torch.optim.Optimizer:
+    """Adam for a discriminator's trained weights.
+
+    With a regularisation, rate and moments shrink to make up for the step more in every `interval` that a regularised
+    discriminator takes (StyleGAN2, appendix B).
+    """
+    lazy = 1.0
+    if regularisation and discriminator.regularised:
+        lazy = regularisation.interval / (regularisation.interval + 1)
+    trained = [p for p in discriminator.parameters() if p.requires_grad]
+    return torch.optim.Adam(trained, rate * lazy, betas=(BETAS[0], BETAS[1] ** lazy))
+
+
+class DiscriminatorStep(NamedTuple):
+    """What one step of a discriminator gave."""
+
+    loss: Tensor
+    real_logits: Tensor
+    fake_logits: Tensor
+    penalty: Tensor | None
+    """The regulariser's value in steps that take it."""
+
+
+class Adversary:
+    """A discriminator with its optimiser, trained in turns with a generator or an encoder."""
+
+    def __init__(
+        self,
+        discriminator: Discriminator,
+        optimiser: torch.optim.Optimizer,
+        fabric: Fabric,
+        regularisation: Regularisation | None = None,
+        *,
+        augment: Callable[[Tensor], Tensor] = lambda x: x,
+        mixed_precision: bool = True,
+    ) -> None:
+        """Put a discriminator and its optimiser together; without `regularisation` its regulariser is left out.
+
+        `augment` changes all samples before they are judged. Without `mixed_precision` logits are computed in float32
+        whatever the run's precision is.
+        """
+        self.discriminator, self.optimiser, self.fabric = discriminator, optimiser, fabric
+        self.regularisation = regularisation if discriminator.regularised else None
+        self.augment = augment
+        self._autocast = fabric.autocast if mixed_precision else contextlib.nullcontext
+
+    def step(self, real: Tensor, fake: Tensor, number: int) -> DiscriminatorStep:
+        """Step `number` of the discriminator on real and generated samples, which carry no gradient."""
+        discriminator = self.discriminator
+        with self._autocast():
+            real_logits = discriminator(self.augment(real))
+            fake_logits = discriminator(self.augment(fake))
+            loss = discriminator.discriminator_loss(real_logits, fake_logits)
+        update(self.fabric, loss, self.optimiser)
+        penalty, lazy = None, self.regularisation
+        if lazy and number % lazy.interval == 0:
+            penalty = discriminator.regulariser(self.augment(real))
+            update(self.fabric, penalty * (lazy.gamma / 2 * lazy.interval), self.optimiser)
+        return DiscriminatorStep(loss, real_logits, fake_logits, penalty)
+
+    def generator_loss(self, fake: Tensor) -> Tensor:
+        """The loss of the network that made `fake`; the discriminator's own weights get no gradient."""
+        with frozen(self.discriminator), self._autocast():
+            return self.discriminator.generator_loss(self.discriminator(self.augment(fake)))
+
+
+class ReplayPool:
+    """A pool of earlier codes: half of those shown are swapped for older ones (arXiv 1612.07828, section 2.3)."""
+
+    def __init__(self, size: int) -> None:
+        """A pool of that many codes; of size 0 it swaps none."""
+        self.size = size
+        self.codes: list[Tensor] = []
+
+    def swap(self, codes: Tensor) -> Tensor:
+        """Take codes float [N, L, 512] in and give as many out."""
+        if self.size == 0:
+            return codes
+        shown = []
+        for code in codes:
+            if len(self.codes) < self.size:
+                self.codes.append(code)
+                shown.append(code)
+            elif torch.rand(()) < 0.5:
+                i = int(torch.randint(self.size, ()))
+                shown.append(self.codes[i])
+                self.codes[i] = code
+            else:
+                shown.append(code)
+        return torch.stack(shown)

@@ -1,0 +1,99 @@
+"""What training steps of all kinds share: processes and precision, seeds, the batch, one step of an optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from training.data.pictures import PictureSource
+
+
+@dataclass
+class Compute:
+    """Where and how to compute (Lightning Fabric)."""
+
+    accelerator: str = "auto"
+    """cpu, cuda or auto."""
+    devices: int = 1
+    """Processes on this host, one a device; `torchrun` sets its own number."""
+    precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
+    """bf16-mixed or 32-true."""
+    seed: int = 0
+    """Seed of weights, order of pictures, noise and augmentation."""
+
+    def fabric(self) -> Fabric:
+        """Start the processes and return Fabric."""
+        strategy = "ddp" if self.devices > 1 else "auto"
+        fabric = Fabric(
+            accelerator=self.accelerator, devices=self.devices, precision=self.precision, strategy=strategy
+        )
+        fabric.launch()
+        return fabric
+
+
+def seed_step(seed: int, step: int, fabric: Fabric) -> torch.Generator:
+    """Seed all randomness of a step from (seed, step, process), so that a resumed run equals an undisturbed one.
+
+    The random generator that is returned is the same in every process. Pictures and z are drawn from it for all
+    processes together, and each takes its `share`, so that N processes see the batch that one would see. Noise and
+    augmentation come from each process's own seed.
+    """
+    base = (seed * 1_000_003 + step) * 1_009
+    torch.manual_seed(base + fabric.global_rank)
+    return torch.Generator().manual_seed(base + 1_008)
+
+
+def share(fabric: Fabric, drawn: Tensor) -> Tensor:
+    """This process's part of what was drawn for all: [processes * N, ...] -> [N, ...]."""
+    return drawn.chunk(fabric.world_size)[fabric.global_rank]
+
+
+class BatchConfig(Protocol):
+    """The settings that a step's batch depends on."""
+
+    batch: int
+    mirror: bool
+    compute: Compute
+
+
+def draw_batch(
+    config: BatchConfig, pictures: PictureSource, z_size: int, step: int, fabric: Fabric
+) -> tuple[Tensor, Tensor]:
+    """Seed the step and draw this process's pictures float32 [N, 3, H, W] and z float32 [N, z_size]."""
+    common = seed_step(config.compute.seed, step, fabric)
+    total = config.batch * fabric.world_size
+    index = share(fabric, torch.randint(len(pictures), (total,), generator=common))
+    flip = share(fabric, torch.rand(total, generator=common) < (0.5 if config.mirror else 0.0))
+    z = share(fabric, torch.randn(total, z_size, generator=common))
+    return pictures.batch(index, mirror=flip).to(fabric.device), z.to(fabric.device)
+
+
+def update(fabric: Fabric, loss: Tensor, *optimisers: torch.optim.Optimizer) -> None:
+    """One step of each optimiser down `loss`, gradients averaged over the processes."""
+    for optimiser in optimisers:
+        optimiser.zero_grad(set_to_none=True)
+    fabric.backward(loss)
+    groups = [group for optimiser in optimisers for group in optimiser.param_groups]
+    parameters = [p for group in groups for p in group["params"] if p.grad is not None]
+    average_gradients(fabric, parameters)
+    for p in parameters:
+        # A single overflow in bfloat16 must not end a run of hours.
+        if p.grad is not None:
+            torch.nan_to_num(p.grad, nan=0.0, posinf=1e5, neginf=-1e5, out=p.grad)
+    for optimiser in optimisers:
+        optimiser.step()
+
+
+def average_gradients(fabric: Fabric, parameters: Iterable[nn.Parameter]) -> None:
+    """Average gradients over the processes: one all-reduce of all of them, laid end to end."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if fabric.world_size == 1 or not gradients:
+        return
+    flat = fabric.all_reduce(torch.cat([g.flatten() for g in gradients]), reduce_op="mean")
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))

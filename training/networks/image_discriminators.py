@@ -1,0 +1,204 @@
+"""Image discriminators: StyleGAN2's, and a projected one on pretrained features.
+
+Each takes pictures float [N, 3, H, W] in [-1, 1] and gives logits, high for "real". `IMAGE_DISCRIMINATORS` names all
+of them: another one is a class with its losses and an entry there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from training.losses.adversarial import (
+    Discriminator,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+    r1_penalty,
+)
+from training.networks.features import TAPS, EfficientNetLite0
+from training.networks.generator import GeneratorConfig
+from training.networks.layers import LEAKY_SLOPE, EqualizedLinear, fir_kernel, scaled_leaky_relu
+
+
+class EqualizedConv(nn.Module):
+    """Convolution with run-time weight scale (equalised learning rate). `down`: a blur first and a stride of two."""
+
+    blur: Tensor
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, *, down: bool = False, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.weight_scale = 1 / math.sqrt(inputs * kernel * kernel)
+        self.down, self.padding = down, kernel // 2
+        if down:
+            self.register_buffer("blur", fir_kernel().expand(inputs, 1, 4, 4).clone(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight * self.weight_scale
+        if self.down:
+            pad = 2 if self.padding else 1
+            x = F.conv2d(x, self.blur.to(x.dtype), padding=pad, groups=x.shape[1])
+            return F.conv2d(x, weight, self.bias, stride=2)
+        return F.conv2d(x, weight, self.bias, padding=self.padding)
+
+
+class ResidualBlock(nn.Module):
+    """Residual block of StyleGAN2's discriminator: halves the side."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = EqualizedConv(inputs, inputs, 3)
+        self.down = EqualizedConv(inputs, outputs, 3, down=True)
+        self.skip = EqualizedConv(inputs, outputs, 1, down=True, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = scaled_leaky_relu(self.down(scaled_leaky_relu(self.conv(x))))
+        return (y + self.skip(x)) / math.sqrt(2)
+
+
+def minibatch_deviation(x: Tensor, group: int = 4) -> Tensor:
+    """Append the mean standard deviation within groups of the batch as one more map (arXiv 1710.10196, section 3).
+
+    float [N, C, H, W] -> [N, C + 1, H, W]; groups have gcd(N, `group`) samples.
+    """
+    n, _, h, w = x.shape
+    size = math.gcd(n, group)
+    y = x.float().reshape(size, -1, *x.shape[1:])  # [size, N / size, C, H, W]
+    deviation = (y.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))  # [N / size]
+    return torch.cat([x, deviation.repeat(size)[:, None, None, None].expand(n, 1, h, w).to(x.dtype)], 1)
+
+
+class StyleGAN2Discriminator(Discriminator):
+    """StyleGAN2's residual discriminator (arXiv 1912.04958): image -> logits [N, 1]. Non-saturating loss and R1."""
+
+    regularised = True
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        widths = config.channels[::-1]
+        self.from_rgb = EqualizedConv(3, widths[0], 1)
+        self.blocks = nn.Sequential(*(ResidualBlock(a, b) for a, b in pairwise(widths)))
+        self.conv = EqualizedConv(widths[-1] + 1, widths[-1], 3)
+        self.fc = EqualizedLinear(widths[-1] * 16, widths[-1])
+        self.logit = EqualizedLinear(widths[-1], 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.blocks(scaled_leaky_relu(self.from_rgb(image)))
+        x = scaled_leaky_relu(self.conv(minibatch_deviation(x)))
+        return self.logit(scaled_leaky_relu(self.fc(x.flatten(1))))
+
+    def regulariser(self, real: Tensor) -> Tensor:
+        """R1 on real pictures."""
+        return r1_penalty(self, real)
+
+
+class CrossScaleProjection(nn.Module):
+    """Fixed random mixing of features across channels and scales (Projected GANs, arXiv 2111.01007, section 3.2).
+
+    Takes the features of `EfficientNetLite0`, fine to coarse, and gives as many maps, of `widths` channels.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        channels = list(TAPS.values())
+        widths = [width * 2**i for i in range(len(channels))]
+        self.mix_channels = nn.ModuleList(
+            nn.Conv2d(a, b, 1, bias=False) for a, b in zip(channels, widths, strict=True)
+        )
+        self.mix_scales = nn.ModuleList(
+            nn.Conv2d(b, a, 3, padding=1, bias=False)
+            for a, b in zip([widths[0], *widths[:-1]], widths, strict=True)
+        )
+        for conv in [*self.mix_channels, *self.mix_scales]:
+            nn.init.kaiming_normal_(conv.weight)
+        self.widths = [widths[0], *widths[:-1]]
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        mixed: list[Tensor] = []
+        above: Tensor | None = None
+        for i in reversed(range(len(features))):
+            x = self.mix_channels[i](features[i])
+            if above is not None:
+                x = x + F.interpolate(above, scale_factor=2.0, mode="bilinear")
+            above = self.mix_scales[i](x)
+            mixed.append(above)
+        return mixed[::-1]
+
+
+def feature_discriminator(channels: int, side: int) -> nn.Sequential:
+    """A small convolutional discriminator of one scale's features [N, C, side, side]; a logit for each patch."""
+    blocks: list[nn.Module] = []
+    while side > 8:
+        outputs = min(channels * 2, 256)
+        blocks += [
+            spectral_norm(nn.Conv2d(channels, outputs, 4, stride=2, padding=1)),
+            nn.BatchNorm2d(outputs),
+            nn.LeakyReLU(LEAKY_SLOPE),
+        ]
+        channels, side = outputs, side // 2
+    blocks += [spectral_norm(nn.Conv2d(channels, 1, min(4, side)))]
+    return nn.Sequential(*blocks)
+
+
+class ProjectedDiscriminator(Discriminator):
+    """Discriminators on fixed projections of pretrained features (Projected GANs, Sauer et al., arXiv 2111.01007).
+
+    Image -> logits [N, M]: the patch logits of all four scales. Hinge loss, no regulariser. It reaches good pictures in
+    far fewer samples than a discriminator that learns its features. Only the small discriminators are trained and
+    stored.
+    """
+
+    def __init__(self, side: int = 128, width: int = 32) -> None:
+        super().__init__()
+        self.side = side
+        self.features = EfficientNetLite0().requires_grad_(False)
+        # The projection is a constant: the same in every run, whatever the run's seed.
+        run_state = torch.get_rng_state()
+        torch.manual_seed(0)
+        self.projection = CrossScaleProjection(width).requires_grad_(False)
+        torch.set_rng_state(run_state)
+        sides = [side // stride for stride in (4, 8, 16, 32)]
+        self.discriminators = nn.ModuleList(
+            feature_discriminator(width, side)
+            for width, side in zip(self.projection.widths, sides, strict=True)
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = F.interpolate(image, size=(self.side, self.side), mode="bilinear")
+        features = self.projection(self.features(x))
+        pairs = zip(self.discriminators, features, strict=True)
+        return torch.cat([discriminator(feature).flatten(1) for discriminator, feature in pairs], 1)
+
+    def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        return hinge_discriminator_loss(real_logits, fake_logits)
+
+    def generator_loss(self, fake_logits: Tensor) -> Tensor:
+        return hinge_generator_loss(fake_logits)
+
+
+IMAGE_DISCRIMINATORS: dict[str, Callable[[GeneratorConfig], Discriminator]] = {
+    "projected": lambda _: ProjectedDiscriminator(),
+    "stylegan2": StyleGAN2Discriminator,
+}
+"""Name, in configs and checkpoints -> what makes the discriminator for a generator of this shape."""
+
+
+class UnknownDiscriminator(ValueError):
+    """There is no image discriminator of this name; the message says which there are."""
+
+
+def build_image_discriminator(name: str, config: GeneratorConfig) -> Discriminator:
+    """Make an untrained image discriminator. Raises UnknownDiscriminator."""
+    if name not in IMAGE_DISCRIMINATORS:
+        known = ", ".join(IMAGE_DISCRIMINATORS)
+        raise UnknownDiscriminator(f"there is no image discriminator {name!r}; there are {known}")
+    return IMAGE_DISCRIMINATORS[name](config)

@@ -1,0 +1,174 @@
+"""The latent discriminator D_w of force-in-domain inversion: codes float [N, L, 512] -> logits, high for "native".
+
+Native codes are those that the mapping network gives. Codes of an encoder are what it tells them from.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.losses.adversarial import Discriminator, r1_penalty
+from training.networks.generator import Mapping
+from training.networks.layers import ACTIVATION_GAIN, LEAKY_SLOPE, EqualizedLinear, before_activation
+
+
+class NativeCoordinates(nn.Module):
+    """A code seen through the inverse of the mapping's last layer: float [N, L, 512] -> [N, I + L].
+
+    The first I coordinates are the inputs of that layer which explain the code best, standardised. For a native code
+    they are what the layer was really given (z itself where the mapping has one layer).
+
+    The other L say how far each layer's vector is from any that the mapping can give: log(1 + (r / 0.1)^2) / 2, with
+    the distance r in units of the native codes' spread; 0 for native codes. It is a logarithm, and starts at a tenth,
+    because a discriminator that sees the distance itself is certain at once, and then teaches nothing.
+    """
+
+    NEAR = 0.1
+    offset: Tensor
+    spread: Tensor
+    inverse: Tensor
+    inverse_bias: Tensor
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, layers: int, code_size: int, inputs: int) -> None:
+        super().__init__()
+        self.layers = layers
+        entries = layers * code_size
+        for name, shape in {
+            # mean and spread of what the leaky ReLU is given
+            "offset": (entries,), "spread": (entries,),
+            # standardised entries -> standardised inputs
+            "inverse": (inputs, entries), "inverse_bias": (inputs,),
+            # standardised inputs -> standardised entries
+            "weight": (entries, inputs), "bias": (entries,),
+        }.items():  # fmt: skip
+            self.register_buffer(name, torch.ones(shape) if name == "spread" else torch.zeros(shape))
+
+    @torch.no_grad()
+    def fit(self, mapping: Mapping, samples: int = 10_000) -> NativeCoordinates:
+        """Invert the last layer of `mapping`, with statistics over that many sampled codes; return self."""
+        (*_, last) = mapping.layers
+        assert isinstance(last, EqualizedLinear)
+        repeats = 1 if mapping.config.per_layer_code else self.layers
+        weight = (last.weight * last.weight_scale).repeat(repeats, 1)  # [L * 512, I]
+        self.offset.copy_((last.bias * last.bias_scale).repeat(repeats))
+        self.spread.fill_(1)
+        random = torch.Generator().manual_seed(0)
+        z = torch.randn(samples, mapping.config.z_size, generator=random).to(weight.device)
+        given = self.preceding(mapping(z))
+        self.spread.copy_(given.std(0) + 1e-6)
+        weight = (weight / self.spread[:, None]).double()
+        # Inputs that hardly move a code cannot be read off it: their singular values are cut off.
+        inverse = torch.linalg.pinv(weight, rtol=1e-4)
+        inputs = (given / self.spread).double() @ inverse.T
+        mean, deviation = inputs.mean(0), inputs.std(0) + 1e-6
+        self.inverse.copy_(inverse / deviation[:, None])
+        self.inverse_bias.copy_(-mean / deviation)
+        self.weight.copy_(weight * deviation)
+        self.bias.copy_(weight @ mean)
+        return self
+
+    def preceding(self, code: Tensor) -> Tensor:
+        """The standardised input of the mapping's last leaky ReLU, for a code: float [N, L * 512]."""
+        return (before_activation(code.flatten(1)) - self.offset) / self.spread
+
+    def forward(self, code: Tensor) -> Tensor:
+        x = self.preceding(code)
+        inputs = F.linear(x, self.inverse, self.inverse_bias)
+        outside = x - F.linear(inputs, self.weight, self.bias)
+        squared = outside.unflatten(1, (self.layers, -1)).square().mean(2)
+        return torch.cat([inputs, torch.log(1 + squared / self.NEAR**2) / 2], 1)
+
+
+LatentDiscriminatorView = Literal["joint", "layer", "native"]
+
+
+class LatentDiscriminator(Discriminator):
+    """D_w: tells mapping(z), z ~ N(0, I), from E(x). Code float [N, L, 512] -> logits [N, 1] or [N, L].
+
+    Four linear layers of 512 with leaky ReLU (e4e, arXiv 2102.02766); non-saturating loss and R1. The view says what
+    it sees of a code:
+
+    - `joint`: all layers' vectors at once. Right where W+ is native.
+    - `layer`: one layer's vector at a time, for generators that repeat one w. Gives a logit a layer.
+    - `native`: the code through the inverse of the mapping's last layer, which has `inputs` inputs. Its
+      `NativeCoordinates` must be fitted to that mapping.
+
+    Codes are standardised with the mean and deviation of sampled codes float [L, 512], so that every entry weighs
+    alike.
+    """
+
+    regularised = True
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self,
+        mean: Tensor,
+        deviation: Tensor,
+        view: LatentDiscriminatorView = "joint",
+        width: int = 512,
+        inputs: int = 512,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.clone())  # [L, 512]
+        self.register_buffer("deviation", deviation.clone())
+        self.view = view
+        if view == "native":
+            self.native = NativeCoordinates(mean.shape[0], mean.shape[1], inputs)
+        seen = {"joint": mean.numel(), "layer": mean.shape[1], "native": inputs + len(mean)}[view]
+        widths = [seen, width, width, width]
+        layers: list[nn.Module] = []
+        for a, b in pairwise(widths):
+            layers += [EqualizedLinear(a, b), nn.LeakyReLU(LEAKY_SLOPE), Scale(ACTIVATION_GAIN)]
+        logit = EqualizedLinear(width, 1)
+        # It starts without an opinion: a random one would first drive the encoder away.
+        nn.init.zeros_(logit.weight)
+        self.layers = nn.Sequential(*layers, logit)
+
+    def standardise(self, code: Tensor) -> Tensor:
+        """Codes float [N, L, 512] in units of the sampled codes' spread, around their mean."""
+        return (code - self.mean) / self.deviation
+
+    def coordinates(self, code: Tensor) -> Tensor:
+        """What the discriminator sees of codes: float [N, D], or [N, L, 512] for the view `layer`."""
+        if self.view == "native":
+            return self.native(code)
+        x = self.standardise(code)
+        return x if self.view == "layer" else x.flatten(1)
+
+    def judge(self, x: Tensor) -> Tensor:
+        """Logits of coordinates."""
+        return self.layers(x).squeeze(2) if self.view == "layer" else self.layers(x)
+
+    def forward(self, code: Tensor) -> Tensor:
+        return self.judge(self.coordinates(code))
+
+    def regulariser(self, real: Tensor) -> Tensor:
+        """R1 on native codes, in standardised coordinates, so that gamma means the same for every generator."""
+        return r1_penalty(self.judge, self.coordinates(real))
+
+
+class Scale(nn.Module):
+    """Multiply by a constant."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factor
+
+
+def default_view(per_layer_code: bool) -> LatentDiscriminatorView:
+    """The view to train with where none is asked for.
+
+    Where the mapping repeats one w, judging all layers together would press the codes of W+ into W.
+    """
+    return "native" if per_layer_code else "layer"

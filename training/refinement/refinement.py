@@ -1,0 +1,87 @@
+"""A refinement as a plain loop, for evaluation and tests; its settings are those of the exported one too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from training.refinement.objective import Objective, Weights
+from training.refinement.optimisers import OPTIMISERS, OptimiserName
+from training.refinement.refiner import better
+from training.refinement.searches import Search
+
+
+@dataclass(frozen=True)
+class RefinementConfig:
+    """Defaults of a refinement; a bundle's manifest carries them as `refine`."""
+
+    optimiser: OptimiserName = "lbfgs"
+    """L-BFGS, or Adam as in the paper."""
+    steps: int = 25
+    """Steps in all, each one loss and gradient."""
+    quality_steps: dict[str, int] = field(default_factory=lambda: {"fast": 10, "balanced": 25, "best": 60})
+    """Steps by what callers ask for when they do not want to think about steps."""
+    chunk_steps: int = 5
+    """Steps K of one call of the refiner graph; progress, deadlines and cancellation come between calls."""
+    learning_rate: float = 0.03
+    """Adam's rate; L-BFGS: root mean square of what the entries of a code move in the first step."""
+    pixel_weight: float = 1.0
+    """Weight of the mean squared error of pictures on [-1, 1]."""
+    perceptual_weight: float = 0.5
+    """Weight of the perceptual distance."""
+    domain_weight: float = 0.5
+    """Weight of mean((code - E(G(code)))^2), in units of the mean variance of sampled codes."""
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """`code` is the best that was seen, so `best_loss` never exceeds `losses[:, 0]`."""
+
+    code: Tensor  # float [N, L, 512]
+    best_loss: Tensor  # float [N]
+    losses: Tensor  # float [N, steps + 1]: before each step, and after the last
+    last_code: Tensor  # float [N, L, 512]
+
+
+def refine(
+    objective: Objective,
+    start: Tensor | Search,
+    image: Tensor,
+    config: RefinementConfig,
+    *,
+    mask: Tensor | None = None,
+) -> Refinement:
+    """The same optimisation as a loop in PyTorch, every sample on its own.
+
+    `start`: a code float [N, L, 512], or another search. image float [N, 3, H, W] in [-1, 1], mask float [N, 1, H, W].
+    Codes after many steps differ from the graph's as much as they do between two orders of summation: compare losses,
+    or the first gradient.
+    """
+    search = start if isinstance(start, Search) else Search(start)
+    with torch.no_grad():
+        target = objective.target(image, mask)
+    weights = Weights(config.pixel_weight, config.perceptual_weight, config.domain_weight)
+    optimiser = OPTIMISERS[config.optimiser]
+    variable = search.start.detach()
+    shapes = optimiser.shapes(tuple(variable.shape[1:]))
+    state = {name: variable.new_zeros(len(variable), *shape) for name, shape in shapes.items()}
+    state["code"] = variable
+    rate = variable.new_full((len(variable), 1), config.learning_rate)
+    losses: list[Tensor] = []
+    first = search.code(variable).detach()
+    best = (first, first.new_full((len(first), 1), torch.inf))
+    for k in range(config.steps + 1):
+        variable = state["code"].requires_grad_(k < config.steps)
+        with torch.set_grad_enabled(k < config.steps):
+            code = search.code(variable)
+            loss = (objective(code, target, weights) + search.prior(variable)).unsqueeze(1)
+        losses.append(loss.detach())
+        best = better(best, (code.detach(), losses[-1]))
+        if k < config.steps:
+            (gradient,) = torch.autograd.grad(loss.sum(), variable)
+            with torch.no_grad():
+                state = optimiser.step(state, losses[-1], gradient, rate)
+                state["code"] = search.clip(state["code"])
+    return Refinement(best[0], best[1][:, 0], torch.cat(losses, 1), code.detach())

@@ -1,0 +1,49 @@
+"""`python -m training publish`: copies an encoder's run into a small folder: float16 weights, no optimiser state.
+
+The copy can be exported, measured and trained on (as `--gan` of another encoder, say), but not resumed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from training.run_folders.checkpoint import OPTIMISER_SUFFIX, checkpoint_folder, load_meta
+from training.run_folders.former_names import current_file_name, current_tensors
+from training.run_folders.json_files import write_json
+
+BESIDE = ("directions.json", "directions.safetensors", "presets.json", "alignment.json", "card.json")
+
+
+@dataclass
+class PublicationConfig:
+    """Write a run's weights to a folder to keep, as float16."""
+
+    run: Path
+    """Run folder of an encoder."""
+    to: Path
+    """Folder to write; what it held is replaced."""
+
+
+def publish(config: PublicationConfig) -> Path:
+    """Copy weights (rounded to float16), directions and model card; return the new folder. Raises CheckpointError."""
+    meta = load_meta(config.run, "inversion")
+    source = checkpoint_folder(config.run)
+    shutil.rmtree(config.to, ignore_errors=True)
+    config.to.mkdir(parents=True)
+    for file in sorted(source.glob("*.safetensors")):
+        if not file.name.endswith(OPTIMISER_SUFFIX) and file.name not in BESIDE:
+            state = current_tensors(load_file(file))
+            rounded = {k: v.half() if v.dtype == torch.float32 else v for k, v in state.items()}
+            save_file(rounded, config.to / current_file_name(file.name))
+    write_json(config.to / "checkpoint.json", meta)
+    for name in BESIDE:
+        for folder in (source.parent, source):
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, config.to / name)
+                break
+    return config.to

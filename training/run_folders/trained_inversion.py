@@ -1,0 +1,52 @@
+"""An encoder's run as a whole: generator, encoder and latent discriminator, ready for use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from training.networks.encoder import Encoder, EncoderConfig
+from training.networks.generator import Generator, GeneratorConfig
+from training.networks.latent_discriminator import LatentDiscriminator
+from training.networks.pyramid_encoder import PyramidEncoder
+from training.run_folders.checkpoint import CheckpointError, load_meta, load_network
+from training.run_folders.json_files import read_config
+
+
+class TrainedInversion(NamedTuple):
+    """An encoder's run, networks in evaluation mode and frozen."""
+
+    generator: Generator
+    encoder: Encoder | PyramidEncoder
+    latent_discriminator: LatentDiscriminator
+    meta: dict[str, Any]
+    """checkpoint.json"""
+
+
+def build_encoder(config: EncoderConfig) -> Encoder | PyramidEncoder:
+    """Make an untrained encoder of the config's architecture."""
+    return PyramidEncoder(config) if config.architecture in ("psp", "e4e") else Encoder(config)
+
+
+def load_inversion(run: Path) -> TrainedInversion:
+    """Load an encoder's run folder, or its published copy. Raises CheckpointError."""
+    meta = load_meta(run, "inversion")
+    generator = Generator(read_config(GeneratorConfig, meta["generator"]))
+    encoder = build_encoder(read_config(EncoderConfig, meta["encoder"]))
+    shape = (generator.config.layers, generator.config.code_size)
+    given = (encoder.config.layers, encoder.config.code_size)
+    if given != shape:
+        raise CheckpointError(f"{run}: the encoder gives codes {given}, and the generator takes {shape}")
+    discriminator = LatentDiscriminator(
+        torch.zeros(shape),
+        torch.ones(shape),
+        meta["latent_discriminator_view"],
+        inputs=generator.mapping.last_inputs,
+    )
+    networks = {"generator": generator, "encoder": encoder, "latent_discriminator": discriminator}
+    for name, network in networks.items():
+        load_network(run, name, network)
+        network.eval().requires_grad_(False)
+    return TrainedInversion(generator, encoder, discriminator, meta)
