@@ -148,7 +148,7 @@ class Settings(BaseSettings):
     """Maximum size of an encoded picture."""
 
     max_picture_pixels: int = Field(default=50_000_000, ge=64)
-    """Maximum width times height of a picture. It is checked against the header, before decoding."""
+    """Maximum width times height of a picture, read from its header before it is decoded."""
 
     max_open_photographs: int = Field(default=4, ge=1)
     """Maximum number of photographs that are decoded at once, to find faces on them or to paste into them; others wait.
