@@ -1,7 +1,7 @@
 """One request on its way through the gateway: its id, its caller, its deadline, and the time each stage took.
 
-A transport makes a Call for each request and passes it down; whoever answers reads the times. What is asked for is in
-jobs.py.
+A transport makes a Call for each request and passes it down; the answer holds the times. The requests themselves are
+in jobs.py.
 """
 
 from __future__ import annotations

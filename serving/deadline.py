@@ -1,6 +1,6 @@
 """The time that a request has left, as one object that is passed down, and the clock that it reads.
 
-No layer has a time-out of its own: whoever waits asks the deadline.
+No layer has a time-out of its own: code that waits asks the deadline.
 """
 
 from __future__ import annotations

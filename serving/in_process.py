@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime uploads telemetry unless told not to
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # otherwise onnxruntime uploads telemetry
 
 import uvloop
 from pydantic import ValidationError

@@ -27,21 +27,23 @@ class Settings(BaseSettings):
         cli_kebab_case=True,
         cli_prog_name="python -m serving",
         cli_implicit_flags=True,
-        env_ignore_empty=True,  # compose hands on what is not set as an empty value
+        env_ignore_empty=True,  # docker compose passes an unset variable on as an empty one
         extra="ignore",
     )
 
     model_repository: Path = Path("model_repository")
-    """Folder with the bundles, in Triton's layout. Mount it read-only: who writes there runs code here."""
+    """Folder with the bundles, in Triton's layout. Mount it read-only: whoever can write to it can run code in the
+    gateway."""
 
     bundles: Annotated[tuple[str, ...], NoDecode] = ()
-    """Names of the bundles to serve, separated by commas, the default one first. Empty: all, by name."""
+    """Names of the bundles to serve, separated by commas, the default one first. Empty: all, in order of their
+    names."""
 
     verify_checksums: bool = True
     """Compare each file of a bundle with the sha256 in its manifest before loading it."""
 
     host: str = "127.0.0.1"
-    """Address to listen on. 0.0.0.0 to be reached from outside this machine: that takes keys or client certificates."""
+    """Address to listen on. 0.0.0.0 makes it reachable from other machines; that needs keys or client certificates."""
 
     grpc_port: int = Field(default=8500, ge=0, le=65535)
     """Port of gRPC. 0 takes a free one."""
@@ -50,22 +52,23 @@ class Settings(BaseSettings):
     """Port of HTTP. 0 takes a free one."""
 
     backend: Literal["embedded", "triton"] = "embedded"
-    """What runs the graphs: this process, or Triton servers."""
+    """Where graphs run: in this process, or on Triton servers."""
 
     triton_addresses: Annotated[tuple[str, ...], NoDecode] = Field(default=("127.0.0.1:8001",), min_length=1)
-    """gRPC addresses of Triton servers, separated by commas; requests go to the one with the least outstanding."""
+    """gRPC addresses of Triton servers, separated by commas. A request goes to the one with the least outstanding
+    work."""
 
     triton_model_control: bool = False
     """Load and unload models on the servers, which must run with --model-control-mode=explicit."""
 
     triton_shared_memory: bool = False
-    """Pass tensors through shared memory, to servers on this machine that allow it; over the connection to others."""
+    """Pass tensors through shared memory to those servers that allow it: servers on this machine."""
 
     triton_tls: bool = False
-    """Speak TLS with the servers, which must run with --grpc-use-ssl; their certificates must name their addresses."""
+    """Use TLS with the servers. They must run with --grpc-use-ssl, and their certificates must name their addresses."""
 
     triton_tls_authorities: Path | None = None
-    """With triton_tls: PEM file with the authorities that sign the servers' certificates. Left out: public ones."""
+    """With triton_tls: PEM file with the authorities that sign the servers' certificates. Default: the public ones."""
 
     triton_tls_certificate: Path | None = None
     """With triton_tls: PEM file with the gateway's own certificate, for servers with --grpc-use-ssl-mutual."""
@@ -74,152 +77,158 @@ class Settings(BaseSettings):
     """PEM file with the private key of triton_tls_certificate."""
 
     triton_probe_interval_s: float = Field(default=1.0, gt=0.0)
-    """How often a server is asked whether it is live and has its graphs; one that is left out is asked more often."""
+    """Seconds between two probes of a server: is it live, has it its graphs? A server that is down is probed more
+    often."""
 
     triton_unload_delay_s: float = Field(default=30.0, ge=0.0)
-    """With triton_model_control: how long an old version stays after a switch, for other gateways to switch too."""
+    """With triton_model_control: seconds that an old version stays loaded after a switch, so that other gateways can
+    switch, too."""
 
     repository_poll_s: float = Field(default=0.0, ge=0.0)
-    """How often to look for new versions of bundles in the model repository. 0: only at SIGHUP."""
+    """Seconds between two looks for new versions of bundles in the model repository. 0: only at SIGHUP."""
 
     reload_timeout_s: float = Field(default=300.0, gt=0.0)
-    """How long a new version may take to be loaded and checked."""
+    """Seconds in which a new version must be loaded and checked."""
 
     studio: bool = True
-    """Serve the studio, a page to edit pictures with, at /. Off: / leads to /docs."""
+    """Serve the studio, a web page for editing pictures, at /. Off: / redirects to /docs."""
 
     operations_port: int | None = Field(default=None, ge=0, le=65535)
-    """Port of a second HTTP listener that has /healthz, /readyz and /metrics only, without keys and TLS: for probes and
-    Prometheus, not for the world. Left out: none. 0 takes a free one."""
+    """Port of a second HTTP server with /healthz, /readyz and /metrics only, without keys and TLS, for probes and
+    Prometheus. Do not expose it. Default: none. 0 takes a free one."""
 
     keys_file: Path | None = None
-    """File with the hashes of API keys (`python -m serving key NAME` adds one). Once set, every call needs a key.
-    Read again when it changes."""
+    """File with the hashes of API keys (`python -m serving key NAME` adds one). With it, every call needs a key. It is
+    read again when it changes."""
 
     insecure: bool = False
-    """Let `host` be any address although nobody has to say who they are: something in front decides who gets here."""
+    """Allow any address as `host` without keys and client certificates, as something in front controls access."""
 
     tls_certificate: Path | None = None
-    """PEM file with the certificate of both ports, and those between it and its authority. Left out: no TLS."""
+    """PEM file with the certificate chain of both ports. Default: no TLS."""
 
     tls_key: Path | None = None
     """PEM file with the certificate's private key."""
 
     tls_client_authorities: Path | None = None
-    """PEM file with the authorities that sign clients' certificates: callers without one are refused (mTLS)."""
+    """PEM file with the authorities that sign clients' certificates. Callers without a certificate are refused
+    (mTLS)."""
 
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
-    """Origins (e.g. https://app.example.com), separated by commas, whose pages may call over HTTP. Empty: none but the
+    """Origins (e.g. https://app.example.com), separated by commas, whose pages may call over HTTP. Empty: only the
     gateway's own."""
 
     intra_op_threads: int = Field(default=0, ge=0)
-    """Threads for each run of a graph. 0: as many as this process may use processors (container limits count)."""
+    """Threads for each run of a graph. 0: one for each processor that this process may use (container limits count)."""
 
     refiner_engine: Literal["auto", "onnxruntime", "openvino"] = "auto"
-    """What runs refinement steps. auto: OpenVINO where it is installed,
-    the processor has bfloat16, and a trial at start-up is right and faster."""
+    """Runtime for refinement steps. auto: OpenVINO if it is installed, the processor has bfloat16, and a trial at
+    start-up gives right results faster than ONNX Runtime."""
 
     max_batch_size: int = Field(default=16, ge=1)
-    """Samples in one run of a graph, at most; a bundle may set it lower. Memory grows to the largest batch seen."""
+    """Maximum number of samples in one run of a graph; a bundle may set it lower. Memory grows with the largest
+    batch."""
 
     max_queue_samples: int = Field(default=512, ge=1)
-    """Samples waiting for one graph, at most. Beyond: RESOURCE_EXHAUSTED / 429."""
+    """Maximum number of samples that wait for one graph. Beyond: RESOURCE_EXHAUSTED / 429."""
 
     max_batch_delay_ms: float = Field(default=0.0, ge=0.0, le=1000.0)
-    """How long a batch that is not full waits for company. At 0 batches still form, while the one before runs."""
+    """How long a batch that is not full waits for more samples. At 0 batches still form while another one runs."""
 
     max_requests_in_flight: int = Field(default=256, ge=1)
-    """Requests in the pipeline at once, at most. Beyond: RESOURCE_EXHAUSTED / 429."""
+    """Maximum number of requests in the pipeline at once. Beyond: RESOURCE_EXHAUSTED / 429."""
 
     max_request_bytes: int = Field(default=32 * _MIB, ge=1024)
-    """Size of a request, at most."""
+    """Maximum size of a request."""
 
     max_bytes_in_flight: int = Field(default=512 * _MIB, ge=1024)
-    """Size of all requests that are held at once, at most. Beyond: RESOURCE_EXHAUSTED / 429."""
+    """Maximum size of all requests that are held at once. Beyond: RESOURCE_EXHAUSTED / 429."""
 
     max_picture_bytes: int = Field(default=20 * _MIB, ge=64)
-    """Size of an encoded picture, at most."""
+    """Maximum size of an encoded picture."""
 
     max_picture_pixels: int = Field(default=50_000_000, ge=64)
-    """Width times height of a picture, at most; read from its header, before it is decoded."""
+    """Maximum width times height of a picture, read from its header before it is decoded."""
 
     max_open_photographs: int = Field(default=4, ge=1)
-    """Photographs held decoded at once, at most, to find faces on them or to paste into them: others wait. One takes
-    some 8 bytes for each of its pixels."""
+    """Maximum number of photographs that are decoded at once, to find faces on them or to paste into them; others wait.
+    Each takes about 8 bytes for each of its pixels."""
 
     max_session_photograph_bytes: int = Field(default=512 * _MIB, ge=1024)
-    """Size of the encoded photographs that all open edit sessions hold to paste into, at most. Beyond:
+    """Maximum size of the encoded photographs that all open edit sessions hold to paste into. Beyond:
     RESOURCE_EXHAUSTED / 429."""
 
     max_codes: int = Field(default=64, ge=1)
-    """Codes or seeds in one request, at most."""
+    """Maximum number of codes or seeds in one request."""
 
     max_interpolated_pictures: int = Field(default=256, ge=2)
-    """Pictures in one interpolation, at most."""
+    """Maximum number of pictures in one interpolation."""
 
     max_edits: int = Field(default=32, ge=1)
-    """Edits in one request, at most."""
+    """Maximum number of edits in one request."""
 
     max_refine_steps: int = Field(default=500, ge=1)
-    """Refinement steps that a request may ask for, at most."""
+    """Maximum number of refinement steps that a request may ask for."""
 
     refine_window_steps: int = Field(default=25, ge=1)
-    """Refinement looks back this many steps to see whether its loss still improves."""
+    """Number of steps over which refinement looks whether its loss still improves."""
 
     refine_min_improvement_ratio: float = Field(default=0.001, ge=0.0, lt=1.0)
-    """Refinement stops when its best loss fell by less than this part of itself over the window. 0: never."""
+    """Refinement stops when its best loss has fallen by less than this part of itself over the window. 0: never."""
 
     max_refinements_at_full_steps: int = Field(default=8, ge=1)
-    """Refinements at once, of one bundle, beyond which those that allow fewer steps get fewer."""
+    """Maximum number of refinements of one bundle at once that all get their full steps. Beyond, those that allow fewer
+    steps get fewer."""
 
     max_sessions: int = Field(default=256, ge=1)
-    """Edit sessions at once, at most. Beyond: RESOURCE_EXHAUSTED / 429."""
+    """Maximum number of edit sessions at once. Beyond: RESOURCE_EXHAUSTED / 429."""
 
     session_idle_s: float = Field(default=600.0, gt=0.0)
-    """An edit session in which nothing is asked for this long is ended."""
+    """An edit session ends after so many seconds without a request."""
 
     max_code_handles: int = Field(default=2048, ge=0)
-    """Codes that are kept under a handle for later requests, at most, some 20 to 40 KB each. 0: none, no handles."""
+    """Maximum number of codes that are kept under a handle for later requests, 20 to 40 KB each. 0: no handles."""
 
     max_code_handles_per_owner: int = Field(default=512, ge=1)
-    """The same for one caller (all who have no key count as one)."""
+    """The same for one caller. All callers without a key count as one."""
 
     code_handle_expiry_s: float = Field(default=900.0, gt=0.0)
-    """A code that nobody names by its handle for this long is forgotten."""
+    """A code is dropped after so many seconds in which no request names its handle."""
 
     default_deadline_s: float = Field(default=60.0, gt=0.0)
-    """Time for a request that names no deadline."""
+    """Seconds for a request that names no deadline."""
 
     max_deadline_s: float = Field(default=600.0, gt=0.0)
-    """Time for any request, at most, whatever it asks for."""
+    """Maximum seconds for any request."""
 
     decode_reserve_ms: float = Field(default=50.0, ge=0.0)
-    """Kept for decoding and answering, beyond what these took lately, when refinement runs into the deadline."""
+    """Time that refinement leaves before the deadline for decoding and answering, beyond what these take on average."""
 
     picture_threads: int = Field(default=2, ge=1)
     """Threads that decode and encode pictures."""
 
     drain_delay_s: float = Field(default=0.0, ge=0.0)
-    """After SIGTERM: how long to go on accepting while already reported as not ready, for load balancers to notice."""
+    """After SIGTERM: seconds in which requests are still accepted while it reports not ready, for load balancers to
+    notice."""
 
     drain_timeout_s: float = Field(default=30.0, ge=0.0)
-    """After SIGTERM: how long requests in flight may take to finish."""
+    """After SIGTERM: seconds in which running requests may finish."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """What is written to standard error."""
+    """Lowest level of log lines that are written to standard error."""
 
     log_format: Literal["auto", "json", "text"] = "auto"
-    """json: one object a line, for machines. auto: text on a terminal, otherwise json."""
+    """json: one JSON object a line. text: for people. auto: text on a terminal, otherwise json."""
 
     log_requests: bool = True
-    """One line for each request, at the level info."""
+    """Log one line for each request, at the level info."""
 
     trace_endpoint: str = ""
     """An OpenTelemetry collector (OTLP over gRPC), e.g. http://localhost:4317. Empty: no traces. Needs the extra
     `tracing`."""
 
     trace_sample_ratio: float = Field(default=1.0, ge=0.0, le=1.0)
-    """The part of the requests that are traced, of those whose callers have not decided it already."""
+    """The share of requests that are traced, of those whose callers have not decided that already."""
 
     @model_validator(mode="after")
     def _is_safe(self) -> Settings:
@@ -254,7 +263,7 @@ class Settings(BaseSettings):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to listen on is reached from this machine only."""
+    """Whether an address can be reached from this machine only."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -264,5 +273,5 @@ def is_loopback(host: str) -> bool:
 def _tracing_is_installed() -> bool:
     try:
         return find_spec("opentelemetry.exporter.otlp.proto.grpc") is not None
-    except ModuleNotFoundError:  # not even the package that it would be in
-        return False
+    except ModuleNotFoundError:
+        return False  # its parent package is missing, too

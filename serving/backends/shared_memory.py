@@ -93,24 +93,24 @@ class Slot:
 
     def write_inputs(self, inputs: Tensors) -> list[InferInput]:
         """Writes the inputs into the slot; returns their descriptions for the request."""
-        asked = []
+        described = []
         for spec in self._graph.inputs:
             value, offset = inputs[spec.name], self._offsets[spec]
             self._segment.view(spec, self._count, offset)[...] = value
             tensor = InferInput(spec.name, list(value.shape), DATATYPES[spec.dtype])
             tensor.set_shared_memory(self._segment.name, value.nbytes, offset)
-            asked.append(tensor)
-        return asked
+            described.append(tensor)
+        return described
 
     def requested_outputs(self) -> list[InferRequestedOutput]:
         """The descriptions of the outputs for the request."""
-        asked = []
+        described = []
         for spec in self._graph.outputs:
             tensor = InferRequestedOutput(spec.name)
             size = self._count * prod(spec.shape[1:]) * np.dtype(spec.dtype).itemsize
             tensor.set_shared_memory(self._segment.name, size, self._offsets[spec])
-            asked.append(tensor)
-        return asked
+            described.append(tensor)
+        return described
 
     def read_outputs(self) -> Tensors:
         """A copy of the outputs that the server wrote."""

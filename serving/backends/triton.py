@@ -140,7 +140,8 @@ class TritonBackend:
 
     async def close(self) -> None:
         self._closed = True
-        await asyncio.gather(*(server.close() for server in self._servers))
+        servers, self._servers = self._servers, []
+        await asyncio.gather(*(server.close() for server in servers))
         if self._segment is not None:
             self._segment.close()
             self._segment = None

@@ -38,7 +38,7 @@ CERTAIN_SCORE = 0.9
 MIN_SCORE_TURNED = 0.8
 TURNED_PENALTY = 0.02
 SAME_FACE_IOU = 0.4  # intersection over union of two boxes, beyond which they are one face
-# Tiles along the photograph's longer side, level by level. A level is tried only if those before found no face.
+# Tiles along the photograph's longer side, by level. The second level is tried only if no face was found before.
 TILES = (1.75, 3.25)
 TILE_OVERLAP = 0.25  # of a tile's side
 MAX_FACES = 64

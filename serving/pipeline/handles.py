@@ -1,7 +1,7 @@
 """The codes of requests and results, and the handles under which the gateway keeps codes for a while.
 
-A handle saves sending a code with every request. It is a convenience only: a caller that is told that a handle is
-unknown sends the code itself.
+A handle saves sending a code with every request. It is a convenience only: after an error UnknownCodeHandle
+a caller sends the code itself.
 """
 
 from __future__ import annotations

@@ -26,12 +26,6 @@ def configure(settings: Settings) -> None:
     # The gateway itself logs that it starts and stops.
     for chatty in ("uvicorn", "PIL"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    logging.getLogger("uvicorn.error").addFilter(_is_no_refused_websocket)
-
-
-def _is_no_refused_websocket(record: logging.LogRecord) -> bool:
-    """uvicorn logs an error for every websocket that is refused with an answer. The gateway logs that as a request."""
-    return "without completing handshake" not in record.getMessage()
 
 
 def log_request(call: Call, *, transport: str, method: str, code: str, seconds: float) -> None:

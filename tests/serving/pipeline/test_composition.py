@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indomain.v1 import editing_pb2 as pb
-from serving.pipeline.edits import codes_between, mix_codes
+from serving.pipeline.edits import interpolate_codes, mix_codes
 from tests.serving.messages import as_json, as_message, close, code_of, image_of, refusal, sampled
 from tests.serving.pictures import encoded, photograph
 from tests.serving.running_gateway import RunningGateway
@@ -98,7 +98,7 @@ def test_mixing_touches_no_other_layer(
 
 @given(start=codes, end=codes, count=st.integers(2, 40))
 def test_codes_between_keep_both_ends_and_even_steps(start: np.ndarray, end: np.ndarray, count: int) -> None:
-    between = codes_between(start, end, count)
+    between = interpolate_codes(start, end, count)
     np.testing.assert_array_equal(between[0], start)
     np.testing.assert_array_equal(between[-1], end)
     np.testing.assert_allclose(
