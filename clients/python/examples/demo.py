@@ -1,7 +1,7 @@
-"""`make demo`: a real photograph through the whole gateway, and one picture of what came out.
+"""`make demo`: edits a real photograph through the gateway and draws the results on one sheet.
 
-Starts the gateway, inverts the portrait with and without refinement, moves it both ways along every direction,
-writes demo/edits.png, prints the time of each stage and stops the gateway. Nothing is computed here.
+Starts the gateway, inverts the portrait, edits it both ways along every direction, writes demo/edits.png, prints the
+time of each stage and stops the gateway.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ STAGES = ("align", "queue", "encode", "refine", "edit", "decode", "image")
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
 
-CELL = 192  # pixels of one picture on the sheet, about three times what the small bundle makes
+# Pixels of one picture on the sheet: about three times as many as the small bundle's pictures have.
+CELL = 192
 GAP = 12
 MARGIN = 28
-LINE = 22  # height of a line of text
+# Height of a line of text.
+LINE = 22
 INK, PALE = (28, 28, 32), (120, 120, 128)
 
 
@@ -95,7 +97,7 @@ def running_gateway(repository: Path) -> Iterator[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on now; held together until all are known, so that none comes twice."""
+    """Ports that nothing listens on now. All are held until the last is found, so that none comes twice."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for sock in sockets:
@@ -107,7 +109,8 @@ def wait_until_healthy(gateway: subprocess.Popen[bytes], address: str, log: IO[b
     """Asks grpc.health.v1 until it says SERVING."""
     deadline_s = time.monotonic() + START_TIMEOUT_S
     with grpc.insecure_channel(address, options=[("grpc.max_reconnect_backoff_ms", 200)]) as channel:
-        health: Any = health_pb2_grpc.HealthStub(channel)  # its types do not know its methods
+        # The types of the stub do not have its methods.
+        health: Any = health_pb2_grpc.HealthStub(channel)
         while time.monotonic() < deadline_s:
             if gateway.poll() is not None:
                 raise DemoError(f"The gateway stopped at once (exit {gateway.returncode}):\n{tail(log)}")
@@ -125,7 +128,7 @@ def tail(log: IO[bytes], lines: int = 20) -> str:
 
 
 def stop(gateway: subprocess.Popen[bytes]) -> None:
-    """SIGTERM, as an orchestrator does; SIGKILL if that is not heard."""
+    """Sends SIGTERM, as an orchestrator does; SIGKILL if the gateway does not stop in time."""
     if gateway.poll() is None:
         gateway.send_signal(signal.SIGTERM)
         try:
@@ -139,7 +142,7 @@ def stop(gateway: subprocess.Popen[bytes]) -> None:
 
 
 def invert_and_edit(client: indomain.Client, picture: Path, steps: int | None) -> Results:
-    """One inversion, then both ways along each direction of the default bundle: the code is sent, not the picture."""
+    """Inverts the picture, then edits its code both ways along each direction of the default bundle."""
     bundle = client.bundles()[0]
     inversion = client.invert(
         picture, bundle=bundle.name, steps=steps, include_aligned=True, include_start=True
@@ -158,7 +161,7 @@ def invert_and_edit(client: indomain.Client, picture: Path, steps: int | None) -
 
 
 def draw_sheet(results: Results) -> Image.Image:
-    """The first row: input, encoder, refined. Below: a column for each direction, its low end above its high end."""
+    """Draws input, encoder's and refined picture in a row; below, a column for each direction, low above high."""
     inversion, losses = results.inversion, results.inversion.losses
     columns = max(len(results.pairs), 3)
     width = 2 * MARGIN + columns * CELL + (columns - 1) * GAP
@@ -170,7 +173,8 @@ def draw_sheet(results: Results) -> Image.Image:
     def column_x(column: int) -> int:
         return MARGIN + column * (CELL + GAP)
 
-    assert inversion.aligned is not None  # asked for, as is `start`
+    # invert_and_edit asked for both.
+    assert inversion.aligned is not None
     assert inversion.start is not None
     row = (
         ("input", f"{results.bundle.resolution} x {results.bundle.resolution}", inversion.aligned),
@@ -206,7 +210,7 @@ def text(draw: ImageDraw.ImageDraw, x: int, y: int, words: str, ink: tuple[int, 
 
 
 def print_times(results: Results) -> None:
-    """Seconds of each stage: of the inversion, and the mean of the edits."""
+    """Prints the time of each stage, of the inversion and on average of an edit."""
     inversion = results.inversion
     edits = [edited for pair in results.pairs for edited in (pair.low, pair.high)]
     timed = {*inversion.stage_seconds, *(stage for edit in edits for stage in edit.stage_seconds)}
