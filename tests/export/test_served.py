@@ -13,10 +13,10 @@ from PIL import Image
 from benchmarks.gateway import running_gateway
 from export.__main__ import main as export
 from indomain.cli import main as indomain
-from tests.export.test_import_pyramid import CODE, content_of, encoder_state
-from tests.export.test_import_stylegan1 import generator as stylegan1
-from tests.export.test_import_stylegan1 import idinvert_encoder
-from tests.export.test_importers import FORMATS
+from tests.export.foreign_pyramid import content_of, encoder_state
+from tests.export.foreign_stylegan1 import generator as stylegan1
+from tests.export.foreign_stylegan1 import idinvert_encoder
+from tests.export.foreign_stylegan2 import CODE, FORMATS
 from training.__main__ import main as training
 
 PORTRAIT = Path(__file__).parents[2] / "clients/python/examples/portrait.png"

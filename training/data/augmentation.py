@@ -1,7 +1,7 @@
-"""Differentiable augmentation of pictures before an image discriminator (Zhao et al., arXiv 2006.10738).
+"""Differentiable augmentation of pictures before an image discriminator sees them (Zhao et al., arXiv 2006.10738).
 
-The same kinds of change are made to real and generated pictures, so few real ones go further without the generator
-learning the changes. `probability` scales all of them, fixed or steered adaptively (arXiv 2006.06676).
+Real and generated pictures are changed in the same ways. So a discriminator learns from few real pictures without
+memorising them, and the generator does not learn the changes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from torch import Tensor
 
 
 def augment(image: Tensor, probability: float = 1.0) -> Tensor:
-    """Colour, translation and cutout, each with `probability` a sample. image float [N, 3, H, W] in [-1, 1]."""
+    """Change colours, move, and cut out parts of pictures float [N, 3, H, W] in [-1, 1].
+
+    Each change happens to a sample with `probability`, a probability of 0 returns the pictures themselves.
+    """
     if probability <= 0:
         return image
     return _cutout(_translate(_colour(image, probability), probability), probability)

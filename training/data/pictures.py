@@ -1,6 +1,6 @@
-"""Pictures and attributes for training: a folder or a zip of pictures, with an optional csv of attributes.
+"""Data sets of pictures: a folder or a zip, with an optional csv of attributes.
 
-Everything is decoded once and held in memory as uint8; augmentation belongs to `augmentation.py`.
+All pictures are decoded once and held in memory as uint8.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
 
 class DataError(ValueError):
-    """The data named cannot be trained on; the message says why."""
+    """The named data cannot be trained on; the message says why."""
 
 
 class PictureSource(Protocol):
-    """What a training step draws from."""
+    """Anything that a training step draws pictures from."""
 
     def __len__(self) -> int: ...
 
@@ -49,14 +49,14 @@ class Pictures:
         return len(self.names)
 
     def first(self, count: int) -> Pictures:
-        """The first `count` of them, attributes included."""
+        """The first `count` pictures with their attributes."""
         attributes = {name: values[:count] for name, values in self.attributes.items()}
         return Pictures(self.images[:count], self.names[:count], attributes)
 
     def batch(self, index: Tensor, *, mirror: bool | Tensor) -> Tensor:
-        """Pictures at `index` as float32 [N, 3, H, W] in [-1, 1].
+        """Pictures at `index` [N] as float32 [N, 3, H, W] in [-1, 1].
 
-        `mirror` flips those that are True in a bool [N], or each with probability one half.
+        `mirror`: a bool [N] says which are mirrored; True mirrors each with a probability of one half.
         """
         images = self.images[index].float() / 127.5 - 1
         if mirror is not False:

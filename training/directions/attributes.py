@@ -1,6 +1,6 @@
-"""Reading attributes off pictures, by a regressor trained on real pictures only.
+"""Reads attributes off pictures, by a regressor that is trained on real pictures.
 
-It judges edits independently of the codes: nothing of the generator or the encoder is in it.
+It judges edits, and is independent of generator, encoder and codes.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ SIDE = 128  # pictures are resized to this before features are taken, pixels
 
 
 def is_binary(values: np.ndarray) -> bool:
-    """An attribute with the two values 0 and 1."""
+    """Whether an attribute has the two values 0 and 1 only."""
     return bool(np.isin(values, (0.0, 1.0)).all())
 
 
 @torch.no_grad()
 def picture_features(network: EfficientNetLite0, images: Tensor) -> np.ndarray:
-    """Features that keep rough position: float32 [N, F]. images float [N, 3, H, W] in [-1, 1]."""
+    """Features float32 [N, F] that keep rough positions, of pictures float [N, 3, H, W] in [-1, 1]."""
     rows = []
     for part in images.split(64):
         taps = network(F.interpolate(part.float(), size=(SIDE, SIDE), mode="bilinear", antialias=True))
@@ -39,14 +39,14 @@ def picture_features(network: EfficientNetLite0, images: Tensor) -> np.ndarray:
 
 @dataclass
 class AttributeReader:
-    """Reads each attribute from a picture; continuous ones in their own unit, binary ones as a score around 0..1."""
+    """Reads attributes from pictures: continuous ones in their own unit, binary ones as a score of about 0..1."""
 
     network: EfficientNetLite0
     regressors: dict[str, Pipeline]
 
     @classmethod
     def train(cls, pictures: Pictures, names: list[str]) -> AttributeReader:
-        """Ridge regression from features of real pictures (and their mirror images are left out: yaw has a sign)."""
+        """Fit a ridge regression for each name on features of real pictures, unmirrored, as yaw has a sign."""
         network = EfficientNetLite0()
         features = picture_features(network, pictures.batch(torch.arange(len(pictures)), mirror=False))
         return cls(
@@ -60,6 +60,6 @@ class AttributeReader:
         )
 
     def read(self, images: Tensor) -> dict[str, np.ndarray]:
-        """Each attribute of images float [N, 3, H, W] in [-1, 1]: float64 [N]."""
+        """Read each attribute, float64 [N], of pictures float [N, 3, H, W] in [-1, 1]."""
         features = picture_features(self.network, images)
         return {name: regressor.predict(features) for name, regressor in self.regressors.items()}

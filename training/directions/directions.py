@@ -1,7 +1,7 @@
-"""`python -m training directions`: semantic directions in code space from labelled pictures.
+"""`python -m training directions`: finds semantic directions in code space from labelled pictures.
 
-InterFaceGAN (Shen et al., arXiv 1907.10786): a linear boundary for each attribute, on the codes of real pictures
-here. The direction is the most native step across it, with chosen other attributes kept where conditions ask for it.
+After InterFaceGAN (Shen et al., arXiv 1907.10786): a linear boundary for each attribute, here among codes of real
+pictures. A direction is the most native step across its boundary that moves along those of the attributes to keep.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from training.run_folders.json_files import write_json
 from training.run_folders.trained_inversion import TrainedInversion, load_inversion
 
 LARGEST_STRENGTH = 2.0
-DOMAIN_FLOOR = 0.02  # median domain score of edited codes below which a direction's range has ended
-READ = 200  # pictures whose edits are looked at to find a range
+DOMAIN_FLOOR = 0.02  # a direction's range ends where the median domain score of edited codes is lower
+READ = 200  # pictures that are edited to find a range
 SAMPLES = 4_000  # sampled codes that a direction's scale is measured on
-TENSORS = {"direction": "vector", "boundary": "boundary", "across": "across"}  # names in files -> fields
-INVERSIONS = 500  # of them, inverted to say how native an edited code is; fewer above 128 pixels
+TENSORS = {"direction": "vector", "boundary": "boundary", "across": "across"}  # name in files -> field
+INVERSIONS = 500  # of them are inverted, as what domain scores are among; fewer above 128 pixels
 
 
 @dataclass
@@ -58,12 +58,15 @@ class DirectionsConfig:
     domain_floor: float = DOMAIN_FLOOR
     """A direction's range ends where the median domain score of edited codes falls below this."""
     right_way: float = 0.95
-    """It ends earlier where fewer than this share of pictures move as asked, as a regressor trained on the pictures
-    reads them: a picture without colour has no less of it. 0 asks nobody."""
+    """It ends earlier where fewer than this share of pictures change as asked, as read by a regressor that is trained
+    on the pictures: a picture without colour, say, cannot lose any. 0 leaves this out."""
 
 
 def find_directions(config: DirectionsConfig) -> Path:
-    """Encode the pictures, fit, project, measure, and add what was found to the run folder."""
+    """Find directions and add them to the run folder; return the path of directions.json.
+
+    Raises DataError, CheckpointError.
+    """
     run = load_inversion(config.run)
     shape, deviation = run.generator.config, run.latent_discriminator.deviation
     pictures = load_pictures(config.data, shape.resolution, config.attributes)
@@ -81,22 +84,24 @@ def find_directions(config: DirectionsConfig) -> Path:
         normals[name], figures[name] = fit_boundary(
             standard, pictures.attributes[name], config.penalty, config.held_out
         )
+
+    def as_step(standardised: np.ndarray) -> torch.Tensor:
+        """A step among standardised codes [L * 512] as one among codes [L, 512]."""
+        return torch.from_numpy(standardised).reshape(deviation.shape) * deviation
+
     space, edits = CodeSpace(run), None
     if config.right_way > 0:
         edits = Edits(AttributeReader.train(pictures, names), run.generator, codes[:READ])
     found = []
     for name in names:
         step = native_step(standard, normals[name], [normals[other] for other in conditions[name]])
-        moved = torch.from_numpy(step).reshape(deviation.shape) * deviation
-        direction = space.direction(name, moved, layers[name], codes[:READ], config.domain_floor)
+        direction = space.direction(name, as_step(step), layers[name], codes[:READ], config.domain_floor)
         ends = direction.range
         if edits:
             step_of_code = direction.scale * direction.vector
             low, high = (edits.honest_end(name, step_of_code, end, config.right_way) for end in ends)
             ends = (low, high)
-        across = (
-            torch.from_numpy(native_step(standard, normals[name], [])).reshape(deviation.shape) * deviation
-        )
+        across = as_step(native_step(standard, normals[name], []))
         boundary = torch.from_numpy(normals[name]).reshape(deviation.shape) / deviation
         found.append(
             replace(
@@ -117,7 +122,7 @@ def find_directions(config: DirectionsConfig) -> Path:
 
 @dataclass(frozen=True)
 class Direction:
-    """An edit by meaning, as a run folder holds it: `code + strength * scale * vector`."""
+    """A semantic edit as a run folder holds it: `code + strength * scale * vector`."""
 
     name: str
     vector: torch.Tensor
@@ -128,17 +133,17 @@ class Direction:
     range: tuple[float, float]
     """Strengths within which edited codes stay native."""
     held_out: dict[str, object] | None = None
-    """How well its boundary does on pictures left out; None where no labels made it."""
+    """Figure of its boundary on held-out pictures; None for a direction that no labels made."""
     conditioned_on: list[str] = field(default_factory=list)
     boundary: torch.Tensor | None = None
-    """float32 [L, 512]: how far a change of code goes across its boundary is their inner product; other edits that keep
-    the attribute have none. Of length 1. None where no labels made it."""
+    """The normal of its boundary, float32 [L, 512] of length 1. Its inner product with a change of code says how far
+    the change goes across the boundary; edits that keep the attribute have 0. None where no labels made it."""
     across: torch.Tensor | None = None
-    """float32 [L, 512]: the native step across the boundary that keeps nothing, of length 1."""
+    """The most native step across the boundary that keeps no other attribute, float32 [L, 512] of length 1."""
 
 
 def add_directions(run: Path, found: Iterable[Direction]) -> Path:
-    """Write directions into a run folder, in place of any of the same names; gives the path of directions.json."""
+    """Write directions into a run folder, replacing those of the same names; return the path of directions.json."""
     listing, tensors = run / "directions.json", run / "directions.safetensors"
     entries = {entry["name"]: entry for entry in json.loads(listing.read_text())} if listing.is_file() else {}
     vectors = load_file(tensors) if entries else {}
@@ -166,7 +171,10 @@ def encode(encoder: nn.Module, pictures: Pictures) -> torch.Tensor:
 def fit_boundary(
     codes: np.ndarray, labels: np.ndarray, penalty: float, held_out: float
 ) -> tuple[np.ndarray, dict[str, object]]:
-    """Normal of the boundary in standardised code space, float64 [L * 512], and its figure on pictures left out."""
+    """Fit a boundary to standardised codes float [M, L * 512] and labels [M].
+
+    Returns its normal float64 [L * 512], and its figure on a share `held_out` of them.
+    """
     kept, left, y_kept, y_left = train_test_split(codes, labels, test_size=held_out, random_state=0)
     if is_binary(labels):
         logistic = LogisticRegression(C=1 / penalty, max_iter=500).fit(kept, y_kept)
@@ -182,8 +190,8 @@ def fit_boundary(
 def native_step(codes: np.ndarray, normal: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
     """The most native step across a boundary: float64 [D], for standardised codes [M, D] and normals [D].
 
-    InterFaceGAN steps along the normal itself, but a normal in so many dimensions is mostly made of entries in which
-    codes hardly vary. Of all steps d with normal . d = 1 and other . d = 0 for the boundaries to keep, this is the one
+    InterFaceGAN steps along the normal itself; but a normal in so many dimensions mostly consists of entries in which
+    codes hardly vary. Of all steps d with normal . d = 1, and other . d = 0 for the boundaries to keep, this is the one
     of least Mahalanobis length under the codes' covariance S: d = S N (N' S N)^-1 e_1, N = [normal, others].
     """
     centred = codes - codes.mean(0)
@@ -195,8 +203,10 @@ def native_step(codes: np.ndarray, normal: np.ndarray, others: list[np.ndarray])
 def unit_direction(
     step: torch.Tensor, layers: Iterable[int], sampled: torch.Tensor
 ) -> tuple[torch.Tensor, float]:
-    """A step in code space [L, 512] as an edit: the unit vector float32 [L, 512] along it, zero outside `layers`, and
-    its scale, the standard deviation of sampled codes [M, L, 512] along it."""
+    """The unit vector float32 [L, 512] along a step in code space [L, 512], zero outside `layers`, and its scale.
+
+    The scale is the standard deviation of sampled codes [M, L, 512] along the vector.
+    """
     vector, chosen = torch.zeros(step.shape), list(layers)
     vector[chosen] = step[chosen].float()
     vector /= vector.norm()
@@ -204,7 +214,7 @@ def unit_direction(
 
 
 class CodeSpace:
-    """Codes that a generator samples, and the inversions of their pictures: what directions are measured against."""
+    """Sampled codes, and inversions of their pictures: directions are measured against these."""
 
     def __init__(self, run: TrainedInversion) -> None:
         self.discriminator = run.latent_discriminator
@@ -215,13 +225,15 @@ class CodeSpace:
     def direction(
         self, name: str, step: torch.Tensor, layers: list[int], codes: torch.Tensor, floor: float
     ) -> Direction:
-        """A step in code space float [L, 512] as an edit on `layers`, its range that of codes float32 [N, L, 512]."""
+        """Make a direction of a step float [L, 512] on `layers`; its range is measured on codes float32 [N, L, 512]."""
         vector, scale = unit_direction(step, layers, self.sampled)
         return Direction(name, vector, scale, layers, self.meaningful_range(codes, scale * vector, floor))
 
     def meaningful_range(self, codes: torch.Tensor, step: torch.Tensor, floor: float) -> tuple[float, float]:
-        """Strengths, from 1 to 2 either way, up to which codes moved by so many steps have a median domain score of
-        `floor`: codes float32 [N, L, 512], step [L, 512]."""
+        """The lowest and the highest strength at which edited codes still have a median domain score of `floor`.
+
+        Both are between 1 and 2 in size. codes float32 [N, L, 512]; step [L, 512], that of a strength of 1.
+        """
         ends = []
         for sign in (-1, 1):
             reached = 1.0
@@ -235,7 +247,7 @@ class CodeSpace:
 
 
 class Edits:
-    """Edits of some codes [N, L, 512], their attributes read off their pictures."""
+    """Edits of some codes float [N, L, 512], judged by the attributes that are read off their pictures."""
 
     def __init__(self, reader: AttributeReader, generator: Generator, codes: torch.Tensor) -> None:
         self.reader, self.generator, self.codes = reader, generator, codes
@@ -247,13 +259,16 @@ class Edits:
         return self.reader.read(torch.cat(images))
 
     def right_way(self, name: str, step: torch.Tensor, strength: float) -> float:
-        """Share of pictures whose attribute moves the way that the strength's sign says; step float [L, 512]."""
+        """Share of pictures whose attribute changes in the direction of the strength's sign; step float [L, 512]."""
         after = self._read(self.codes + strength * step)
         return float(((after[name] - self.before[name]) * np.sign(strength) > 0).mean())
 
     def honest_end(self, name: str, step: torch.Tensor, end: float, wanted: float) -> float:
-        """The strength nearest to `end`, in steps of a quarter down to a half, at which `wanted` of the pictures move
-        the right way; where it is reached nowhere, the one at which most do."""
+        """The strength nearest to `end` at which a share `wanted` of the pictures changes the right way.
+
+        It is looked for in steps of a quarter, down to a half. Where no strength reaches that share, the one with the
+        highest share is returned.
+        """
         shares: dict[float, float] = {}
         for size in np.arange(abs(end), 0.49, -0.25):
             strength = float(np.copysign(size, end))

@@ -1,7 +1,7 @@
-"""`python -m training factors`: directions without labels, for people to look at and to name.
+"""`python -m training factors`: finds directions without labels, for people to look at and to name.
 
 SeFa (Shen & Zhou, arXiv 2007.06600): steps that change the styles of some layers most, in closed form. GANSpace
-(Haerkoenen et al., arXiv 2004.02546): principal components of sampled codes. Which of them mean something is not known.
+(Haerkoenen et al., arXiv 2004.02546): principal components of sampled codes. Neither knows which ones mean something.
 """
 
 from __future__ import annotations
@@ -46,7 +46,10 @@ class FactorsConfig:
 
 
 def find_factors(config: FactorsConfig) -> Path:
-    """Factorise each group of layers. Raises DataError, CheckpointError."""
+    """Find directions in each group of layers; return the path of directions.json.
+
+    Raises DataError, CheckpointError.
+    """
     run = load_inversion(config.run)
     generator, shape = run.generator, run.generator.config
     if not 1 <= config.count <= shape.code_size:
@@ -69,7 +72,7 @@ def find_factors(config: FactorsConfig) -> Path:
 
 
 def thirds(count: int) -> tuple[str, ...]:
-    """Coarse, middle and fine layers."""
+    """The coarse, the middle and the fine third of `count` layers, as `0-3`."""
     cuts = [round(count * third / 3) for third in range(4)]
     return tuple(f"{first}-{end - 1}" for first, end in pairwise(cuts))
 
@@ -78,9 +81,9 @@ def thirds(count: int) -> tuple[str, ...]:
 def sefa(generator: Generator, layers: list[int], count: int) -> Tensor:
     """The steps that change the styles of `layers` most for their size, strongest first: float32 [count, L, 512].
 
-    Eigenvectors of A'A of the largest eigenvalues (equation 7 of the paper), A the weights from a code to styles. Where
-    the mapping gives each layer a vector of its own, A goes on to the inputs of its last layer, so that one step moves
-    all layers as the mapping would.
+    These are the eigenvectors of A'A with the largest eigenvalues (equation 7 of the paper), where A are the weights
+    from a code to styles. Where the mapping gives each layer a vector of its own, A includes the mapping's last layer,
+    so that one step moves all layers together as the mapping would.
     """
     config = generator.config
     last = generator.mapping.layers[-1]
@@ -102,11 +105,15 @@ def sefa(generator: Generator, layers: list[int], count: int) -> Tensor:
 
 @torch.no_grad()
 def ganspace(codes: Tensor, layers: list[int], count: int) -> Tensor:
-    """The principal components of sampled codes [M, L, 512] in `layers`, strongest first: float32 [count, L, 512]."""
+    """The principal components of sampled codes [M, L, 512] in `layers`, strongest first: float32 [count, L, 512].
+
+    Raises DataError where there are too few samples.
+    """
     part = codes[:, layers].flatten(1)
     if not 1 <= count <= min(part.shape):
         raise DataError(f"{len(part)} samples have no {count} components; ask for fewer, or sample more")
-    torch.manual_seed(0)  # pca_lowrank starts from random directions
+    # pca_lowrank starts from random directions.
+    torch.manual_seed(0)
     _, _, components = torch.pca_lowrank(part, q=min(count + 8, *part.shape), niter=4)
     steps = torch.zeros(count, *codes.shape[1:])
     steps[:, layers] = one_sign(components[:, :count].T).unflatten(1, (len(layers), -1))
@@ -114,6 +121,6 @@ def ganspace(codes: Tensor, layers: list[int], count: int) -> Tensor:
 
 
 def one_sign(rows: Tensor) -> Tensor:
-    """Each row turned so that its largest entry is positive: the sign of an eigenvector is a matter of chance."""
+    """Give each row the sign that makes its largest entry positive: an eigenvector's own sign is arbitrary."""
     largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))
     return rows * largest.sign()

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: comparison grids, t-SNE of codes, and the domain gap against the reconstruction error."""
+"""Pictures of an evaluation: comparison grids, t-SNE of codes, the domain gap against the reconstruction error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 import matplotlib
 
-matplotlib.use("agg")  # writes files; needs no screen
+# Writes files and needs no screen.
+matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ COLUMNS = 12  # pictures in a row
 
 
 def pictures(path: Path, sets: Mapping[str, Tensor], rows: int = 1) -> None:
-    """Labelled sets of pictures, a few rows of each: float [N, 3, H, W] in [-1, 1]."""
+    """Draw sets of pictures float [N, 3, H, W] in [-1, 1], a few rows of each under its name."""
     figure, axes = plt.subplots(
         len(sets), 1, figsize=(COLUMNS * 0.9, len(sets) * (0.9 * rows + 0.15)), squeeze=False
     )
@@ -35,7 +36,7 @@ def pictures(path: Path, sets: Mapping[str, Tensor], rows: int = 1) -> None:
 
 
 def columns(path: Path, sets: Mapping[str, Tensor]) -> None:
-    """The same pictures by each method, a column each with its name above: float [N, 3, H, W] in [-1, 1]."""
+    """Draw the same pictures float [N, 3, H, W] in [-1, 1] by each method, in a column under its name."""
     count = len(next(iter(sets.values())))
     figure, axes = plt.subplots(count, len(sets), figsize=(1.5 * len(sets), 1.5 * count + 0.8), squeeze=False)
     for column, (name, images) in zip(axes.T, sets.items(), strict=True):
@@ -47,7 +48,7 @@ def columns(path: Path, sets: Mapping[str, Tensor]) -> None:
 
 
 def code_map(path: Path, sampled: Tensor, inverted: Mapping[str, Tensor], seed: int = 0) -> None:
-    """t-SNE (van der Maaten & Hinton, 2008) of sampled codes with each method's, all standardised [N, L, 512]."""
+    """Draw t-SNE (van der Maaten & Hinton, 2008) of sampled codes and each method's, standardised [N, L, 512]."""
     figure, axes = plt.subplots(1, len(inverted), figsize=(3.2 * len(inverted), 3.2), squeeze=False)
     for axis, (name, codes) in zip(axes[0], inverted.items(), strict=True):
         together = torch.cat([sampled, codes]).flatten(1).numpy()
@@ -62,7 +63,7 @@ def code_map(path: Path, sampled: Tensor, inverted: Mapping[str, Tensor], seed: 
 
 
 def gap_against_error(path: Path, encoders: Sequence[Mapping[str, Any]]) -> None:
-    """Domain gap against reconstruction error, one point an encoder, its code weight written beside it."""
+    """Draw domain gap against reconstruction error: a point for each encoder, with its code weight beside it."""
     figure, axis = plt.subplots(figsize=(5, 3.6))
     methods = [re.sub(", code weight [^,]*", "", encoder["method"]) for encoder in encoders]
     for method in dict.fromkeys(methods):
@@ -81,7 +82,7 @@ def gap_against_error(path: Path, encoders: Sequence[Mapping[str, Any]]) -> None
 
 
 def reliability(path: Path, scores: Mapping[str, np.ndarray]) -> None:
-    """Share of codes whose domain score is at most s, against s: new sampled codes must lie on the diagonal."""
+    """Draw the share of codes whose domain score is at most s, against s. New sampled codes lie on the diagonal."""
     figure, axis = plt.subplots(figsize=(4, 3.6))
     levels = np.linspace(0, 1, 101)
     axis.plot(levels, levels, color="grey", linewidth=0.8, linestyle="--")

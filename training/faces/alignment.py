@@ -1,7 +1,7 @@
-"""`python -m training alignment`: where eyes, nose and mouth lie on aligned training pictures, and how they scatter.
+"""`python -m training alignment`: measures where eyes, nose and mouth lie on aligned training pictures.
 
-Photographs are brought into the same place before they are encoded: who serves the pipeline fits what the face detector
-finds on a photograph to the mean found here. Written as `alignment.json` into a run folder, for the export to take up.
+Before a photograph is encoded, its face is brought to the same place: the gateway fits the landmarks that the face
+detector finds to the mean ones measured here. They are written to `alignment.json` of a run folder, for the export.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from training.data.pictures import DataError, load_pictures
 from training.faces.face_detector import LANDMARKS, FaceDetector
 from training.run_folders.json_files import write_json
 
-SIDE = 320  # pictures are resized to this before faces are looked for, pixels
-LOADED_SIDE = 128  # and before that to this, so that a large set fits into memory
-SURE = 0.8  # score of a detection that counts
-FITTED = (0, 1, 3, 4)  # eyes and corners of the mouth; the nose's tip goes sideways as the head turns
+LOADED_SIDE = 128  # pictures are loaded at this side, so that a large set fits into memory, pixels
+SIDE = 320  # and enlarged to this one for the face detector, pixels
+SURE = 0.8  # least score of a detection that counts
+FITTED = (0, 1, 3, 4)  # eyes and corners of the mouth; the nose's tip moves sideways as the head turns
 ALIGNMENT_FILE = "alignment.json"
-Points = npt.NDArray[np.float64]  # [N, 5, 2], parts of a picture's side
+Points = npt.NDArray[np.float64]  # [N, 5, 2], as shares of a picture's side
 
 
 @dataclass
 class AlignmentConfig:
-    """Measure where faces lie on a set of aligned pictures, for photographs to be brought there."""
+    """Measure where faces lie on a set of aligned pictures, so that photographs can be aligned likewise."""
 
     run: Path
     """Run folder of an encoder, or what `publish` made of it; alignment.json is written there."""
@@ -40,7 +40,7 @@ class AlignmentConfig:
 
 
 def measure_alignment(config: AlignmentConfig) -> str:
-    """Write alignment.json; gives a summary. Raises DataError."""
+    """Write alignment.json; return a summary. Raises DataError."""
     pictures = load_pictures(config.data, LOADED_SIDE)
     found = find_landmarks(pictures.first(config.pictures).images)
     if len(found) < 100:
@@ -65,7 +65,7 @@ def measure_alignment(config: AlignmentConfig) -> str:
 
 @torch.no_grad()
 def find_landmarks(images: Tensor) -> Points:
-    """The surest face of each picture uint8 [M, 3, H, W] that has one."""
+    """The landmarks of the surest face of each picture uint8 [M, 3, H, W] that has one."""
     detector = FaceDetector()
     rows = []
     for part in images.split(32):
@@ -78,7 +78,7 @@ def find_landmarks(images: Tensor) -> Points:
 
 
 def corners_apart(found: Points, mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """How far the crop that fits each face to the mean one has its farthest corner from the picture's: [N]."""
+    """For each face, fit the mean one to it: distance [N] of the fitted crop's farthest corner from the picture's."""
     source, points = (_complex(x[..., FITTED, :]) for x in (mean[None], found))
     a, b = source - source.mean(1, keepdims=True), points - points.mean(1, keepdims=True)
     scale = (b * a.conj()).sum(1) / (abs(a) ** 2).sum(1)
@@ -89,7 +89,7 @@ def corners_apart(found: Points, mean: npt.NDArray[np.float64]) -> npt.NDArray[n
 
 
 def sideways(found: Points) -> npt.NDArray[np.float64]:
-    """How far the tip of the nose is beside the middle of the eyes, in distances between these: [N]."""
+    """Distance [N] of the tip of the nose from the middle of the eyes, sideways, in units of the eyes' distance."""
     left, right, nose = (_complex(found[:, n]) for n in range(3))
     aside: npt.NDArray[np.float64] = ((nose - (left + right) / 2) / (right - left)).real
     return aside

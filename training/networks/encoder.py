@@ -1,8 +1,8 @@
 """Encoder E: image -> code, after the in-domain inversion paper's (Zhu et al., ECCV 2020).
 
-Residual blocks with batch norm and average pooling between them, a fully connected layer and a batch norm on the code
-itself; also in the form that the paper's authors published. Its training is in `inversion.py`, the encoder of pSp and
-e4e in `pyramid_encoder.py`.
+Residual blocks with batch norm and average pooling between them, then a fully connected layer and a batch norm on the
+code itself. `architecture="idinvert"` is the form that the paper's authors published. The encoder of pSp and e4e is in
+`pyramid_encoder.py`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ class EncoderConfig:
     resolution: int = 64
     """Side of the square picture, pixels."""
     channels: tuple[int, ...] = (32, 64, 128, 192, 256)
-    """Feature maps at full, half, ... 4 pixels, one entry a resolution; of pSp and e4e those of each residual unit."""
+    """Feature maps at full, half, ... 4 pixels, one entry a resolution; for pSp and e4e one entry a residual unit."""
     bottleneck: int = 64
-    """Feature maps at 4 x 4 before the fully connected layer: it bounds that layer's size. 0 leaves them."""
+    """Feature maps at 4 x 4 before the fully connected layer, whose size they bound. 0 keeps the last block's."""
     layers: int = 10
     """Vectors in a code."""
     code_size: int = 512
     """Size of one vector."""
     activation: bool = False
-    """End as the mapping ends, in its leaky ReLU: native codes lie on a folded sheet, out of a linear layer's reach."""
+    """End in the mapping's leaky ReLU, as native codes do: a linear layer cannot reach the folded sheet they lie on."""
     architecture: Literal["residual", "idinvert", "psp", "e4e"] = "residual"
-    """Ours, or that of imported encoders."""
+    """Ours is `residual`; the others are those of imported encoders."""
     side: int = 0
-    """Side that pSp and e4e pool pictures to before anything else, pixels."""
+    """Side that pSp and e4e pool pictures to first, pixels."""
 
     def __post_init__(self) -> None:
         if self.architecture in ("psp", "e4e"):
@@ -51,7 +51,7 @@ class EncoderConfig:
 
 
 class SumOverProcesses(torch.autograd.Function):
-    """Sum of a tensor over all processes; its gradient is summed likewise."""
+    """Sum a tensor over all processes. Its gradient is summed over them too."""
 
     @staticmethod
     def forward(_: Any, x: Tensor) -> Tensor:  # type: ignore[override]
@@ -65,9 +65,9 @@ class SumOverProcesses(torch.autograd.Function):
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm over the batches of all processes together, of maps [N, C, H, W] or vectors [N, C].
+    """Batch norm of maps [N, C, H, W] or vectors [N, C], with statistics over the batches of all processes.
 
-    PyTorch's own SyncBatchNorm knows GPUs only; in one process this is its ordinary one.
+    PyTorch's SyncBatchNorm needs GPUs. In one process this is PyTorch's ordinary batch norm.
     """
 
     def _check_input_dim(self, x: Tensor) -> None:
@@ -98,7 +98,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 class EncoderBlock(nn.Module):
-    """Residual block: two convolutions with batch norm; the shortcut is a convolution only where the width changes."""
+    """Residual block of two convolutions with batch norm. The shortcut is a convolution where the width changes."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -118,9 +118,10 @@ class EncoderBlock(nn.Module):
 
 
 class ActivatedBlock(EncoderBlock):
-    """The published residual block: as wide inside as its narrower end, both branches activated before their sum.
+    """The residual block of the published encoders.
 
-    Its convolutions have biases, which matter to the running statistics only.
+    It is as wide inside as its narrower end, and both branches are activated before their sum. Its convolutions have
+    biases, which change the running statistics only.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -137,7 +138,7 @@ class ActivatedBlock(EncoderBlock):
 
 
 def usual_channels(resolution: int) -> tuple[int, ...]:
-    """Feature maps of an encoder for pictures of that side, at full, half, ... 4 pixels."""
+    """The default feature maps of an encoder, at full, half, ... 4 pixels, for pictures of that side."""
     sides = int(math.log2(resolution)) - 1
     return ((32, 64, 128, 192) + (256,) * sides)[:sides]
 
@@ -162,7 +163,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def start_from(self, codes: Tensor) -> None:
-        """Start the batch norm on the code at the statistics of sampled codes float [M, L, 512]."""
+        """Set the batch norm on the code: codes start with mean and deviation of sampled ones float [M, L, 512]."""
         given = codes.flatten(1)
         given = before_activation(given) if self.config.activation else given
         self.code_norm.bias.copy_(given.mean(0))

@@ -20,17 +20,13 @@ STAGES = (
     (6, 192, 4, 2, 5),
     (6, 320, 1, 1, 3),
 )
-TAPS = {
-    2: 24,
-    4: 40,
-    10: 112,
-    15: 320,
-}  # blocks after which features are taken (strides 4, 8, 16, 32) and their channels
+# Blocks after which features are taken, at strides of 4, 8, 16 and 32 pixels -> their channels.
+TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
 BATCH_NORM_EPSILON = 1e-3
 
 
 class FoldedConv(nn.Module):
-    """Convolution with TensorFlow's SAME padding and its batch norm folded in."""
+    """Convolution with its batch norm folded in, and with TensorFlow's SAME padding."""
 
     weight: Tensor
     bias: Tensor
@@ -47,10 +43,11 @@ class FoldedConv(nn.Module):
         self.groups = weight.shape[0] if weight.shape[1] == 1 and self.kernel > 1 else 1
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.stride == 2:  # SAME: the odd row and column of padding go last
+        if self.stride == 2:
+            # SAME padding: an odd row or column goes to the end.
             total = self.kernel - 2
             x = F.pad(x, (total // 2, total - total // 2, total // 2, total - total // 2))
-            # float32: the bfloat16 gradient of a strided depthwise convolution is 5 to 20 times slower on CPUs
+            # In float32: the bfloat16 gradient of a strided depthwise convolution is 5 to 20 times slower on CPUs.
             with torch.autocast(x.device.type, enabled=False):
                 x = F.conv2d(x.float(), self.weight, self.bias, stride=2, groups=self.groups)
         else:
@@ -59,7 +56,7 @@ class FoldedConv(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """MobileNetV2's block: expand, depthwise, project; shortcut where the shape is kept."""
+    """MobileNetV2's block: expand, depthwise, project. It has a shortcut where the shape stays the same."""
 
     def __init__(
         self, state: dict[str, Tensor], prefix: str, *, expand: bool, stride: int, shortcut: bool
@@ -78,7 +75,7 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Frozen EfficientNet-Lite0: image float [N, 3, H, W] in [-1, 1], H a multiple of 32 -> features, four strides."""
+    """Frozen EfficientNet-Lite0: image float [N, 3, H, W] in [-1, 1], H a multiple of 32 -> features of four depths."""
 
     pretrained = True  # checkpoints leave it out
 
@@ -118,5 +115,5 @@ class EfficientNetLite0(nn.Module):
         return taken
 
     def pooled(self, image: Tensor) -> Tensor:
-        """Global feature of the Frechet distance FD-EffLite0: float [N, 1280]."""
+        """The feature that FD-EffLite0 compares, averaged over the picture: float [N, 1280]."""
         return self.head(self.forward(image)[-1]).mean((2, 3))

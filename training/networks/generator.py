@@ -1,6 +1,6 @@
 """The generator, written for ONNX export: mapping network (z -> code) and StyleGAN2's synthesis network (-> image).
 
-StyleGAN1's synthesis network, discriminators and the encoder live beside it; nothing here knows about losses or data.
+StyleGAN1's synthesis network is in `stylegan1.py`. Nothing here knows about losses or data.
 Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (arXiv 1912.04958). The mapping ends
 in one vector for *each* layer, as in the in-domain inversion paper (Zhu et al., ECCV 2020): W+ is its native space.
 """
@@ -63,7 +63,7 @@ class GeneratorConfig:
 
 
 class Mapping(nn.Module):
-    """z float32 [N, 512] -> code float32 [N, L, 512]; no truncation."""
+    """The mapping network: z float32 [N, 512] -> code float32 [N, L, 512], without truncation."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Mapping(nn.Module):
 
     @property
     def last_inputs(self) -> int:
-        """Inputs of the last layer: those of a code, before its own layers' part."""
+        """Number of inputs of the last layer."""
         return self.config.z_size if self.config.mapping_depth == 1 else self.config.code_size
 
     def forward(self, z: Tensor) -> Tensor:
@@ -109,7 +109,8 @@ class ModulatedConv(nn.Module):
         self.style = EqualizedLinear(config.code_size, inputs, bias=1.0)
         self.weight_scale = 1 / math.sqrt(inputs * kernel * kernel)
         self.up, self.demodulate, self.padding = up, demodulate, kernel // 2
-        if up:  # 4 x 4 binomial filter; gain 4 makes up for the zeros that up-sampling by two inserts
+        if up:
+            # A 4 x 4 binomial filter. Its gain of 4 makes up for the zeros that up-sampling by two inserts.
             self.register_buffer(
                 "blur", (fir_kernel() * 4).expand(outputs, 1, 4, 4).clone(), persistent=False
             )
@@ -124,7 +125,8 @@ class ModulatedConv(nn.Module):
         else:
             x = F.conv2d(x, weight, padding=self.padding)
         if self.demodulate:
-            with torch.autocast(x.device.type, enabled=False):  # the sum of squares needs float32
+            # The sum of squares needs float32.
+            with torch.autocast(x.device.type, enabled=False):
                 energy = weight.float().square().sum((2, 3))  # [C_out, C_in]
                 d = torch.rsqrt(style.float().square() @ energy.t() + DEMODULATION_EPSILON)
             x = x * d[:, :, None, None].to(x.dtype)
@@ -183,7 +185,8 @@ class Synthesis(nn.Module):
         self.register_buffer("rgb_up", (fir_kernel() * 4).expand(3, 1, 4, 4).clone(), persistent=False)
 
     def forward(self, code: Tensor, *, random_noise: bool = False) -> Tensor:
-        w = code.unbind(1)  # one split, not a gather per layer: its gradient is one concatenation
+        # One split instead of a gather per layer: its gradient is one concatenation.
+        w = code.unbind(1)
         x = self.constant.expand(code.shape[0], -1, -1, -1)
         x = self.styled[0](x, w[0], random_noise=random_noise)
         rgb = self.to_rgb[0](x, w[1]).float()
@@ -195,13 +198,13 @@ class Synthesis(nn.Module):
         return rgb
 
     def affines(self, layer: int) -> list[EqualizedLinear]:
-        """The maps from a layer's vector to styles: that of its convolution, and of RGB where it shares the vector."""
+        """The linear layers that make styles of the vector of `layer`: for its convolution, and for RGB if shared."""
         users = [*self.styled[layer : layer + 1], *([self.to_rgb[layer // 2]] if layer % 2 else [])]
         return [user.conv.style for user in users]
 
 
 class Generator(nn.Module):
-    """G: z -> image, with its two halves open to view: `mapping` (z -> code) and `synthesis` (code -> image)."""
+    """G: z float32 [N, 512] -> image float [N, 3, H, W]. Its halves are `mapping` (z -> code) and `synthesis`."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -219,13 +222,13 @@ class Generator(nn.Module):
 
 @torch.no_grad()
 def sample_codes(generator: Generator, count: int, seed: int = 1) -> Tensor:
-    """Codes of Gaussian z, without truncation: float32 [count, L, 512]."""
+    """Sample codes of Gaussian z, without truncation: float32 [count, L, 512]. A seed always gives the same codes."""
     device = next(generator.parameters()).device
     z = torch.randn(count, generator.config.z_size, generator=torch.Generator().manual_seed(seed))
     return torch.cat([generator.mapping(part.to(device)) for part in z.split(1_000)])
 
 
 def code_statistics(generator: Generator, samples: int = 50_000, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of sampled codes: two of float32 [L, 512]."""
+    """Mean and standard deviation of sampled codes, float32 [L, 512] each."""
     codes = sample_codes(generator, samples, seed)
     return codes.mean(0), codes.std(0) + 1e-6

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from training.networks.encoder import BatchNorm, EncoderConfig
 from training.networks.layers import EqualizedLinear
 
-COARSE, MIDDLE = 3, 7  # the first layers that the middle scale, and the fine one, give the vectors of
-SQUEEZE = 16  # widths of an excitation's hidden layer are a sixteenth
+COARSE, MIDDLE = 3, 7  # layers from these on get their vectors from the middle scale, and from the fine one
+SQUEEZE = 16  # an excitation's hidden layer has a sixteenth of the channels
 HEAD_SLOPE = 0.01  # of the leaky ReLUs in the heads
 
 
 class Excitation(nn.Module):
-    """Squeeze and excitation: each map times a factor in 0..1 that hangs on all maps' means."""
+    """Squeeze and excitation: multiplies each map by a factor in 0..1, computed from the means of all maps."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -62,12 +62,12 @@ class Unit(nn.Module):
             return y + self.shortcut_norm(self.shortcut(x))
         if self.stride == 1:
             return y + x
-        # every other place; the backward pass of a convolution exports to ONNX, a strided slice's does not
+        # Every other pixel, by a convolution: its backward pass exports to ONNX, a strided slice's does not.
         return y + F.conv2d(x, self.one, stride=self.stride, groups=len(self.one))
 
 
 class Head(nn.Module):
-    """One layer's vector from a scale's maps [N, C, S, S], S a power of two: [N, 512]."""
+    """Makes one layer's vector [N, 512] of a scale's maps [N, C, S, S], S a power of two."""
 
     def __init__(self, inputs: int, outputs: int, side: int) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Head(nn.Module):
 
 
 class Double(nn.Module):
-    """Bilinear up-sampling of [N, C, S, S] to twice the side, corners on corners, as two products of matrices."""
+    """Bilinear up-sampling of [N, C, S, S] to twice the side, with aligned corners, as two products of matrices."""
 
     matrix: Tensor
 
@@ -99,8 +99,8 @@ class Double(nn.Module):
 class PyramidEncoder(nn.Module):
     """image float [N, 3, H, W] in [-1, 1] -> code float [N, L, 512].
 
-    Pictures are pooled to `config.side` first. `config.channels` names the widths of all units of the backbone: the
-    first one, and every one that is wider than the one before, halves the side; three such steps give the scales.
+    Pictures are pooled to `config.side` first. `config.channels` are the widths of the backbone's units. The first
+    unit, and each that is wider than the one before, halves the side; the last three widths give the three scales.
     """
 
     mean_code: Tensor
@@ -147,6 +147,7 @@ class PyramidEncoder(nn.Module):
             head(coarse if i < COARSE else middle if i < MIDDLE else fine)
             for i, head in enumerate(self.heads)
         ]
-        if self.config.architecture == "e4e":  # all but the first are offsets from it
+        # In e4e all vectors but the first are offsets from the first.
+        if self.config.architecture == "e4e":
             vectors = [vectors[0], *(vectors[0] + vector for vector in vectors[1:])]
         return torch.stack(vectors, 1).float() + self.mean_code

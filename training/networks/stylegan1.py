@@ -19,22 +19,25 @@ NORM_EPSILON = 1e-8
 
 
 def instance_norm(x: Tensor) -> Tensor:
-    """Each map [H, W] to mean 0 and variance 1; from elementary operators, whose backward pass exports to ONNX."""
+    """Bring each map of float [N, C, H, W] to mean 0 and variance 1.
+
+    Made of elementary operators, whose backward pass can be exported to ONNX.
+    """
     x = x - x.mean((2, 3), keepdim=True)
     return x * torch.rsqrt(x.square().mean((2, 3), keepdim=True) + NORM_EPSILON)
 
 
 def spread(weight: Tensor) -> Tensor:
-    """Kernel of an up-convolution: float [C_out, C_in, 3, 3] -> [C_in, C_out, 4, 4] of a transposed one, stride 2.
+    """Make the kernel of a transposed convolution of stride 2: float [C_out, C_in, 3, 3] -> [C_in, C_out, 4, 4].
 
-    Each place gets the sum of the four around it (fused up-scaling of StyleGAN's code). It is the nearest-neighbour
-    up-sampling that a convolution with the *flipped* 3 x 3 kernel follows, in less than half the products.
+    Each entry is the sum of the four around it (fused up-scaling of StyleGAN's code). The result equals
+    nearest-neighbour up-sampling and a convolution with the *flipped* 3 x 3 kernel, in less than half the products.
     """
     return 4 * F.avg_pool2d(weight, 2, stride=1, padding=1).transpose(0, 1)
 
 
 class UpConv(nn.Module):
-    """Convolution to twice the side, and a blur."""
+    """Convolution that doubles the side, then a blur."""
 
     blur: Tensor
 
@@ -52,7 +55,7 @@ class UpConv(nn.Module):
 
 
 class Conv(nn.Module):
-    """Convolution without bias, at the same side."""
+    """Convolution without bias that keeps the side."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -74,8 +77,9 @@ class AdaINLayer(nn.Module):
         self.noise_strength = nn.Parameter(torch.zeros(outputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.style = EqualizedLinear(code_size, 2 * outputs)
+        # Scales start at 1, shifts at 0.
         with torch.no_grad():
-            self.style.bias[:outputs] = 1  # of the scales
+            self.style.bias[:outputs] = 1
         self.register_buffer("noise", torch.randn(1, 1, resolution, resolution))
 
     def forward(self, x: Tensor, w: Tensor, *, random_noise: bool) -> Tensor:
@@ -83,7 +87,8 @@ class AdaINLayer(nn.Module):
         noise = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device) if random_noise else self.noise
         x = x + (noise * self.noise_strength[:, None, None] + self.bias[:, None, None]).to(x.dtype)
         scale, shift = self.style(w)[..., None, None].chunk(2, 1)  # [N, C, 1, 1] each
-        normal = instance_norm(F.leaky_relu(x, LEAKY_SLOPE).float())  # variances need float32
+        # Variances need float32.
+        normal = instance_norm(F.leaky_relu(x, LEAKY_SLOPE).float())
         return (normal * scale + shift).to(x.dtype)
 
 
@@ -116,7 +121,7 @@ class AdaINSynthesis(nn.Module):
         return torch.tanh(rgb) if self.final_tanh else rgb
 
     def affines(self, layer: int) -> list[EqualizedLinear]:
-        """The map from a layer's vector to its scales and shifts."""
+        """The linear layer that makes scales and shifts of the vector of `layer`."""
         styled = self.styled[layer]
         assert isinstance(styled, AdaINLayer)
         return [styled.style]

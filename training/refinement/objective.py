@@ -11,29 +11,36 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-MASK_EPSILON = 1e-6  # an empty mask gives a loss of 0, not NaN
+MASK_EPSILON = 1e-6  # makes the loss of an empty mask 0 instead of NaN
 
 
 class Perceptual(Protocol):
-    """A perceptual distance that splits into features, computed once for a target, and a distance of two of them."""
+    """A perceptual distance in two parts: features, which are computed once for a target, and their distance."""
 
-    def features(self, image: Tensor) -> list[Tensor]: ...
+    def features(self, image: Tensor) -> list[Tensor]:
+        """Features of pictures float [N, 3, H, W] in [-1, 1]."""
+        ...
 
-    def between(self, a: list[Tensor], b: list[Tensor], mask: Tensor | None = None) -> Tensor: ...
+    def between(self, a: list[Tensor], b: list[Tensor], mask: Tensor | None = None) -> Tensor:
+        """Distance float [N] of two feature lists, places weighed by a mask float [N, 1, H, W]."""
+        ...
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a code is refined towards: all of it is computed once, not at every step."""
+    """What a code is refined towards. All of it is computed once, not at every step."""
 
-    image: Tensor  # float [N, 3, H, W] in [-1, 1]
+    image: Tensor
+    """float [N, 3, H, W] in [-1, 1]"""
     features: list[Tensor]
-    mask: Tensor  # float [N, 1, H, W], weight of each place in the pixel and the perceptual term
+    """Its perceptual features."""
+    mask: Tensor
+    """float [N, 1, H, W], weight of each place in the pixel and the perceptual term."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of the three terms, one number for all samples or float [N] for each its own."""
+    """Weights of the three terms: a number for all samples, or float [N] with one for each sample."""
 
     pixel: Tensor | float
     perceptual: Tensor | float
@@ -41,10 +48,10 @@ class Weights:
 
 
 class Objective(nn.Module):
-    """Loss of a code against a target picture, frozen networks inside.
+    """The loss of a code against a target picture, by frozen networks.
 
-    `code_variance` is the mean variance of sampled codes' entries. It divides the domain term, so that its weight
-    means the same for every bundle; the paper's term is the one with a variance of 1.
+    `code_variance` is the mean variance of sampled codes' entries. It divides the domain term, so that this term's
+    weight means the same for every bundle. The paper's term has a variance of 1.
     """
 
     def __init__(
@@ -55,36 +62,40 @@ class Objective(nn.Module):
         self.code_variance = code_variance
 
     def target(self, image: Tensor, mask: Tensor | None = None) -> Target:
-        """image float [N, 3, H, W] in [-1, 1], mask float [N, 1, H, W], all ones if left out."""
+        """A target of pictures float [N, 3, H, W] in [-1, 1] and a mask float [N, 1, H, W], by default all ones."""
         if mask is None:
             mask = torch.ones_like(image[:, :1])
         perceptual: Perceptual = self.perceptual  # type: ignore[assignment]
         return Target(image, perceptual.features(image), mask)
 
     def forward(self, code: Tensor, target: Target, weights: Weights) -> Tensor:
-        """code float [N, L, 512] -> loss float [N]; no sample's loss depends on another sample."""
+        """code float [N, L, 512] -> loss float [N]. No sample's loss depends on another sample."""
         perceptual: Perceptual = self.perceptual  # type: ignore[assignment]
         image = self.synthesis(code)
         loss = weights.pixel * masked_mean_square(image - target.image, target.mask)
         loss = loss + weights.perceptual * perceptual.between(
             perceptual.features(image), target.features, target.mask
         )
-        if isinstance(weights.domain, float) and weights.domain == 0:  # an inversion that has no encoder
+        # Inversions without an encoder have no domain term.
+        if isinstance(weights.domain, float) and weights.domain == 0:
             return loss
         return loss + weights.domain * domain_regulariser(code, self.encoder(image), self.code_variance)
 
 
 def masked_mean_square(error: Tensor, mask: Tensor) -> Tensor:
-    """Mean of error^2, places weighed by the mask: float [N, C, H, W], float [N, 1, H, W] -> float [N]."""
+    """Mean of the squared error float [N, C, H, W], places weighed by a mask float [N, 1, H, W]: float [N]."""
     total = (error.square() * mask).sum((1, 2, 3))
     return total / (mask.sum((1, 2, 3)) * error.shape[1] + MASK_EPSILON)
 
 
 def domain_regulariser(code: Tensor, encoded: Tensor, code_variance: float) -> Tensor:
-    """mean((code - E(G(code)))^2) / variance of sampled codes: float [N, L, 512] twice -> float [N]."""
+    """mean((code - E(G(code)))^2) / code_variance float [N], of a code and E(G(code)), float [N, L, 512] each."""
     return (code - encoded).square().mean((1, 2)) * (1 / code_variance)
 
 
 def to_float(image: Tensor) -> Tensor:
-    """uint8 [N, H, W, 3] -> float32 [N, 3, H, W] in [-1, 1]. Cast first: TensorRT does nothing else to bytes."""
+    """Pictures uint8 [N, H, W, 3] -> float32 [N, 3, H, W] in [-1, 1].
+
+    The cast comes first, as TensorRT can do nothing else with bytes.
+    """
     return image.float().permute(0, 3, 1, 2) * (1 / 127.5) - 1

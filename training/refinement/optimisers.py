@@ -10,21 +10,23 @@ import torch
 from torch import Tensor
 
 State = dict[str, Tensor]
-"""What passes from step to step, by name; every tensor's first axis is the sample, and no sample sees another's."""
+"""An optimiser's state by name. The first axis of each tensor is the sample; samples do not depend on each other."""
 
 
 class Optimiser(Protocol):
-    """One step after another, each from the loss and gradient of `state["code"]`. All of its state but the code starts
-    at zero, so whoever holds a state between two calls needs to know its names only."""
+    """An optimiser that makes one step at a time, from the loss and the gradient of `state["code"]`.
+
+    All of its state but the code starts at zero: whoever keeps a state between two calls needs its names only.
+    """
 
     def shapes(self, code: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """Shape of each part of the state, batch axis left out, from the code's."""
+        """Shape of each part of the state, without the batch axis, from the shape of the code."""
         ...
 
     def step(self, state: State, loss: Tensor, gradient: Tensor, rate: Tensor) -> State:
-        """The next state; `state["code"]` is then what is to be judged next. loss, rate float [N, 1].
+        """The next state, whose `code` is to be judged next. loss and rate are float [N, 1].
 
-        A rate of 0, from the first step on, leaves the code where it is.
+        With a rate of 0 in all steps the code stays where it is.
         """
         ...
 
@@ -36,11 +38,11 @@ class Adam:
     EPSILON = 1e-8
 
     def shapes(self, code: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """`step`: steps done."""
+        """`step` counts the steps done."""
         return {"code": code, "first_moment": code, "second_moment": code, "step": (1,)}
 
     def step(self, state: State, loss: Tensor, gradient: Tensor, rate: Tensor) -> State:
-        """`rate` is the most that an entry moves in a step, about."""
+        """One step; `rate` is about the farthest that an entry moves."""
         step = state["step"] + 1
         first = self.BETAS[0] * state["first_moment"] + (1 - self.BETAS[0]) * gradient
         second = self.BETAS[1] * state["second_moment"] + (1 - self.BETAS[1]) * gradient * gradient
@@ -51,22 +53,23 @@ class Adam:
 
 
 class LBFGS:
-    """Limited-memory BFGS, a sample each (Nocedal & Wright, "Numerical Optimization", 2nd edition, algorithm 7.4).
+    """Limited-memory BFGS for each sample (Nocedal & Wright, "Numerical Optimization", 2nd edition, algorithm 7.4).
 
-    One loss and gradient a step: a code that does not lower the loss enough (Armijo's rule) is dropped, and the next
-    is tried a part of the way to it. There is no search within a step, so samples at any stage share a batch. Losses
-    and gradients may come in bfloat16: what lies within their noise is not taken for a rise, or the search would stall
-    there (Xie, Byrd, Nocedal, "Analysis of the BFGS method with errors", 2020). The best code is kept elsewhere.
+    A step takes one loss and gradient. A code that does not lower the loss enough (Armijo's rule) is dropped, and the
+    next code lies a part of the way to it. There is no search within a step, so that samples at any stage share a
+    batch. Losses and gradients may be computed in bfloat16: a rise within their noise does not count as one, or the
+    search would stall there (Xie, Byrd, Nocedal, "Analysis of the BFGS method with errors", 2020). The caller keeps the
+    best code.
     """
 
     HISTORY = 10
     ARMIJO = 1e-4
-    NOISE = 5e-3  # of a loss, relative
-    SHRINK = (0.1, 0.5)  # least and most of the way that is tried again
+    NOISE = 5e-3  # relative noise of a loss
+    SHRINK = (0.1, 0.5)  # least and largest share of the way after a code that was dropped
     CURVATURE = 1e-8  # least s.y / y.y of a pair that is remembered
 
     def shapes(self, code: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """`step`: codes judged; `accepted_*`: the best code and what is known of it; `*_changes`: the pairs s and y."""
+        """`step`: codes judged; `accepted_*`: the last accepted code, its loss and gradient; `*_changes`: pairs s, y."""
         history = (self.HISTORY, *code)
         return {
             "code": code, "step": (1,), "accepted_code": code, "accepted_gradient": code, "accepted_loss": (1,),
@@ -74,7 +77,7 @@ class LBFGS:
         }  # fmt: skip
 
     def step(self, state: State, loss: Tensor, gradient: Tensor, rate: Tensor) -> State:
-        """`rate` is the root mean square of what entries move in the first step; later ones find their own length."""
+        """One step. `rate` is the root mean square of the movement in the first one; others find their own length."""
         code, g = state["code"].flatten(1), gradient.flatten(1)
         before, g_before = state["accepted_code"].flatten(1), state["accepted_gradient"].flatten(1)
         s, y = state["code_changes"].flatten(2), state["gradient_changes"].flatten(2)  # [N, HISTORY, D]
@@ -93,7 +96,7 @@ class LBFGS:
         loss_now = torch.where(accepted, loss, state["accepted_loss"])
         length = rate * math.sqrt(code.shape[1])
         onward = -self.precondition(g_now, s, y, length * torch.rsqrt(dot(g_now, g_now) + 1e-20))
-        # back: to the minimum of the parabola through what is known of this line
+        # After a dropped code: go to the minimum of the parabola through the known values on this line.
         part = -slope / (2 * (loss - state["accepted_loss"] - slope))
         part = torch.where(part > self.SHRINK[0], part.clamp(max=self.SHRINK[1]), self.SHRINK[0])
         change = torch.where(accepted, onward, part * tried)
@@ -109,11 +112,12 @@ class LBFGS:
         }
 
     def precondition(self, gradient: Tensor, s: Tensor, y: Tensor, scale: Tensor) -> Tensor:
-        """The inverse Hessian's estimate times a gradient float [N, D]; `scale` [N, 1] in its place before any pair."""
-        products = (s * y).sum(2)  # [N, HISTORY]; 0 where there is no pair yet
+        """The estimate of the inverse Hessian times a gradient float [N, D]; times `scale` [N, 1] before any pair."""
+        # [N, HISTORY], 0 where there is no pair yet.
+        products = (s * y).sum(2)
         known = products > 0
         inverse = torch.where(known, 1 / products, torch.zeros_like(products)).unsqueeze(2)
-        # the mean of the two usual lengths, s.y / y.y, which noise in y shortens, and s.s / s.y
+        # The geometric mean of the two usual lengths: s.y / y.y, which noise in y shortens, and s.s / s.y.
         last = torch.where(
             known[:, -1:], torch.sqrt(dot(s[:, -1], s[:, -1]) / dot(y[:, -1], y[:, -1])), scale
         )
@@ -129,12 +133,12 @@ class LBFGS:
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner products of rows: float [N, D] twice -> [N, 1]."""
+    """Inner products [N, 1] of rows float [N, D]."""
     return (a * b).sum(1, keepdim=True)
 
 
 def per_sample(value: Tensor, like: Tensor) -> Tensor:
-    """float [N, 1] with as many axes as `like`."""
+    """Reshape float [N, 1] to as many axes as `like` has."""
     return value.reshape(-1, *(1,) * (like.dim() - 1))
 
 

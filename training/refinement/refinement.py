@@ -15,18 +15,18 @@ from training.refinement.searches import Search
 
 @dataclass(frozen=True)
 class RefinementConfig:
-    """Defaults of a refinement; a bundle's manifest carries them as `refine`."""
+    """Settings of a refinement. Those of a bundle are in its manifest as `refine`."""
 
     optimiser: OptimiserName = "lbfgs"
     """L-BFGS, or Adam as in the paper."""
     steps: int = 25
-    """Steps in all, each one loss and gradient."""
+    """Number of steps; each takes one loss and gradient."""
     quality_steps: dict[str, int] = field(default_factory=lambda: {"fast": 10, "balanced": 25, "best": 60})
-    """Steps by what callers ask for when they do not want to think about steps."""
+    """Number of steps for each quality that callers may ask for instead."""
     chunk_steps: int = 5
-    """Steps K of one call of the refiner graph; progress, deadlines and cancellation come between calls."""
+    """Steps K of one call of the refiner graph. Progress, deadlines and cancellation come between calls."""
     learning_rate: float = 0.03
-    """Adam's rate; L-BFGS: root mean square of what the entries of a code move in the first step."""
+    """Adam's rate; for L-BFGS the root mean square of the movement of a code's entries in the first step."""
     pixel_weight: float = 1.0
     """Weight of the mean squared error of pictures on [-1, 1]."""
     perceptual_weight: float = 0.5
@@ -37,12 +37,16 @@ class RefinementConfig:
 
 @dataclass(frozen=True)
 class Refinement:
-    """`code` is the best that was seen, so `best_loss` never exceeds `losses[:, 0]`."""
+    """The result of a refinement. `code` is the best that was seen: `best_loss` never exceeds `losses[:, 0]`."""
 
-    code: Tensor  # float [N, L, 512]
-    best_loss: Tensor  # float [N]
-    losses: Tensor  # float [N, steps + 1]: before each step, and after the last
-    last_code: Tensor  # float [N, L, 512]
+    code: Tensor
+    """float [N, L, 512]"""
+    best_loss: Tensor
+    """float [N]"""
+    losses: Tensor
+    """float [N, steps + 1]: before each step, and after the last"""
+    last_code: Tensor
+    """float [N, L, 512]: the code after the last step"""
 
 
 def refine(
@@ -53,11 +57,11 @@ def refine(
     *,
     mask: Tensor | None = None,
 ) -> Refinement:
-    """The same optimisation as a loop in PyTorch, every sample on its own.
+    """Refine codes towards pictures float [N, 3, H, W] in [-1, 1], each sample on its own.
 
-    `start`: a code float [N, L, 512], or another search. image float [N, 3, H, W] in [-1, 1], mask float [N, 1, H, W].
-    Codes after many steps differ from the graph's as much as they do between two orders of summation: compare losses,
-    or the first gradient.
+    `start`: codes float [N, L, 512], or another search. `mask`: float [N, 1, H, W], weight of each place. After many
+    steps codes differ from those of the exported graph, as sums in another order do: compare losses, or the first
+    gradient.
     """
     search = start if isinstance(start, Search) else Search(start)
     with torch.no_grad():

@@ -10,10 +10,10 @@ from training.refinement.optimisers import Optimiser, State, per_sample
 
 
 class RefinerStep(nn.Module):
-    """One step of an optimiser, the backward pass included.
+    """One step of an optimiser, with the backward pass.
 
-    Its tensors are flat arguments, so that it can be traced: the optimiser's state, `best_code`, `best_loss`, `target`,
-    `mask` and the four settings.
+    It takes its tensors as flat arguments, so that it can be traced: the optimiser's state, `best_code`, `best_loss`,
+    `target`, `mask` and the four settings.
     """
 
     def __init__(self, objective: Objective, optimiser: Optimiser, code_shape: tuple[int, int]) -> None:
@@ -22,7 +22,7 @@ class RefinerStep(nn.Module):
         self.shapes = optimiser.shapes(code_shape)
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
-        """-> the next state, best_code, best_loss [N, 1], and loss [N, 1] of the code that came in."""
+        """Give the next state, best_code, best_loss [N, 1], and the loss [N, 1] of the code that came in."""
         state = dict(zip(self.shapes, given, strict=False))
         best_code, best_loss, target, mask, rate, *weights = given[len(self.shapes) :]
         goal = self.goal(target, mask)
@@ -32,17 +32,18 @@ class RefinerStep(nn.Module):
         return (*state.values(), *best, loss)
 
     def goal(self, target: Tensor, mask: Tensor) -> Target:
-        """target uint8 [N, H, W, 3], mask float32 [N, H, W, 1] -> what the objective compares with."""
+        """target uint8 [N, H, W, 3], mask float32 [N, H, W, 1] -> the objective's target."""
         return self.objective.target(to_float(target), mask.permute(0, 3, 1, 2))
 
     def advance(
         self, state: State, best: tuple[Tensor, Tensor], goal: Target, weights: Weights, rate: Tensor
     ) -> tuple[State, tuple[Tensor, Tensor], Tensor]:
-        """The state and the best code and loss after one step, and the loss [N, 1] before it."""
+        """One step: the next state, the best code and loss so far, and the loss [N, 1] before the step."""
 
         def total(code: Tensor) -> tuple[Tensor, Tensor]:
             loss = self.objective(code, goal, weights)
-            return loss.sum(), loss  # a sum, not a mean: a mean would divide the gradient by the batch
+            # A sum: a mean would divide each gradient by the size of the batch.
+            return loss.sum(), loss
 
         gradient, loss = torch.func.grad(total, has_aux=True)(state["code"])
         loss = loss.unsqueeze(1)
@@ -51,17 +52,17 @@ class RefinerStep(nn.Module):
 
 
 def better(best: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Of each sample the code [N, L, 512] whose loss [N, 1] is lower; what is not a number is never the best."""
+    """For each sample the code [N, L, 512] with the lower loss [N, 1]. NaN is never the best."""
     lower = found[1] < best[1]
     return torch.where(per_sample(lower, best[0]), found[0], best[0]), torch.where(lower, found[1], best[1])
 
 
 class Refiner(nn.Module):
-    """A chunk of K steps; stateless: what goes on from chunk to chunk is in its inputs and outputs.
+    """A chunk of K steps without state of its own: all that goes on to the next chunk is in its inputs and outputs.
 
-    Every sample carries its own state and settings, so requests at different stages of different refinements may share
-    a batch. `loss[:, k]` is the loss before step k, of the code before step k; `best_code` is the best of these K
-    codes, so the code after the last step is judged by the next chunk.
+    Every sample has its own state and settings, so that requests at different stages of different refinements share a
+    batch. `loss[:, k]` is the loss of the code before step k. `best_code` is the best of these K codes; the code after
+    the last step is judged by the next chunk.
     """
 
     def __init__(
@@ -71,8 +72,11 @@ class Refiner(nn.Module):
         self.one_step, self.chunk_steps = RefinerStep(objective, optimiser, code_shape), chunk_steps
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
-        """The optimiser's state, target uint8 [N, H, W, 3], mask float32 [N, H, W, 1], learning_rate and the three
-        weights, each [N, 1] -> the next state, loss [N, K], best_code [N, L, 512], best_loss [N, 1]."""
+        """Do the chunk's steps.
+
+        Takes the optimiser's state, target uint8 [N, H, W, 3], mask float32 [N, H, W, 1], learning_rate and the three
+        weights, [N, 1] each. Gives the next state, loss [N, K], best_code [N, L, 512], best_loss [N, 1].
+        """
         shapes = self.one_step.shapes
         state = dict(zip(shapes, given, strict=False))
         target, mask, rate, *weights = given[len(shapes) :]
