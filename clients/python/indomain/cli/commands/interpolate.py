@@ -14,7 +14,7 @@ from indomain.cli.pictures import picture_of, save_pictures, source_of
 def add(name: str, commands: shared.Subparsers) -> None:
     parser = commands.add_parser(
         name,
-        parents=[shared.connection(), shared.bundle(), shared.inversion_options()],
+        parents=shared.inverting(),
         help="pictures on the way from one to another",
     )
     parser.add_argument("start", type=Path, metavar="START", help="a picture or a code (.npy)")
@@ -27,12 +27,10 @@ def add(name: str, commands: shared.Subparsers) -> None:
         default=8,
         help="number of pictures, with both ends (default: %(default)s)",
     )
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("interpolation.png"),
-        help="a picture's file name: one sheet; a .gif: an animation; a folder: a file for each (default: %(default)s)",
+    shared.add_output(
+        parser,
+        "a picture's file name: one sheet; a .gif: an animation; a folder: a file for each (default: %(default)s)",
+        "interpolation.png",
     )
 
 

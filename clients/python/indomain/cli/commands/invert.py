@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
@@ -17,23 +16,13 @@ from indomain.cli.pictures import picture_of, save_picture, whole_file
 def add(name: str, commands: shared.Subparsers) -> None:
     parser = commands.add_parser(
         name,
-        parents=[
-            shared.connection(),
-            shared.bundle(),
-            shared.inversion_options(),
-            shared.many_pictures(),
-        ],
+        parents=shared.inverting(many=True),
         help="pictures to codes (.npy) and reconstructions",
     )
     parser.add_argument(
         "items", nargs="*", metavar="PHOTO", help="files, folders, 'globs', or - for a list on standard input"
     )
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        help="a picture's file name, or a folder for several (default: inverted/)",
-    )
+    shared.add_output(parser, "a picture's file name, or a folder for several (default: inverted/)", None)
 
 
 def run(client: Client, arguments: argparse.Namespace) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Final
 
 from indomain import Client, Sample
@@ -25,12 +24,10 @@ def add(name: str, commands: shared.Subparsers) -> None:
     parser.add_argument(
         "--truncation", type=float, help="0: the mean picture; 1: as varied as the training data"
     )
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("samples.png"),
-        help="a picture's file name: one sheet; a folder: a file for each seed (default: %(default)s)",
+    shared.add_output(
+        parser,
+        "a picture's file name: one sheet; a folder: a file for each seed (default: %(default)s)",
+        "samples.png",
     )
 
 
