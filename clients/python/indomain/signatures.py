@@ -17,9 +17,7 @@ _Decorator: TypeAlias = Callable[
 ]
 
 
-def arguments_of(
-    declared: Callable[_Arguments, Any],
-) -> _Decorator[_Self, _Returned, _Arguments]:
+def arguments_of(declared: Callable[_Arguments, Any]) -> _Decorator[_Self, _Returned, _Arguments]:
     """Declares that a method takes the arguments of the function `declared`, and passes them on as they are.
 
     Type checkers, editors, `help()` and the reference then see the arguments of `declared` with their types. A method

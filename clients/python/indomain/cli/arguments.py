@@ -221,10 +221,10 @@ def inverting(*, many: bool = False) -> list[argparse.ArgumentParser]:
     return [connection(), bundle(), inversion_options(), *([many_pictures()] if many else [])]
 
 
-def add_output(parser: argparse.ArgumentParser, meaning: str, default: str | None) -> None:
-    """`-o`: where the results go. A default of None is the command's own."""
-    path = None if default is None else Path(default)
-    parser.add_argument("-o", "--output", type=Path, default=path, help=meaning)
+def add_output(parser: argparse.ArgumentParser, meaning: str, default: str) -> None:
+    """`-o`: where the results go."""
+    help_text = f"{meaning} (default: {default})"
+    parser.add_argument("-o", "--output", type=Path, default=Path(default), help=help_text)
 
 
 def add_area(parser: argparse.ArgumentParser, *, region: str, mask: str) -> None:

@@ -42,7 +42,7 @@ def add(name: str, commands: shared.Subparsers) -> None:
         metavar="PHOTO|DIRECTION=STRENGTH",
         help="files, folders, 'globs', codes (.npy) or - for a list; and the edits",
     )
-    shared.add_output(parser, "a picture's file name, or a folder for several (default: edited/)", None)
+    shared.add_output(parser, "a picture's file name, or a folder for several", "edited/")
     # Flags of options of Client.edit, under their names: run() passes them on.
     parser.add_argument(
         "--keep", type=shared.names, metavar="NAME[,NAME]", help="directions whose meaning must not change"
@@ -60,7 +60,7 @@ def run(client: Client, arguments: argparse.Namespace) -> bool:
         raise shared.UsageError(
             "name at least one edit, as in smile=2; `indomain bundles` lists the directions"
         )
-    jobs = plan(arguments, items, default_folder="edited", codes_in=True)
+    jobs = plan(arguments, items, codes_in=True)
     edits = [Edit(direction, strength) for direction, strength in strengths.items()]
     options = shared.options_of(client.edit, arguments)
 

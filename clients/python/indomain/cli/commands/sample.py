@@ -24,11 +24,8 @@ def add(name: str, commands: shared.Subparsers) -> None:
     parser.add_argument(
         "--truncation", type=float, help="0: the mean picture; 1: as varied as the training data"
     )
-    shared.add_output(
-        parser,
-        "a picture's file name: one sheet; a folder: a file for each seed (default: %(default)s)",
-        "samples.png",
-    )
+    sheet = "a file: one sheet; a folder: a file for each seed"
+    shared.add_output(parser, sheet, "samples.png")
 
 
 def run(client: Client, arguments: argparse.Namespace) -> bool:
