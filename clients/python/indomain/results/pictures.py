@@ -71,21 +71,14 @@ class Edited(Result):
     """An edited picture.
 
     Attributes:
-        bundle: name of the bundle that the code belongs to.
-        code: float32 [L, 512], after the edits.
-        source_code: float32 [L, 512], before them.
+        code, source_code: float32 [L, 512], after the edits and before them.
         image: RGB picture of `code`.
         domain_score: 0..1, how native `code` is to the latent space.
         losses: of the inversion; None where the source was a code.
-        stage_seconds: seconds in each stage of the pipeline.
-        aligned, start: the picture as the encoder saw it, and that of the encoder's code; None unless asked for.
-        pasted: the whole photograph with the result in its place; None unless asked for.
-        placement: where on the photograph that is; None where the source was a code.
-        request_id: id of the call, also in the gateway's log.
         handle, source_handle: names that the gateway knows the codes by, for a while. Calls that take this result send
             them in place of the codes.
-        code_space: names the bundle and the generator of the codes; others refuse them (`OtherCodeSpaceError`).
         area: how well the edit was confined to its area; None where it had none.
+        bundle, stage_seconds, aligned, start, pasted, placement, request_id, code_space: as in `Inversion`.
     """
 
     bundle: str
@@ -134,11 +127,9 @@ class SessionPicture(_WithPicture):
         image: RGB picture of the edited code.
         domain_score: 0..1, how native the edited code is to the latent space.
         losses: of the inversion; None unless the request began with a picture.
-        stage_seconds: seconds in each stage of the pipeline.
         request_id: id of the session, also in the gateway's log.
         pasted: the whole photograph with the result in its place; None unless the session was opened with it.
-        placement: where on the photograph that is; None where the source is a code.
-        area: how well the edit was confined to its area; None where it had none.
+        stage_seconds, placement, area: as in `Edited`.
     """
 
     sequence: int

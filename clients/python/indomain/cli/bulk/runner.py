@@ -66,12 +66,7 @@ class _Done:
 
 
 def run_jobs(
-    client: Client,
-    plan: Plan,
-    work: Work,
-    title: str,
-    edits: dict[str, float],
-    arguments: argparse.Namespace,
+    client: Client, plan: Plan, work: Work, title: str, edits: dict[str, float], arguments: argparse.Namespace
 ) -> bool:
     """Does the jobs of a plan that no earlier run has done. True where none has failed, now or before.
 
