@@ -1,5 +1,6 @@
-"""Checkpoints to ONNX bundles: folding, tracing, storage, parity checks and Triton's configuration files."""
+"""Checkpoints to ONNX bundles: importing, folding, tracing, parity checks and Triton's configuration files."""
 
 import os
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # must be set before onnxruntime is imported anywhere
+# Must be set before onnxruntime is imported anywhere.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -17,8 +17,11 @@ Command = tuple[type, Callable[[Any], str]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse one command into its config and run it; bad input is one clear line and exit status 2, a graph that does
-    not do what its network does, or a bundle that is not what its manifest says, 3."""
+    """Parse one command into its config and run it; return the exit status.
+
+    Bad input is one clear line and status 2. Status 3: a graph does not do what its network does, or a bundle is not
+    what its manifest says.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     commands: dict[str, Command] = {
         "presets": (PresetsConfig, write_presets),
@@ -29,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     bad_input: tuple[type[Exception], ...] = (FileNotFoundError, TritonError, PresetError)
     not_as_promised: tuple[type[Exception], ...] = (VerificationError,)
-    if not arguments or arguments[0] not in commands:  # these run where there is no PyTorch
+    # The commands above run where there is no PyTorch.
+    if not arguments or arguments[0] not in commands:
         from export.bundles.alignment import AlignConfig, align
         from export.bundles.building import BundleConfig
         from export.bundles.bundle import write_bundle

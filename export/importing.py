@@ -1,10 +1,10 @@
-"""`python -m export import`: a foreign StyleGAN checkpoint to a run folder that training and export go on from.
+"""`python -m export import`: makes a run folder of a foreign StyleGAN checkpoint, for training and for export.
 
-An encoder beside its generator, in the same file or imported after it, makes the run folder one that `bundle` takes.
-Or a boundary that somebody found, to a direction of an encoder's run folder.
+With an encoder, in the generator's file or imported after it, the run folder becomes one that `bundle` takes. A
+boundary becomes a direction of an encoder's run folder.
 
-Which family a file belongs to is seen from its tensors' names: one file of this folder for each, `naming.py` for what
-they share. Reading the bytes safely is the business of `export/unpickling/`.
+The family of a file is recognised by its tensors' names: `export/importers/` has a module for each. Reading the bytes
+safely is the business of `export/unpickling/`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from training.run_folders.trained_inversion import build_encoder
 GENERATORS = (nvidia, rosinality, genforce, stylegan1)
 ENCODERS = (idinvert, pyramid)
 
-CLAMP_CODES = 2  # sampled to see whether activations stay below a clamp
+CLAMP_CODES = 2  # sampled to check that activations stay below a clamp
 
 
 @dataclass
@@ -65,7 +65,7 @@ class ImportConfig:
 
 
 def import_checkpoint(config: ImportConfig) -> str:
-    """Read, translate, write; gives a summary. Raises CheckpointError or FileNotFoundError."""
+    """Read, translate, write; return a summary. Raises CheckpointError, FileNotFoundError."""
     content = read_checkpoint(config.file)
     name = config.name or re.sub(r"\W+", "-", config.file.stem).strip("-").lower()
     try:
@@ -84,17 +84,17 @@ def import_checkpoint(config: ImportConfig) -> str:
 
 
 def find_generator(content: Any) -> Foreign[GeneratorConfig] | None:
-    """The generator in a file's content, whatever family it is of. Raises CheckpointError."""
+    """The generator in a file's content, of whatever family, or None. Raises CheckpointError."""
     return next((found for family in GENERATORS if (found := family.find(content)) is not None), None)
 
 
 def find_encoder(content: Any) -> Foreign[EncoderConfig] | None:
-    """The encoder in a file's content, likewise."""
+    """The encoder in a file's content, of whatever family, or None. Raises CheckpointError."""
     return next((found for family in ENCODERS if (found := family.find(content)) is not None), None)
 
 
 def no_family(content: Any) -> str:
-    """What to say of a file that holds neither."""
+    """The message about a file that holds neither."""
     keys = [str(key)[:60] for key in content][:10] if isinstance(content, dict) else []
     return (
         "its tensors' names are of no family that can be imported (StyleGAN2 of rosinality, pSp, e4e, NVIDIA and "
@@ -105,7 +105,10 @@ def no_family(content: Any) -> str:
 def write_run(
     config: ImportConfig, name: str, foreign: Foreign[GeneratorConfig], encoder: Foreign[EncoderConfig] | None
 ) -> str:
-    """A run folder of a generator, and of the encoder in the same file if there is one; gives the summary."""
+    """Write a run folder of a generator, and of the encoder in the same file if there is one; return a summary.
+
+    Raises CheckpointError.
+    """
     if is_taken(config.to):
         raise CheckpointError(f"{config.to} holds a checkpoint already; name another folder")
     generator = translate(foreign, Generator)
@@ -130,9 +133,10 @@ def write_run(
 
 
 def add_encoder(config: ImportConfig, foreign: Foreign[EncoderConfig]) -> str:
-    """Put an encoder into its generator's run folder; gives the summary. Raises CheckpointError."""
+    """Add an encoder to its generator's run folder; return a summary. Raises CheckpointError."""
     meta = load_meta(config.to, "gan")
-    if meta["discriminator"] != NO_DISCRIMINATOR:  # its critics and optimisers would be lost
+    # Of a run that was trained, discriminators and optimisers would be lost.
+    if meta["discriminator"] != NO_DISCRIMINATOR:
         raise CheckpointError(f"{config.to} was trained here; name a folder of an imported generator")
     generator = Generator(read_config(GeneratorConfig, meta["generator"])).eval().requires_grad_(False)
     load_network(config.to, "generator", generator)
@@ -167,13 +171,13 @@ def with_encoder(
 
 
 def source(file: Path, foreign: Foreign[Any]) -> dict[str, Any]:
-    """Where a network comes from, for the checkpoint."""
+    """Where a network comes from, for checkpoint.json."""
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     return {"family": foreign.family, "file": file.name, "sha256": digest}
 
 
 def is_taken(folder: Path) -> bool:
-    """Does it hold a checkpoint?"""
+    """Whether a folder holds a checkpoint."""
     try:
         checkpoint_folder(folder)
     except CheckpointError:
@@ -183,7 +187,7 @@ def is_taken(folder: Path) -> bool:
 
 @torch.no_grad()
 def check_clamp(generator: Generator, foreign: Foreign[GeneratorConfig]) -> None:
-    """Where the original clamps activations, which ours does not, make sure that it makes no difference."""
+    """Raise CheckpointError where activations reach the original's clamp, which ours does not have."""
     if foreign.clamp is None:
         return
     highest = [0.0]
@@ -203,7 +207,10 @@ def check_clamp(generator: Generator, foreign: Foreign[GeneratorConfig]) -> None
 
 
 def mean_code_error(generator: Generator, foreign: Foreign[GeneratorConfig]) -> float | None:
-    """Distance of the file's mean code from that of sampled codes, in standard deviations (root mean square)."""
+    """Distance of the file's mean code from that of sampled codes, in standard deviations (root mean square).
+
+    None where the file has no mean code. Raises CheckpointError where it does not fit.
+    """
     if foreign.mean_code is None:
         return None
     shape, theirs = generator.config, foreign.mean_code.float().flatten()
@@ -216,7 +223,7 @@ def mean_code_error(generator: Generator, foreign: Foreign[GeneratorConfig]) -> 
 def summary(
     config: ImportConfig, foreign: Foreign[GeneratorConfig], shape: GeneratorConfig, distance: float | None
 ) -> list[str]:
-    """What was written, for the terminal."""
+    """Lines about the generator that was written."""
     channels = " ".join(map(str, shape.channels))
     lines = [
         f"{foreign.family} written to {config.to}",
@@ -228,7 +235,7 @@ def summary(
 
 
 def encoder_summary(config: ImportConfig, foreign: Foreign[EncoderConfig]) -> list[str]:
-    """The same of an encoder, and what its domain score is worth."""
+    """Lines about the encoder that was written, and what its domain score is worth."""
     return [
         f"{foreign.family} written to {config.to}",
         "  its latent discriminator is new: it tells sampled codes from the same with noise, "

@@ -1,4 +1,4 @@
-"""Command line of the training: `python -m training gan | encoder | directions | factors | alignment | ...`."""
+"""Command line of the training: `python -m training gan | encoder | directions | recipe | ...`."""
 
 from __future__ import annotations
 

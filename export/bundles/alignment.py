@@ -1,6 +1,6 @@
-"""`python -m export align`: changes how an existing bundle brings photographs into place, and nothing else of it.
+"""`python -m export align`: changes how photographs are aligned for an existing bundle, and nothing else of it.
 
-By faces: the face detector comes beside the bundle's graphs, and into its manifest where faces are wanted.
+To align by faces, the face detector is added to the bundle's graphs, and the place of faces to its manifest.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ ROLE = "detector"
 
 @dataclass
 class AlignConfig:
-    """Change how an existing bundle brings photographs into place; its other graphs stay the files that they are."""
+    """Change how photographs are aligned for an existing bundle; the files of its other graphs stay as they are."""
 
     repository: tyro.conf.Positional[Path]
     """Model repository."""
     alignment: Alignment = "face"
-    """face: eyes and mouth go to where they are on the training pictures. centre-crop: the middle of the picture."""
+    """face: eyes and mouth are brought to where they are on training pictures. centre-crop: no alignment."""
     run: Path | None = None
-    """For face: the folder with the alignment.json that `python -m training alignment` has written."""
+    """For face: the folder with the alignment.json that `python -m training alignment` wrote."""
     bundle: str = ""
     """Its bundle; the only one by default."""
 
 
 def align(config: AlignConfig) -> str:
-    """Gives a summary. Raises CheckpointError, TritonError, ParityError, FileNotFoundError."""
+    """Change the bundle; return a summary. Raises CheckpointError, TritonError, ParityError, FileNotFoundError."""
     manifest, tensors, name = read(config.repository, config.bundle)
     tensors = {key: value for key, value in tensors.items() if not key.startswith(f"sample/{ROLE}/")}
     manifest = without_detector(manifest)
@@ -71,7 +71,7 @@ def align(config: AlignConfig) -> str:
 
 
 def read(repository: Path, bundle: str) -> tuple[Manifest, dict[str, Array], str]:
-    """Manifest, tensors and name of a repository's bundle. Raises TritonError, FileNotFoundError."""
+    """Read manifest, tensors and name of a repository's bundle. Raises TritonError, FileNotFoundError."""
     manifests = [path for path in repository.glob("*.json") if bundle in ("", path.stem)]
     if len(manifests) != 1:
         raise FileNotFoundError(f"{repository} must hold one bundle, or name it: --bundle")
@@ -83,16 +83,17 @@ def read(repository: Path, bundle: str) -> tuple[Manifest, dict[str, Array], str
 
 
 def without_detector(manifest: Manifest) -> Manifest:
-    """A manifest for pictures that are cropped only."""
+    """The manifest without its face detector, for pictures that are only cropped."""
     rest = {key: value for key, value in manifest.items() if key != "face"}
     for part in ("graphs", "parity"):
         rest[part] = {key: value for key, value in manifest[part].items() if key != ROLE}
-    rest.get("card", {}).pop("alignment", None)  # older cards had it; the manifest itself says it
+    # Older cards had an entry that the manifest itself has now.
+    rest.get("card", {}).pop("alignment", None)
     return rest | alignment(None) | {"licence": manifest.get("licence", "").removesuffix(DETECTOR_LICENCE)}
 
 
 def add_detector(name: str, manifest: Manifest, tensors: Mapping[str, Array], work: Path) -> dict[str, Array]:
-    """Write and check the detector, and put it into the manifest; gives the tensors of its stored sample."""
+    """Write and check the detector, and add it to the manifest; return the tensors of its stored sample."""
     picture = tensors.get("sample/generator/outputs/image")
     if picture is None:
         raise TritonError(f"{name} has no stored samples; export it again with --alignment face")
@@ -113,7 +114,7 @@ def add_detector(name: str, manifest: Manifest, tensors: Mapping[str, Array], wo
 def replace_alignment(
     repository: Path, name: str, manifest: Manifest, tensors: Mapping[str, Array], work: Path
 ) -> None:
-    """Detector, tensors and manifest into place, the manifest last. Raises ParityError where they do not verify."""
+    """Move detector, tensors and manifest into place, the manifest last. Raises ParityError if they do not verify."""
     file = f"{name}.safetensors"
     (work / file).write_bytes(
         to_safetensors({key: np.ascontiguousarray(value) for key, value in tensors.items()})

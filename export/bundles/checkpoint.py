@@ -1,4 +1,4 @@
-"""Reads what the training side leaves in a run folder: networks, directions, model card."""
+"""Reads a run folder of training: networks, directions, model card."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class Pipeline:
     """card.json; empty if there is none"""
     directions: list[dict[str, Any]]
     vectors: Tensors
-    """direction name -> float32 [L, 512], of length 1, zero outside its layers"""
+    """A direction's name -> float32 [L, 512], of length 1, zero outside its layers."""
     boundaries: Tensors = field(default_factory=dict)
-    """boundary/NAME and across/NAME -> float32 [L, 512], for directions that labels made"""
+    """boundary/NAME and across/NAME -> float32 [L, 512], for directions that were made from labels."""
     presets: list[dict[str, Any]] = field(default_factory=list)
     where_faces_lie: dict[str, Any] | None = None
     """alignment.json; None if there is none"""
 
     def face(self, alignment: str | None) -> dict[str, Any] | None:
-        """Where faces are to be brought, None for pictures that are cropped only. Raises CheckpointError."""
+        """Where faces are to be aligned to; None for pictures that are only cropped. Raises CheckpointError."""
         if alignment == "face" and self.where_faces_lie is None:
             raise CheckpointError(
                 f"the run has no {ALIGNMENT_FILE}; write it with `python -m training alignment`"
@@ -77,15 +77,15 @@ def load_pipeline(run: Path) -> Pipeline:
 
 
 def load_alignment(run: Path) -> dict[str, Any] | None:
-    """alignment.json, if there is one."""
+    """Read alignment.json, if there is one."""
     file = run / ALIGNMENT_FILE
     return json.loads(file.read_text()) if file.is_file() else None
 
 
 def load_directions(run: Path, shape: tuple[int, int]) -> tuple[list[dict[str, Any]], Tensors, Tensors]:
-    """Entries, vectors and boundaries of directions.json and directions.safetensors; none is fine.
+    """Entries, vectors and boundaries of directions.json and directions.safetensors; all empty if there are none.
 
-    Raises CheckpointError for what does not fit.
+    `shape`: [L, 512]. Raises CheckpointError for what does not fit.
     """
     file = run / "directions.json"
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""`python -m export presets`: several directions under one name, as a bundle's manifest declares them. No PyTorch.
+"""`python -m export presets`: several directions under one name, declared in a bundle's manifest. Needs no PyTorch.
 
 A list in JSON, in a run folder (presets.json) or beside a bundle: `[{"name": "younger", "label": "Younger", "edits":
 [{"direction": "age", "strength": -1.0}]}]`; an edit may also have `layers` and `keep`, as in a request.
@@ -38,23 +38,23 @@ _PRESETS = TypeAdapter(tuple[_Preset, ...])
 
 
 class PresetError(ValueError):
-    """A preset that the bundle's directions cannot make; the message says which and why."""
+    """A preset that does not fit the bundle's directions; the message says which and why."""
 
 
 @dataclass
 class PresetsConfig:
-    """Add presets to a bundle without exporting it again, in place of those of the same names."""
+    """Add presets to a bundle without exporting it again; those of the same names are replaced."""
 
     bundle: tyro.conf.Positional[Path]
     """The bundle's manifest, or a repository that holds one bundle."""
     presets: tyro.conf.Positional[Path | None] = None
-    """Their JSON; left out where some are only removed."""
+    """JSON of the presets; leave it out to remove some only."""
     remove: tuple[str, ...] = ()
     """Names of presets to take out."""
 
 
 def write_presets(config: PresetsConfig) -> str:
-    """What the bundle has now. Raises PresetError, FileNotFoundError, VerificationError."""
+    """Change the manifest; return a line for each preset. Raises PresetError, FileNotFoundError, VerificationError."""
     manifest, _ = read_bundle(config.bundle)
     kept = {preset["name"]: preset for preset in manifest.get("presets", [])}
     unknown = sorted(set(config.remove) - kept.keys())
@@ -67,16 +67,15 @@ def write_presets(config: PresetsConfig) -> str:
     manifest["presets"] = [*(kept | {preset["name"]: preset for preset in added}).values()]
     folder = config.bundle if config.bundle.is_dir() else config.bundle.parent
     place = folder / f"{manifest['bundle']}.json"
-    written = place.with_suffix(
-        ".json.new"
-    )  # a gateway that looks meanwhile finds the old one or the new one, whole
+    # Replaced in one step: a gateway that reads it meanwhile finds the old one or the new one.
+    written = place.with_suffix(".json.new")
     written.write_text(json.dumps(manifest, indent=1) + "\n")
     written.replace(place)
     return "\n".join(line(preset) for preset in manifest["presets"]) or "no presets"
 
 
 def read_presets(file: Path, directions: list[Manifest]) -> list[Manifest]:
-    """The presets of a file, as a manifest has them. Raises PresetError for what these directions cannot make."""
+    """Read presets as a manifest has them. Raises PresetError for what does not fit these directions."""
     try:
         presets = _PRESETS.validate_json(file.read_bytes())
     except ValidationError as error:
@@ -117,5 +116,5 @@ def _check_edit(edit: _Edit, directions: dict[str, Manifest], where: str) -> Non
 
 
 def line(preset: dict[str, Any]) -> str:
-    """A preset on one line."""
+    """Describe a preset on one line."""
     return f"{preset['name']}: " + ", ".join(f"{e['direction']} {e['strength']:+g}" for e in preset["edits"])

@@ -1,7 +1,7 @@
-"""`python -m export verify` and `python -m export diff`: bundles as they lie in a repository. Needs no PyTorch.
+"""`python -m export verify` and `python -m export diff`: check and compare bundles in a repository. Needs no PyTorch.
 
-With each bundle lie a sample's inputs and outputs of every graph, taken when the graphs had passed their checks against
-the network; whoever receives a bundle can run them again on their own machine.
+Each bundle has a sample's inputs and outputs for every graph, stored after the graphs had passed their parity checks.
+Whoever receives a bundle can run them again on their own machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import tyro
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it is read once, at import
+# Read once, when onnxruntime is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernel
 
@@ -30,17 +31,13 @@ Manifest = dict[str, Any]
 SAMPLE = "sample"  # sample/<role>/<inputs | outputs>/<name> in a bundle's tensors, one sample each
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 # By a graph's precision. Samples are stored as float32 computes them; two runtimes round 16 bits differently.
-RELATIVE = {
-    "float32": 1e-3,
-    "float16": 1e-2,
-    "bfloat16": 5e-2,
-}  # of codes, scores, losses: to the largest value
-LEVELS = {"float32": 1, "float16": 8, "bfloat16": 8}  # of 255: 40 dB is a spread of 2.6
-LEVELS_SHARE = 0.999  # share of a picture's values that must be within these levels
-STATE_OUTPUTS = (
-    "next_",
-    "best_code",
-)  # of the refiner: rounding grows along its steps, so the losses are compared
+# Codes, scores, losses: largest difference relative to the largest value.
+RELATIVE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
+# Pictures: levels of 255 within which a share of the values must be; 40 dB is a deviation of 2.6.
+LEVELS = {"float32": 1, "float16": 8, "bfloat16": 8}
+LEVELS_SHARE = 0.999
+# Outputs of the refiner that are not compared, as rounding grows along its steps; its losses are.
+STATE_OUTPUTS = ("next_", "best_code")
 
 
 class VerificationError(ValueError):
@@ -68,7 +65,7 @@ class DiffConfig:
 
 
 def sample_tensors(role: str, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """The first sample of a graph's inputs and outputs, by their names in a bundle's tensors."""
+    """The first sample of a graph's inputs and outputs, by the names that they have in a bundle's tensors."""
     sides = {"inputs": inputs, "outputs": outputs}
     return {
         f"{SAMPLE}/{role}/{side}/{name}": value[:1]
@@ -78,7 +75,7 @@ def sample_tensors(role: str, inputs: Mapping[str, Array], outputs: Mapping[str,
 
 
 def verify(config: VerifyConfig) -> str:
-    """A line for each graph. Raises VerificationError, FileNotFoundError."""
+    """Check bundles; return a line for each graph. Raises VerificationError, FileNotFoundError."""
     manifests = [
         path for path in sorted(config.repository.glob("*.json")) if config.bundle in ("", path.stem)
     ]
@@ -96,7 +93,10 @@ def verify(config: VerifyConfig) -> str:
 
 
 def verify_bundle(path: Path) -> Iterator[tuple[str, str]]:
-    """For each part of a bundle what was found, and what is wrong with it or nothing."""
+    """Check a bundle; yield for each part what was found, and what is wrong with it or "".
+
+    `path` is that of the manifest.
+    """
     repository, name = path.parent, path.stem
     try:
         manifest: Manifest = json.loads(path.read_text())
@@ -117,7 +117,7 @@ def verify_bundle(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def checksum_complaint(file: Path, wanted: str) -> str:
-    """What is wrong with a file, or nothing."""
+    """What is wrong with a file, or ""."""
     if not file.is_file():
         return f"{file.name} is missing"
     if sha256(file) != wanted:
@@ -126,7 +126,7 @@ def checksum_complaint(file: Path, wanted: str) -> str:
 
 
 def sha256(file: Path) -> str:
-    """Hexadecimal digest of a file, which may be larger than memory."""
+    """Hexadecimal digest of a file, also of one that is larger than memory."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
@@ -180,7 +180,7 @@ def verify_graph(
 
 
 def difference(found: Array, wanted: Array, precision: str) -> tuple[float, float]:
-    """How far an output is from the stored one, and how far it may be."""
+    """How far an output is from the stored one, and how far it may be, in the same unit."""
     if wanted.dtype == np.uint8:
         apart = np.abs(found.astype(int) - wanted.astype(int))
         return float((apart > LEVELS[precision]).mean()), 1 - LEVELS_SHARE
@@ -188,7 +188,7 @@ def difference(found: Array, wanted: Array, precision: str) -> tuple[float, floa
 
 
 def diff(config: DiffConfig) -> str:
-    """What changed, a line each, or that nothing did. Raises VerificationError, FileNotFoundError."""
+    """Compare two bundles; return a line for each change. Raises VerificationError, FileNotFoundError."""
     (old, old_tensors), (new, new_tensors) = read_bundle(config.old), read_bundle(config.new)
     lines = [
         f"{key}: {short(old.get(key))} -> {short(new.get(key))}"
@@ -212,7 +212,10 @@ def diff(config: DiffConfig) -> str:
 
 
 def read_bundle(path: Path) -> tuple[Manifest, dict[str, Array]]:
-    """Manifest and tensors of a bundle, named by its manifest or by a repository that holds no other."""
+    """Read manifest and tensors of a bundle, named by its manifest or by a repository that holds no other.
+
+    Raises FileNotFoundError, VerificationError.
+    """
     manifests = sorted(path.glob("*.json")) if path.is_dir() else [path]
     if len(manifests) != 1 or not manifests[0].is_file():
         raise FileNotFoundError(f"{path} holds {len(manifests)} bundles; name the manifest of one")
@@ -226,7 +229,7 @@ def read_bundle(path: Path) -> tuple[Manifest, dict[str, Array]]:
 def direction_change(
     name: str, a: Manifest | None, b: Manifest | None, old: Mapping[str, Array], new: Mapping[str, Array]
 ) -> list[str]:
-    """Lines about one direction; vectors are compared by their angle."""
+    """Lines about one direction. Vectors are compared by their angle."""
     if a is None or b is None:
         return [f"direction {name}: {'added' if a is None else 'removed'}"]
     lines = [
@@ -246,13 +249,13 @@ def direction_change(
 
 
 def parity_change(old: Manifest, new: Manifest, role: str) -> str:
-    """The parity figures of a graph in both, where they are there."""
+    """What changed in the parity figures of a graph, where both bundles have them."""
     figures = [manifest.get("parity", {}).get(role, {}) for manifest in (old, new)]
     common = [key for key in figures[0] if key in figures[1] and figures[0][key] != figures[1][key]]
     return "".join(f"; {key} {figures[0][key]:.2g} -> {figures[1][key]:.2g}" for key in common)
 
 
 def short(value: object) -> str:
-    """A value on one line."""
+    """A value on one line of at most 120 characters."""
     text = json.dumps(value) if isinstance(value, dict | list) else str(value)
     return text if len(text) <= 120 else f"{text[:117]}..."

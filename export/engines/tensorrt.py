@@ -1,8 +1,8 @@
-"""`python -m export tensorrt`: a bundle in a repository onto TensorRT. Needs no PyTorch.
+"""`python -m export tensorrt`: sets a bundle in a repository to TensorRT. Needs no PyTorch.
 
 By default the graphs stay ONNX, and Triton's ONNX Runtime back end builds TensorRT engines when it loads them. With
-`--plans` the engines are built here, once, through the `tensorrt` package; where that or a GPU is missing, the same is
-written as a script of `trtexec` lines for the machine that has them. For TensorRT 10; release 11 has no fp16 flag.
+`--plans` the engines are built here, once, by the `tensorrt` package. Where that or a GPU is missing, a script of
+`trtexec` lines is written for a machine that has them. For TensorRT 10, as release 11 has no fp16 flag.
 """
 
 from __future__ import annotations
@@ -30,11 +30,10 @@ from export.engines.triton import (
 )
 from export.graphs.tensor_spec import TensorSpec
 
-PRECISE = (
-    "refiner",
-    "detector",
-)  # gradients and moments do not fit into 16 bits, nor do landmarks to a pixel
-OWN: dict[str, Precision] = {"float16": "fp16", "bfloat16": "bf16"}  # of a graph with 16-bit numbers in it
+# Graphs that stay at float32: gradients and moments need more than 16 bits, and so do landmarks to a pixel.
+PRECISE = ("refiner", "detector")
+# Precision of a graph that was exported in 16 bits -> TensorRT's name.
+OWN: dict[str, Precision] = {"float16": "fp16", "bfloat16": "bf16"}
 SCRIPT = "build-plans.sh"
 WORKSPACE = 1 << 30
 
@@ -61,7 +60,7 @@ class TensorRTConfig:
 
 
 def accelerate(config: TensorRTConfig) -> str:
-    """Write the configurations, or plans; gives a summary. Raises FileNotFoundError, TritonError."""
+    """Write the configurations, or plans; return a summary. Raises FileNotFoundError, TritonError."""
     graphs = read_graphs(config.repository, config.bundle)
     if config.plans:
         return build_plans(config, graphs, config.plans)
@@ -71,7 +70,7 @@ def accelerate(config: TensorRTConfig) -> str:
     if not gpu:
         raise TritonError("this machine shows no GPU; name the one that will serve, as --gpu h200")
     for role, graph in graphs.items():
-        # one level: the provider makes the last folder of the path, and no other
+        # A single level, as the provider makes the last folder of the path only.
         cache = f"{config.cache}/{config.release}-{gpu}-{graph['model']}-{graph['sha256'][:16]}"
         settings = TensorRT(precision_of(role, graph, config), cache)
         text = config_pbtxt(graph["model"], graph["max_batch_size"], *tensor_specs(graph), settings)
@@ -80,12 +79,12 @@ def accelerate(config: TensorRTConfig) -> str:
 
 
 def precision_of(role: str, graph: dict[str, Any], config: TensorRTConfig) -> Precision:
-    """The precision that a graph bears; what it computes in 16 bits has been chosen and checked at its export."""
+    """The precision for a graph; that of one exported in 16 bits was chosen and checked at its export."""
     return "fp32" if role in PRECISE else OWN.get(graph.get("precision", ""), config.precision)
 
 
 def this_gpu() -> str:
-    """Name of the first GPU as a folder's name, or nothing."""
+    """Name of this machine's first GPU as a folder's name, or ""."""
     if not shutil.which("nvidia-smi"):
         return ""
     query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
@@ -95,7 +94,7 @@ def this_gpu() -> str:
 
 
 def build_plans(config: TensorRTConfig, graphs: dict[str, dict[str, Any]], to: Path) -> str:
-    """Plans and their config.pbtxt, or a script that builds them."""
+    """Build plans into the folder `to`, or write a script that does; return a summary. Raises TritonError."""
     if to.resolve() == config.repository.resolve():
         raise TritonError(f"{to} is the repository itself; name another folder for the plans")
     to.mkdir(parents=True, exist_ok=True)
@@ -137,7 +136,7 @@ def trtexec(
     *,
     typed: bool,
 ) -> str:
-    """The command that builds a plan; `typed`: every operator in the type that the graph gives it."""
+    """The command that builds a plan. `typed`: every operator computes in the type that the graph gives it."""
     least, usual, largest = (shapes(inputs, batch) for batch in batches(max_batch_size))
     options = [
         f"--onnx={model}", f"--minShapes={least}", f"--optShapes={usual}", f"--maxShapes={largest}",
@@ -156,7 +155,7 @@ def build_plan(
     *,
     typed: bool,
 ) -> None:
-    """The same through the `tensorrt` package, release 10. Raises TritonError with its complaints."""
+    """Build a plan by the `tensorrt` package, release 10. Raises TritonError with its complaints."""
     import tensorrt as trt  # type: ignore[import-not-found]
 
     builder = trt.Builder(trt.Logger(trt.Logger.WARNING))
@@ -169,9 +168,11 @@ def build_plan(
     settings = builder.create_builder_config()
     settings.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
     if typed:
-        pass  # else demodulation, which the graph has in float32, could be computed in 16 bits
+        # No flag: demodulation, which the graph has in float32, could be computed in 16 bits.
+        pass
     elif precision == "fp32":
-        settings.clear_flag(trt.BuilderFlag.TF32)  # its 10 bits are too few for a refinement's gradients
+        # TF32's 10 bits are too few for a refinement's gradients.
+        settings.clear_flag(trt.BuilderFlag.TF32)
     elif hasattr(trt.BuilderFlag, precision.upper()):
         settings.set_flag(getattr(trt.BuilderFlag, precision.upper()))
     else:

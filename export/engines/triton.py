@@ -1,6 +1,6 @@
-"""config.pbtxt of a graph, for NVIDIA Triton with `--disable-auto-complete-config`: everything is written out.
+"""A graph's config.pbtxt for NVIDIA Triton. It is complete, for `--disable-auto-complete-config`.
 
-`python -m export openvino`: a bundle's refiner onto Triton's OpenVINO back end. Needs no PyTorch.
+`python -m export openvino` sets a bundle's refiner to Triton's OpenVINO back end. Needs no PyTorch.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import tyro
 from export.graphs.tensor_spec import DType, TensorSpec
 
 MAX_BATCH = {"encoder": 16, "generator": 16, "mapping": 64, "critic": 64, "refiner": 8, "detector": 8}
-QUEUE_BATCHES = 16  # full batches that may wait; the next request is rejected, not kept waiting for ever
-LONGEST_WAIT_US = 600_000_000  # for a request's own time-out to count, one must be set here that is longer
-QUEUE_DELAY_US = 500  # a lone request waits this long for company
-# With one, Triton's scheduler now and then misses that it is free and looks again only after half a second (24.10).
+QUEUE_BATCHES = 16  # full batches that may wait; further requests are rejected
+LONGEST_WAIT_US = 600_000_000  # longer than any request's own time-out, which counts only if this is set
+QUEUE_DELAY_US = 500  # a request waits this long for others to share its batch
+# With one, Triton's scheduler (24.10) sometimes does not notice that it is free for half a second.
 INSTANCES = 2
 TYPES: dict[DType, str] = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 
@@ -30,7 +30,7 @@ parameters [
 ]
 """
 
-# a request at a time has all cores; HINT_BF16 counts where the processor has it
+# One request at a time gets all cores. HINT_BF16 has an effect on processors with bfloat16.
 OPENVINO = """\
 parameters [
   { key: "PERFORMANCE_HINT" value: { string_value: "LATENCY" } },
@@ -64,7 +64,7 @@ class OpenVinoConfig:
 
 
 def run_by_openvino(config: OpenVinoConfig) -> str:
-    """Write the refiner's configuration; gives a summary. Raises FileNotFoundError, TritonError."""
+    """Write the refiner's configuration; return a summary. Raises FileNotFoundError, TritonError."""
     graph = read_graphs(config.repository, config.bundle)["refiner"]
     text = config_pbtxt(graph["model"], graph["max_batch_size"], *tensor_specs(graph), runtime="openvino")
     (config.repository / graph["model"] / "config.pbtxt").write_text(text)
@@ -72,7 +72,7 @@ def run_by_openvino(config: OpenVinoConfig) -> str:
 
 
 def read_graphs(repository: Path, bundle: str = "") -> dict[str, dict[str, Any]]:
-    """Graphs of a bundle's manifest by role. Raises FileNotFoundError, TritonError."""
+    """Read the graphs of a bundle's manifest, by role. Raises FileNotFoundError, TritonError."""
     manifests = [path for path in repository.glob("*.json") if bundle in ("", path.stem)]
     if len(manifests) != 1:
         found = ", ".join(sorted(path.stem for path in manifests)) or "none"
@@ -93,7 +93,7 @@ class TensorRT:
 
     precision: Precision
     cache: str
-    """Folder for engines. One engine fits one GPU, TensorRT, ONNX Runtime and model: all of them are in the path."""
+    """Folder for engines. An engine fits one GPU, TensorRT, ONNX Runtime and model: the path names all of them."""
 
 
 def tensor_specs(graph: dict[str, Any]) -> tuple[list[TensorSpec], list[TensorSpec]]:
@@ -106,12 +106,12 @@ def tensor_specs(graph: dict[str, Any]) -> tuple[list[TensorSpec], list[TensorSp
 
 
 def batches(largest: int) -> tuple[int, int, int]:
-    """Least, usual and largest batch of a TensorRT profile; engines are tuned for the second."""
+    """Smallest, usual and largest batch of a TensorRT profile. Engines are tuned for the usual one."""
     return 1, max(1, largest // 4), largest
 
 
 def shapes(inputs: Sequence[TensorSpec], batch: int) -> str:
-    """`image:8x64x64x3,mask:8x64x64x1`, as TensorRT's profiles have it; the batch is in."""
+    """Shapes as TensorRT's profiles write them, with the batch: `image:8x64x64x3,mask:8x64x64x1`."""
     return ",".join(f"{spec.name}:{'x'.join(map(str, (batch, *spec.shape)))}" for spec in inputs)
 
 
@@ -124,8 +124,11 @@ def config_pbtxt(
     *,
     runtime: Runtime = "onnxruntime",
 ) -> str:
-    """Text of config.pbtxt. Dims leave the batch out. It has no `kind`, so that it loads with and without a GPU; only
-    TensorRT, where it is asked for, needs one. `runtime` plan: for a TensorRT plan in the graph's place."""
+    """Text of config.pbtxt.
+
+    Dims are without the batch. It has no `kind`, so that it loads with and without a GPU; only `tensorrt` needs one.
+    The runtime `plan` is for a TensorRT plan in place of the graph.
+    """
     preferred = ", ".join(str(max_batch_size // divisor) for divisor in (4, 2, 1))
     return f"""\
 name: "{model}"
@@ -159,7 +162,7 @@ def entries(specs: Sequence[TensorSpec]) -> str:
 
 
 def accelerator(tensorrt: TensorRT, max_batch_size: int, inputs: Sequence[TensorSpec]) -> str:
-    """TensorRT with its profile, and a warm-up for every batch of it: the first call of each would build or load."""
+    """TensorRT with its profile, and a warm-up for each of its batches, whose first call builds or loads an engine."""
     least, usual, largest = batches(max_batch_size)
     settings = {
         "precision_mode": tensorrt.precision.upper(),
@@ -192,7 +195,7 @@ model_warmup [
 
 
 def warm_up(batch: int, inputs: Sequence[TensorSpec]) -> str:
-    """One entry of `model_warmup`: zeros of a batch."""
+    """An entry of `model_warmup`: a batch of zeros."""
     lines = "\n".join(
         f'    inputs {{ key: "{b.name}" value: {{ data_type: {TYPES[b.dtype]} '
         f"dims: [ {', '.join(map(str, b.shape))} ] zero_data: true }} }}"

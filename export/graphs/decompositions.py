@@ -1,7 +1,7 @@
 """Traces a module that takes gradients into a flat graph of operators that ONNX has.
 
-The rules write the backward operators of the networks' layers with forward ones; each asks for the *input's* gradient
-only. Where a rule computes something that the forward pass has computed, `storage.tidy` merges the two.
+The rules write the backward operators of the networks' layers with forward operators, for the gradient of the *input*
+only. Where a rule computes again what the forward pass has computed, `storage.tidy` merges the two.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 aten = torch.ops.aten
 ONE_PLACE = torch.eye(9).reshape(9, 1, 3, 3)  # kernels that gather, or scatter, one place of a window
-STEEP = 1e38  # makes a step of any number that is not subnormal
+STEEP = 1e38  # times any number that is not subnormal, is beyond 1
 
 
 class UnsupportedBackward(NotImplementedError):
@@ -24,7 +24,7 @@ class UnsupportedBackward(NotImplementedError):
 
 
 def need(condition: bool, what: str) -> None:
-    """Raise UnsupportedBackward unless the rule covers the case."""
+    """Raise UnsupportedBackward, which names the missing rule, unless the rule covers the case."""
     if not condition:
         raise UnsupportedBackward(f"no rule for {what}; write one in export/graphs/decompositions.py")
 
@@ -42,7 +42,11 @@ def convolution_backward(
     groups: int,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor | None, None, None]:
-    """Of a transposed convolution: a strided one. Stride 1: a convolution with the flipped kernel. Else: transposed."""
+    """The gradient of a convolution's input.
+
+    Of a transposed convolution it is a strided one; of one with stride 1 a convolution with the flipped kernel; of any
+    other a transposed one.
+    """
     need(not any(output_mask[1:]), "the gradient of a convolution's weight or bias")
     need(all(d == 1 for d in dilation), "a dilated convolution")
     if not output_mask[0]:
@@ -74,11 +78,13 @@ def max_pool_backward(
     ceil_mode: bool,
     indices: Tensor,
 ) -> Tensor:
-    """Of VGG's pool, 2 x 2 with stride 2: each window's gradient goes to the place of its maximum. And of SqueezeNet's,
-    3 x 3 with stride 2, whose windows overlap: each place collects from every window whose maximum it is.
+    """The gradient of the input of two max-pools: VGG's and SqueezeNet's.
 
-    Ties: every tied place gets the whole gradient, where PyTorch picks the first. Behind a ReLU, as in both networks,
-    only zeros tie in practice, and the ReLU's own backward stops their gradient.
+    VGG's is 2 x 2 with stride 2: each window's gradient goes to the place of its maximum. SqueezeNet's is 3 x 3 with
+    stride 2, and its windows overlap: each place collects the gradients of all windows whose maximum it is.
+
+    Where places tie, each gets the whole gradient; PyTorch picks the first. Behind a ReLU, as in both networks, only
+    zeros tie in practice, and the ReLU's own backward pass stops their gradient.
     """
     settings = (tuple(kernel), tuple(stride) or tuple(kernel), tuple(padding))
     if settings == ((2, 2), (2, 2), (0, 0)) and x.shape[2] % 2 == x.shape[3] % 2 == 0:
@@ -89,8 +95,8 @@ def max_pool_backward(
     pooled = F.max_pool2d(x, 3, 2, ceil_mode=ceil_mode)
     height, width = int(x.shape[2]), int(x.shape[3])
     rows, columns = int(pooled.shape[2]), int(pooled.shape[3])
-    # Gathering and scattering windows are convolutions whose kernels have a single one: far fewer and faster operators
-    # than strided slices. What ceil mode lets run over the edge is cut off again at the end.
+    # Windows are gathered and scattered by convolutions whose kernels have a single one: these are far fewer and faster
+    # operators than strided slices. In ceil mode windows reach over the edge; that part is cut off at the end.
     x = F.pad(x, (0, 2 * columns + 1 - width, 0, 2 * rows + 1 - height))
     windows = F.conv2d(x.flatten(0, 1).unsqueeze(1), ONE_PLACE, stride=2)  # [N C, 9, rows, columns]
     won = (windows == pooled.flatten(0, 1).unsqueeze(1)).to(gradient.dtype)
@@ -108,7 +114,7 @@ def avg_pool_backward(
     count_include_pad: bool,
     divisor_override: int | None,
 ) -> Tensor:
-    """Of the 2 x 2 pool: each of the four places gets a quarter."""
+    """The gradient of the input of the 2 x 2 average pool: each of the four places gets a quarter."""
     fits = tuple(kernel) == (2, 2) and tuple(stride) in ((), (2, 2)) and tuple(padding) == (0, 0)
     need(
         fits and divisor_override is None and x.shape[2] % 2 == x.shape[3] % 2 == 0,
@@ -118,21 +124,22 @@ def avg_pool_backward(
 
 
 def leaky_relu_backward(gradient: Tensor, x: Tensor, slope: float, is_result: bool) -> Tensor:
-    """The sign is read from the activation's output, so that convolution and activation still fuse in the forward pass.
+    """The gradient of a leaky ReLU's input.
 
-    The slope is a steep ramp, clipped: in ONNX Runtime several times faster than a choice by `where`.
+    The sign is read from the activation's output, so that convolution and activation still fuse in the forward pass.
+    The slope is a steep ramp, clipped, which is several times faster in ONNX Runtime than `where`.
     """
     y = x if is_result else F.leaky_relu(x, slope)
     return gradient * (y * STEEP).clamp(slope, 1.0)
 
 
 def threshold_backward(gradient: Tensor, x: Tensor, threshold: float) -> Tensor:
-    """Of a ReLU."""
+    """The gradient of a ReLU's input."""
     return gradient * (x > threshold).to(gradient.dtype)
 
 
 def small_power(x: Tensor, exponent: float) -> Tensor:
-    """ONNX Runtime's Pow is many times slower than a product, and 1 comes often where squares are derived."""
+    """Powers of 1, 2 and 3 as products: ONNX Runtime's Pow is many times slower. Derivatives of squares have 1."""
     if exponent not in (1, 2, 3):
         return NotImplemented
     return x if exponent == 1 else x * x if exponent == 2 else x * x * x
@@ -141,7 +148,7 @@ def small_power(x: Tensor, exponent: float) -> Tensor:
 def slice_backward(
     gradient: Tensor, sizes: Sequence[int], dim: int, start: int, end: int, step: int
 ) -> Tensor:
-    """Pad with zeros what was cut away."""
+    """The gradient of a slice's input: zeros where something was cut away."""
     need(step == 1, "a strided slice")
     start = start + int(sizes[dim]) if start < 0 else start
     after = int(sizes[dim]) - start - int(gradient.shape[dim])
@@ -149,13 +156,13 @@ def slice_backward(
 
 
 def adaptive_avg_pool(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Windows of uneven width, written as one matrix for the rows and one for the columns (forward only)."""
+    """Adaptive average pooling, forward only, as one matrix for the rows and one for the columns."""
     rows, columns = (averaging_matrix(int(n), int(m)) for n, m in zip(x.shape[2:], size, strict=True))
     return rows @ (x @ columns.t())
 
 
 def averaging_matrix(inputs: int, outputs: int) -> Tensor:
-    """float32 [outputs, inputs]: row i averages inputs floor(i n / m) to ceil((i + 1) n / m), as PyTorch has it."""
+    """float32 [outputs, inputs] whose row i averages inputs floor(i n / m) to ceil((i + 1) n / m), as in PyTorch."""
     rows = []
     for i in range(outputs):
         start, end = i * inputs // outputs, -(-(i + 1) * inputs // outputs)
@@ -166,11 +173,10 @@ def averaging_matrix(inputs: int, outputs: int) -> Tensor:
 def sum_in_one_order(
     x: Tensor, dims: Sequence[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Adds a sample up in the same order alone and anywhere in a batch: an optimiser makes much of a last bit.
+    """Sum a sample in the same order whether it is alone or anywhere in a batch: an optimiser amplifies a last bit.
 
-    ONNX Runtime's ReduceSum adds channels up in another order where there is one picture only, so they are a
-    convolution here; and what begins between two vectors (of 16 floats) in another order than what begins with one, so
-    it is padded.
+    ONNX Runtime's ReduceSum uses another order for the channels of a single picture, so they are summed by a
+    convolution. It also uses another order for samples that do not begin at a multiple of 16 floats: they are padded.
     """
     dims = [] if dims is None else [int(dim) % x.dim() for dim in dims]
     if dtype is None and dims == [1] and x.dim() == 4:
@@ -185,7 +191,7 @@ def sum_in_one_order(
 def mean_in_one_order(
     x: Tensor, dims: Sequence[int] | None, keepdim: bool = False, *, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """As `sum_in_one_order`."""
+    """The mean, by `sum_in_one_order`."""
     total = sum_in_one_order(x, dims, keepdim, dtype=dtype)
     if total is NotImplemented:
         return NotImplemented
@@ -207,10 +213,10 @@ TABLE: dict[Any, Callable[..., Any]] = {
 
 
 def trace(module: nn.Module, arguments: tuple[Tensor, ...]) -> fx.GraphModule:
-    """A graph of the module, gradients inside written out, for any batch size (the arguments' first axis).
+    """Trace a module to a graph in which gradients are written out, for any batch size (the arguments' first axis).
 
-    Tracing happens below autograd, so a `torch.func.grad` in the module becomes ordinary operators.
-    Raises UnsupportedBackward.
+    Tracing happens below autograd, so that a `torch.func.grad` in the module becomes ordinary operators. Raises
+    UnsupportedBackward.
     """
     module.requires_grad_(False)
     with torch.no_grad():

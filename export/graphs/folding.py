@@ -1,7 +1,7 @@
-"""Inference twins of the trained networks: weight scales, gains and batch norms folded into plain weights.
+"""Folds trained networks for inference: weight scales, gains and batch norms become part of plain weights.
 
-Nothing here knows ONNX. A twin is a tree of buffers and plain layers that gives what its training network gives;
-`tests/export/test_folding.py` holds them to it.
+Nothing here knows ONNX. A folded network consists of buffers and plain layers, and gives what its training network
+gives; `tests/export/test_folding.py` checks that.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ FLOAT16_MAX = 65504.0
 
 
 def round_weights(network: nn.Module) -> nn.Module:
-    """Round, in place, the weights (two axes or more) of folded layers to float16 numbers; they stay float32 tensors.
+    """Round the weights (of two axes or more) of folded layers to float16 numbers, in place; return the network.
 
-    Biases, noise and statistics are left as they are, and so is a weight that float16 cannot hold.
+    They stay float32 tensors. Biases, noise and statistics are left as they are, and so is a weight that float16 cannot
+    hold.
     """
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | FoldedModulatedConv):
@@ -44,7 +45,7 @@ def round_weights(network: nn.Module) -> nn.Module:
 
 
 def fold_linear(layer: EqualizedLinear, gain: float = 1.0) -> nn.Linear:
-    """A plain linear layer that gives `gain` times what an equalised one does."""
+    """Make a plain linear layer that gives `gain` times what an equalised one gives."""
     folded = nn.Linear(layer.weight.shape[1], layer.weight.shape[0])
     with torch.no_grad():
         folded.weight.copy_(layer.weight * (layer.weight_scale * gain))
@@ -53,9 +54,9 @@ def fold_linear(layer: EqualizedLinear, gain: float = 1.0) -> nn.Linear:
 
 
 class FoldedModulatedConv(nn.Module):
-    """`ModulatedConv` with its weight scale folded in and sum_k W^2 kept as a buffer for the demodulation.
+    """`ModulatedConv` with its weight scale folded in, and sum_k W^2 kept as a buffer for the demodulation.
 
-    With `gain`, its output is multiplied by that: a leaky ReLU commutes with a positive factor.
+    Its output is multiplied by `gain`, that of the leaky ReLU after it, with which a positive factor commutes.
     """
 
     weight: Tensor
@@ -67,7 +68,7 @@ class FoldedModulatedConv(nn.Module):
         if not conv.demodulate and gain != 1.0:
             raise ValueError("a gain needs demodulation, which carries it")
         weight = conv.weight.detach() * conv.weight_scale
-        # an up-convolution is a transposed one, whose weight has the inputs first
+        # An up-convolution is a transposed one, whose weight has the inputs first.
         self.register_buffer("weight", (weight.transpose(0, 1) if conv.up else weight).contiguous())
         self.register_buffer("energy", weight.new_zeros(weight.shape[1], weight.shape[0]))  # [C_in, C_out]
         self.style = fold_linear(conv.style)
@@ -77,19 +78,19 @@ class FoldedModulatedConv(nn.Module):
         self.set_energy()
 
     def set_energy(self) -> None:
-        """Compute sum_k W^2 from the weight as it is now."""
+        """Compute sum_k W^2 of the weight as it is now."""
         energy = self.weight.float().square().sum((2, 3))
         self.energy.copy_(energy if self.up else energy.t())
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """x [N, C_in, H, W] in the weight's precision, w float32 [N, 512] -> in x's, but float32 for RGB."""
+        """x [N, C_in, H, W] in the weight's precision, w float32 [N, 512] -> that precision, but float32 for RGB."""
         style = self.style(w)  # [N, C_in]
         scale: Tensor | None = None  # [N, C_out], or [N, 1]
         if self.demodulate:
             scale = torch.rsqrt(style.square() @ self.energy + DEMODULATION_EPSILON) * self.gain
         if self.weight.dtype != torch.float32:
-            # The largest style becomes 1, so that sums stay within 16 bits, and is given back after the convolution;
-            # from Karras et al., "Training Generative Adversarial Networks with Limited Data" (arXiv 2006.06676).
+            # Styles are divided by the largest, so that sums stay within 16 bits, and the result is multiplied by it
+            # (Karras et al., "Training Generative Adversarial Networks with Limited Data", arXiv 2006.06676).
             peak = style.abs().amax(1, keepdim=True).clamp(min=DEMODULATION_EPSILON)
             style, scale = style / peak, peak if scale is None else scale * peak
         x = x * style[..., None, None].to(x.dtype)
@@ -99,7 +100,8 @@ class FoldedModulatedConv(nn.Module):
         else:
             x = F.conv2d(x, self.weight, padding=self.padding)
         if not self.demodulate:
-            x = x.float()  # the picture is summed over all resolutions
+            # RGB is summed over all resolutions.
+            x = x.float()
         return x if scale is None else x * scale[..., None, None].to(x.dtype)
 
 
@@ -116,7 +118,7 @@ class FoldedStyledLayer(nn.Module):
         self.register_buffer("bias", layer.bias.detach()[:, None, None] * ACTIVATION_GAIN)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        # the two constants first: their sum is folded when a session opens
+        # The two constants are added first: their sum is folded when a session opens.
         return F.leaky_relu(self.conv(x, w) + (self.noise + self.bias), LEAKY_SLOPE)
 
 
@@ -149,7 +151,7 @@ class FoldedSynthesis(nn.Module):
 
 
 def fold_conv(conv: Conv | UpConv, bias: Tensor) -> nn.Module:
-    """A plain convolution, or a transposed one and its blur, with the bias that follows."""
+    """Make a plain convolution, or a transposed one and its blur, with the bias that comes after it."""
     outputs, inputs, *_ = conv.weight.shape
     weight = conv.weight.detach() * conv.weight_scale
     if isinstance(conv, Conv):
@@ -164,7 +166,7 @@ def fold_conv(conv: Conv | UpConv, bias: Tensor) -> nn.Module:
 
 
 class FoldedStyle(nn.Module):
-    """Scale and shift of normalised maps float32 [N, C, H, W] by a layer's vector [N, 512]."""
+    """Scales and shifts normalised maps float32 [N, C, H, W] by a layer's vector [N, 512]."""
 
     def __init__(self, style: EqualizedLinear) -> None:
         super().__init__()
@@ -185,13 +187,14 @@ class FoldedAdaINLayer(nn.Module):
         super().__init__()
         assert isinstance(layer.conv, Conv | UpConv)
         self.conv, self.style = fold_conv(layer.conv, layer.bias), FoldedStyle(layer.style)
-        # apart: their product is folded when a session opens, and a file with it would be many times larger
+        # Two buffers: their product is folded when a session opens, and would make the file many times larger.
         self.register_buffer("noise", layer.noise.clone())
         self.register_buffer("strength", layer.noise_strength.detach()[:, None, None].clone())
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         x = F.leaky_relu(self.conv(x) + self.noise * self.strength, LEAKY_SLOPE)
-        return self.style(instance_norm(x.float()), w).to(x.dtype)  # squares go beyond 16 bits
+        # Squares do not fit into 16 bits.
+        return self.style(instance_norm(x.float()), w).to(x.dtype)
 
 
 class FoldedAdaINSynthesis(nn.Module):
@@ -203,7 +206,8 @@ class FoldedAdaINSynthesis(nn.Module):
         super().__init__()
         first, *rest = synthesis.styled
         assert isinstance(first, AdaINLayer)
-        with torch.no_grad():  # all that comes before the first style is constant
+        # All that comes before the first style is constant.
+        with torch.no_grad():
             x = synthesis.constant + first.noise * first.noise_strength[:, None, None]
             x = F.leaky_relu(x + first.bias[:, None, None], LEAKY_SLOPE)
             self.register_buffer("start", instance_norm(x))
@@ -223,7 +227,7 @@ class FoldedAdaINSynthesis(nn.Module):
 
 
 def fold_synthesis(synthesis: nn.Module) -> nn.Module:
-    """The twin of a generator's synthesis network, of either architecture."""
+    """Fold a generator's synthesis network, of either architecture."""
     if isinstance(synthesis, AdaINSynthesis):
         return FoldedAdaINSynthesis(synthesis)
     assert isinstance(synthesis, Synthesis)
@@ -247,7 +251,7 @@ class FoldedMapping(nn.Module):
 
 
 def fold_encoder(encoder: Encoder | PyramidEncoder) -> nn.Module:
-    """A copy in which every batch norm has become part of the layer before it."""
+    """Make a copy in which every batch norm has become part of the layer before it."""
     if isinstance(encoder, PyramidEncoder):
         return fold_pyramid_encoder(encoder)
     folded = copy.deepcopy(encoder).eval()
@@ -270,7 +274,7 @@ def fold_encoder(encoder: Encoder | PyramidEncoder) -> nn.Module:
 
 
 class Affine(nn.Module):
-    """A batch norm that no layer can take in: a convolution follows, whose padding must stay zero."""
+    """A batch norm that cannot be folded, as it stands before a convolution whose padding must stay zero."""
 
     scale: Tensor
     shift: Tensor
@@ -288,7 +292,7 @@ class Affine(nn.Module):
 
 
 class FoldedPReLU(nn.Module):
-    """PReLU from operators whose backward pass exports."""
+    """PReLU made of operators whose backward pass can be exported."""
 
     slope: Tensor
 
@@ -301,7 +305,7 @@ class FoldedPReLU(nn.Module):
 
 
 def fold_pyramid_encoder(encoder: PyramidEncoder) -> PyramidEncoder:
-    """A copy without batch norms, PReLUs and weight scales."""
+    """Make a copy without batch norms, PReLUs and weight scales."""
     folded = copy.deepcopy(encoder).eval()
     folded.stem = fuse_conv_bn_eval(folded.stem, folded.stem_norm)
     folded.stem_norm = nn.Identity()  # type: ignore[assignment]
@@ -321,7 +325,7 @@ def fold_pyramid_encoder(encoder: PyramidEncoder) -> PyramidEncoder:
 
 
 def fold_latent_discriminator(discriminator: LatentDiscriminator) -> LatentDiscriminator:
-    """A copy with plain linear layers; the gain after each activation has moved into the layer before it."""
+    """Make a copy with plain linear layers; the gain after each activation is part of the layer before it."""
     folded = copy.deepcopy(discriminator)
     layers: list[nn.Module] = []
     for layer in discriminator.layers:
@@ -329,6 +333,7 @@ def fold_latent_discriminator(discriminator: LatentDiscriminator) -> LatentDiscr
             layers.append(fold_linear(layer, ACTIVATION_GAIN))
         elif not isinstance(layer, Scale):
             layers.append(layer)
-    layers[-1] = fold_linear(discriminator.layers[-1])  # type: ignore[arg-type]  # no activation follows it
+    # No activation follows the last layer.
+    layers[-1] = fold_linear(discriminator.layers[-1])  # type: ignore[arg-type]
     folded.layers = nn.Sequential(*layers)
     return folded

@@ -29,7 +29,7 @@ from training.refinement.refiner import Refiner
 OPSET = 20
 BFLOAT16_OPSET = 22  # the first whose convolutions take bfloat16
 DETECTOR_SIDE = 320  # of the square in which faces are looked for, pixels
-EXAMPLE_BATCH = 2  # traced with; 0 and 1 would be baked in
+EXAMPLE_BATCH = 2  # to trace with: 0 and 1 would become constants
 
 TORCH_DTYPES: dict[DType, torch.dtype] = {"uint8": torch.uint8, "float32": torch.float32}
 
@@ -88,20 +88,20 @@ class DomainScoreGraph(nn.Module):
     def __init__(self, discriminator: nn.Module, quantiles: Tensor) -> None:
         super().__init__()
         self.discriminator = discriminator
-        # equal quantiles make a step, not a division by zero
+        # Equal quantiles make a step instead of a division by zero.
         widths = (quantiles[1:] - quantiles[:-1]).clamp(min=1e-6)
         self.register_buffer("lower", quantiles[:-1].clone())
         self.register_buffer("slope", 1 / widths)
 
     def forward(self, code: Tensor) -> Tensor:
         logit = self.discriminator(code).mean(1, keepdim=True)
-        # the interpolated table as a sum of ramps, one an interval: each is passed, not reached, or part of the way
+        # The interpolated table is a sum of ramps, one for each interval between two quantiles.
         ramps = ((logit - self.lower) * self.slope).clamp(0, 1)
         return ramps.mean(1, keepdim=True)
 
 
 class DetectorGraph(nn.Module):
-    """image uint8 [N, 320, 320, 3] -> faces float32 [N, P, 15], as FaceDetector gives them."""
+    """image uint8 [N, 320, 320, 3] -> faces float32 [N, P, 15], the rows of `FaceDetector`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ def detector_graph() -> Graph:
 
 
 def for_detector(images: Tensor) -> Tensor:
-    """Pictures uint8 [N, H, W, 3] in the size that the detector takes."""
+    """Resize pictures uint8 [N, H, W, 3] to the size that the detector takes."""
     x = torch.nn.functional.interpolate(images.permute(0, 3, 1, 2).float(), (DETECTOR_SIDE, DETECTOR_SIDE))
     return x.permute(0, 2, 3, 1).to(torch.uint8).contiguous()
 
@@ -140,7 +140,7 @@ def bundle_graphs(
     z_size: int,
     precision: Precision,
 ) -> dict[str, Graph]:
-    """The five graphs by role, from folded networks. `precision`: that of `encoder` and `synthesis`."""
+    """The five graphs by role, of folded networks. `precision`: what `encoder` and `synthesis` compute in."""
     picture = (resolution, resolution, 3)
     code, image = TensorSpec("code", "float32", code_shape), TensorSpec("image", "uint8", picture)
     graphs = (
@@ -173,7 +173,7 @@ def refiner_graph(refiner: Refiner, resolution: int) -> Graph:
 
 
 def to_onnx(graph: Graph, name: str) -> ir.Model:
-    """Export a graph with dynamic batch and lossless compact storage; `name` becomes the ONNX graph's name."""
+    """Export a graph with dynamic batch and lossless compact storage, as an ONNX graph of that name."""
     if isinstance(graph.module, Refiner):
         model = ir.from_proto(unroll(refiner_step(graph), graph.module.chunk_steps))
     else:
@@ -185,7 +185,7 @@ def to_onnx(graph: Graph, name: str) -> ir.Model:
 
 
 def refiner_step(graph: Graph) -> onnx.ModelProto:
-    """One step of the refiner, which is handed `best_code` and `best_loss` after its state."""
+    """Export one step of the refiner, whose inputs are its state, `best_code`, `best_loss` and the settings."""
     assert isinstance(graph.module, Refiner)
     step = graph.module.one_step.eval().requires_grad_(False)
     parts = len(step.shapes)
@@ -199,7 +199,7 @@ def refiner_step(graph: Graph) -> onnx.ModelProto:
 
 
 def export(module: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[str], opset: int) -> ir.Model:
-    """Through torch's exporter, batch dynamic."""
+    """Export a module through torch's exporter, with dynamic batch."""
     module.eval().requires_grad_(False)
     with quiet_exporter():
         program = torch.onnx.export(
@@ -210,14 +210,15 @@ def export(module: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[st
             input_names=[spec.name for spec in inputs],
             output_names=list(outputs),
             opset_version=opset,
-            optimize=False,  # the optimiser deletes "+ 1e-8": a wrong gradient, and NaN in half precision
+            # The exporter's optimiser deletes "+ 1e-8": gradients would be wrong, and NaN in half precision.
+            optimize=False,
         )
     assert program is not None
     return program.model
 
 
 def example(spec: TensorSpec) -> Tensor:
-    """A tensor to trace with."""
+    """Make a tensor to trace with."""
     shape = (EXAMPLE_BATCH, *spec.shape)
     if spec.dtype == "uint8":
         return torch.randint(0, 256, shape, dtype=torch.uint8)
@@ -226,7 +227,7 @@ def example(spec: TensorSpec) -> Tensor:
 
 @contextlib.contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's progress and deprecation notes off the terminal; errors still raise."""
+    """Within it the exporter prints no progress and no deprecation notes. Errors are still raised."""
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:

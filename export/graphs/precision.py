@@ -1,7 +1,7 @@
-"""Computation in 16 bits: which parts of a network do it, and how far its pictures then are from float32's.
+"""Computation in 16 bits: which parts of a network do it, and how far its pictures are from those of float32.
 
-What is measured here is PyTorch's arithmetic, which rounds the result of every operator to 16 bits. ONNX Runtime on the
-CPU computes a float16 graph in float32 between its casts, so it would not see an overflow that a GPU meets.
+PyTorch's arithmetic is measured, which rounds the result of every operator to 16 bits. ONNX Runtime on the CPU computes
+a float16 graph in float32 between its casts, and would not show an overflow that happens on a GPU.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def lower(network: nn.Module, precision: Precision) -> nn.Module:
             tensor.data = tensor.data.to(DTYPES[precision])
     for module in lowered.modules():
         if isinstance(module, FoldedModulatedConv):
-            module.set_energy()  # of the weights as they are now rounded
+            # Of the weights as they are now rounded.
+            module.set_energy()
     return lowered
 
 
@@ -41,7 +42,7 @@ def lower(network: nn.Module, precision: Precision) -> nn.Module:
 def picture_psnr(
     found: Callable[[Tensor], Tensor], wanted: Callable[[Tensor], Tensor], batches: Iterable[Tensor]
 ) -> dict[str, float]:
-    """PSNR in dB of pictures float [N, 3, H, W] clipped to [-1, 1], over all and the worst one's; NaN if any is NaN."""
+    """PSNR in dB over all pictures float [N, 3, H, W], clipped to [-1, 1], and of the worst; NaN if any is NaN."""
     errors = torch.cat(
         [(found(x).clamp(-1, 1) - wanted(x).clamp(-1, 1)).square().mean((1, 2, 3)).double() for x in batches]
     )
@@ -49,5 +50,5 @@ def picture_psnr(
 
 
 def to_psnr(mean_square: Tensor) -> float:
-    """In dB, where values span 2; finite for equal pictures, so that it can be written as JSON."""
+    """A mean squared error as PSNR in dB, for values that span 2. Finite, so that it can be written as JSON."""
     return float(10 * torch.log10(4 / mean_square.clamp(min=1e-12)))

@@ -1,4 +1,4 @@
-"""What is done to a graph after the exporter: duplicates merged, names shortened, weights stored compactly.
+"""Changes to an exported graph: duplicates are merged, names shortened, weights stored compactly.
 
 Every change here is exact: the graph computes the same float32 numbers before and after.
 """
@@ -20,31 +20,32 @@ from onnx_ir.passes.common import (
 )
 
 SIXTEEN_BITS = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-SMALL = 1024  # tensors of fewer elements stay float32: they would save nothing
+SMALL = 1024  # tensors of fewer elements stay float32, as they would save nothing
 PRODUCER = "indomain export"
-EXTERNAL_DATA_BYTES = 2_000_000_000  # weights beyond it lie beside the graph: protobuf ends at 2 GiB
+EXTERNAL_DATA_BYTES = 2_000_000_000  # more weights lie beside the graph, as protobuf ends at 2 GiB
 
 
 def data_file(file: Path) -> Path:
-    """Where a graph's weights are if they do not fit into it."""
+    """The file for a graph's weights that do not fit into the graph's own."""
     return file.with_name(f"{file.name}.data")
 
 
 def save(model: ir.Model, file: Path) -> None:
-    """Write a graph, and beside it its weights where they are too many for one file of protobuf."""
+    """Write a graph, with its weights beside it where they are too many for one file of protobuf."""
     tensors = [value.const_value for value in model.graph.initializers.values()]
     weights = sum(int(tensor.nbytes) for tensor in tensors if tensor is not None)
     ir.save(model, file, external_data=data_file(file).name if weights > EXTERNAL_DATA_BYTES else None)
 
 
 def tidy(model: ir.Model) -> None:
-    """Merge what is computed or stored twice, as between the steps of a chunk; shorten names; drop traces."""
+    """Merge what is computed or stored twice, as between steps of a chunk; shorten names; drop notes of tracing."""
     drop_zero_biases(model)
     passes = (
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         DeduplicateInitializersPass(size_limit=1 << 30),
         IdentityEliminationPass(),
-        RemoveUnusedNodesPass(),  # first, as it drops unused outputs, in which twins may differ
+        # Before equal nodes are merged: it drops unused outputs, in which they may differ.
+        RemoveUnusedNodesPass(),
         CommonSubexpressionEliminationPass(),
         RemoveUnusedNodesPass(),
         TopologicalSortPass(),
@@ -59,9 +60,9 @@ def tidy(model: ir.Model) -> None:
 
 
 def drop_zero_biases(model: ir.Model) -> None:
-    """Leave out the bias of convolutions that have none: the exporter writes zeros, of a type found at run time.
+    """Remove biases of zeros, whose type is found at run time: the exporter adds them to convolutions without a bias.
 
-    ONNX Runtime takes a convolution into its blocked layout only where it knows the bias.
+    ONNX Runtime uses its blocked layout only for convolutions whose bias is a constant.
     """
     for node in model.graph:
         if node.op_type != "Conv" or len(node.inputs) < 3 or node.inputs[2] is None:
@@ -78,7 +79,7 @@ def drop_zero_biases(model: ir.Model) -> None:
 
 
 def only_cast_bytes(model: ir.Model) -> None:
-    """Let whatever asks a picture's shape ask its cast: TensorRT takes bytes into a Cast and nothing else."""
+    """Let nodes that read a picture's shape read its cast's: TensorRT accepts bytes in a Cast only."""
     for picture in model.graph.inputs:
         uses = list(picture.uses())
         casts = [node for node, _ in uses if node.op_type == "Cast"]
@@ -91,11 +92,11 @@ def only_cast_bytes(model: ir.Model) -> None:
 
 
 def separate_transposed_weights(model: ir.Model) -> None:
-    """Where a weight feeds ordinary and transposed convolutions, let the second kind have a constant of its own.
+    """Give transposed convolutions a constant of their own where they share a weight with ordinary ones.
 
-    An up-convolution's forward and backward passes share one; OpenVINO 2026.4 then answers wrongly, without a word.
-    It also does so through two Casts of one weight, or two transpositions. Two negations are exact, cost no room in
-    the file, and every runtime folds them into a second constant when it loads the graph.
+    An up-convolution's forward and backward passes share one, and OpenVINO 2026.4 then gives wrong results without an
+    error; also through two Casts of one weight, or two transpositions. Two negations are exact, take no room in the
+    file, and every runtime folds them into a second constant when it loads the graph.
     """
     graph = model.graph
     for value in list(graph.initializers.values()):
@@ -124,13 +125,14 @@ def shorten_names(model: ir.Model) -> None:
     values = (value for node in graph for value in node.outputs if value not in outputs)
     for index, value in enumerate(values):
         value.name = f"v{index}"
-        value.shape = value.type = None  # inferred again by whoever loads the graph
+        # Whoever loads the graph infers these again.
+        value.shape = value.type = None
     for index, node in enumerate(graph):
         node.name = f"n{index}"
 
 
 def compress(model: ir.Model) -> None:
-    """Store as float16, followed by a Cast, every larger float32 weight whose numbers float16 holds exactly."""
+    """Store larger float32 weights whose numbers float16 holds exactly as float16, with a Cast behind."""
     graph = model.graph
     for value in list(graph.initializers.values()):
         tensor = value.const_value
@@ -153,9 +155,9 @@ def compress(model: ir.Model) -> None:
 
 
 def widen(file: Path, to: Path) -> None:
-    """Write a graph again with float32 wherever it has a float of 16 bits: its operators, without their rounding.
+    """Write a graph again with float32 wherever it has floats of 16 bits: the same operators without their rounding.
 
-    Every runtime can run it, as not every one can bfloat16, and it gives what the network does to float32's tolerances.
+    Every runtime can run it, while not every one can run bfloat16, and it can be checked to float32's tolerances.
     """
     model = ir.load(file)
     graph = model.graph

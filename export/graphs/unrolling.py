@@ -1,7 +1,7 @@
-"""Lays K copies of the refiner's one-step graph end to end: no Loop node, weights shared, steps in sight of the host.
+"""Repeats the refiner's one-step graph K times in one graph, with shared weights and without a Loop node.
 
-The exporter traces one step only, which takes a K-th of the time. What does not depend on the state, as the target's
-features, comes out K times the same and is merged by `storage.tidy`.
+So the exporter traces one step only, in a K-th of the time. What does not depend on the state, as the target's
+features, is then there K times and is merged by `storage.tidy`.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
-BEST = ("best_code", "best_loss")  # start anew in each chunk; the rest of the state is carried on
+BEST = ("best_code", "best_loss")  # start anew in each chunk; the rest of the state goes on
 LOSS = "loss"
 NEXT = "next_"
 
 
 def unroll(step: onnx.ModelProto, steps: int) -> onnx.ModelProto:
-    """A chunk of `steps` steps from one that maps a state, BEST with it, to next_<name> and gives `loss` [N, 1].
+    """Make a chunk of `steps` steps of one that maps a state and BEST to next_<name>, and gives `loss` [N, 1].
 
-    The chunk's outputs: next_<name> of the state, loss [N, steps], best_code, best_loss.
+    The chunk's outputs are next_<name> of the state, loss [N, steps], best_code and best_loss.
     """
     graph = step.graph
     names_after = [value.name.removeprefix(NEXT) for value in graph.output if value.name.startswith(NEXT)]
@@ -25,8 +25,9 @@ def unroll(step: onnx.ModelProto, steps: int) -> onnx.ModelProto:
     infinite = helper.make_tensor("infinite_loss", TensorProto.FLOAT, [1, 1], [float("inf")])
     inputs = [value for value in graph.input if value.name not in BEST]
     weights = {tensor.name for tensor in graph.initializer}
-    fixed = {value.name for value in inputs} - set(carried) | weights | {""}  # "" is an input left out
-    # of full shape, as any state may be what the graph reads its batch size from
+    # "" stands for an input that is left out.
+    fixed = {value.name for value in inputs} - set(carried) | weights | {""}
+    # The infinite losses have the full shape, as the graph may read its batch size from any state.
     nodes = [
         helper.make_node("Shape", ["step"], ["best_loss_shape"]),
         helper.make_node("Expand", [infinite.name, "best_loss_shape"], ["infinite_losses"]),

@@ -1,8 +1,8 @@
-"""Boundaries that others found: InterFaceGAN's arrays, and idinvert's dicts with the layers to move.
+"""Boundaries of other projects: InterFaceGAN's arrays, and idinvert's dicts with the layers to move.
 
-`.npy` files of [512], [1, 512], [L, 512] or [1, L, 512], or of {"boundary": such an array, "meta_data":
-{"manipulate_layers": layers}}. They name no attribute; the file's name has to. Nor do they name the generator and
-the space that they were found in: only those among codes, W or W+, of this very generator mean anything.
+They are `.npy` files of [512], [1, 512], [L, 512] or [1, L, 512], or of {"boundary": such an array, "meta_data":
+{"manipulate_layers": layers}}. They do not say which attribute they belong to, nor for which generator and space they
+were found. Only boundaries among codes (W or W+) of the very same generator mean anything.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ from training.run_folders.trained_inversion import load_inversion
 
 @dataclass(frozen=True)
 class Boundary:
-    """A boundary's normal as its file has it."""
+    """A boundary as its file has it."""
 
     normal: Tensor
-    """float32 [512] or [L, 512]"""
+    """Its normal, float32 [512] or [L, 512]."""
     layers: tuple[int, ...] = ()
     """Layers to move; none named means all."""
 
 
 def find(content: Any) -> Boundary | None:
-    """The boundary in a file's content, if that is what it holds. Raises CheckpointError."""
-    if isinstance(content, list) and len(content) == 1:  # an array of one object
+    """The boundary in a file's content, or None if it holds none. Raises CheckpointError for one that is no use."""
+    # An array of one object.
+    if isinstance(content, list) and len(content) == 1:
         content = content[0]
     layers: tuple[int, ...] = ()
     if isinstance(content, dict):
@@ -71,7 +72,10 @@ def find(content: Any) -> Boundary | None:
 
 
 def add_boundary(boundary: Boundary, run: Path, name: str) -> Direction:
-    """Measure a boundary's scale and range, and add it to an encoder's run folder. Raises CheckpointError."""
+    """Measure a boundary's scale and range, and add it to an encoder's run folder as a direction.
+
+    Raises CheckpointError.
+    """
     trained = load_inversion(run)
     shape = trained.generator.config
     given, wanted = tuple(boundary.normal.shape), (shape.layers, shape.code_size)

@@ -1,6 +1,6 @@
 """StyleGAN2 of genforce/genforce (.pth).
 
-It flips the kernels of up-convolutions at run time, and adds 1 to a style apart from its bias. w may differ by layer.
+It flips the kernels of up-convolutions at run time, and adds 1 to a style besides its bias. It may have a w per layer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def find(content: Any) -> Foreign[GeneratorConfig] | None:
 
 
 def generator_of(content: dict[Any, Any]) -> dict[Any, Any]:
-    """A generator's state dict: the moving average in a file of its runner's, or the file's whole content."""
+    """A generator's state dict: the moving average in a file of GenForce's runner, or the file's whole content."""
     models = content.get("models")
     networks = models if isinstance(models, dict) else content
     for name in ("generator_smooth", "generator"):
@@ -90,5 +90,5 @@ def convolution(theirs: str, ours: str, *, up: bool = False) -> dict[str, Rule]:
 
 
 def flipped(kernel: Tensor) -> Tensor:
-    """Both axes of a kernel, reversed."""
+    """Reverse both axes of a kernel."""
     return kernel.flip(2, 3)

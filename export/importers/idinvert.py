@@ -1,7 +1,7 @@
 """The encoder of genforce/idinvert_pytorch (.pth): a bare state dict, beside its generator in a file of its own.
 
-The generator is `stylegan1.py`'s. The published encoders have batch norms and no weight scale in their blocks, where
-scaling and its inverse cancel; the last layer is scaled at run time, which becomes part of its weight.
+The generator is read by `stylegan1.py`. The blocks of the published encoders have batch norms and no weight scale, as
+scaling and its inverse cancel. The last layer is scaled at run time; here that becomes part of its weight.
 """
 
 from __future__ import annotations

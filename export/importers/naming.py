@@ -1,4 +1,4 @@
-"""How the tensors of a foreign network become ours: rules from name to name, and errors when they do not fit."""
+"""How tensors of a foreign network become ours: rules from name to name, and errors where they do not fit."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def same(tensor: Tensor) -> Tensor:
-    """Taken over as it is."""
+    """Leave a tensor as it is."""
     return tensor
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Where one of our tensors comes from: the foreign tensor's name, and what is done to it."""
+    """Where one of our tensors comes from: the foreign tensor's name, and how it is changed."""
 
     name: str
     change: Callable[[Tensor], Tensor] = same
@@ -38,28 +38,30 @@ class Rule:
 
 @dataclass(frozen=True)
 class Foreign(Generic[Config]):
-    """A generator or an encoder as a foreign file holds it, and how to read it."""
+    """A generator or an encoder in a foreign file, and how to read it."""
 
     family: str
-    """For people: "rosinality StyleGAN2"."""
+    """Name of the family, for messages: "rosinality StyleGAN2"."""
     state: Mapping[str, Tensor]
     """The file's tensors, by their names there."""
     config: Config
     rules: Mapping[str, Rule]
     """Our tensor's name -> where it comes from."""
     filters: Mapping[str, Tensor] = field(default_factory=dict)
-    """Name -> the constant resampling filter that it must be, float [k, k], as ours is."""
+    """Name of a foreign constant -> the resampling filter of ours that it must equal, float [k, k]."""
     unused: frozenset[str] = frozenset()
     """Tensors that the file may have and that the network does not need."""
     mean_code: Tensor | None = None
     """Mean of sampled codes by the file's own account, float [512] or [L, 512]."""
     clamp: float | None = None
-    """Limit of activations that the original applies, and ours does not."""
+    """Limit at which the original clamps activations; ours does not clamp."""
 
 
 def translate(foreign: Foreign[Config], build: Callable[[Config], Network]) -> Network:
-    """Our network with the file's weights. Raises CheckpointError that lists what is unknown, missing or of another
-    shape."""
+    """Make our network with the file's weights, frozen and in evaluation mode.
+
+    Raises CheckpointError that lists what is unknown, missing or of another shape.
+    """
     state, name = foreign.state, f"as the {foreign.family} it does not fit"
     wanted = {rule.name for rule in foreign.rules.values()}
     missing = sorted(wanted - state.keys())
@@ -69,25 +71,28 @@ def translate(foreign: Foreign[Config], build: Callable[[Config], Network]) -> N
     filters = sorted(key for key, ours in foreign.filters.items() if not is_our_filter(state.get(key), ours))
     if filters:
         raise CheckpointError(f"{name}: resampling filters other than StyleGAN's: {listed(filters)}")
-    with torch.device("meta"):  # shapes first: a file may pretend to be larger than it is
+    # Shapes come first, as a file may pretend to be larger than it is.
+    with torch.device("meta"):
         ours = build(foreign.config).state_dict()
     found, unfit = {}, []
     for key, rule in foreign.rules.items():
         try:
             found[key] = rule.change(state[rule.name].float())
-        except (RuntimeError, IndexError):  # not even of the right number of axes
+        except (RuntimeError, IndexError):
+            # It has another number of axes; reported below.
             found[key] = state[rule.name]
         if found[key].shape != ours[key].shape:
             unfit.append(f"{rule.name} {tuple(state[rule.name].shape)}")
     if unfit:
         raise CheckpointError(f"{name}: other shapes than {foreign.config} has: {listed(unfit)}")
     network = build(foreign.config)
-    network.load_state_dict(found)  # counts of batches, which files may leave out, start at 0
+    # Batch norms count batches; files may leave these counts out, and they start at 0.
+    network.load_state_dict(found)
     return network.eval().requires_grad_(False)
 
 
 def is_our_filter(kernel: Tensor | None, ours: Tensor) -> bool:
-    """Is it that filter, for one channel or for each? A file may leave it out, as constants are."""
+    """Whether a constant is that filter, for one channel or for each. Files may leave constants out (None)."""
     if kernel is None:
         return True
     if kernel.shape[-2:] != ours.shape:
@@ -96,7 +101,7 @@ def is_our_filter(kernel: Tensor | None, ours: Tensor) -> bool:
 
 
 def listed(names: list[str]) -> str:
-    """Names for an error message, of which there may be hundreds."""
+    """Names for an error message, at most MOST_LISTED of them."""
     more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
     return f"[{', '.join(names[:MOST_LISTED])}{more}]"
 
@@ -109,25 +114,28 @@ def tensors_of(content: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 
 def shape_of(state: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ...]:
-    """Shape of a tensor that tells a generator's size. Raises CheckpointError."""
+    """Shape of a tensor that says how large a generator is. Raises CheckpointError where it is missing."""
     if name not in state or state[name].ndim != axes:
         raise CheckpointError(f"it has no {name} of {axes} axes, which a generator of its family has")
     return tuple(state[name].shape)
 
 
 def batch_norm(theirs: str, ours: str) -> dict[str, Rule]:
-    """A batch norm without its count of batches."""
+    """Rules for a batch norm, without its count of batches."""
     parts = ("weight", "bias", "running_mean", "running_var")
     return {f"{ours}.{part}": Rule(f"{theirs}.{part}") for part in parts}
 
 
 def batch_counts(state: Mapping[str, Tensor]) -> frozenset[str]:
-    """Names of batch norms' counts of batches, which nothing hangs on."""
+    """Names of batch norms' counts of batches, which nothing depends on."""
     return frozenset(name for name in state if name.endswith(".num_batches_tracked"))
 
 
 def count(state: Mapping[str, Tensor], pattern: str) -> int:
-    """One more than the highest number that `pattern`'s group finds at the start of a name; 0 without any."""
+    """One more than the highest number that the group of `pattern` finds at the start of a name; 0 if none.
+
+    Raises CheckpointError for a number that no StyleGAN has.
+    """
     matches = (re.match(pattern, name) for name in state)
     highest = max((int(match[1][:4]) + 1 for match in matches if match), default=0)
     if highest > MOST_LAYERS:
@@ -138,10 +146,11 @@ def count(state: Mapping[str, Tensor], pattern: str) -> int:
 def make_config(
     state: Mapping[str, Tensor], constant: tuple[int, ...], widths: list[str], mapping: list[str], style: str
 ) -> GeneratorConfig:
-    """A generator's size from its tensors' shapes.
+    """Read a generator's config off its tensors' shapes. Raises CheckpointError.
 
-    `constant`: shape of the 4 x 4 input, channels at -3; `widths`: for 8, 16, ... pixels, a weight with the outputs at
-    -4; `mapping`: the weights of the mapping network; `style`: a weight from a code's vector.
+    `constant`: shape of the 4 x 4 input, channels at axis -3. `widths`: names of a weight each for 8, 16, ... pixels,
+    with the outputs at axis -4. `mapping`: names of the mapping's weights. `style`: name of a weight that takes a
+    code's vector.
     """
     code_size = shape_of(state, style, 2)[1]
     if not mapping or not 0 < len(widths) <= MOST_BLOCKS:

@@ -1,6 +1,6 @@
 """StyleGAN2 of NVIDIA's stylegan2-ada-pytorch and stylegan3 repositories (.pkl).
 
-The pickle holds whole networks with their source code; `unpickling/` leaves of them their names and fields.
+The pickle holds whole networks with their source code. `export/unpickling/` reads names of classes and their fields.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DEEPEST = 16  # modules within modules
 
 
 def find(content: Any) -> Foreign[GeneratorConfig] | None:
-    """The generator's moving average in a file of this family; also of a state dict of it."""
+    """The generator's moving average in a file of this family, pickled whole or as a state dict."""
     network = content.get("G_ema", content) if isinstance(content, dict) else content
     if isinstance(network, Record):
         return read(network)
@@ -37,7 +37,7 @@ def fields(record: Record, kind: str) -> dict[str, Any]:
 
 
 def module(record: Record, *path: str) -> Record:
-    """A module within a module."""
+    """The module at a path within another one. Raises CheckpointError."""
     for name in path:
         found = fields(record, "_modules").get(name)
         if not isinstance(found, Record):
@@ -58,7 +58,7 @@ def tensors(record: Record, depth: int = 0) -> dict[str, Tensor]:
 
 
 def read(generator: Record) -> Foreign[GeneratorConfig]:
-    """Rules for a generator that was pickled whole; refuses the variants that ours is not."""
+    """Rules for a generator that was pickled whole. Raises CheckpointError for variants other than ours."""
     block, first = module(generator, "synthesis", "b4"), module(generator, "mapping", "fc0")
     layer = module(block, "conv1")
     if (
@@ -73,7 +73,10 @@ def read(generator: Record) -> Foreign[GeneratorConfig]:
 
 
 def rules_for(state: dict[str, Tensor], rate: float, clamp: float | None) -> Foreign[GeneratorConfig]:
-    """Rules for a generator's state dict; `rate`: learning rate multiplier of its mapping network."""
+    """Rules for a generator's state dict.
+
+    `rate`: learning rate multiplier of its mapping network. `clamp`: where it clamps activations.
+    """
     depth = count(state, r"mapping\.fc(\d+)\.")
     blocks = sum(f"synthesis.b{8 << i}.conv0.weight" in state for i in range(12))
     config = make_config(

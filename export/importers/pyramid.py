@@ -1,6 +1,6 @@
-"""The encoder of pSp and e4e (.pt), beside `rosinality.py`'s generator in the same file.
+"""The encoder of pSp and e4e (.pt), in one file with a generator that `rosinality.py` reads.
 
-Of their encoder types those that give W+ from a feature pyramid, on RGB pictures: GradualStyleEncoder, Encoder4Editing.
+Of their encoders, those that give W+ from a feature pyramid on RGB pictures: GradualStyleEncoder, Encoder4Editing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from training.networks.pyramid_encoder import COARSE, MIDDLE
 from training.run_folders.checkpoint import CheckpointError
 
 KINDS: dict[str, Literal["psp", "e4e"]] = {"GradualStyleEncoder": "psp", "Encoder4Editing": "e4e"}
-MOST_HALVINGS = 6  # of the coarsest scale's maps, down to one place
+MOST_HALVINGS = 6  # strided convolutions on the coarsest scale's maps, down to one place
 
 
 def find(content: Any) -> Foreign[EncoderConfig] | None:
@@ -63,7 +63,7 @@ def find(content: Any) -> Foreign[EncoderConfig] | None:
 
 
 def mean_code(content: dict[Any, Any], layers: int, size: int, *, added: bool) -> Tensor:
-    """What is added to the encoder's codes: float [L, 512]. Raises CheckpointError."""
+    """The mean code float [L, 512] that is added to the encoder's; zeros unless `added`. Raises CheckpointError."""
     if not added:
         return torch.zeros(layers, size)
     mean = content.get("latent_avg")

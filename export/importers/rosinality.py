@@ -1,6 +1,6 @@
 """StyleGAN2 of rosinality/stylegan2-pytorch (.pt), also the `decoder` within pSp, e4e and ReStyle.
 
-Its layout is nearly ours: kernels are not flipped, scales are applied at run time, one w is repeated.
+Its layout is almost ours: kernels are not flipped, weights are scaled at run time, one w is repeated.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def find(content: Any) -> Foreign[GeneratorConfig] | None:
 
 
 def is_part(key: Any, prefix: str) -> bool:
-    """Does a state dict's key start so?"""
+    """Whether a state dict's key starts with the prefix."""
     return isinstance(key, str) and key.startswith(prefix)
 
 

@@ -1,8 +1,8 @@
 """StyleGAN1 of genforce/idinvert_pytorch and genforce/genforce (.pth): the same network under two sets of names.
 
-Up to 64 pixels they up-sample by nearest neighbours before a convolution, above by a transposed one whose kernel is
-spread; ours does the latter everywhere, with kernels of the former flipped. Their mapping scales weights by the gain
-that ours applies after activations: only its biases, divided by that gain, differ.
+Up to 64 pixels they up-sample by nearest neighbours before a convolution; above that they use a transposed one with a
+spread kernel. Ours does the latter everywhere, with the kernels of the former flipped. Their mapping scales weights by
+the gain that ours applies after activations, so that only its biases differ: they are divided by that gain.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from training.networks.generator import GeneratorConfig
 from training.networks.layers import ACTIVATION_GAIN, fir_kernel
 from training.run_folders.checkpoint import CheckpointError
 
-FUSED_FROM = 128  # pixels
+FUSED_FROM = 128  # side from which up-convolutions are transposed, pixels
 
 
 @dataclass(frozen=True)
 class Names:
-    """How a project calls the parts of a layer, after "synthesis.layer3." or "mapping.dense3."."""
+    """A project's names for the parts of a layer, after "synthesis.layer3." or "mapping.dense3."."""
 
     family: str
     dense: tuple[str, str]
@@ -109,31 +109,33 @@ def read(state: dict[str, Tensor], names: Names) -> Foreign[GeneratorConfig]:
     unused = frozenset(coarser | {"truncation.w_avg", "truncation.truncation", "synthesis.lod"})
     mean, size = state.get("truncation.w_avg"), config.code_size
     if mean is not None and mean.numel() != size * (config.layers if config.per_layer_code else 1):
-        mean = None  # of one w, where the mapping gives one for each layer
+        # It is that of one w, and the mapping gives one for each layer.
+        mean = None
     elif mean is not None:
         mean = mean.reshape(-1, size)
     return Foreign(names.family, state, config, rules, filters, unused, mean)
 
 
 def convolution(layer: str, names: Names, *, fused: bool, up: bool) -> tuple[str, Callable[[Tensor], Tensor]]:
-    """A layer's weight, and how it becomes float [C_out, C_in, 3, 3] of ours."""
+    """Name of a layer's weight, and how it becomes ours, float [C_out, C_in, 3, 3]."""
     if not up:
         return f"{layer}.{names.conv}", same
     if not fused:
         return f"{layer}.{names.conv}", flipped
-    if names is IDINVERT:  # [3, 3, C_in, C_out]
+    # There idinvert has [3, 3, C_in, C_out].
+    if names is IDINVERT:
         return f"{layer}.weight", lambda weight: weight.permute(3, 2, 0, 1)
     return f"{layer}.weight", same
 
 
 def from_one(bias: Tensor) -> Tensor:
-    """Theirs is of scales less 1, and of shifts: the first and the second half."""
+    """Add 1 to the first half of a style's bias: their scales lack it; the second half are shifts."""
     first = torch.arange(len(bias)) < len(bias) // 2
     return bias + first.to(bias.dtype)
 
 
 def refuse_growing(state: dict[str, Tensor]) -> None:
-    """Its pictures come from the last layer alone only when progressive growing has ended. Raises CheckpointError."""
+    """Raise CheckpointError where progressive growing has not ended: then RGB comes from other layers too."""
     lod = state.get("synthesis.lod")
     if lod is not None and (lod.numel() != 1 or float(lod) != 0):
         raise CheckpointError("its progressive growing has not ended (synthesis.lod is not 0)")

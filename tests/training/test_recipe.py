@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from tests.training.pictures import write_pictures
 from training import recipe
 from training.__main__ import main
+from training.loops import fit
 from training.recipe import RecipeConfig, RecipeError, read_recipe, run_recipe
 from training.run_folders.checkpoint import load_meta
 
@@ -141,8 +142,6 @@ def test_an_interrupted_recipe_goes_on_in_its_stage(
     whole = run_recipe(RecipeConfig(file, data[0], tmp_path / "whole"))
     saves = {"first gan": 1, "second gan": 3, "encoder": 5}[stage]
     done = 0
-    from training.loops import fit
-
     original = fit.save_snapshot
 
     def stop_after(*arguments: object) -> None:

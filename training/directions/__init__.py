@@ -1,1 +1,1 @@
-"""Semantic directions in code space, from labels and without."""
+"""Semantic directions in code space, from labelled pictures and without labels."""

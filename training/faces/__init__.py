@@ -1,1 +1,1 @@
-"""Faces on pictures, by frozen networks: where they are, where they lie when aligned, and whose they are."""
+"""Pretrained, frozen networks of faces, and what is measured with them: where faces lie, and whose they are."""

@@ -1,1 +1,1 @@
-"""Terms of the losses, each a function or module named for its term."""
+"""Losses: adversarial ones with the interface of discriminators, and perceptual distances."""

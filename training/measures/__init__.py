@@ -1,1 +1,1 @@
-"""Figures of quality: errors, distances, identity, the domain score, and the comparison of methods."""
+"""Figures of quality: errors, distances between sets, the domain gap of codes and the domain score."""

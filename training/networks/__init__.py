@@ -1,1 +1,1 @@
-"""The networks (PyTorch modules): generator, encoder, discriminators, pretrained feature networks."""
+"""The networks (PyTorch modules): generator, encoders, discriminators, and pretrained features."""

@@ -69,7 +69,7 @@ class LBFGS:
     CURVATURE = 1e-8  # least s.y / y.y of a pair that is remembered
 
     def shapes(self, code: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """`step`: codes judged; `accepted_*`: last accepted code, its loss and gradient; `*_changes`: pairs s, y."""
+        """`step`: codes judged; `accepted_*`: the last accepted code, its loss, gradient; `*_changes`: pairs s, y."""
         history = (self.HISTORY, *code)
         return {
             "code": code, "step": (1,), "accepted_code": code, "accepted_gradient": code, "accepted_loss": (1,),
