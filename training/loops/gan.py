@@ -151,7 +151,7 @@ class GanTrainer:
         )
         self.config.generator = replace(self.config.generator, mapping_depth=1)
         self.generator.mapping = fitted_mapping(self.config.generator, codes)
-        average = self.average.network
+        average: Any = self.average.network
         self.generator.config = average.config = self.config.generator
         average.mapping = copy.deepcopy(self.generator.mapping).requires_grad_(False)
         self._start_generator_optimiser()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 
 from training.networks.generator import Generator, code_statistics
-from training.networks.latent_discriminator import LatentDiscriminator
+from training.networks.latent_discriminator import LatentDiscriminator, LatentDiscriminatorView
 
 STEPS, BATCH = 300, 64
 RATE = 2e-3  # of Adam, as in `InversionConfig`
@@ -30,7 +30,7 @@ def train_noise_contrastive(generator: Generator) -> LatentDiscriminator:
     random = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        view = "joint" if generator.config.per_layer_code else "layer"
+        view: LatentDiscriminatorView = "joint" if generator.config.per_layer_code else "layer"
         discriminator = LatentDiscriminator(mean, deviation, view)
     optimiser = torch.optim.Adam(discriminator.parameters(), RATE, betas=(0.0, 0.99))
     for step in range(STEPS):
