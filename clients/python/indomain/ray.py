@@ -117,23 +117,27 @@ def invert(
 
 
 class _Stage:
-    """A worker: its connections, and the call that it makes for each row."""
+    """A worker: its connections, and the method of `Client` that it calls for each row, with the arguments given."""
+
+    _method: Callable[..., _Result]
 
     def __init__(
         self,
-        call: Callable[[Client, Any], _Result],
-        servers: str | Sequence[str],
-        column: str,
-        jobs: int,
-        wait_s: float,
-        connection: Mapping[str, Any],
+        *edits: Edit,
+        servers: str | Sequence[str] = DEFAULT_ADDRESS,
+        column: str = "bytes",
+        jobs: int = 8,
+        wait_s: float = 300.0,
+        connection: Mapping[str, Any] = MappingProxyType({}),
+        **arguments: Any,
     ) -> None:
-        self._call = call
+        self._edits = edits
+        self._arguments = arguments
         self._column = column
         self._jobs = jobs
         addresses = [servers] if isinstance(servers, str) else list(servers)
         self._clients = [Client(address, **connection) for address in addresses]
-        self._outages = OutageWaiter(self._clients, wait_s)
+        self._waiter = OutageWaiter(self._clients, wait_s)
         # Rows so far.
         self._asked = 0
 
@@ -146,7 +150,7 @@ class _Stage:
 
     def _result(self, index: int, source: Any) -> _Result | IndomainError | OSError | TypeError | ValueError:
         try:
-            return self._outages.call(partial(self._ask, index, source))
+            return self._waiter.call(partial(self._ask, index, source))
         except _FATAL_ERRORS:
             raise
         except (IndomainError, OSError, TypeError, ValueError) as error:
@@ -162,6 +166,9 @@ class _Stage:
             except (UnavailableError, OverloadedError):
                 continue
         return self._call(last, source)
+
+    def _call(self, client: Client, source: Any) -> _Result:
+        return type(self)._method(client, source, *self._edits, **self._arguments)
 
     def _columns(self, results: Sequence[_Result | Exception]) -> _Rows:
         done = [result if isinstance(result, _Result) else None for result in results]
@@ -183,47 +190,13 @@ class EditPictures(_Stage):
     """The worker of `edit`, for `dataset.map_batches(EditPictures, fn_constructor_kwargs={"smile": 2.0}, ...)` with
     resources of one's own. Takes what `edit` takes; a batch is a dict of columns."""
 
-    def __init__(
-        self,
-        *edits: Edit,
-        servers: str | Sequence[str] = DEFAULT_ADDRESS,
-        column: str = "bytes",
-        jobs: int = 8,
-        wait_s: float = 300.0,
-        connection: Mapping[str, Any] = MappingProxyType({}),
-        **arguments: Any,
-    ) -> None:
-        super().__init__(
-            lambda client, source: client.edit(source, *edits, **arguments),
-            servers,
-            column,
-            jobs,
-            wait_s,
-            connection,
-        )
+    _method = Client.edit
 
 
 class InvertPictures(_Stage):
     """The worker of `invert`."""
 
-    def __init__(
-        self,
-        *,
-        servers: str | Sequence[str] = DEFAULT_ADDRESS,
-        column: str = "bytes",
-        jobs: int = 8,
-        wait_s: float = 300.0,
-        connection: Mapping[str, Any] = MappingProxyType({}),
-        **arguments: Any,
-    ) -> None:
-        super().__init__(
-            lambda client, source: client.invert(source, **arguments),
-            servers,
-            column,
-            jobs,
-            wait_s,
-            connection,
-        )
+    _method = Client.invert
 
     def _columns(self, results: Sequence[_Result | Exception]) -> _Rows:
         codes = [_npy(result) if isinstance(result, _Result) else None for result in results]

@@ -55,7 +55,7 @@ def interpolate(
         end=put_source(editing_pb2.Source(), end),
         count=count,
         refine=refine_options(steps, quality, refine),
-        output=output_options(pasted=include_pasted, pasting=pasting),
+        output=output_options(include_pasted, pasting),
         align=align_options(align),
     )
     return Call("Interpolate", request, timeout_s)
@@ -98,7 +98,7 @@ def mix(
         layers=layers,
         strength=strength,
         refine=refine_options(steps, quality, refine),
-        output=output_options(pasted=include_pasted, pasting=pasting),
+        output=output_options(include_pasted, pasting),
         align=align_options(align),
     )
     return Call("Mix", request, timeout_s)
@@ -144,9 +144,7 @@ def diffuse(
         target=picture_to_wire(target),
         context=picture_to_wire(context),
         refine=refine_options(steps, quality, refine),
-        output=output_options(
-            aligned=include_aligned, start=include_start, pasted=include_pasted, pasting=pasting
-        ),
+        output=output_options(include_pasted, pasting, aligned=include_aligned, start=include_start),
         align=align_options(align),
     )
     put_area(request, region, mask)

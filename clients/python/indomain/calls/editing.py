@@ -78,9 +78,7 @@ def edit(
         bundle=bundle_of(bundle, source),
         edits=edit_steps(edits, strengths, keep),
         refine=refine_options(steps, quality, refine),
-        output=output_options(
-            aligned=include_aligned, start=include_start, pasted=include_pasted, pasting=pasting
-        ),
+        output=output_options(include_pasted, pasting, aligned=include_aligned, start=include_start),
         align=align_options(align),
     )
     put_source(request, source)
@@ -127,11 +125,7 @@ def session(
         bundle=bundle_of(bundle, source),
         refine=refine_options(steps, quality, refine),
         output=output_options(
-            pasted=include_pasted,
-            pasting=pasting,
-            codes=False,
-            picture_format=picture_format,
-            quality=picture_quality,
+            include_pasted, pasting, codes=False, picture_format=picture_format, quality=picture_quality
         ),
         align=align_options(align),
     )

@@ -76,9 +76,7 @@ def invert(
         bundle=bundle,
         picture=picture_to_wire(image),
         refine=refine_options(steps, quality, refine),
-        output=output_options(
-            aligned=include_aligned, start=include_start, pasted=include_pasted, pasting=pasting
-        ),
+        output=output_options(include_pasted, pasting, aligned=include_aligned, start=include_start),
         align=align_options(align),
     )
     return Call("Invert", request, timeout_s)
@@ -121,9 +119,7 @@ def watch_invert(
         bundle=bundle,
         picture=picture_to_wire(image),
         refine=refine_options(steps, quality, refine),
-        output=output_options(
-            aligned=include_aligned, start=include_start, pasted=include_pasted, pasting=pasting
-        ),
+        output=output_options(include_pasted, pasting, aligned=include_aligned, start=include_start),
         align=align_options(align),
         interval_s=interval_s,
         omit_previews=not previews,

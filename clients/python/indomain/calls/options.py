@@ -80,11 +80,11 @@ def refine_options(
 
 
 def output_options(
+    pasted: bool = False,
+    pasting: Pasting | None = None,
     *,
     aligned: bool = False,
     start: bool = False,
-    pasted: bool = False,
-    pasting: Pasting | None = None,
     codes: bool = True,
     picture_format: PictureFormat | None = None,
     quality: int | None = None,

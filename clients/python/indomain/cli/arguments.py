@@ -216,6 +216,17 @@ def many_pictures() -> argparse.ArgumentParser:
     return parser
 
 
+def inverting(*, many: bool = False) -> list[argparse.ArgumentParser]:
+    """The groups of a command that inverts pictures; `many`: of one that takes folders of them."""
+    return [connection(), bundle(), inversion_options(), *([many_pictures()] if many else [])]
+
+
+def add_output(parser: argparse.ArgumentParser, meaning: str, default: str) -> None:
+    """`-o`: where the results go."""
+    help_text = f"{meaning} (default: {default})"
+    parser.add_argument("-o", "--output", type=Path, default=Path(default), help=help_text)
+
+
 def add_area(parser: argparse.ArgumentParser, *, region: str, mask: str) -> None:
     """`--region` or `--mask`; the texts say what they mean for the command."""
     group = parser.add_mutually_exclusive_group()

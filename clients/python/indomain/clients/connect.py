@@ -26,9 +26,8 @@ def connect(
     """
     if address == EMBEDDED:
         return EmbeddedTransport(EmbeddedGateway(model_repository))
-    _check_remote(model_repository)
-    if _is_http(address):
-        over_http: Transport = _http().HttpTransport(address, credentials)
+    if (http := _http_module(address, model_repository)) is not None:
+        over_http: Transport = http.HttpTransport(address, credentials)
         return over_http
     return GrpcTransport(address, credentials)
 
@@ -39,24 +38,19 @@ def connect_async(
     """The same for coroutines. An embedded gateway starts at the first call, and raises its errors there."""
     if address == EMBEDDED:
         return AsyncEmbeddedTransport(EmbeddedGateway(model_repository))
-    _check_remote(model_repository)
-    if _is_http(address):
-        over_http: AsyncTransport = _http().AsyncHttpTransport(address, credentials)
+    if (http := _http_module(address, model_repository)) is not None:
+        over_http: AsyncTransport = http.AsyncHttpTransport(address, credentials)
         return over_http
     return AsyncGrpcTransport(address, credentials)
 
 
-def _is_http(address: str) -> bool:
-    return address.startswith(("http://", "https://"))
-
-
-def _check_remote(model_repository: object) -> None:
+def _http_module(address: str, model_repository: object) -> Any:
+    """The module of the HTTP transport, which is imported only when needed: its packages are an extra. None where the
+    address is not one of HTTP."""
     if model_repository is not None:
         raise ValueError(f"model_repository is for {EMBEDDED!r}; a gateway elsewhere has its own")
-
-
-def _http() -> Any:
-    """The module of the HTTP transport, imported only when needed: its packages are an extra."""
+    if not address.startswith(("http://", "https://")):
+        return None
     try:
         from indomain.transports import http
     except ModuleNotFoundError as error:

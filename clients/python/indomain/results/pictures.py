@@ -67,25 +67,37 @@ class Result(_WithPicture):
 
 
 @dataclass(frozen=True)
+class Inverted(Result):
+    """The fields of an `Inversion`, which describes them, and of `Diffused`."""
+
+    bundle: str
+    code: CodeArray = field(repr=False)
+    image: Image.Image = field(repr=False)
+    losses: Losses
+    domain_score: float
+    stage_seconds: Mapping[str, float]
+    request_id: str
+    aligned: Image.Image | None = field(default=None, repr=False)
+    start: Image.Image | None = field(default=None, repr=False)
+    handle: str = field(default="", repr=False)
+    code_space: str = field(default="", repr=False)
+    pasted: Image.Image | None = field(default=None, repr=False)
+    placement: Placement | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
 class Edited(Result):
     """An edited picture.
 
     Attributes:
-        bundle: name of the bundle that the code belongs to.
-        code: float32 [L, 512], after the edits.
-        source_code: float32 [L, 512], before them.
+        code, source_code: float32 [L, 512], after the edits and before them.
         image: RGB picture of `code`.
         domain_score: 0..1, how native `code` is to the latent space.
         losses: of the inversion; None where the source was a code.
-        stage_seconds: seconds in each stage of the pipeline.
-        aligned, start: the picture as the encoder saw it, and that of the encoder's code; None unless asked for.
-        pasted: the whole photograph with the result in its place; None unless asked for.
-        placement: where on the photograph that is; None where the source was a code.
-        request_id: id of the call, also in the gateway's log.
         handle, source_handle: names that the gateway knows the codes by, for a while. Calls that take this result send
             them in place of the codes.
-        code_space: names the bundle and the generator of the codes; others refuse them (`OtherCodeSpaceError`).
         area: how well the edit was confined to its area; None where it had none.
+        bundle, stage_seconds, aligned, start, pasted, placement, request_id, code_space: as in `Inversion`.
     """
 
     bundle: str
@@ -134,11 +146,9 @@ class SessionPicture(_WithPicture):
         image: RGB picture of the edited code.
         domain_score: 0..1, how native the edited code is to the latent space.
         losses: of the inversion; None unless the request began with a picture.
-        stage_seconds: seconds in each stage of the pipeline.
         request_id: id of the session, also in the gateway's log.
         pasted: the whole photograph with the result in its place; None unless the session was opened with it.
-        placement: where on the photograph that is; None where the source is a code.
-        area: how well the edit was confined to its area; None where it had none.
+        stage_seconds, placement, area: as in `Edited`.
     """
 
     sequence: int
@@ -185,23 +195,9 @@ class Mixed(Result):
 
 
 @dataclass(frozen=True)
-class Diffused(Result):
+class Diffused(Inverted):
     """A region of a target within a context: as `Inversion`, with losses within the region; `aligned` is the target
     pasted into the context, as the encoder saw it."""
-
-    bundle: str
-    code: CodeArray = field(repr=False)
-    image: Image.Image = field(repr=False)
-    losses: Losses
-    domain_score: float
-    stage_seconds: Mapping[str, float]
-    request_id: str
-    aligned: Image.Image | None = field(default=None, repr=False)
-    start: Image.Image | None = field(default=None, repr=False)
-    handle: str = field(default="", repr=False)
-    code_space: str = field(default="", repr=False)
-    pasted: Image.Image | None = field(default=None, repr=False)
-    placement: Placement | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Generator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -44,6 +45,7 @@ class HttpTransport:
     def __init__(self, address: str, credentials: Credentials) -> None:
         self.address = address.rstrip("/")
         self._credentials = credentials
+        self._request = partial(_request_options, credentials)
         self._http = httpx.Client(**_pool_options(self.address, credentials))
 
     def call(self, method: str, request: Message, request_id: str, timeout_s: float) -> Message:
@@ -73,9 +75,6 @@ class HttpTransport:
     def close(self) -> None:
         self._http.close()
 
-    def _request(self, method: str, request: Message, request_id: str, timeout_s: float) -> dict[str, Any]:
-        return _request_options(method, request, self._credentials, request_id, timeout_s)
-
 
 class AsyncHttpTransport:
     """The same for coroutines."""
@@ -83,6 +82,7 @@ class AsyncHttpTransport:
     def __init__(self, address: str, credentials: Credentials) -> None:
         self.address = address.rstrip("/")
         self._credentials = credentials
+        self._request = partial(_request_options, credentials)
         self._http = httpx.AsyncClient(**_pool_options(self.address, credentials))
 
     async def open(self) -> None:
@@ -113,9 +113,6 @@ class AsyncHttpTransport:
     async def close(self) -> None:
         await self._http.aclose()
 
-    def _request(self, method: str, request: Message, request_id: str, timeout_s: float) -> dict[str, Any]:
-        return _request_options(method, request, self._credentials, request_id, timeout_s)
-
 
 def _pool_options(address: str, credentials: Credentials) -> dict[str, Any]:
     encrypted = address.startswith("https://")
@@ -129,7 +126,7 @@ def _pool_options(address: str, credentials: Credentials) -> dict[str, Any]:
 
 
 def _request_options(
-    method: str, request: Message, credentials: Credentials, request_id: str, timeout_s: float
+    credentials: Credentials, method: str, request: Message, request_id: str, timeout_s: float
 ) -> dict[str, Any]:
     options: dict[str, Any] = {
         "method": "POST",

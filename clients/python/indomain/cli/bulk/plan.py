@@ -45,83 +45,57 @@ class Plan:
     folder: Path | None
 
 
-@dataclass(frozen=True)
-class Naming:
-    """How files are found and results are named.
-
-    Attributes:
-        recursive: look into folders within folders.
-        root: results get the paths below the output that their pictures have below this folder; None: the paths that
-            they have in the folder, or below the fixed part of the glob, that named them; a single file: its name.
-        full_names: `a.jpg.png` for `a.jpg`, so that a folder may have an a.jpg and an a.png.
-        codes_in: .npy files are sources too.
-        codes_out: codes are written too.
-    """
-
-    recursive: bool
-    root: Path | None
-    full_names: bool
-    codes_in: bool
-    codes_out: bool
-
-
 def plan(
-    arguments: argparse.Namespace,
-    items: Sequence[str],
-    *,
-    default_folder: str,
-    codes_in: bool = False,
-    codes_out: bool = False,
+    arguments: argparse.Namespace, items: Sequence[str], *, codes_in: bool = False, codes_out: bool = False
 ) -> Plan:
     """Finds the files that were named, and names a result for each.
 
     Args:
         arguments: of a command with those of `many_pictures`. `output` is a file where there is one source, otherwise
-            a folder; `from_list` are files with one name a line, or with NUL between names.
+            a folder. `root`: results get the paths below the output that their pictures have below this folder; None:
+            the paths that they have in the folder, or below the fixed part of the glob, that named them.
         items: files, folders and globs; `-` is a list on standard input.
-        default_folder: where results go if no output is named.
-        codes_in, codes_out: as in `Naming`.
+        codes_in: .npy files are sources too.
+        codes_out: codes are written too.
 
     Raises:
         UsageError: a file is missing, a folder is empty, two results would have the same name, or the output does not
             fit.
     """
-    output: Path | None = arguments.output
-    naming = Naming(arguments.recursive, arguments.root, arguments.full_names, codes_in, codes_out)
+    output: Path = arguments.output
     lists = [*arguments.from_list, *(item for item in items if item == STANDARD_INPUT)]
     items = [item for item in items if item != STANDARD_INPUT]
-    folder = Path(default_folder) if output is None else output
     # By absolute path: the source, and its path below the output.
     found: dict[str, tuple[Path, Path]] = {}
     for item in items:
-        for source, place in _expand(item, naming, below=folder):
+        for source, place in _expand(item, recursive=arguments.recursive, codes_in=codes_in, below=output):
             found.setdefault(os.path.abspath(source), (source, place))
     for name in lists:
         for source in _listed(name):
             found.setdefault(os.path.abspath(source), (source, Path(source.name)))
     if not found:
         raise UsageError("name at least one picture, folder or glob")
-    if output is not None and output.suffix and not output.is_dir():
+    if output.suffix and not output.is_dir():
         named_once = len(found) == 1 and not lists and not any(Path(item).is_dir() for item in items)
         if output.suffix.lower() in PICTURE_SUFFIXES and not named_once:
             raise UsageError(f"{output} is one file, but there are {len(found)} pictures; name a folder")
         if named_once:
             check_picture_name(output)
             ((source, _),) = found.values()
-            jobs: tuple[Job, ...] = (Job(source, output, naming.codes_out),)
+            jobs: tuple[Job, ...] = (Job(source, output, codes_out),)
             _check_sources(jobs)
             return Plan(jobs, None)
-    jobs = tuple(_job(source, place, folder, naming) for source, place in found.values())
+    jobs = tuple(_job(source, place, arguments, codes_out) for source, place in found.values())
     _check_sources(jobs)
     _check_names(jobs)
     single = not lists and len(items) == 1 and Path(items[0]).is_file()
-    return Plan(jobs, None if single else folder)
+    return Plan(jobs, None if single else output)
 
 
 # --- finding sources ---------------------------------------------------------------------------------
 
 
-def _expand(item: str, naming: Naming, *, below: Path) -> Iterator[tuple[Path, Path]]:
+def _expand(item: str, *, recursive: bool, codes_in: bool, below: Path) -> Iterator[tuple[Path, Path]]:
     """The pictures of a folder or glob, or the file itself, each with its path below the output. Files in the folder
     `below`, where results are written, are left out."""
     path = Path(item)
@@ -131,15 +105,15 @@ def _expand(item: str, naming: Naming, *, below: Path) -> Iterator[tuple[Path, P
                 f"results would be written among the pictures of {item}; name another output with -o"
             )
         # Codes in a folder are left out: `invert` wrote them beside its reconstructions.
-        files = [file for file in _files_in(path, naming.recursive) if not _is_below(file, below)]
+        files = [file for file in _files_in(path, recursive) if not _is_below(file, below)]
         if not files:
-            hint = "" if naming.recursive else "; with --recursive folders within it count too"
+            hint = "" if recursive else "; with --recursive folders within it count too"
             raise UsageError(f"{item} has no .png, .jpg, .jpeg or .webp file{hint}")
         yield from ((file, file.relative_to(path)) for file in files)
     elif path.exists():
         yield path, Path(path.name)
     else:
-        suffixes = PICTURE_SUFFIXES | ({CODE_SUFFIX} if naming.codes_in else set())
+        suffixes = PICTURE_SUFFIXES | ({CODE_SUFFIX} if codes_in else set())
         top = _fixed_part(path)
         files = [Path(name) for name in sorted(glob.glob(item, recursive=True))]
         files = [file for file in files if file.suffix.lower() in suffixes and not _is_below(file, below)]
@@ -187,13 +161,13 @@ def _listed(name: str) -> Iterator[Path]:
 # --- naming results --------------------------------------------------------------------------------
 
 
-def _job(source: Path, place: Path, folder: Path, naming: Naming) -> Job:
-    if naming.root is not None:
-        if not _is_below(source, naming.root):
-            raise UsageError(f"{source} does not lie in {naming.root}, which --root names")
-        place = Path(os.path.relpath(source, naming.root))
-    name = place.name if naming.full_names else place.stem
-    return Job(source, folder / place.with_name(f"{name}.png"), naming.codes_out)
+def _job(source: Path, place: Path, arguments: argparse.Namespace, with_code: bool) -> Job:
+    if arguments.root is not None:
+        if not _is_below(source, arguments.root):
+            raise UsageError(f"{source} does not lie in {arguments.root}, which --root names")
+        place = Path(os.path.relpath(source, arguments.root))
+    name = place.name if arguments.full_names else place.stem
+    return Job(source, arguments.output / place.with_name(f"{name}.png"), with_code)
 
 
 def _check_sources(jobs: Sequence[Job]) -> None:

@@ -14,7 +14,7 @@ from indomain.cli.pictures import save_with_code
 def add(name: str, commands: shared.Subparsers) -> None:
     parser = commands.add_parser(
         name,
-        parents=[shared.connection(), shared.bundle(), shared.inversion_options()],
+        parents=shared.inverting(),
         help="put a region of one picture into another, so that the rest follows",
     )
     parser.add_argument("target", type=Path, metavar="TARGET", help="the picture whose region is kept")
@@ -24,13 +24,7 @@ def add(name: str, commands: shared.Subparsers) -> None:
         region="fractions of the sides, 0.2,0.3,0.8,0.9 (default: the middle of a face)",
         mask="a picture that is white where the target is kept",
     )
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("diffused.png"),
-        help="a picture's file name (default: %(default)s)",
-    )
+    shared.add_output(parser, "a picture's file name", "diffused.png")
 
 
 def run(client: Client, arguments: argparse.Namespace) -> bool:

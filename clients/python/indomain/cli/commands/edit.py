@@ -31,12 +31,7 @@ _EDIT = re.compile(r"(?P<direction>[A-Za-z_][\w.-]*)=(?P<strength>.*)", re.DOTAL
 def add(name: str, commands: shared.Subparsers) -> None:
     parser = commands.add_parser(
         name,
-        parents=[
-            shared.connection(),
-            shared.bundle(),
-            shared.inversion_options(),
-            shared.many_pictures(),
-        ],
+        parents=shared.inverting(many=True),
         help="move pictures along directions",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -47,9 +42,7 @@ def add(name: str, commands: shared.Subparsers) -> None:
         metavar="PHOTO|DIRECTION=STRENGTH",
         help="files, folders, 'globs', codes (.npy) or - for a list; and the edits",
     )
-    parser.add_argument(
-        "-o", "--output", type=Path, help="a picture's file name, or a folder for several (default: edited/)"
-    )
+    shared.add_output(parser, "a picture's file name, or a folder for several", "edited/")
     # Flags of options of Client.edit, under their names: run() passes them on.
     parser.add_argument(
         "--keep", type=shared.names, metavar="NAME[,NAME]", help="directions whose meaning must not change"
@@ -67,7 +60,7 @@ def run(client: Client, arguments: argparse.Namespace) -> bool:
         raise shared.UsageError(
             "name at least one edit, as in smile=2; `indomain bundles` lists the directions"
         )
-    jobs = plan(arguments, items, default_folder="edited", codes_in=True)
+    jobs = plan(arguments, items, codes_in=True)
     edits = [Edit(direction, strength) for direction, strength in strengths.items()]
     options = shared.options_of(client.edit, arguments)
 

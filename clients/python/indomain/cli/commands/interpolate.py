@@ -13,9 +13,7 @@ from indomain.cli.pictures import picture_of, save_pictures, source_of
 
 def add(name: str, commands: shared.Subparsers) -> None:
     parser = commands.add_parser(
-        name,
-        parents=[shared.connection(), shared.bundle(), shared.inversion_options()],
-        help="pictures on the way from one to another",
+        name, parents=shared.inverting(), help="pictures on the way from one to another"
     )
     parser.add_argument("start", type=Path, metavar="START", help="a picture or a code (.npy)")
     parser.add_argument("end", type=Path, metavar="END", help="a picture or a code (.npy)")
@@ -27,13 +25,8 @@ def add(name: str, commands: shared.Subparsers) -> None:
         default=8,
         help="number of pictures, with both ends (default: %(default)s)",
     )
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("interpolation.png"),
-        help="a picture's file name: one sheet; a .gif: an animation; a folder: a file for each (default: %(default)s)",
-    )
+    where = "a file: one sheet; a .gif: an animation; a folder: a file for each"
+    shared.add_output(parser, where, "interpolation.png")
 
 
 def run(client: Client, arguments: argparse.Namespace) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
@@ -16,28 +15,16 @@ from indomain.cli.pictures import picture_of, save_picture, whole_file
 
 def add(name: str, commands: shared.Subparsers) -> None:
     parser = commands.add_parser(
-        name,
-        parents=[
-            shared.connection(),
-            shared.bundle(),
-            shared.inversion_options(),
-            shared.many_pictures(),
-        ],
-        help="pictures to codes (.npy) and reconstructions",
+        name, parents=shared.inverting(many=True), help="pictures to codes (.npy) and reconstructions"
     )
     parser.add_argument(
         "items", nargs="*", metavar="PHOTO", help="files, folders, 'globs', or - for a list on standard input"
     )
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        help="a picture's file name, or a folder for several (default: inverted/)",
-    )
+    shared.add_output(parser, "a picture's file name, or a folder for several", "inverted/")
 
 
 def run(client: Client, arguments: argparse.Namespace) -> bool:
-    jobs = plan(arguments, arguments.items, default_folder="inverted", codes_out=True)
+    jobs = plan(arguments, arguments.items, codes_out=True)
     options = shared.options_of(client.invert, arguments)
 
     def invert(job: Job) -> Inversion:

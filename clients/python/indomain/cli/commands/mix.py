@@ -13,9 +13,7 @@ from indomain.cli.pictures import save_with_code, source_of
 
 def add(name: str, commands: shared.Subparsers) -> None:
     parser = commands.add_parser(
-        name,
-        parents=[shared.connection(), shared.bundle(), shared.inversion_options()],
-        help="put layers of one picture's code into another's",
+        name, parents=shared.inverting(), help="put layers of one picture's code into another's"
     )
     parser.add_argument("base", type=Path, metavar="BASE", help="a picture or a code (.npy)")
     parser.add_argument(
@@ -28,13 +26,7 @@ def add(name: str, commands: shared.Subparsers) -> None:
         help="6, 4,5,6 or 6-9; low ones hold pose and shape, high ones colours",
     )
     parser.add_argument("--strength", type=float, help="0 keeps the base, 1 replaces its layers (default: 1)")
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("mixed.png"),
-        help="a picture's file name (default: %(default)s)",
-    )
+    shared.add_output(parser, "a picture's file name", "mixed.png")
 
 
 def run(client: Client, arguments: argparse.Namespace) -> bool:

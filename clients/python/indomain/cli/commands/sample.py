@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Final
 
 from indomain import Client, Sample
@@ -25,13 +24,8 @@ def add(name: str, commands: shared.Subparsers) -> None:
     parser.add_argument(
         "--truncation", type=float, help="0: the mean picture; 1: as varied as the training data"
     )
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("samples.png"),
-        help="a picture's file name: one sheet; a folder: a file for each seed (default: %(default)s)",
-    )
+    where = "a file: one sheet; a folder: a file for each seed"
+    shared.add_output(parser, where, "samples.png")
 
 
 def run(client: Client, arguments: argparse.Namespace) -> bool:
