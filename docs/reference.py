@@ -74,7 +74,7 @@ def class_part(name: str, cls: type, *, with_methods: bool) -> Iterator[str]:
         # Users make no objects of the other classes themselves.
         yield code_block(signature(name, cls.__init__))
     yield from text_part(cls)
-    if indomain.Result in cls.__bases__:
+    if issubclass(cls, indomain.Result) and cls is not indomain.Result:
         yield "Also has what a [Result](#result) has.\n"
     if with_methods:
         for key in vars(cls):
@@ -86,9 +86,10 @@ def class_part(name: str, cls: type, *, with_methods: bool) -> Iterator[str]:
 
 
 def dataclass_fields(cls: type) -> list[str]:
-    [tree] = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
-    assert isinstance(tree, ast.ClassDef)
-    found = [node for node in tree.body if isinstance(node, ast.AnnAssign)]
+    """Those of the classes that it is derived from, then its own."""
+    classes = [base for base in reversed(cls.__mro__) if is_dataclass(base)]
+    trees = [ast.parse(textwrap.dedent(inspect.getsource(base))).body[0] for base in classes]
+    found = [node for tree in trees for node in tree.body if isinstance(node, ast.AnnAssign)]
     return [
         f"{ast.unparse(node.target)}: {ast.unparse(node.annotation)}{default(node.value)}"
         for node in found

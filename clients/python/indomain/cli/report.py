@@ -166,10 +166,6 @@ def _directions_table(bundle: Bundle) -> Table:
 # --- JSON --------------------------------------------------------------------------------------------
 
 
-def info_as_json(info: GatewayInfo) -> dict[str, Any]:
-    return asdict(info)
-
-
 def outcome_as_json(result: Inversion | Edited) -> dict[str, Any]:
     """The figures of a result, without picture and code."""
     return {
@@ -197,14 +193,10 @@ def frames_as_json(frames: Sequence[InterpolationFrame], outputs: Sequence[Path]
 
 def print_result(result: Mixed | Diffused, output: Path, *, as_json: bool) -> None:
     """Prints the figures of a result that was written to `output`."""
-    if as_json:
-        print_json(_result_as_json(result, output))
-    else:
+    if not as_json:
         say(f"{output} (domain score {result.domain_score:.2f}), its code beside it")
-
-
-def _result_as_json(result: Mixed | Diffused, output: Path) -> dict[str, Any]:
-    return {
+        return
+    figures = {
         "output": str(output),
         "bundle": result.bundle,
         "domain_score": result.domain_score,
@@ -212,6 +204,7 @@ def _result_as_json(result: Mixed | Diffused, output: Path) -> dict[str, Any]:
         "stage_seconds": dict(result.stage_seconds),
         "request_id": result.request_id,
     }
+    print_json(figures)
 
 
 def samples_as_json(samples: Sequence[Sample], outputs: Sequence[Path]) -> list[dict[str, Any]]:

@@ -80,8 +80,9 @@ class AsyncClient(BaseClient[AsyncTransport]):
     @arguments_of(editing.session)
     def session(self, *args: Any, **options: Any) -> AsyncEditSession:
         call = editing.session(*args, **options)
+        self._fill_in_format(call.request)
         converse = partial(self._transport.session, self._policy.new_request_id(), call.timeout_s)
-        return AsyncEditSession(converse, self._opening(call), self._transport.address)
+        return AsyncEditSession(converse, call.request, self._transport.address)
 
     @arguments_of(combining.interpolate)
     def interpolate(self, *args: Any, **options: Any) -> AsyncGenerator[InterpolationFrame, None]:

@@ -11,7 +11,6 @@ from indomain.clients.retry import Attempts, RetryPolicy
 from indomain.constants import DEFAULT_ADDRESS, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S
 from indomain.transports.credentials import Credentials
 from indomain.transports.protocols import AsyncTransport, Transport
-from indomain.v1 import editing_pb2
 from indomain.wire.pictures import WIRE_FORMATS, PictureFormat
 
 _Transport = TypeVar("_Transport", Transport, AsyncTransport)
@@ -49,16 +48,12 @@ class BaseClient(ABC, Generic[_Transport]):
 
     def _attempts(self, call: Call[Any]) -> Attempts:
         """Starts a call. Raises ValueError once the client is closed."""
-        if "output" in call.request.DESCRIPTOR.fields_by_name:
-            self._fill_in_format(call.request)
+        self._fill_in_format(call.request)
         return self._policy.attempts(call)
 
-    def _opening(self, call: Call[editing_pb2.EditSessionResponse]) -> editing_pb2.EditSessionRequest:
-        """The first request of a session."""
-        request: editing_pb2.EditSessionRequest = call.request
-        self._fill_in_format(request.edit)
-        return request
-
     def _fill_in_format(self, request: Any) -> None:
-        if not request.output.format:
+        """Where a request names no format for pictures, it gets the client's."""
+        # A request of a session holds an EditRequest.
+        request = getattr(request, "edit", request)
+        if "output" in request.DESCRIPTOR.fields_by_name and not request.output.format:
             request.output.format = self._format

@@ -99,8 +99,9 @@ class Client(BaseClient[Transport]):
     @arguments_of(editing.session)
     def session(self, *args: Any, **options: Any) -> EditSession:
         call = editing.session(*args, **options)
+        self._fill_in_format(call.request)
         conversation = self._transport.session(self._policy.new_request_id(), call.timeout_s)
-        return EditSession(conversation, self._opening(call), self._transport.address)
+        return EditSession(conversation, call.request, self._transport.address)
 
     @arguments_of(combining.interpolate)
     def interpolate(self, *args: Any, **options: Any) -> Generator[InterpolationFrame, None, None]:

@@ -106,12 +106,14 @@ class OutageWaiter:
             if left_s <= 0:
                 message = f"Waited for {self._wait_s:g} s, in vain: {error.message}"
                 raise OutageTooLongError(message, request_id=error.request_id) from error
-            self._report_pause(error)
+            if self._now_away(True) and self._on_pause is not None:
+                self._on_pause(error)
             if self._stopped.wait(min(left_s, pause_s * random.uniform(1.0, 1.25))):
                 raise StoppedError from error
             info = self._probe()
             if info is not None:
-                self._report_return(info)
+                if self._now_away(False) and self._on_return is not None:
+                    self._on_return(info)
                 return
             pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
 
@@ -122,14 +124,8 @@ class OutageWaiter:
                 return client.info(timeout_s=_PROBE_TIMEOUT_S)
         return None
 
-    def _report_pause(self, error: IndomainError) -> None:
+    def _now_away(self, away: bool) -> bool:
+        """Notes whether the gateway is away. True where that has changed."""
         with self._lock:
-            first, self._away = not self._away, True
-        if first and self._on_pause is not None:
-            self._on_pause(error)
-
-    def _report_return(self, info: GatewayInfo) -> None:
-        with self._lock:
-            first, self._away = self._away, False
-        if first and self._on_return is not None:
-            self._on_return(info)
+            before, self._away = self._away, away
+        return before is not away

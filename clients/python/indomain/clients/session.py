@@ -48,23 +48,27 @@ class _Requests:
         request.sequence = self._sequence
         return request
 
-    def change(self, source: EditSource, bundle: str, refine: Refine | None, align: Align | None) -> None:
+    def change(
+        self,
+        source: EditSource,
+        *,
+        bundle: str = "",
+        refine: Refine | None = None,
+        align: Align | None = None,
+    ) -> None:
         """Puts another source into the next request."""
         self._opening = editing.session(source, bundle=bundle, refine=refine, align=align).request
         self._opening.edit.output.CopyFrom(self._output)
 
 
-def _read(answer: editing_pb2.EditSessionResponse, address: str) -> SessionPicture:
-    """The picture of an answer. Raises the error that the answer describes."""
+def _read(answer: editing_pb2.EditSessionResponse | None, address: str) -> SessionPicture:
+    """The picture of an answer. Raises the error that the answer describes; None: that the session has ended."""
+    if answer is None:
+        message = "The session has ended; open another one"
+        raise RequestCancelledError(message, reason="cancelled", code="CANCELLED")
     if answer.WhichOneof("outcome") == "error":
         raise error_from_detail(answer.error, address=address)
     return session_picture(answer)
-
-
-def _session_ended() -> RequestCancelledError:
-    return RequestCancelledError(
-        "The session has ended; open another one", reason="cancelled", code="CANCELLED"
-    )
 
 
 class EditSession:
@@ -114,21 +118,13 @@ class EditSession:
         sequence = self.send(*args, **options)
         while True:
             answer = self._conversation.receive()
-            if answer is None:
-                raise _session_ended()
-            if answer.sequence >= sequence:
+            if answer is None or answer.sequence >= sequence:
                 return _read(answer, self._address)
 
-    def change(
-        self,
-        source: EditSource,
-        *,
-        bundle: str = "",
-        refine: Refine | None = None,
-        align: Align | None = None,
-    ) -> None:
+    @arguments_after_first(_Requests.change)
+    def change(self, *args: Any, **options: Any) -> None:
         """Goes on with another source from the next request on. When that is sent, work on the old source stops."""
-        self._requests.change(source, bundle, refine, align)
+        self._requests.change(*args, **options)
 
     def finish(self) -> None:
         """Says that no more requests follow: iterating ends after the answers to those that were sent."""
@@ -188,20 +184,12 @@ class AsyncEditSession:
         conversation = await self._opened()
         while True:
             answer = await conversation.receive()
-            if answer is None:
-                raise _session_ended()
-            if answer.sequence >= sequence:
+            if answer is None or answer.sequence >= sequence:
                 return _read(answer, self._address)
 
-    async def change(
-        self,
-        source: EditSource,
-        *,
-        bundle: str = "",
-        refine: Refine | None = None,
-        align: Align | None = None,
-    ) -> None:
-        self._requests.change(source, bundle, refine, align)
+    @arguments_after_first(_Requests.change)
+    async def change(self, *args: Any, **options: Any) -> None:
+        self._requests.change(*args, **options)
 
     async def finish(self) -> None:
         await (await self._opened()).finish()

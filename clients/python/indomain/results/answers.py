@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -16,6 +17,7 @@ from indomain.results.pictures import (
     Diffused,
     Edited,
     InterpolationFrame,
+    Inverted,
     InvertProgress,
     Mixed,
     Sample,
@@ -26,6 +28,7 @@ from indomain.wire.codes import code_from_wire
 from indomain.wire.pictures import picture_from_wire
 
 _Inversion = TypeVar("_Inversion", bound=Inversion)
+_Inverted = TypeVar("_Inverted", bound=Inverted)
 
 
 def gateway_info(answer: editing_pb2.ListBundlesResponse) -> GatewayInfo:
@@ -67,22 +70,11 @@ def inversion(
     answer: editing_pb2.InvertResponse, kind: type[_Inversion], edit: Callable[..., Any]
 ) -> _Inversion:
     """The inversion, as an `Inversion` or `AsyncInversion`; `edit` is the client's method."""
-    return kind(
-        bundle=answer.bundle,
-        code=code_from_wire(answer.code),
-        image=picture_from_wire(answer.image),
-        losses=_losses(answer.losses),
-        domain_score=answer.domain_score,
-        stage_seconds=_stage_seconds(answer.timings),
-        request_id=answer.request_id,
-        aligned=_optional_picture(answer, "aligned", answer.aligned),
-        start=_optional_picture(answer, "start", answer.start),
-        handle=answer.code.handle,
-        code_space=answer.code.space,
-        pasted=_optional_picture(answer, "pasted", answer.pasted),
-        placement=_placement(answer),
-        _edit=edit,
-    )
+    return replace(_inverted(answer, kind), _edit=edit)
+
+
+def diffused(answer: editing_pb2.DiffuseResponse) -> Diffused:
+    return _inverted(answer, Diffused)
 
 
 def edited(answer: editing_pb2.EditResponse) -> Edited:
@@ -167,24 +159,6 @@ def mixed(answer: editing_pb2.MixResponse) -> Mixed:
     )
 
 
-def diffused(answer: editing_pb2.DiffuseResponse) -> Diffused:
-    return Diffused(
-        bundle=answer.bundle,
-        code=code_from_wire(answer.code),
-        image=picture_from_wire(answer.image),
-        losses=_losses(answer.losses),
-        domain_score=answer.domain_score,
-        stage_seconds=_stage_seconds(answer.timings),
-        request_id=answer.request_id,
-        aligned=_optional_picture(answer, "aligned", answer.aligned),
-        start=_optional_picture(answer, "start", answer.start),
-        handle=answer.code.handle,
-        code_space=answer.code.space,
-        pasted=_optional_picture(answer, "pasted", answer.pasted),
-        placement=_placement(answer),
-    )
-
-
 def pictures(answer: editing_pb2.DecodeResponse) -> list[Image.Image]:
     return [picture_from_wire(image) for image in answer.images]
 
@@ -200,6 +174,26 @@ def samples(seeds: Sequence[int], answer: editing_pb2.SampleResponse) -> list[Sa
         )
         for seed, code, image in zip(seeds, answer.codes, answer.images, strict=True)
     ]
+
+
+def _inverted(
+    answer: editing_pb2.InvertResponse | editing_pb2.DiffuseResponse, kind: type[_Inverted]
+) -> _Inverted:
+    return kind(
+        bundle=answer.bundle,
+        code=code_from_wire(answer.code),
+        image=picture_from_wire(answer.image),
+        losses=_losses(answer.losses),
+        domain_score=answer.domain_score,
+        stage_seconds=_stage_seconds(answer.timings),
+        request_id=answer.request_id,
+        aligned=_optional_picture(answer, "aligned", answer.aligned),
+        start=_optional_picture(answer, "start", answer.start),
+        handle=answer.code.handle,
+        code_space=answer.code.space,
+        pasted=_optional_picture(answer, "pasted", answer.pasted),
+        placement=_placement(answer),
+    )
 
 
 def _bundle(bundle: editing_pb2.Bundle) -> Bundle:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, Protocol, Self
 
-from PIL import Image
-
 from indomain.calls.editing import edit
-from indomain.results.measures import Losses, Placement
-from indomain.results.pictures import Edited, Result
+from indomain.results.pictures import Edited, Inverted
 from indomain.signatures import arguments_after_first
-from indomain.wire.codes import CodeArray
 
 # Makes a method take the arguments of `Client.edit`, but for the source.
 takes_edit_options = arguments_after_first(edit)  # type: ignore[arg-type]
@@ -26,7 +22,7 @@ class Editor(Protocol):
 
 
 @dataclass(frozen=True)
-class Inversion(Result):
+class Inversion(Inverted):
     """A picture's latent code and what it decodes to.
 
     Attributes:
@@ -45,19 +41,6 @@ class Inversion(Result):
         code_space: names the bundle and the generator of the code; others refuse it (`OtherCodeSpaceError`).
     """
 
-    bundle: str
-    code: CodeArray = field(repr=False)
-    image: Image.Image = field(repr=False)
-    losses: Losses
-    domain_score: float
-    stage_seconds: Mapping[str, float]
-    request_id: str
-    aligned: Image.Image | None = field(default=None, repr=False)
-    start: Image.Image | None = field(default=None, repr=False)
-    handle: str = field(default="", repr=False)
-    code_space: str = field(default="", repr=False)
-    pasted: Image.Image | None = field(default=None, repr=False)
-    placement: Placement | None = field(default=None, repr=False)
     _edit: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
 
     @classmethod

@@ -67,6 +67,25 @@ class Result(_WithPicture):
 
 
 @dataclass(frozen=True)
+class Inverted(Result):
+    """The fields of an `Inversion`, which describes them, and of `Diffused`."""
+
+    bundle: str
+    code: CodeArray = field(repr=False)
+    image: Image.Image = field(repr=False)
+    losses: Losses
+    domain_score: float
+    stage_seconds: Mapping[str, float]
+    request_id: str
+    aligned: Image.Image | None = field(default=None, repr=False)
+    start: Image.Image | None = field(default=None, repr=False)
+    handle: str = field(default="", repr=False)
+    code_space: str = field(default="", repr=False)
+    pasted: Image.Image | None = field(default=None, repr=False)
+    placement: Placement | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
 class Edited(Result):
     """An edited picture.
 
@@ -176,23 +195,9 @@ class Mixed(Result):
 
 
 @dataclass(frozen=True)
-class Diffused(Result):
+class Diffused(Inverted):
     """A region of a target within a context: as `Inversion`, with losses within the region; `aligned` is the target
     pasted into the context, as the encoder saw it."""
-
-    bundle: str
-    code: CodeArray = field(repr=False)
-    image: Image.Image = field(repr=False)
-    losses: Losses
-    domain_score: float
-    stage_seconds: Mapping[str, float]
-    request_id: str
-    aligned: Image.Image | None = field(default=None, repr=False)
-    start: Image.Image | None = field(default=None, repr=False)
-    handle: str = field(default="", repr=False)
-    code_space: str = field(default="", repr=False)
-    pasted: Image.Image | None = field(default=None, repr=False)
-    placement: Placement | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

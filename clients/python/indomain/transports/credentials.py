@@ -31,7 +31,7 @@ class Credentials:
         root_certificates: str | os.PathLike[str] | None = None,
         client_certificate: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
     ) -> Self:
-        """The arguments are those of `Client`. Raises ValueError where the key cannot be one."""
+        """The arguments are those of `Client`; an empty key is none. Raises ValueError where the key cannot be one."""
         key = os.environ.get(API_KEY_VARIABLE) if api_key is None else api_key
         if key and not (key.isascii() and key.isprintable() and " " not in key):
             raise ValueError(
@@ -40,11 +40,6 @@ class Credentials:
         metadata = (("authorization", f"Bearer {key}"),) if key else ()
         encrypted = tls or root_certificates is not None or client_certificate is not None
         return cls(metadata, encrypted, root_certificates, client_certificate)
-
-    @classmethod
-    def none(cls) -> Self:
-        """No key and no encryption, for a gateway in this process."""
-        return cls((), False, None, None)
 
     def metadata_with(self, request_id: str) -> tuple[tuple[str, str], ...]:
         """The metadata (over HTTP: headers) of one call."""

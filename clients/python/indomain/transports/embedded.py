@@ -55,7 +55,7 @@ class EmbeddedTransport(GrpcTransport):
     """Calls to an embedded gateway. Making it starts the gateway, which takes seconds."""
 
     def __init__(self, gateway: EmbeddedGateway) -> None:
-        super().__init__(gateway.start(), Credentials.none())
+        super().__init__(gateway.start(), Credentials.of(api_key=""))
         self.address = EMBEDDED
         self._gateway = gateway
 
@@ -68,7 +68,7 @@ class AsyncEmbeddedTransport(AsyncGrpcTransport):
     """The same for coroutines. The first call starts the gateway, in a thread so that the event loop goes on."""
 
     def __init__(self, gateway: EmbeddedGateway) -> None:
-        super().__init__(EMBEDDED, Credentials.none())
+        super().__init__(EMBEDDED, Credentials.of(api_key=""))
         self._gateway = gateway
 
     async def open(self) -> None:

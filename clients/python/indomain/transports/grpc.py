@@ -21,7 +21,18 @@ from indomain.v1 import editing_pb2, editing_pb2_grpc
 _ADMISSION_S = 1.0
 
 
-class GrpcTransport:
+class _Stub:
+    """The methods of the service on a channel; every call has the credentials and a request id."""
+
+    _stub: Any
+    _credentials: Credentials
+
+    def _start(self, method: str, request: Message, request_id: str, timeout_s: float) -> Any:
+        metadata = self._credentials.metadata_with(request_id)
+        return getattr(self._stub, method)(request, timeout=timeout_s, metadata=metadata)
+
+
+class GrpcTransport(_Stub):
     """A channel to a gateway. It connects at the first call, and again after the connection broke."""
 
     def __init__(self, address: str, credentials: Credentials) -> None:
@@ -33,21 +44,17 @@ class GrpcTransport:
             if tls is None
             else grpc.secure_channel(address, tls, options=CHANNEL_OPTIONS)
         )
-        self._stub: Any = editing_pb2_grpc.EditingStub(self._channel)
+        self._stub = editing_pb2_grpc.EditingStub(self._channel)
 
     def call(self, method: str, request: Message, request_id: str, timeout_s: float) -> Message:
         with _typed_errors(request_id, self.address):
-            answer: Message = getattr(self._stub, method)(
-                request, timeout=timeout_s, metadata=self._credentials.metadata_with(request_id)
-            )
+            answer: Message = self._start(method, request, request_id, timeout_s)
         return answer
 
     def stream(
         self, method: str, request: Message, request_id: str, timeout_s: float
     ) -> Generator[Message, None, None]:
-        answers = getattr(self._stub, method)(
-            request, timeout=timeout_s, metadata=self._credentials.metadata_with(request_id)
-        )
+        answers = self._start(method, request, request_id, timeout_s)
         try:
             with _typed_errors(request_id, self.address):
                 yield from answers
@@ -95,7 +102,7 @@ class GrpcConversation:
         self._answers.cancel()
 
 
-class AsyncGrpcTransport:
+class AsyncGrpcTransport(_Stub):
     """The same for coroutines, in the event loop of the first call."""
 
     def __init__(self, address: str, credentials: Credentials) -> None:
@@ -103,7 +110,7 @@ class AsyncGrpcTransport:
         self._credentials = credentials
         self._tls = credentials.for_grpc()
         self._channel: grpc.aio.Channel | None = None
-        self._stub: Any = None
+        self._stub = None
 
     async def open(self) -> None:
         # A channel needs a running loop, so it is made here and not in the constructor.
@@ -118,18 +125,14 @@ class AsyncGrpcTransport:
     async def call(self, method: str, request: Message, request_id: str, timeout_s: float) -> Message:
         await self.open()
         with _typed_errors(request_id, self.address):
-            answer: Message = await getattr(self._stub, method)(
-                request, timeout=timeout_s, metadata=self._credentials.metadata_with(request_id)
-            )
+            answer: Message = await self._start(method, request, request_id, timeout_s)
         return answer
 
     async def stream(
         self, method: str, request: Message, request_id: str, timeout_s: float
     ) -> AsyncGenerator[Message, None]:
         await self.open()
-        answers = getattr(self._stub, method)(
-            request, timeout=timeout_s, metadata=self._credentials.metadata_with(request_id)
-        )
+        answers = self._start(method, request, request_id, timeout_s)
         try:
             with _typed_errors(request_id, self.address):
                 async for answer in answers:

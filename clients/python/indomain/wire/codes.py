@@ -27,8 +27,6 @@ def code_from_wire(code: editing_pb2.Code) -> CodeArray:
 
 def codes_to_wire(codes: npt.ArrayLike | Sequence[npt.ArrayLike]) -> list[editing_pb2.Code]:
     """The messages of an array [L, 512] or [N, L, 512], or of a sequence of such arrays."""
-    if isinstance(codes, np.ndarray):
-        return [code_to_wire(codes)]
     if isinstance(codes, Sequence):
         return [code_to_wire(code) for code in codes]
     return [code_to_wire(codes)]

@@ -44,15 +44,15 @@ def picture_to_wire(picture: PictureLike) -> editing_pb2.Picture:
         return editing_pb2.Picture(data=Path(picture).read_bytes())
     if isinstance(picture, (bytes, bytearray, memoryview)):
         return editing_pb2.Picture(data=bytes(picture))
-    if _is_open_file(picture):
-        data: object = picture.read()
-        if not isinstance(data, bytes):
-            raise TypeError("the picture's file is opened as text; open it in binary: open(path, 'rb')")
-        return editing_pb2.Picture(data=data)
     if isinstance(picture, Image.Image):
         return _pil_to_wire(picture)
     if isinstance(picture, np.ndarray):
         return _array_to_wire(picture)
+    if hasattr(picture, "read"):
+        data: object = picture.read()
+        if not isinstance(data, bytes):
+            raise TypeError("the picture's file is opened as text; open it in binary: open(path, 'rb')")
+        return editing_pb2.Picture(data=data)
     raise TypeError(
         "a picture is a path, bytes, a file opened in binary, a PIL image or a uint8 array [H, W, 3], not "
         f"{type(picture).__name__}"
@@ -72,11 +72,7 @@ def is_picture(value: object) -> TypeGuard[PictureLike]:
     if isinstance(value, np.ndarray):
         return bool(value.dtype == np.uint8)
     kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
-    return isinstance(value, kinds) or _is_open_file(value)
-
-
-def _is_open_file(value: object) -> TypeGuard[BinaryIO]:
-    return hasattr(value, "read")
+    return isinstance(value, kinds) or hasattr(value, "read")
 
 
 def _pil_to_wire(image: Image.Image) -> editing_pb2.Picture:

@@ -30,14 +30,8 @@ _SYNC_EVERY_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The outcome of a picture.
-
-    Attributes:
-        source: absolute path of the picture.
-        fingerprint: of the picture when it was done; None where the file was missing.
-        error: as in the output of `--json`; None where the picture was done.
-        stale: a later run has begun anew.
-    """
+    """The outcome of a picture: `error` is as in the output of `--json`, None where it was done. An entry is `stale`
+    once a later run has begun anew."""
 
     source: str
     fingerprint: tuple[int, int] | None
@@ -150,14 +144,10 @@ class Journal:
         """Raises UsageError where this run would overwrite the result of another picture that still exists."""
         for job in jobs:
             entry = self._entries.get(self._name(job))
-            if (
-                entry is None
-                or entry.stale
-                or entry.error is not None
-                or entry.source == os.path.abspath(job.source)
-            ):
+            if entry is None or entry.stale or entry.error is not None:
                 continue
-            if job.output.exists() and os.path.exists(entry.source):
+            other = entry.source != os.path.abspath(job.source)
+            if other and job.output.exists() and os.path.exists(entry.source):
                 raise UsageError(
                     f"{job.output} is the result of {entry.source} by an earlier run, and would be that of "
                     f"{job.source}; name another folder with -o"
@@ -187,13 +177,8 @@ def _check_untouched(folder: Path, jobs: Sequence[Job]) -> None:
 
 @dataclass
 class _Contents:
-    """What a journal holds.
-
-    Attributes:
-        begin: the line that the last run began with; None where there is none that can be read.
-        entries: the outcomes, by the names of the results.
-        whole_bytes: up to the end of the last complete line.
-    """
+    """What a journal holds: the line that the last run began with (None where none can be read), outcomes by the names
+    of results, and the bytes up to the end of the last complete line."""
 
     begin: Mapping[str, Any] | None = None
     entries: dict[str, Entry] = field(default_factory=dict)

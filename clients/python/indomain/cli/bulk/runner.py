@@ -71,11 +71,9 @@ def run_jobs(
     """Does the jobs of a plan that no earlier run has done. True where none has failed, now or before.
 
     Args:
-        client: of the gateway.
-        plan: the jobs.
         work: does one job.
-        title: what is being done, for the progress bar.
-        edits: the strengths of the edits, for the journal.
+        title: for the progress bar.
+        edits: strengths by direction, for the journal.
         arguments: of a command with those of `many_pictures`.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
 from indomain import Client
 from indomain.cli import arguments as shared
@@ -18,7 +19,7 @@ def add(name: str, commands: shared.Subparsers) -> None:
 def run(client: Client, arguments: argparse.Namespace) -> bool:
     info = client.info()
     if arguments.json:
-        report.print_json(report.info_as_json(info))
+        report.print_json(asdict(info))
     else:
         report.print_bundles(info)
     return True

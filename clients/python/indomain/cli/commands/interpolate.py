@@ -25,8 +25,8 @@ def add(name: str, commands: shared.Subparsers) -> None:
         default=8,
         help="number of pictures, with both ends (default: %(default)s)",
     )
-    sheet = "a file: one sheet; a .gif: an animation; a folder: a file for each"
-    shared.add_output(parser, sheet, "interpolation.png")
+    where = "a file: one sheet; a .gif: an animation; a folder: a file for each"
+    shared.add_output(parser, where, "interpolation.png")
 
 
 def run(client: Client, arguments: argparse.Namespace) -> bool:

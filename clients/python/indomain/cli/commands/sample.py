@@ -24,8 +24,8 @@ def add(name: str, commands: shared.Subparsers) -> None:
     parser.add_argument(
         "--truncation", type=float, help="0: the mean picture; 1: as varied as the training data"
     )
-    sheet = "a file: one sheet; a folder: a file for each seed"
-    shared.add_output(parser, sheet, "samples.png")
+    where = "a file: one sheet; a folder: a file for each seed"
+    shared.add_output(parser, where, "samples.png")
 
 
 def run(client: Client, arguments: argparse.Namespace) -> bool:
