@@ -1,18 +1,24 @@
 # The gateway: no torch, no compiler, no pip, no root. The model repository is mounted, not copied: one image serves any
 # bundle, and who may write bundles is decided outside of it.
 
+# `make images` appends the digest.
 ARG PYTHON_IMAGE=python:3.11-slim
 
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /src
-RUN python -m venv --without-pip /opt/gateway
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# Every package comes as a wheel whose hash is in a lock file (`make lock`); nothing is built but our own two wheels.
+COPY requirements.lock requirements-build.lock ./
+RUN python -m venv --without-pip /opt/gateway \
+    && pip --python /opt/gateway/bin/python install --require-hashes --only-binary :all: -r requirements.lock \
+    && pip install --require-hashes --only-binary :all: -r requirements-build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY clients/python clients/python
 COPY clients/web clients/web
 COPY serving serving
-# One command for both, so that pip finds the SDK that the gateway asks for.
-RUN pip --python /opt/gateway/bin/python install ./clients/python '.[tracing]' \
+RUN pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /wheels ./clients/python . \
+    && pip --python /opt/gateway/bin/python install --no-index --no-deps /wheels/*.whl \
+    && pip --python /opt/gateway/bin/python check \
     && find /opt/gateway -depth -type d \( -name __pycache__ -o -name tests \) -exec rm -rf {} +
 
 FROM ${PYTHON_IMAGE}

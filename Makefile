@@ -15,7 +15,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow faults fuzz bench bench-refine bench-serving bench-observing bench-studio bench-triton bench-bulk photographs quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto reference clean
+.PHONY: help demo serve test test-slow faults fuzz bench bench-refine bench-serving bench-observing bench-studio bench-triton bench-bulk photographs quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto reference lock images clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -119,6 +119,19 @@ proto: $(VENV)/.all ## generate the wire types from clients/proto
 	  --python_out=clients/python --pyi_out=clients/python --grpc_python_out=clients/python \
 	  --mypy_grpc_out=clients/python --include_source_info \
 	  --descriptor_set_out=clients/python/indomain/v1/editing.binpb clients/proto/indomain/v1/editing.proto
+
+# LOCK=--upgrade takes the newest versions; without it, those in the files stay while they fit. Wheels only, so that
+# nothing is built while the image is made. The second file holds what builds the two wheels of this repository.
+LOCK ?=
+COMPILE = $(BIN)/uv pip compile --quiet --no-config --custom-compile-command "make lock" --generate-hashes \
+  --only-binary :all: --python-version 3.11 --python-platform linux $(LOCK)
+lock: $(VENV)/.all ## [LOCK=--upgrade]: exact versions and hashes of what the image installs
+	$(COMPILE) pyproject.toml --extra tracing --no-emit-package indomain-client --output-file requirements.lock
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
+	  $(COMPILE) - --output-file requirements-build.lock
+
+images: ## pin the images of others by their digests; needs docker and its registries
+	$(PYTHON) deploy/images.py
 
 clean: ## remove the environment and what tools leave behind
 	rm -rf $(VENV) build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -9,10 +9,10 @@ import ast
 import inspect
 import re
 import sys
-import tempfile
 import textwrap
 from collections.abc import Iterator
 from dataclasses import is_dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,11 @@ from google.protobuf.descriptor_pb2 import (
     FileDescriptorProto,
     FileDescriptorSet,
 )
-from grpc_tools import protoc
 
 import indomain
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/api.md"
-CONTRACT = "indomain/v1/editing.proto"
 
 HEAD = """# Reference
 
@@ -202,19 +200,9 @@ def contract_part() -> Iterator[str]:
 
 def parsed_contract() -> tuple[FileDescriptorProto, dict[tuple[int, ...], str]]:
     """The file, and the comments of each place in it (before it and behind it), as protoc finds them."""
-    with tempfile.TemporaryDirectory() as folder:
-        found = Path(folder) / "contract"
-        source = ROOT / "clients/proto"
-        arguments = [
-            "",
-            f"-I{source}",
-            f"--descriptor_set_out={found}",
-            "--include_source_info",
-            str(source / CONTRACT),
-        ]
-        if protoc.main(arguments) != 0:
-            raise SystemExit(f"protoc cannot read {CONTRACT}")
-        [file] = FileDescriptorSet.FromString(found.read_bytes()).file
+    # `make proto` writes it beside the generated code.
+    content = resources.files("indomain.v1").joinpath("editing.binpb").read_bytes()
+    [file] = FileDescriptorSet.FromString(content).file
     comments = {}
     for location in file.source_code_info.location:
         text = " ".join((location.leading_comments + " " + location.trailing_comments).split())

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ import pytest
 import yaml
 
 from serving.settings import Settings
+from tests.rendered_chart import BASE, CHART, VARIANTS, environment, of_kind, pods, render
 
 ROOT = Path(__file__).resolve().parents[1]
-CHART = ROOT / "deploy/helm"
 KUBERNETES = ("1.27", "1.33")  # the oldest that the chart names, and a recent one
 
 
@@ -57,7 +56,8 @@ def test_the_image_gets_no_data_and_no_environments() -> None:
     lines = text(".dockerignore").splitlines()
     kept = {line.removeprefix("!") for line in lines if line.startswith("!")}
     assert "*" in lines
-    assert kept == {"pyproject.toml", "README.md", "LICENSE", "clients", "serving"}
+    locks = {"requirements.lock", "requirements-build.lock"}
+    assert kept == {"pyproject.toml", "README.md", "LICENSE", "clients", "serving"} | locks
 
 
 def test_the_image_has_the_studio(tmp_path: Path) -> None:
@@ -170,62 +170,6 @@ def test_the_gpu_file_adds_to_services_that_are_there() -> None:
 
 
 # --- Helm chart --------------------------------------------------------------------------------------
-
-BASE: dict[str, Any] = {"modelRepository": {"claim": "models"}, "keys": {"secret": "keys"}}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "default": BASE,
-    "embedded": BASE | {"gateway": {"backend": "embedded", "settings": {"INDOMAIN_MAX_BATCH_SIZE": 4}}},
-    "mtls": {
-        "modelRepository": {"claim": "models", "subPath": "bundles"},
-        "tls": {"secret": "certificate", "clientAuthoritiesSecret": "authorities"},
-        "traceEndpoint": "http://collector:4317",
-    },
-    "fixed": {
-        "modelRepository": {"claim": "models"},
-        "keys": {"insecure": True},
-        "networkPolicy": {"enabled": False},
-        "gateway": {"autoscaling": {"enabled": False}, "replicas": 3},
-        "triton": {
-            "autoscaling": {"enabled": False},
-            "replicas": 2,
-            "gpus": 0,
-            "tls": {"secret": "triton-certificate"},
-            "nodeSelector": {"disk": "ssd"},
-            "tolerations": [{"key": "gpu", "operator": "Exists"}],
-        },
-    },
-}
-
-
-def render(values: dict[str, Any]) -> list[dict[str, Any]]:
-    """The objects of the chart, rendered by Helm itself."""
-    with helm.Chart.load(str(CHART)) as chart:
-        files = chart.render(values, name="demo", namespace="faces")
-    documents = [
-        document
-        for name, rendered in files.items()
-        if name.endswith(".yaml")
-        for document in yaml.safe_load_all(rendered)
-        if document
-    ]
-    assert documents
-    return documents
-
-
-def of_kind(documents: list[dict[str, Any]], kind: str, component: str = "") -> dict[str, Any]:
-    (found,) = [d for d in documents if d["kind"] == kind and d["metadata"]["name"].endswith(component)]
-    return found
-
-
-def pods(documents: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for document in documents:
-        if document["kind"] in ("Deployment", "StatefulSet"):
-            yield document["spec"]["template"]
-
-
-def environment(documents: list[dict[str, Any]]) -> dict[str, str]:
-    (container,) = of_kind(documents, "Deployment")["spec"]["template"]["spec"]["containers"]
-    return {item["name"]: item["value"] for item in container["env"]}
 
 
 def test_helm_finds_nothing_wrong_with_the_chart() -> None:

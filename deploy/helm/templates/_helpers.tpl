@@ -17,6 +17,11 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
+{{/* An image by its digest or, without one, by its tag: (dict "image" .Values.triton.image "tag" "the default tag") */}}
+{{- define "indomain.image" -}}
+{{ .image.repository }}{{ if .image.digest }}@{{ .image.digest }}{{ else }}:{{ .image.tag | default .tag }}{{ end }}
+{{- end }}
+
 {{/* Addresses of all Triton servers that there may come to be: the gateway leaves those out that do not answer. */}}
 {{- define "indomain.tritonAddresses" -}}
 {{- $count := .Values.triton.replicas -}}
