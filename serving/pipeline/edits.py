@@ -126,9 +126,8 @@ def _without(vector: Vectors, edit: EditStep, bundle: Bundle) -> Vectors:
     whole = vector[moving].ravel()
     taken = np.linalg.lstsq(normals @ steps.T, normals @ whole)[0] @ steps
     left, crossing = whole - taken, np.abs(normals @ (whole - taken)).max()
-    if np.linalg.norm(left) < _MIN_REMAINDER * np.linalg.norm(whole) or crossing > 1e-6 * np.linalg.norm(
-        whole
-    ):
+    length = np.linalg.norm(whole)
+    if np.linalg.norm(left) < _MIN_REMAINDER * length or crossing > 1e-6 * length:
         raise InvalidOption(
             f"Nothing is left of {edit.direction} beside {', '.join(edit.keep)}; keep less, or leave the edit out."
         )

@@ -97,12 +97,10 @@ class Stages:
 
         def cut() -> Image:
             opened = open_photograph(mask, **self._limits)
-            if origin is None or (opened.width, opened.height) != (
-                origin.placement.width,
-                origin.placement.height,
-            ):
+            placement = None if origin is None else origin.placement
+            if placement is None or (opened.width, opened.height) != (placement.width, placement.height):
                 return self._centre_square(bundle, mask).image
-            return opened.cut(Similarity.of_corners(origin.placement.corners), bundle.resolution)
+            return opened.cut(Similarity.of_corners(placement.corners), bundle.resolution)
 
         with call.during("align"):
             async with self._open_photographs:
