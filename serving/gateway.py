@@ -138,6 +138,7 @@ class Gateway:
     async def stop(self) -> None:
         """Reports that it is not ready, takes no new requests, finishes the accepted ones, and closes everything."""
         self.pipeline.draining = True
+        self.pipeline.decoders.drain()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

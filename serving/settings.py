@@ -150,9 +150,17 @@ class Settings(BaseSettings):
     max_picture_pixels: int = Field(default=50_000_000, ge=64)
     """Maximum width times height of a picture, read from its header before it is decoded."""
 
+    max_decoded_bytes: int = Field(default=350 * _MIB, ge=1024)
+    """Maximum memory for pictures that are decoded at once by processes; others wait. A photograph takes 7 bytes for
+    each pixel, a WebP 16, a progressive JPEG up to 12. One that takes more by itself is refused."""
+
+    max_picture_processor_s: float = Field(default=30.0, gt=0.0)
+    """Seconds of a processor that one step on a picture (decoding it, pasting into it and encoding it) may take in a
+    process."""
+
     max_open_photographs: int = Field(default=4, ge=1)
-    """Maximum number of photographs that are decoded at once, to find faces on them or to paste into them; others wait.
-    Each takes about 8 bytes for each of its pixels."""
+    """Maximum number of small photographs (up to 1.1 megapixels) that are decoded at once, to find faces on them or to
+    paste into them; others wait."""
 
     max_session_photograph_bytes: int = Field(default=512 * _MIB, ge=1024)
     """Maximum size of the encoded photographs that all open edit sessions hold to paste into. Beyond:
@@ -205,7 +213,10 @@ class Settings(BaseSettings):
     """Time that refinement leaves before the deadline for decoding and answering, beyond what these take on average."""
 
     picture_threads: int = Field(default=2, ge=1)
-    """Threads that decode and encode pictures."""
+    """Threads that decode small pictures, and encode results."""
+
+    picture_processes: int = Field(default=2, ge=1)
+    """Processes that decode large pictures, one each. They are ended with the request. Each takes 35 MB by itself."""
 
     drain_delay_s: float = Field(default=0.0, ge=0.0)
     """After SIGTERM: seconds in which requests are still accepted while it reports not ready, for load balancers to

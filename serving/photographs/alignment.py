@@ -10,11 +10,14 @@ import cmath
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from serving.bundle import FaceTemplate
+if TYPE_CHECKING:
+    # Not at run time: a decoder process has no use for bundles, and would take longer to start.
+    from serving.bundle import FaceTemplate
 
 Points = npt.NDArray[np.float64]  # [N, 2], x and y
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])  # of the unit square, clockwise

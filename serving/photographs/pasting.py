@@ -8,6 +8,7 @@ photograph's. Both fade out around the face, or towards the edge of the square; 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy.typing as npt
 
 from serving.jobs import Image
 from serving.photographs.alignment import Similarity
-from serving.photographs.photograph import Layers, Photograph
+from serving.photographs.photograph import Box, Layers, Photograph
 
 _FADE = 0.18  # width over which the result fades out, in parts of the square's side
 _EDGE = 0.02  # width along the square's edge without any of the result, in parts of its side
@@ -27,17 +28,17 @@ _OVAL_MIDDLE, _OVAL_AXES = (0.5, 0.58), (0.46, 0.5)
 _OVAL_FULL = 0.6  # up to this part of the oval's axes the result counts in full
 _RING_PIXELS = 256  # at most so many pixels of the fade are used to fit colours
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # weights of red, green and blue (ITU-R BT.601)
-_MAX_TONE_ERROR = (
-    3.0  # of 255, root mean square: a picture in one tone deviates by less; JPEG causes some of it
-)
+# Of 255, root mean square: a picture in one tone deviates by less; JPEG causes some of it.
+_MAX_TONE_ERROR = 3.0
 _TONE_PIXELS = 20_000  # about so many pixels are used to look for a tone
+_BAND_PIXELS = 2**18
 _BLUR = 1.5  # standard deviation, in pixels of the square
 
 
 def paste_change(
     photograph: Photograph, place: Similarity, reconstruction: Image, edited: Image, *, face: bool
-) -> Image:
-    """The photograph, uint8 [H, W, 3], with the difference of two pictures uint8 [S, S, 3] added at `place`.
+) -> None:
+    """Adds the difference of two pictures, uint8 [S, S, 3], to the photograph's square at `place`.
 
     face: the square is aligned to a face, and only that face changes.
     """
@@ -45,38 +46,57 @@ def paste_change(
     mask = soft_mask(len(before), face=face)
     changed = _blurred(np.abs(after - before).mean(2, keepdims=True)) / np.float32(255)
     gone = _smooth_step((changed - _DETAIL_STAYS) / (_DETAIL_GOES - _DETAIL_STAYS)) * mask
-    box, spread = photograph.spread(place, np.concatenate([(after - before) * mask, before, gone], axis=2))
-    own = photograph.part(box).astype(np.float32)
-    change, rendered, gone_there = spread[:, :, :3], spread[:, :, 3:6], spread[:, :, 6:]
-    change = change - gone_there * (own - rendered)
-    tone = _tone(own)
-    # A photograph in one tone stays in that tone: the generator's colours do not belong on it.
-    if tone is not None:
-        change = (change @ _LUMA)[:, :, None] * tone
-    return photograph.with_part(box, _as_pixels(own + change))
+    masked_change = (after - before) * mask
+    covered = photograph.covered(place)
+    tone = _tone(photograph, covered)
+    for box in _bands(covered):
+        own, change = photograph.part(box).astype(np.float32), photograph.spread(place, masked_change, box)
+        gone_there = photograph.spread(place, gone, box)
+        # Little changes in most places, and resampling takes most of the time.
+        if gone_there.any():
+            change = change - gone_there * (own - photograph.spread(place, before, box))
+        # A photograph in one tone stays in that tone: the generator's colours do not belong on it.
+        if tone is not None:
+            change = (change @ _LUMA)[:, :, None] * tone
+        photograph.set_part(box, _as_pixels(own + change))
 
 
 def paste_picture(
     photograph: Photograph, place: Similarity, aligned: Image, picture: Image, *, face: bool
-) -> Image:
-    """The photograph, uint8 [H, W, 3], with `picture` in the square at `place`.
+) -> None:
+    """Puts `picture` into the photograph's square at `place`.
 
     aligned: the photograph's own pixels in that square; like `picture` uint8 [S, S, 3].
     """
     fitted = _fitted_colours(aligned.astype(np.float32), picture.astype(np.float32), face=face)
     mask = soft_mask(len(picture), face=face)
-    box, spread = photograph.spread(place, np.concatenate([fitted * mask, mask], axis=2))
-    own = photograph.part(box).astype(np.float32)
-    return photograph.with_part(box, _as_pixels(own * (1 - spread[:, :, 3:]) + spread[:, :, :3]))
+    layers = np.concatenate([fitted * mask, mask], axis=2)
+    for box in _bands(photograph.covered(place)):
+        spread, own = photograph.spread(place, layers, box), photograph.part(box).astype(np.float32)
+        photograph.set_part(box, _as_pixels(own * (1 - spread[:, :, 3:]) + spread[:, :, :3]))
 
 
-def _tone(picture: Layers) -> npt.NDArray[np.float32] | None:
-    """For a photograph [H, W, 3] in black and white, or in one tone: the slope of each channel over the luma, [3].
+def _bands(box: Box) -> Iterator[Box]:
+    """A box in bands of whole rows: the layers of all of it could take 100 bytes for each pixel of the photograph."""
+    left, top, right, bottom = box
+    if left == right:
+        return
+    rows = max(1, _BAND_PIXELS // (right - left))
+    for start in range(top, bottom, rows):
+        yield left, start, right, min(bottom, start + rows)
+
+
+def _tone(photograph: Photograph, box: Box) -> npt.NDArray[np.float32] | None:
+    """For a photograph in black and white, or in one tone, in a box: the slope of each channel over the luma, [3].
 
     None for a photograph in colours. In one tone all channels are linear functions of the luma.
     """
-    step = max(1, int((picture.size / 3 / _TONE_PIXELS) ** 0.5))
-    pixels = picture[::step, ::step].reshape(-1, 3)
+    left, top, right, bottom = box
+    step = max(1, int(((right - left) * (bottom - top) / _TONE_PIXELS) ** 0.5))
+    rows = [photograph.part((left, row, right, row + 1))[:, ::step] for row in range(top, bottom, step)]
+    if not rows:
+        return None
+    pixels = np.concatenate(rows).astype(np.float32).reshape(-1, 3)
     off = pixels - pixels.mean(0)
     luma = off @ _LUMA
     if luma.std() < _MAX_TONE_ERROR:

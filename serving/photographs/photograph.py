@@ -27,6 +27,16 @@ class Photograph:
         self._picture = picture
 
     @property
+    def picture(self) -> PillowImage.Image:
+        """The photograph itself, not a copy."""
+        return self._picture
+
+    @property
+    def pixels(self) -> Image:
+        """A copy of all pixels."""
+        return np.asarray(self._picture)
+
+    @property
     def width(self) -> int:
         return self._picture.width
 
@@ -75,16 +85,17 @@ class Photograph:
         padded = np.pad(np.asarray(part), margins, mode="symmetric")
         return PillowImage.fromarray(padded), complex(left - before[0] * by, top - before[1] * by)
 
-    def spread(self, place: Similarity, layers: Layers) -> tuple[Box, Layers]:
-        """Resamples layers float32 [S, S, C] of the square at `place` to the photograph's pixels.
-
-        Returns the box that the square covers, and the layers in it, float32 [h, w, C]; 0 outside the square.
-        """
+    def covered(self, place: Similarity) -> Box:
+        """The box of the photograph's pixels that the square at `place` covers; empty if it lies beside them."""
         left, top, right, bottom = _box_around(place, 1)
         box = max(0, left), max(0, top), min(self.width, right), min(self.height, bottom)
-        width, height = box[2] - box[0], box[3] - box[1]
-        if width <= 0 or height <= 0:
-            return (0, 0, 0, 0), np.zeros((0, 0, layers.shape[2]), np.float32)
+        return box if box[0] < box[2] and box[1] < box[3] else (0, 0, 0, 0)
+
+    def spread(self, place: Similarity, layers: Layers, box: Box) -> Layers:
+        """Resamples layers float32 [S, S, C] of the square at `place` to the photograph's pixels in a box.
+
+        float32 [h, w, C], 0 outside the square.
+        """
         side = layers.shape[0]
         inverse = place.inverse()
         turn, shift = inverse.turn * side, (inverse.turn * complex(*box[:2]) + inverse.shift) * side
@@ -92,7 +103,7 @@ class Photograph:
         found = [
             np.asarray(
                 PillowImage.fromarray(np.ascontiguousarray(layers[:, :, n])).transform(
-                    (width, height),
+                    (box[2] - box[0], box[3] - box[1]),
                     PillowImage.Transform.AFFINE,
                     coefficients,
                     PillowImage.Resampling.BICUBIC,
@@ -100,17 +111,15 @@ class Photograph:
             )
             for n in range(layers.shape[2])
         ]
-        return box, np.stack(found, axis=2)
+        return np.stack(found, axis=2)
 
     def part(self, box: Box) -> Image:
-        """The pixels in a box."""
+        """A copy of the pixels in a box."""
         return np.asarray(self._picture.crop(box))
 
-    def with_part(self, box: Box, pixels: Image) -> Image:
-        """All pixels of the photograph, with new ones in a box."""
-        whole = np.array(self._picture)
-        whole[box[1] : box[3], box[0] : box[2]] = pixels
-        return whole
+    def set_part(self, box: Box, pixels: Image) -> None:
+        """Replaces the pixels in a box."""
+        self._picture.paste(PillowImage.fromarray(pixels), box[:2])
 
 
 def _box_around(place: Similarity, margin: int) -> Box:

@@ -1,16 +1,17 @@
 """Decodes and encodes pictures: bytes <-> uint8 [H, W, 3], or a whole photograph (photograph.py).
 
-Input is PNG, JPEG, WebP or raw RGB. Limits are checked against the header, before anything is decoded. EXIF
-orientation is applied; grey, palette, 16-bit and CMYK become RGB; transparent pixels become white; an animation gives
-its first frame; colour profiles are ignored (values are taken as sRGB). A centred square is resized with Lanczos.
+Input is PNG, JPEG, WebP or raw RGB. Limits are checked against the header (headers.py), before anything is decoded.
+EXIF orientation is applied; grey, palette, 16-bit and CMYK become RGB; transparent pixels become white; an animation
+gives its first frame; colour profiles are ignored (values are taken as sRGB). A centred square is resized with Lanczos.
+
+A picture is converted band by band, so that beside its own pixels there are never more than 3 bytes for each of them.
 """
 
 from __future__ import annotations
 
 import io
-import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import numpy as np
@@ -19,6 +20,9 @@ from PIL import UnidentifiedImageError
 
 from serving.errors import InvalidOption, InvalidPicture, PictureTooLarge
 from serving.jobs import EncodedPicture, Image, ImageFormat, OutputOptions
+from serving.photographs.alignment import Similarity
+from serving.photographs.headers import Header, check_scans, read_header, read_jpeg, read_orientation
+from serving.photographs.pasting import paste_change, paste_picture
 from serving.photographs.photograph import Photograph
 
 T = TypeVar("T")
@@ -34,53 +38,73 @@ _TURNS = {
     7: PillowImage.Transpose.TRANSVERSE,
     8: PillowImage.Transpose.ROTATE_90,
 }
-# Pillow's own check for decompression bombs stays on after ours; its warning is of no use.
-warnings.simplefilter("ignore", PillowImage.DecompressionBombWarning)
+# The orientations whose first row of pixels comes last when the picture is upright.
+_FROM_THE_END = (3, 4, 6, 7)
+_BAND_PIXELS = 2**18
+# A picture of so many pixels is converted in one piece where that is faster and takes 8 bytes a pixel.
+_AT_ONCE = 2**24
+# libwebp's own pixels, and Pillow's, for each pixel that is encoded.
+WEBP_ANSWER_PIXEL_BYTES = 10
+# Pillow's own check for decompression bombs stays on after ours. Its warnings, one for each odd tag, are of no use.
+warnings.filterwarnings("ignore", module="PIL")
+
+
+class PictureReader:
+    """A picture that a caller sent. What is asked of it decodes it.
+
+    Its methods take processor time: call them off the event loop, and one at a time. They raise InvalidPicture and
+    PictureTooLarge.
+    """
+
+    def __init__(self, picture: EncodedPicture, header: Header) -> None:
+        self._picture = picture
+        self._header = header
+        self._photograph: Photograph | None = None
+
+    def size(self) -> tuple[int, int]:
+        """Width and height of the upright picture, which is decoded whole for what comes next."""
+        photograph = self._opened()
+        return photograph.width, photograph.height
+
+    def centre_square(self, resolution: int) -> tuple[Image, tuple[int, int]]:
+        """The centred square, uint8 [resolution, resolution, 3]; also the upright picture's width and height."""
+        return _read(self._picture, self._header, lambda image, turn: _centre_square(image, turn, resolution))
+
+    def cut(self, place: Similarity, side: int) -> Image:
+        """The square at `place`, uint8 [side, side, 3]."""
+        return self._opened().cut(place, side)
+
+    def cut_for_detector(self, places: list[Similarity], side: int) -> Image:
+        """The squares at `places`, uint8 [N, side, side, 3], black beyond the photograph's edges."""
+        photograph = self._opened()
+        return np.stack([photograph.cut(place, side, mirrored=False) for place in places])
+
+    def paste(
+        self, place: Similarity, before: Image | None, after: Image, output: OutputOptions, face: bool
+    ) -> EncodedPicture:
+        """The photograph with `after` pasted in, or, if `before` is given, with the change from `before` to `after`."""
+        photograph = self._opened()
+        if before is None:
+            paste_picture(photograph, place, photograph.cut(place, len(after)), after, face=face)
+        else:
+            paste_change(photograph, place, before, after, face=face)
+        # What was pasted into is of no further use, and its memory is needed for the answer.
+        self._photograph = None
+        return _encode(photograph.picture, output)
+
+    def _opened(self) -> Photograph:
+        if self._photograph is None:
+            self._photograph = _read(
+                self._picture, self._header, lambda image, turn: Photograph(_upright(image, turn))
+            )
+        return self._photograph
 
 
 def centre_square(
     picture: EncodedPicture, resolution: int, *, max_bytes: int, max_pixels: int
 ) -> tuple[Image, tuple[int, int]]:
-    """Decodes the centred square, uint8 [resolution, resolution, 3]; also the upright picture's width and height.
-
-    Raises InvalidPicture and PictureTooLarge. It takes processor time: call it off the event loop.
-    """
-    return _read(picture, lambda image: _centre_square(image, resolution), max_bytes, max_pixels)
-
-
-def open_photograph(picture: EncodedPicture, *, max_bytes: int, max_pixels: int) -> Photograph:
-    """Decodes a whole picture, upright, with memory for all its pixels. Raises InvalidPicture and PictureTooLarge."""
-    return _read(picture, lambda image: Photograph(_upright(image)), max_bytes, max_pixels)
-
-
-def _read(
-    picture: EncodedPicture, use: Callable[[PillowImage.Image], T], max_bytes: int, max_pixels: int
-) -> T:
-    """Checks the limits, opens a picture and passes it to `use`. Raises InvalidPicture and PictureTooLarge."""
-    if not picture.data:
-        raise InvalidPicture("The picture is empty; send PNG, JPEG or WebP bytes.")
-    if len(picture.data) > max_bytes:
-        raise PictureTooLarge(
-            f"The picture has {len(picture.data)} bytes, the limit is {max_bytes}; send a smaller one."
-        )
-    if picture.format is ImageFormat.RAW:
-        return use(_from_raw(picture, max_pixels))
-    _check_pixels(_webp_size(picture.data), max_pixels)
-    try:
-        with PillowImage.open(io.BytesIO(picture.data), formats=_ACCEPTED) as image:
-            _check_pixels(image.size, max_pixels)
-            return use(image)
-    except (InvalidPicture, PictureTooLarge):
-        raise
-    except UnidentifiedImageError:
-        raise InvalidPicture(
-            "The bytes are not a PNG, JPEG or WebP picture; convert it to one of these."
-        ) from None
-    except PillowImage.DecompressionBombError:
-        raise PictureTooLarge(f"The picture has more than {max_pixels} pixels; send a smaller one.") from None
-    # Decoders raise errors of many types on bytes that are made to break them.
-    except Exception:
-        raise InvalidPicture("The picture is damaged or cut short; send the whole file.") from None
+    """The same as PictureReader.centre_square, for one picture at once."""
+    return PictureReader(picture, read_header(picture, max_bytes, max_pixels)).centre_square(resolution)
 
 
 def encode_picture(image: Image, output: OutputOptions) -> EncodedPicture:
@@ -88,16 +112,22 @@ def encode_picture(image: Image, output: OutputOptions) -> EncodedPicture:
     height, width = image.shape[:2]
     if output.format is ImageFormat.RAW:
         return EncodedPicture(np.ascontiguousarray(image).tobytes(), ImageFormat.RAW, width, height)
+    return _encode(PillowImage.fromarray(image), output)
+
+
+def _encode(picture: PillowImage.Image, output: OutputOptions) -> EncodedPicture:
     target = io.BytesIO()
-    picture = PillowImage.fromarray(image)
-    if output.format is ImageFormat.PNG:
+    if output.format is ImageFormat.RAW:
+        for _, band in _bands(picture, 0, picture.height):
+            target.write(band.tobytes())
+    elif output.format is ImageFormat.PNG:
         # Level 6 takes three times as long and saves 2 %.
         picture.save(target, "PNG", compress_level=3)
     elif output.format is ImageFormat.JPEG:
         picture.save(target, "JPEG", quality=output.quality, subsampling=0 if output.quality >= 90 else 2)
     else:
         picture.save(target, "WEBP", quality=output.quality, lossless=output.quality == 100, method=2)
-    return EncodedPicture(target.getvalue(), output.format, width, height)
+    return EncodedPicture(target.getvalue(), output.format, picture.width, picture.height)
 
 
 def check_output(output: OutputOptions) -> None:
@@ -106,75 +136,162 @@ def check_output(output: OutputOptions) -> None:
         raise InvalidOption(f"output.quality is {output.quality}; it goes from 1 to 100.")
 
 
-def _check_pixels(size: tuple[int, int] | None, max_pixels: int) -> None:
-    if size is not None and size[0] * size[1] > max_pixels:
-        raise PictureTooLarge(
-            f"The picture has {size[0]} x {size[1]} pixels, the limit is {max_pixels}; send a smaller one."
-        )
+# --- reading ------------------------------------------------------------------------------------------------------
 
 
-def _webp_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height from a WebP header; None for other formats.
-
-    Pillow cannot be asked: it reserves memory for the whole canvas as soon as it opens a WebP.
-    """
-    if len(data) < 30 or data[:4] != b"RIFF" or data[8:12] != b"WEBP":
-        return None
-    kind = data[12:16]
-    if kind == b"VP8X":
-        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
-    if kind == b"VP8L":
-        bits = struct.unpack_from("<I", data, 21)[0]
-        return 1 + (bits & 0x3FFF), 1 + ((bits >> 14) & 0x3FFF)
-    if kind == b"VP8 ":
-        width, height = struct.unpack_from("<HH", data, 26)
-        return width & 0x3FFF, height & 0x3FFF
-    return None
-
-
-def _from_raw(picture: EncodedPicture, max_pixels: int) -> PillowImage.Image:
-    width, height = picture.width, picture.height
-    if width < 1 or height < 1:
-        raise InvalidPicture("A raw picture needs its width and height in pixels.")
-    _check_pixels((width, height), max_pixels)
-    if len(picture.data) != width * height * 3:
+def _read(picture: EncodedPicture, header: Header, use: Callable[[PillowImage.Image, int], T]) -> T:
+    """Opens a picture and passes it to `use`, with its EXIF orientation. Raises InvalidPicture and PictureTooLarge."""
+    if header.format == "RAW":
+        size = header.width, header.height
+        return use(PillowImage.frombytes("RGB", size, picture.data), 1)
+    data, exif, xmp = picture.data, b"", b""
+    if header.format == "JPEG":
+        jpeg = read_jpeg(data)
+        check_scans(data, jpeg)
+        exif, xmp = jpeg.exif, jpeg.xmp
+        # Without its metadata, which Pillow would read through.
+        data = b"".join([data[:2], *jpeg.kept, memoryview(data)[jpeg.scan_start :]])
+    try:
+        with PillowImage.open(io.BytesIO(data), formats=_ACCEPTED) as image:
+            if image.size != (header.width, header.height):
+                raise InvalidPicture("The picture has two headers that differ; open it and save it again.")
+            if header.format == "JPEG":
+                return use(image, read_orientation(exif, xmp))
+            # A PNG may have its metadata after its pixels.
+            image.load()
+            return use(image, _orientation(image))
+    except (InvalidPicture, PictureTooLarge):
+        raise
+    except UnidentifiedImageError:
         raise InvalidPicture(
-            f"A raw picture of {width} x {height} pixels has {width * height * 3} bytes (RGB), not {len(picture.data)}."
-        )
-    return PillowImage.frombytes("RGB", (width, height), picture.data)
+            "The bytes are not a PNG, JPEG or WebP picture; convert it to one of these."
+        ) from None
+    except (MemoryError, PillowImage.DecompressionBombError):
+        raise PictureTooLarge("The picture takes too much memory to decode; send a smaller one.") from None
+    # Decoders raise errors of many types on bytes that are made to break them.
+    except Exception:
+        raise InvalidPicture("The picture is damaged or cut short; send the whole file.") from None
 
 
-def _centre_square(image: PillowImage.Image, resolution: int) -> tuple[Image, tuple[int, int]]:
+def _orientation(image: PillowImage.Image) -> int:
+    """The orientation of a PNG or WebP that is loaded."""
+    exif, xmp = image.info.get("exif", b""), image.info.get("xmp", b"")
+    try:
+        if not exif and (profile := image.info.get("Raw profile type exif")):
+            # As ImageMagick writes it: three lines before the hexadecimal digits.
+            exif = bytes.fromhex("".join(profile.split("\n")[3:]))
+        return read_orientation(exif, xmp)
+    # Metadata of a wrong type or form. A picture with intact pixels is not refused for it.
+    except (TypeError, ValueError, AttributeError):
+        return 1
+
+
+def _centre_square(
+    image: PillowImage.Image, orientation: int, resolution: int
+) -> tuple[Image, tuple[int, int]]:
     full = image.size
     if image.format == "JPEG":
         # The decoder may halve the size as it goes; at four times the wanted size the result stays within
         # one level of 255.
         image.draft(None, (4 * resolution, 4 * resolution))
-    transparent = "transparency" in image.info
+    transparent = _is_transparent(image)
     image.load()
-    turn = _TURNS.get(_orientation(image))
     width, height = image.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     # A centred square stays centred when it is turned: so turn the small picture, not the large one.
     box = (left, top, left + side, top + side)
-    square = _to_rgb_or_rgba(image, transparent)
-    if square.size != (resolution, resolution):
-        square = square.resize(
-            (resolution, resolution), PillowImage.Resampling.LANCZOS, box=box, reducing_gap=3.0
-        )
-    if turn is not None:
-        square = square.transpose(turn)
-    sideways = turn is not None and _orientation(image) >= 5
-    return np.array(_on_white(square), dtype=np.uint8), full[::-1] if sideways else full
+    if transparent:
+        square = _on_white(_resize_transparent(image, box, resolution))
+    else:
+        square = image if image.mode == "RGB" else _flattened(image, 1)
+        if square.size != (resolution, resolution):
+            square = square.resize(
+                (resolution, resolution), PillowImage.Resampling.LANCZOS, box=box, reducing_gap=3.0
+            )
+    if orientation in _TURNS:
+        square = square.transpose(_TURNS[orientation])
+    return np.array(square, dtype=np.uint8), full[::-1] if _is_sideways(orientation) else full
 
 
-def _upright(image: PillowImage.Image) -> PillowImage.Image:
-    transparent = "transparency" in image.info
+def _resize_transparent(
+    image: PillowImage.Image, box: tuple[int, int, int, int], resolution: int
+) -> PillowImage.Image:
+    """The square `box` of a picture with transparency, resized to RGBA [resolution, resolution].
+
+    As Pillow resizes: pixels weigh as much as they cover. For a large picture this is done in bands, as Pillow would
+    convert all of it first.
+    """
+    size, lanczos = (resolution, resolution), PillowImage.Resampling.LANCZOS
+    if image.width * image.height <= _AT_ONCE:
+        whole = _to_rgb_or_rgba(image)
+        return whole if whole.size == size else whole.resize(size, lanczos, box=box, reducing_gap=3.0)
+    scale = (box[2] - box[0]) / resolution
+    by = max(1, int(scale / 3.0))
+    # The filter reaches over three pixels of the result.
+    reach = int(3 * max(1.0, scale)) + 1
+    left, top = max(0, box[0] - reach), max(0, box[1] - reach)
+    right, bottom = min(image.width, box[2] + reach), min(image.height, box[3] + reach)
+    reduced = PillowImage.new("RGBa", (-(-(right - left) // by), -(-(bottom - top) // by)))
+    for start, band in _bands(image, top, bottom, by):
+        part = _to_rgb_or_rgba(band.crop((left, 0, right, band.height))).convert("RGBa")
+        reduced.paste(part.reduce(by), (0, (start - top) // by))
+    shifts = (left, top, left, top)
+    inside = tuple((edge - shift) / by for edge, shift in zip(box, shifts, strict=True))
+    return reduced.resize(size, lanczos, box=inside).convert("RGBA")
+
+
+def _upright(image: PillowImage.Image, orientation: int) -> PillowImage.Image:
+    """The whole picture, upright, RGB. `image` cannot be used afterwards."""
+    plain = image.mode == "RGB" and not _is_transparent(image)
     image.load()
-    turn = _TURNS.get(_orientation(image))
-    whole = _on_white(_to_rgb_or_rgba(image, transparent))
-    return whole.copy() if turn is None else whole.transpose(turn)
+    if plain and orientation not in _TURNS:
+        return image
+    if plain and image.width * image.height <= _AT_ONCE:
+        return image.transpose(_TURNS[orientation])
+    return _flattened(image, orientation)
+
+
+def _flattened(image: PillowImage.Image, orientation: int) -> PillowImage.Image:
+    """A picture in any mode as upright RGB, on white. `image` cannot be used afterwards: its memory is given back."""
+    sideways = _is_sideways(orientation)
+    width, height = image.size[::-1] if sideways else image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    for start, band in _bands(image, 0, image.height):
+        part = _on_white(_to_rgb_or_rgba(band))
+        if orientation in _TURNS:
+            part = part.transpose(_TURNS[orientation])
+        if orientation in _FROM_THE_END:
+            start = image.height - start - band.height
+        if sideways:
+            pixels[:, start : start + band.height] = np.asarray(part)
+        else:
+            pixels[start : start + band.height] = np.asarray(part)
+    image.close()
+    return PillowImage.fromarray(pixels)
+
+
+def _bands(
+    image: PillowImage.Image, first: int, last: int, multiple: int = 1
+) -> Iterator[tuple[int, PillowImage.Image]]:
+    """The rows from `first` to before `last` in bands, each with the number of its own first row.
+
+    The number of rows in a band is a multiple of `multiple`, but for the last one.
+    """
+    rows = max(1, _BAND_PIXELS // image.width // multiple) * multiple
+    for start in range(first, last, rows):
+        yield start, image.crop((0, start, image.width, min(last, start + rows)))
+
+
+def _is_sideways(orientation: int) -> bool:
+    return 5 <= orientation <= 8
+
+
+def _is_transparent(image: PillowImage.Image) -> bool:
+    # Pillow's 16-bit grey has no transparency.
+    return not image.mode.startswith("I") and (
+        "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa")
+    )
 
 
 def _on_white(picture: PillowImage.Image) -> PillowImage.Image:
@@ -184,20 +301,12 @@ def _on_white(picture: PillowImage.Image) -> PillowImage.Image:
     return PillowImage.alpha_composite(white, picture).convert("RGB")
 
 
-def _orientation(image: PillowImage.Image) -> int:
-    try:
-        return int(image.getexif().get(0x0112, 1))
-    except Exception:
-        return 1  # a picture with intact pixels is not refused for its EXIF block
-
-
-def _to_rgb_or_rgba(image: PillowImage.Image, transparent: bool) -> PillowImage.Image:
-    if image.mode in ("RGB", "RGBA") and not transparent:
+def _to_rgb_or_rgba(image: PillowImage.Image) -> PillowImage.Image:
+    """A picture, or a band of one, in one of two modes."""
+    if image.mode in ("RGB", "RGBA") and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow would clip it instead of scaling.
-        grey = np.asarray(image).astype(np.int64) >> 8
+        grey = np.asarray(image) >> 8
         return PillowImage.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
-    if transparent or image.mode in ("LA", "PA", "La", "RGBa"):
-        return image.convert("RGBA")
-    return image.convert("RGB")
+    return image.convert("RGBA" if _is_transparent(image) else "RGB")

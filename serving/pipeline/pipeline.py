@@ -49,6 +49,7 @@ from serving.photographs.areas import (
     region_mask,
     soften,
 )
+from serving.photographs.decoders import Decoders
 from serving.photographs.pictures import check_output
 from serving.pipeline.bundles import ServedBundles
 from serving.pipeline.edits import (
@@ -109,7 +110,8 @@ class Pipeline:
                 settings.max_code_handles, settings.max_code_handles_per_owner, settings.code_handle_expiry_s
             )
         )
-        self._stages = Stages(backend, served, settings)
+        self.decoders = Decoders(settings, lambda reason: metrics.decoders_ended.labels(reason).inc())
+        self._stages = Stages(backend, served, self.decoders, settings)
         self._renderer = Renderer(self._stages, metrics)
 
     @property
@@ -129,6 +131,7 @@ class Pipeline:
 
     async def warm_up(self) -> None:
         """Runs every graph of every bundle once, then takes jobs. Raises what the back end raises."""
+        self.decoders.start()
         call = Call("warm-up", Deadline.after(self.settings.max_deadline_s))
         for bundle in self.bundles.values():
             await warm_up(bundle, self._stages, self._renderer, call)
@@ -139,8 +142,8 @@ class Pipeline:
         return self.ready and not self.draining and await self._backend.healthy()
 
     async def close(self) -> None:
-        """Ends its threads. No job may be running."""
-        self._stages.close()
+        """Ends its threads and decoders. No job may be running."""
+        await self.decoders.close()
 
     # --- jobs --------------------------------------------------------------------------------------------------
 

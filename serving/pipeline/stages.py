@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -31,10 +30,9 @@ from serving.jobs import (
     Placement,
 )
 from serving.photographs.alignment import Similarity, centred_square, corners_agree, face_square
+from serving.photographs.decoders import Decoders, OpenPicture
 from serving.photographs.faces import Detect, Detection, as_face, choose, find_faces, refine_landmarks
-from serving.photographs.pasting import paste_change, paste_picture
-from serving.photographs.photograph import Photograph
-from serving.photographs.pictures import centre_square, encode_picture, open_photograph
+from serving.photographs.pictures import WEBP_ANSWER_PIXEL_BYTES, PictureReader, encode_picture
 from serving.pipeline.bundles import ServedBundles
 from serving.pipeline.edits import gaussian_inputs, truncate
 from serving.pipeline.refinement import Refinement, RefineSettings, Report, no_report
@@ -56,12 +54,13 @@ class Aligned:
 class Stages:
     """Runs single stages on a back end. `answer_s`: the time that rendering a result takes lately."""
 
-    def __init__(self, backend: Backend, served: ServedBundles, settings: Settings) -> None:
+    def __init__(
+        self, backend: Backend, served: ServedBundles, decoders: Decoders, settings: Settings
+    ) -> None:
         self._backend = backend
         self._served = served
         self._settings = settings
-        self._picture_threads = ThreadPoolExecutor(settings.picture_threads, thread_name_prefix="pictures")
-        self._open_photographs = asyncio.Semaphore(settings.max_open_photographs)
+        self._decoders = decoders
         self.answer_s = ExponentialAverage(0.3)
 
     async def align(
@@ -77,14 +76,15 @@ class Stages:
         with call.during("align") as timer:
             kind = _alignment(bundle, options)
             self.check_room(bundle, "encoder")
-            if kind is Alignment.CENTRE_CROP:
-                return await self._in_picture_thread(lambda: self._centre_square(bundle, picture))
-            async with self._open_photographs:
-                photograph = await self._open(picture)
-                side = bundle.resolution
-                if options == AlignOptions() and (photograph.width, photograph.height) == (side, side):
-                    return await self._in_picture_thread(lambda: self._centre_square(bundle, picture))
-                return await self._align_face(bundle, picture, photograph, options, call, timer)
+            by_face = kind is Alignment.FACE
+            async with self._decoders.open(picture, whole=by_face) as opened:
+                timer.queued_s += opened.queued_s
+                if by_face:
+                    side = bundle.resolution
+                    size = await opened.run(PictureReader.size)
+                    if options != AlignOptions() or size != (side, side):
+                        return await self._align_face(bundle, picture, opened, size, options, call, timer)
+                return await self._centre_square(bundle, picture, opened)
 
     async def cut_mask(
         self, bundle: Bundle, mask: EncodedPicture, origin: Origin | None, call: Call
@@ -95,16 +95,16 @@ class Stages:
         its centred square is taken.
         """
 
-        def cut() -> Image:
-            opened = open_photograph(mask, **self._limits)
-            placement = None if origin is None else origin.placement
-            if placement is None or (opened.width, opened.height) != (placement.width, placement.height):
-                return self._centre_square(bundle, mask).image
-            return opened.cut(Similarity.of_corners(placement.corners), bundle.resolution)
-
-        with call.during("align"):
-            async with self._open_photographs:
-                return await self._in_picture_thread(cut)
+        side = bundle.resolution
+        placement = None if origin is None else origin.placement
+        with call.during("align") as timer:
+            async with self._decoders.open(mask, whole=True) as opened:
+                timer.queued_s += opened.queued_s
+                size = await opened.run(PictureReader.size)
+                if placement is not None and size == (placement.width, placement.height):
+                    return await opened.run(PictureReader.cut, Similarity.of_corners(placement.corners), side)
+                square, _ = await opened.run(PictureReader.centre_square, side)
+                return square
 
     async def find_faces(self, bundle: Bundle, picture: EncodedPicture, call: Call) -> FoundFaces:
         """Finds all faces on a picture, the largest first. Raises InvalidOption, and what `align` raises."""
@@ -113,10 +113,10 @@ class Stages:
                 raise _not_by_faces(bundle)
             self.check_room(bundle, "detector")
             template, side = bundle.face, bundle.resolution
-            async with self._open_photographs:
-                photograph = await self._open(picture)
-                width, height = photograph.width, photograph.height
-                detect, input_side = self._detector(bundle, photograph, call, timer)
+            async with self._decoders.open(picture, whole=True) as opened:
+                timer.queued_s += opened.queued_s
+                width, height = await opened.run(PictureReader.size)
+                detect, input_side = self._detector(bundle, opened, call, timer)
                 found = await find_faces(detect, width, height, input_side)
             faces = tuple(as_face(face, template, side) for face in found)
             return FoundFaces(bundle.name, faces, width, height)
@@ -125,28 +125,29 @@ class Stages:
         self,
         bundle: Bundle,
         picture: EncodedPicture,
-        photograph: Photograph,
+        opened: OpenPicture,
+        size: tuple[int, int],
         options: AlignOptions,
         call: Call,
         timer: StageTimer,
     ) -> Aligned:
         assert bundle.face is not None, "_alignment has checked it"
         template, side = bundle.face, bundle.resolution
-        detect, input_side = self._detector(bundle, photograph, call, timer)
-        found = await find_faces(detect, photograph.width, photograph.height, input_side)
+        detect, input_side = self._detector(bundle, opened, call, timer)
+        found = await find_faces(detect, *size, input_side)
         number = choose(found, options.face, template, side)
         face = found[number]
         square = face_square(face.landmarks, template)
-        if corners_agree(square, photograph.centred_square, template.tolerance):
-            aligned = await self._in_picture_thread(lambda: self._centre_square(bundle, picture))
-            place, image = photograph.centred_square, aligned.image
+        if corners_agree(square, centred_square(*size), template.tolerance):
+            place = centred_square(*size)
+            image, _ = await opened.run(PictureReader.centre_square, side)
         else:
             landmarks = await refine_landmarks(detect, face, template, input_side)
             place = face_square(landmarks, template)
             face = Detection(face.score, face.box, landmarks)
-            image = await self._in_picture_thread(lambda: photograph.cut(place, side))
+            image = await opened.run(PictureReader.cut, place, side)
         placement = replace(
-            _placement(Alignment.FACE, place, photograph.width, photograph.height),
+            _placement(Alignment.FACE, place, *size),
             face=number,
             faces=len(found),
             found=as_face(face, template, side),
@@ -154,33 +155,23 @@ class Stages:
         return Aligned(image, Origin(picture, placement))
 
     def _detector(
-        self, bundle: Bundle, photograph: Photograph, call: Call, timer: StageTimer
+        self, bundle: Bundle, opened: OpenPicture, call: Call, timer: StageTimer
     ) -> tuple[Detect, int]:
         """A function that runs the detector on squares of a photograph, and the side of its input in pixels."""
         side = bundle.graphs["detector"].inputs[0].shape[1]
 
         async def detect(squares: Sequence[Similarity]) -> npt.NDArray[np.float32]:
-            pixels = await self._in_picture_thread(
-                lambda: np.stack([photograph.cut(square, side, mirrored=False) for square in squares])
-            )
+            pixels = await opened.run(PictureReader.cut_for_detector, list(squares), side)
             found = await self._infer(bundle, "detector", {"image": pixels}, call)
             timer.queued_s += found.queued_s
             return found.outputs["faces"]
 
         return detect, side
 
-    async def _open(self, picture: EncodedPicture) -> Photograph:
-        return await self._in_picture_thread(lambda: open_photograph(picture, **self._limits))
-
-    def _centre_square(self, bundle: Bundle, picture: EncodedPicture) -> Aligned:
-        image, (width, height) = centre_square(picture, bundle.resolution, **self._limits)
+    async def _centre_square(self, bundle: Bundle, picture: EncodedPicture, opened: OpenPicture) -> Aligned:
+        image, (width, height) = await opened.run(PictureReader.centre_square, bundle.resolution)
         place = centred_square(width, height)
         return Aligned(image, Origin(picture, _placement(Alignment.CENTRE_CROP, place, width, height)))
-
-    @property
-    def _limits(self) -> dict[str, int]:
-        settings = self._settings
-        return {"max_bytes": settings.max_picture_bytes, "max_pixels": settings.max_picture_pixels}
 
     async def paste(
         self, origin: Origin, before: Image | None, after: Image, output: OutputOptions, call: Call
@@ -188,17 +179,11 @@ class Stages:
         """The photograph with `after` pasted in, or, if `before` is given, with the change from `before` to `after`."""
         place = Similarity.of_corners(origin.placement.corners)
         face = origin.placement.alignment is Alignment.FACE
-
-        def pasted() -> EncodedPicture:
-            photograph = open_photograph(origin.picture, **self._limits)
-            if before is not None:
-                return encode_picture(paste_change(photograph, place, before, after, face=face), output)
-            aligned = photograph.cut(place, len(after))
-            return encode_picture(paste_picture(photograph, place, aligned, after, face=face), output)
-
-        with call.during("image"):
-            async with self._open_photographs:
-                return await self._in_picture_thread(pasted)
+        pixel_bytes = WEBP_ANSWER_PIXEL_BYTES if output.format is ImageFormat.WEBP else 0
+        with call.during("image") as timer:
+            async with self._decoders.open(origin.picture, whole=True, pixel_bytes=pixel_bytes) as opened:
+                timer.queued_s += opened.queued_s
+                return await opened.run(PictureReader.paste, place, before, after, output, face)
 
     async def find_code(
         self,
@@ -320,15 +305,11 @@ class Stages:
         return await self._backend.infer(bundle.graphs[role], inputs, call.deadline)
 
     async def _in_picture_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._picture_threads, work)
+        return await asyncio.get_running_loop().run_in_executor(self._decoders.threads, work)
 
     def _answer_reserve_s(self) -> float:
         """The time that refinement leaves for the answer: twice what answers take lately, and a fixed reserve."""
         return 2.0 * self.answer_s.value + self._settings.decode_reserve_ms / 1000.0
-
-    def close(self) -> None:
-        """Waits for the picture threads and ends them."""
-        self._picture_threads.shutdown(wait=True)
 
 
 def _alignment(bundle: Bundle, options: AlignOptions) -> Alignment:

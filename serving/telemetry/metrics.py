@@ -95,6 +95,12 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        self.decoders_ended = Counter(
+            "indomain_decoders_ended_total",
+            "Processes that were ended while they decoded a picture, by reason",
+            ["reason"],
+            registry=registry,
+        )
         self.domain_score = Histogram(
             "indomain_domain_score",
             "Domain scores of the codes that were answered",

@@ -188,7 +188,7 @@ def explode(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     ("where", "name"),
     [
-        (stages, "centre_square"),
+        (pictures.PictureReader, "centre_square"),
         (stages, "encode_picture"),
         (pipeline, "apply_edits"),
         (pipeline.RefineSettings, "resolve"),
@@ -304,7 +304,7 @@ def test_a_refused_websocket_is_a_request_like_others(
 def test_the_trace_of_a_failure_is_in_the_log_under_its_request_id(
     failing: RunningGateway, lines: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "centre_square", explode)
+    monkeypatch.setattr(pictures.PictureReader, "centre_square", explode)
     files = {"picture": encoded(photograph())}
     failing.http.post("/v1/invert", files=files, headers={"x-request-id": "broken-1"})
     (entry,) = [json.loads(line) for line in lines.getvalue().splitlines() if "traceback" in line]
