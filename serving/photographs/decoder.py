@@ -16,7 +16,8 @@ import socket
 import sys
 import traceback
 from dataclasses import dataclass, field
-from typing import IO, Any
+from io import BufferedRWPair
+from typing import Any
 
 from serving.errors import EditingError
 from serving.jobs import EncodedPicture
@@ -69,7 +70,7 @@ class AnswerUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def read_answer(stream: IO[bytes]) -> Answer:
+def read_answer(stream: BufferedRWPair) -> Answer:
     """The next answer of a decoder. Raises EOFError and pickle.UnpicklingError."""
     answer = AnswerUnpickler(stream).load()
     if not isinstance(answer, Answer):
@@ -77,7 +78,7 @@ def read_answer(stream: IO[bytes]) -> Answer:
     return answer
 
 
-def send(message: Step | Answer, stream: IO[bytes]) -> None:
+def send(message: Step | Answer, stream: BufferedRWPair) -> None:
     """Sends a step or an answer. Pictures go straight into the stream, without a copy."""
     pickle.dump(message, stream, pickle.HIGHEST_PROTOCOL)
     stream.flush()

@@ -22,7 +22,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, nullcontext, suppress
-from typing import IO, Any, Concatenate, ParamSpec, Protocol, TypeVar
+from io import BufferedRWPair
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from serving.call import current_owner
 from serving.errors import InvalidPicture, PictureTooLarge, ShuttingDown
@@ -43,6 +44,8 @@ CountEnded = Callable[[str], None]
 _MODULE = "serving.photographs.decoder"
 # While the gateway shuts down, waiting for a decoder and each of its steps may take so long.
 _SHUTDOWN_S = 3.0
+# A process that has not forgotten its picture after this time is ended.
+_SETTLE_S = 5.0
 # Memory of a picture's size is given back as soon as it is free, not kept for the next one.
 _ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "1000000", "MALLOC_TRIM_THRESHOLD_": "1000000", "OMP_NUM_THREADS": "1",
                 "OPENBLAS_NUM_THREADS": "1"}  # fmt: skip
@@ -112,7 +115,13 @@ class Decoders:
             yield _InProcess(self, process, picture, header, loop.time() - begun_s)
         finally:
             settled = loop.run_in_executor(process.thread, process.settle)
-            settled.add_done_callback(lambda _: self._turns.give_back(process, needed_bytes))
+            limit = loop.call_later(_SETTLE_S, process.kill)
+
+            def give_back(_: asyncio.Future[None]) -> None:
+                limit.cancel()
+                self._turns.give_back(process, needed_bytes)
+
+            settled.add_done_callback(give_back)
 
     async def ask(self, process: DecoderProcess, step: Step) -> Any:
         """What a step returns; it ends the process if nobody waits for that any longer.
@@ -230,7 +239,7 @@ class DecoderProcess:
     def __init__(self, processor_s: float) -> None:
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="decoder")
         self._processor_s = processor_s
-        self._running: tuple[subprocess.Popen[bytes], IO[bytes]] | None = None
+        self._running: tuple[subprocess.Popen[bytes], BufferedRWPair] | None = None
         self._closed = False
 
     def ask(self, step: Step) -> Answer:
@@ -277,7 +286,7 @@ class DecoderProcess:
                 stream.close()
             process.wait()
 
-    def _start(self) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+    def _start(self) -> tuple[subprocess.Popen[bytes], BufferedRWPair]:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             command = [sys.executable, "-m", _MODULE, str(theirs.fileno()), str(self._processor_s)]
@@ -292,10 +301,10 @@ class DecoderProcess:
                 start_new_session=True,
             )
             # The stream keeps its end of the pair open.
-            self._running = process, ours.makefile("rwb")
+            running = self._running = process, ours.makefile("rwb")
         if self._closed:
             self.kill()
-        return self._running
+        return running
 
 
 class _Turns:

@@ -236,8 +236,12 @@ def _resize_transparent(
     for start, band in _bands(image, top, bottom, by):
         part = _to_rgb_or_rgba(band.crop((left, 0, right, band.height))).convert("RGBa")
         reduced.paste(part.reduce(by), (0, (start - top) // by))
-    shifts = (left, top, left, top)
-    inside = tuple((edge - shift) / by for edge, shift in zip(box, shifts, strict=True))
+    inside = (
+        (box[0] - left) / by,
+        (box[1] - top) / by,
+        (box[2] - left) / by,
+        (box[3] - top) / by,
+    )
     return reduced.resize(size, lanczos, box=inside).convert("RGBA")
 
 

@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import grpc
@@ -52,6 +53,7 @@ def refused(gateway: RunningGateway, data: bytes) -> pb.ErrorDetail:
     return pb.ErrorDetail.FromString(dict(raised.value.trailing_metadata())["indomain-error-bin"])
 
 
+@cache
 def slow_picture() -> bytes:
     """49 megapixels of 16-bit RGBA: seconds of inflating, and nothing in its header is unusual."""
     return zero_png(7000, 7000, bits=16, colour_type=6)
@@ -186,7 +188,8 @@ def test_a_decoder_that_dies_fails_its_own_picture_only(start_gateway: Callable[
 def test_sigterm_does_not_wait_for_decoders(
     tiny_repository: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    process = start_process(tiny_repository, "--grpc-port", "0", "--http-port", "0")
+    process, decoders = start_process(tiny_repository, "--grpc-port", "0", "--http-port", "0"), set()
+    slow = request_for(slow_picture())
     try:
         assert process.stderr is not None
         ports = None
@@ -201,7 +204,7 @@ def test_sigterm_does_not_wait_for_decoders(
         # Stopped, they are as stuck as can be. Some requests have one, the others wait for one.
         for pid in decoders:
             os.kill(pid, signal.SIGSTOP)
-        calls = [stub.Invert.future(request_for(slow_picture()), timeout=60) for _ in range(6)]
+        calls = [stub.Invert.future(slow, timeout=60) for _ in range(6)]
         time.sleep(1.0)
         process.send_signal(signal.SIGTERM)
         told_s = time.monotonic()
@@ -220,6 +223,10 @@ def test_sigterm_does_not_wait_for_decoders(
     finally:
         process.kill()
         process.wait()
+        for pid in decoders:
+            # What is stopped does not see that its gateway has gone.
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 # --- memory ---------------------------------------------------------------------------------------------------------
