@@ -5,7 +5,7 @@
 It takes steps from the socket and answers each: a step names a method of PictureReader. It holds one picture at a time.
 A step that takes more than SECONDS of processor time ends the process, by a signal of the kernel's, wherever it is.
 
-It imports as little as it can: it starts in a quarter of a second, and a process takes 35 MB.
+It imports as little as it can: it starts in a quarter of a second, and takes 33 MB.
 """
 
 from __future__ import annotations
