@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serving.access.intake import Intake
 from serving.access.keys import Keys
 from serving.access.lifecycle import Lifecycle
+from serving.access.memory import MemoryBudget
 from serving.access.tls import Certificates
 from serving.backends.backend import Backend
 from serving.backends.embedded import EmbeddedBackend
@@ -68,8 +68,8 @@ class Gateway:
         self.pipeline = Pipeline(served, self._backend, settings, self.metrics)
         self._watcher = RepositoryWatcher(fingerprint, self._backend, served, settings, self.metrics)
         self.tracing = _make_tracing(settings)
-        intake = Intake(settings.max_bytes_in_flight)
-        lifecycle = Lifecycle(settings, self.metrics, intake, keys, self.tracing)
+        memory = MemoryBudget(settings.max_bytes_in_flight)
+        lifecycle = Lifecycle(settings, self.metrics, memory, keys, self.tracing)
         editing = Editing(self.pipeline)
         handler = grpc_handlers(editing, lifecycle, self.metrics)
         self._grpc = GrpcServer(SERVICE.full_name, handler, settings, certificates, unix_socket)

@@ -114,6 +114,10 @@ class Settings(BaseSettings):
     """PEM file with the authorities that sign clients' certificates. Callers without a certificate are refused
     (mTLS)."""
 
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names, separated by commas, by which HTTP callers may address a gateway that asks nobody who they are, besides
+    localhost and addresses. Others are refused, so that no page can pass for the gateway's own (DNS rebinding)."""
+
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Origins (e.g. https://app.example.com), separated by commas, whose pages may call over HTTP. Empty: only the
     gateway's own."""
@@ -254,7 +258,7 @@ class Settings(BaseSettings):
             )
         return self
 
-    @field_validator("bundles", "cors_origins", "triton_addresses", mode="before")
+    @field_validator("bundles", "allowed_hosts", "cors_origins", "triton_addresses", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         if isinstance(value, str):

@@ -88,18 +88,35 @@ class Keys:
 
         Raises Unauthenticated, PermissionDenied, KeyLimitReached.
         """
-        self._look_again()
-        key = self._find(authorization)
-        if key.methods and method not in key.methods:
-            raise PermissionDenied(
-                f"The key of {key.owner} is not for {method}; ask whoever gave it to you for one that is."
+        key = self._allowed(authorization, method)
+        use = self._use_of(key)
+        if key.max_concurrent is not None and use.running >= key.max_concurrent:
+            raise KeyLimitReached(
+                f"The key of {key.owner} is for {key.max_concurrent} requests at once; wait for one to end."
             )
-        use = self._count(key)
+        self._take_token(key, use)
         use.running += 1
         try:
             yield key.owner
         finally:
             use.running -= 1
+
+    def charge(self, authorization: str | None, method: str) -> None:
+        """Counts one more message of a request that was let in, as a session has any number of them.
+
+        Raises what `admit` raises: Unauthenticated where the key has been taken out of the file meanwhile.
+        """
+        key = self._allowed(authorization, method)
+        self._take_token(key, self._use_of(key))
+
+    def _allowed(self, authorization: str | None, method: str) -> Key:
+        self._read_again()
+        key = self._find(authorization)
+        if key.methods and method not in key.methods:
+            raise PermissionDenied(
+                f"The key of {key.owner} is not for {method}; ask whoever gave it to you for one that is."
+            )
+        return key
 
     def _find(self, authorization: str | None) -> Key:
         scheme, _, token = (authorization or "").partition(" ")
@@ -114,27 +131,24 @@ class Keys:
             raise Unauthenticated("This key is not known here, or no longer; ask for another one.")
         return found
 
-    def _count(self, key: Key) -> _Use:
-        now_s = self._clock.now()
-        rate = key.requests_per_s
-        capacity = max(1.0, rate or 1.0)
-        use = self._uses.setdefault(key.sha256, _Use(capacity, now_s))
-        if rate is not None:
-            use.tokens = min(capacity, use.tokens + rate * (now_s - use.filled_s))
-            use.filled_s = now_s
-            if use.tokens < 1.0:
-                raise KeyLimitReached(
-                    f"The key of {key.owner} is for {rate:g} requests a second; slow down.",
-                    retry_after_s=(1.0 - use.tokens) / rate,
-                )
-        if key.max_concurrent is not None and use.running >= key.max_concurrent:
-            raise KeyLimitReached(
-                f"The key of {key.owner} is for {key.max_concurrent} requests at once; wait for one to end."
-            )
-        use.tokens -= 1.0 if rate is not None else 0.0
-        return use
+    def _use_of(self, key: Key) -> _Use:
+        return self._uses.setdefault(key.sha256, _Use(_capacity(key), self._clock.now()))
 
-    def _look_again(self) -> None:
+    def _take_token(self, key: Key, use: _Use) -> None:
+        """Takes one request's worth out of the key's bucket. Raises KeyLimitReached."""
+        if key.requests_per_s is None:
+            return
+        now_s = self._clock.now()
+        use.tokens = min(_capacity(key), use.tokens + key.requests_per_s * (now_s - use.filled_s))
+        use.filled_s = now_s
+        if use.tokens < 1.0:
+            raise KeyLimitReached(
+                f"The key of {key.owner} is for {key.requests_per_s:g} requests a second; slow down.",
+                retry_after_s=(1.0 - use.tokens) / key.requests_per_s,
+            )
+        use.tokens -= 1.0
+
+    def _read_again(self) -> None:
         if self._clock.now() - self._looked_s < _LOOK_EVERY_S:
             return
         self._looked_s = self._clock.now()
@@ -150,6 +164,11 @@ class Keys:
         known = {key.sha256 for key in self._keys}
         self._uses = {sha256: use for sha256, use in self._uses.items() if sha256 in known or use.running}
         _log.info("keys read again: %d of %d owners", len(self._keys), len(self.owners))
+
+
+def _capacity(key: Key) -> float:
+    """How many requests a key may make at once after a rest: one second's worth."""
+    return max(1.0, key.requests_per_s or 1.0)
 
 
 def hash_of(key: str) -> str:

@@ -11,10 +11,11 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
-from serving.access.intake import Intake, Take
 from serving.access.keys import Keys
+from serving.access.memory import HoldBytes, MemoryBudget
 from serving.call import CALL, Call, request_id_or_new
 from serving.deadline import Deadline
 from serving.errors import Cancelled, EditingError, InternalError, InvalidOption
@@ -35,13 +36,13 @@ class Lifecycle:
         self,
         settings: Settings,
         metrics: Metrics,
-        intake: Intake,
+        memory: MemoryBudget,
         keys: Keys | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._intake = intake
+        self._memory = memory
         self._keys = keys
         self._tracing = tracing
 
@@ -127,6 +128,7 @@ class OpenRequest:
         keys = self._lifecycle._keys
         if keys is not None:
             self.call.owner = self._held.enter_context(keys.admit(authorization, right))
+            self.call.charge = partial(keys.charge, authorization, right)
 
     def trace(self, carrier: Mapping[str, str]) -> None:
         """Begins a trace, or goes on with the caller's: `carrier` may have its `traceparent`."""
@@ -145,7 +147,6 @@ class OpenRequest:
             raise InvalidOption("The time for the request is a number of seconds above 0.")
         self.call.deadline = Deadline.after(min(wanted_s, settings.max_deadline_s))
 
-    def account(self) -> Take:
-        """Counts the bytes that the request holds: call it with what came in, and below 0 with what went. It raises
-        QueueFull where all requests together hold too many."""
-        return self._held.enter_context(self._lifecycle._intake.request())
+    def hold(self) -> HoldBytes:
+        """What the request counts the bytes with that it holds; all of them are released when it ends."""
+        return self._held.enter_context(self._lifecycle._memory.request(self.call.owner))

@@ -13,8 +13,8 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from serving.access.intake import Take
 from serving.access.lifecycle import Lifecycle, OpenRequest
+from serving.access.memory import HoldBytes
 from serving.call import Call
 from serving.errors import EditingError, MalformedRequest
 from serving.telemetry.metrics import Metrics
@@ -78,14 +78,14 @@ def _serving(method: Method, serve: Callable[..., Awaitable[Any]]) -> Serve:
     call is cancelled wherever its work is."""
 
     async def unary(sent: bytes, context: Context, request: OpenRequest) -> Message:
-        answer: Message = await serve(_parse(method.request, sent, request.account()), request.call)
+        answer: Message = await serve(_parse(method.request, sent, request.hold()), request.call)
         return answer
 
     async def server_stream(sent: bytes, context: Context, request: OpenRequest) -> None:
-        await serve(_parse(method.request, sent, request.account()), request.call, context.write)
+        await serve(_parse(method.request, sent, request.hold()), request.call, context.write)
 
     async def two_way_stream(sent: AsyncIterator[bytes], context: Context, request: OpenRequest) -> None:
-        messages = _Messages(method.request, sent, request.account())
+        messages = _Messages(method.request, sent, request.hold())
         # tells the caller that it is let in, before there is anything to answer
         await context.send_initial_metadata((("x-request-id", request.call.request_id),))
         await serve(partial(anext, messages, None), request.call, context.write)
@@ -116,24 +116,24 @@ async def _abort(error: EditingError, call: Call, context: Context) -> NoReturn:
 class _Messages(AsyncIterator[MessageT]):
     """The messages of a stream. Not a generator: giving up waiting for one must not end the stream."""
 
-    def __init__(self, kind: type[MessageT], sent: AsyncIterator[bytes], account: Take) -> None:
+    def __init__(self, kind: type[MessageT], sent: AsyncIterator[bytes], hold: HoldBytes) -> None:
         self._kind = kind
         self._sent = sent
-        self._account = account
+        self._hold = hold
         self._held_bytes = 0
 
     async def __anext__(self) -> MessageT:
         data = await anext(self._sent)
         # only the newest message is held
-        self._account(-self._held_bytes)
+        self._hold(-self._held_bytes)
         self._held_bytes = 0
-        message = _parse(self._kind, data, self._account)
+        message = _parse(self._kind, data, self._hold)
         self._held_bytes = len(data)
         return message
 
 
-def _parse(kind: type[MessageT], data: bytes, account: Take) -> MessageT:
-    account(len(data))
+def _parse(kind: type[MessageT], data: bytes, hold: HoldBytes) -> MessageT:
+    hold(len(data))
     try:
         return kind.FromString(data)
     except DecodeError:

@@ -6,6 +6,7 @@ Plain ASGI, around the routes (routes.py).
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import math
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -17,14 +18,15 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from serving.access.intake import Take
 from serving.access.lifecycle import Lifecycle
+from serving.access.memory import HoldBytes
 from serving.call import Call
 from serving.errors import (
     Cancelled,
     DeadlineExceeded,
     EditingError,
     InvalidOption,
+    MalformedRequest,
     PermissionDenied,
     RequestTooLarge,
 )
@@ -46,6 +48,7 @@ _POLICY = (
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
+_PROBES = ("/healthz", "/readyz")
 # FastAPI's pages start their script from within.
 _PAGES_WITH_SCRIPT = ("/docs", "/redoc")
 _POLICY_WITH_SCRIPT = (
@@ -82,6 +85,7 @@ class LifecycleMiddleware:
             with self._lifecycle.request(scope["type"], method, headers.get(REQUEST_ID_HEADER)) as request:
                 scope.setdefault("state", {})["call"] = request.call
                 answer.request_id = request.call.request_id
+                self._check_host(headers, path)
                 self._check_origin(headers)
                 if _needs_key(path):
                     right = method or ("Metrics" if path == "/metrics" else "")
@@ -90,12 +94,29 @@ class LifecycleMiddleware:
                 request.limit_time(_time_limit_s(headers))
                 if scope["type"] == "http":
                     body.check_announced()
-                    received = body.limited(request.account(), request.call)
+                    received = body.limited(request.hold(), request.call)
                 else:
-                    received = _counted(receive, request.account())
+                    received = _counted(receive, request.hold())
                 await self._app(scope, received, answer.send)
         except EditingError as error:
             await self._refuse(error, request.call, scope, body, answer)
+
+    def _check_host(self, headers: Headers, path: str) -> None:
+        """A page may make its own name lead to this machine (DNS rebinding), and then call as if it were the gateway's
+        own. Where nobody has to say who they are, the gateway answers to names that it knows, and to addresses."""
+        settings = self._settings
+        if settings.keys_file or settings.tls_client_authorities or settings.insecure or path in _PROBES:
+            return
+        host = headers.get("host", "")
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            raise MalformedRequest("The header host is no host name with a port.") from None
+        if name in ("localhost", "", settings.host, *settings.allowed_hosts) or _is_address(name):
+            return
+        raise PermissionDenied(
+            f"This gateway does not answer to the name {name[:100]!r}; its setting allowed_hosts says to which it does."
+        )
 
     def _check_origin(self, headers: Headers) -> None:
         """A page of another origin may not use its visitor's way to this gateway; a setting says which pages may. (CORS
@@ -103,7 +124,11 @@ class LifecycleMiddleware:
         origin = headers.get("origin")
         if origin is None or origin in self._settings.cors_origins:
             return
-        if urlsplit(origin).netloc != headers.get("host"):
+        try:
+            netloc = urlsplit(origin).netloc
+        except ValueError:
+            raise MalformedRequest("The header origin is no origin.") from None
+        if netloc != headers.get("host"):
             raise PermissionDenied(
                 f"Pages of {origin[:200]!r} may not call this gateway; its setting cors_origins says which may."
             )
@@ -160,6 +185,14 @@ class _Answer:
         await self._send(message)
 
 
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
 def _needs_key(path: str) -> bool:
     """All that works or tells of work. Health is for probes; the page and the schema hold no secret."""
     return path.startswith("/v1/") or path == "/metrics"
@@ -208,7 +241,7 @@ class _Body:
         if self._announced.isdecimal() and int(self._announced) > self._max_bytes:
             raise self._too_large()
 
-    def limited(self, account: Take, call: Call) -> Receive:
+    def limited(self, hold: HoldBytes, call: Call) -> Receive:
         """A `receive` that counts each piece, refuses a body over the limit as it grows, and waits for no piece longer
         than the call's deadline."""
         seen = 0
@@ -230,7 +263,7 @@ class _Body:
             seen += count
             if seen > self._max_bytes:
                 raise self._too_large()
-            account(count)
+            hold(count)
             return message
 
         return limited
@@ -241,18 +274,18 @@ class _Body:
         )
 
 
-def _counted(receive: Receive, account: Take) -> Receive:
+def _counted(receive: Receive, hold: HoldBytes) -> Receive:
     """A websocket's `receive` that counts the newest message; the one before it is no longer held."""
     held_bytes = 0
 
     async def counted() -> Message:
         nonlocal held_bytes
         message = await receive()
-        account(-held_bytes)
+        hold(-held_bytes)
         held_bytes = 0
         if message["type"] == "websocket.receive":
             count = len(message.get("bytes") or message.get("text") or "")
-            account(count)
+            hold(count)
             held_bytes = count
         return message
 

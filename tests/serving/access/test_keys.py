@@ -19,9 +19,9 @@ from websockets.sync.client import connect
 
 import indomain
 from indomain.v1 import editing_pb2 as pb
-from serving.access.intake import Intake
 from serving.access.keys import Keys, make_key
 from serving.access.lifecycle import Lifecycle
+from serving.access.memory import MemoryBudget
 from serving.errors import EditingError, KeyLimitReached, KeysInvalid, Unauthenticated
 from serving.http.middleware import LifecycleMiddleware
 from serving.settings import Settings
@@ -359,7 +359,7 @@ async def open_websocket(
         "subprotocols": list(subprotocols),
         "extensions": {"websocket.http.response": {}},
     }
-    lifecycle = Lifecycle(Settings(), Metrics(), Intake(1), Keys(file))
+    lifecycle = Lifecycle(Settings(), Metrics(), MemoryBudget(1), Keys(file))
     await LifecycleMiddleware(accept, Settings(), lifecycle)(scope, receive, send)  # type: ignore[arg-type]
     return sent
 
