@@ -68,20 +68,20 @@ class Gateway:
         self.pipeline = Pipeline(served, self._backend, settings, self.metrics)
         self._watcher = RepositoryWatcher(fingerprint, self._backend, served, settings, self.metrics)
         self.tracing = _make_tracing(settings)
-        memory = MemoryBudget(settings.max_bytes_in_flight)
+        self.memory = memory = MemoryBudget(settings.max_bytes_in_flight)
         lifecycle = Lifecycle(settings, self.metrics, memory, keys, self.tracing)
         editing = Editing(self.pipeline)
-        handler = grpc_handlers(editing, lifecycle, self.metrics)
+        handler = grpc_handlers(editing, lifecycle, self.metrics, settings.max_request_bytes)
         self._grpc = GrpcServer(SERVICE.full_name, handler, settings, certificates, unix_socket)
         self._http: HttpServer | None = None
         self._operations: HttpServer | None = None
         if unix_socket is None:
             app = create_app(self.pipeline, editing, lifecycle, settings, self.metrics)
             context = None if certificates is None else certificates.http
-            self._http = HttpServer(app, settings, settings.http_port, context)
+            self._http = HttpServer(app, settings, memory, settings.http_port, context)
             if settings.operations_port is not None:
                 operations = create_operations_app(self.pipeline, self.metrics)
-                self._operations = HttpServer(operations, settings, settings.operations_port)
+                self._operations = HttpServer(operations, settings, memory, settings.operations_port)
 
     @property
     def grpc_port(self) -> int:

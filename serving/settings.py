@@ -142,6 +142,10 @@ class Settings(BaseSettings):
     max_requests_in_flight: int = Field(default=256, ge=1)
     """Maximum number of requests in the pipeline at once. Beyond: RESOURCE_EXHAUSTED / 429."""
 
+    max_http_connections: int = Field(default=1024, ge=8)
+    """Connections to the HTTP port at once, at most, and no more than half of the file descriptors that the process may
+    have. Beyond: the one that has waited for a request the longest is closed."""
+
     max_request_bytes: int = Field(default=32 * _MIB, ge=1024)
     """Maximum size of a request."""
 

@@ -11,6 +11,8 @@ from grpc_reflection.v1alpha import reflection
 from serving.access.tls import Certificates
 from serving.settings import Settings
 
+_MAX_STREAMS = 256
+
 
 class GrpcServer:
     """Serves one service at `settings.grpc_port`, or at a Unix socket. `port` is 0 until it is started.
@@ -43,6 +45,13 @@ class GrpcServer:
             options=[
                 ("grpc.max_receive_message_length", settings.max_request_bytes),
                 ("grpc.max_send_message_length", -1),
+                # Calls on one connection at once; further ones wait with the caller.
+                ("grpc.max_concurrent_streams", _MAX_STREAMS),
+                # Connections that say nothing, or whose peer is gone.
+                ("grpc.server_handshake_timeout_ms", 10_000),
+                ("grpc.max_connection_idle_ms", 600_000),
+                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
                 # A second gateway on the same port must fail, not share it.
                 ("grpc.so_reuseport", 0),
             ],

@@ -30,6 +30,7 @@ from serving.errors import (
     PermissionDenied,
     RequestTooLarge,
 )
+from serving.http.connections import receive_time_s
 from serving.settings import Settings
 from serving.wire.contract import METHODS
 from serving.wire.json import write_json
@@ -242,22 +243,22 @@ class _Body:
             raise self._too_large()
 
     def limited(self, hold: HoldBytes, call: Call) -> Receive:
-        """A `receive` that counts each piece, refuses a body over the limit as it grows, and waits for no piece longer
-        than the call's deadline."""
-        seen = 0
+        """A `receive` that counts each piece, refuses a body over the limit as it grows, and gives up one that comes
+        too slowly, or is not whole at the call's deadline."""
+        seen, begun_s = 0, call.deadline.clock.now()
 
         async def limited() -> Message:
             nonlocal seen
             if self._whole:
                 # nothing is waited for any more but the caller hanging up
                 return await self.receive()
+            left_s = receive_time_s(seen) - (call.deadline.clock.now() - begun_s)
             try:
-                async with asyncio.timeout(call.deadline.remaining_s):
+                async with asyncio.timeout(min(left_s, call.deadline.remaining_s)):
                     message = await self.receive()
             except TimeoutError:
-                raise DeadlineExceeded(
-                    "Time ran out before the request had come in whole; allow more time."
-                ) from None
+                why = "allow more time" if left_s > call.deadline.remaining_s else "it came too slowly"
+                raise DeadlineExceeded(f"Time ran out before the request had come in whole; {why}.") from None
             self._whole = not message.get("more_body", False)
             count = len(message.get("body", b""))
             seen += count

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
+from serving.access.memory import MemoryBudget
 from serving.errors import BackendUnavailable
+from serving.http.connections import ConnectionConfig
 from serving.settings import Settings
 
 
@@ -23,11 +25,18 @@ class HttpServer(uvicorn.Server):
     """
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, port: int, context: ssl.SSLContext | None = None
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        memory: MemoryBudget,
+        port: int,
+        context: ssl.SSLContext | None = None,
     ) -> None:
         super().__init__(
-            uvicorn.Config(
+            ConnectionConfig(
                 app,
+                settings,
+                memory,
                 log_config=None,
                 access_log=False,
                 lifespan="off",
