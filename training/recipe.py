@@ -14,6 +14,7 @@ import shutil
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -231,7 +232,7 @@ def run_recipe(config: RecipeConfig) -> Path:
         if entry and entry["done"]:
             print(f"{stage.title}: done before, in {entry['folder']}")
         else:
-            entry = run_stage(stage, config, newest, entry, lambda e, n=number: journal.write(n, e))
+            entry = run_stage(stage, config, newest, entry, partial(journal.write, number))
         if stage.command in TRAINED:
             newest[stage.command] = Path(entry["folder"])
     return newest.get("encoder") or newest.get("gan") or config.runs

@@ -30,8 +30,9 @@ def train_noise_contrastive(generator: Generator) -> LatentDiscriminator:
     random = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        view = "joint" if generator.config.per_layer_code else "layer"
-        discriminator = LatentDiscriminator(mean, deviation, view)
+        discriminator = LatentDiscriminator(
+            mean, deviation, "joint" if generator.config.per_layer_code else "layer"
+        )
     optimiser = torch.optim.Adam(discriminator.parameters(), RATE, betas=(0.0, 0.99))
     for step in range(STEPS):
         with torch.no_grad():
