@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+Network = TypeVar("Network", bound=nn.Module)
 
-class MovingAverage:
+
+class MovingAverage(Generic[Network]):
     """A copy of a network whose weights follow the trained one's; it is what is sampled, saved and exported."""
 
     RISE = 0.05  # early in a run the half-life is this share of the pictures seen
 
-    def __init__(self, network: nn.Module, half_life: float) -> None:
+    def __init__(self, network: Network, half_life: float) -> None:
         """Start at the network's weights. `half_life` is in pictures."""
-        self.network = copy.deepcopy(network).requires_grad_(False)
+        self.network: Network = copy.deepcopy(network).requires_grad_(False)
         self.half_life = half_life
 
     @torch.no_grad()
