@@ -72,7 +72,14 @@ class Gateway:
         lifecycle = Lifecycle(settings, self.metrics, memory, keys, self.tracing)
         editing = Editing(self.pipeline)
         handler = grpc_handlers(editing, lifecycle, self.metrics, settings.max_request_bytes)
-        self._grpc = GrpcServer(SERVICE.full_name, handler, settings, certificates, unix_socket)
+        self._grpc = GrpcServer(
+            SERVICE.full_name,
+            handler,
+            settings,
+            certificates,
+            unix_socket,
+            has_calls=lambda: lifecycle.open_requests["grpc"] > 0,
+        )
         self._http: HttpServer | None = None
         self._operations: HttpServer | None = None
         if unix_socket is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -45,6 +46,8 @@ class Lifecycle:
         self._memory = memory
         self._keys = keys
         self._tracing = tracing
+        self.open_requests: Counter[str] = Counter()
+        """How many requests of each transport are under way."""
 
     @contextmanager
     def request(
@@ -64,6 +67,7 @@ class Lifecycle:
         CALL.set(call)
         loop, started_s = asyncio.get_running_loop(), deadline.clock.now()
         code = "OK"
+        self.open_requests[transport] += 1
         try:
             with ExitStack() as held:
                 yield OpenRequest(self, call, transport, method, held)
@@ -86,6 +90,7 @@ class Lifecycle:
             self._count_refusal(unforeseen, call)
             raise unforeseen from None
         finally:
+            self.open_requests[transport] -= 1
             if method:
                 seconds = deadline.clock.now() - started_s
                 # in the loop's next turn: the answer need not wait for it

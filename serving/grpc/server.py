@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -12,12 +14,14 @@ from serving.access.tls import Certificates
 from serving.settings import Settings
 
 _MAX_STREAMS = 256
+_LOOK_EVERY_S = 0.02
 
 
 class GrpcServer:
     """Serves one service at `settings.grpc_port`, or at a Unix socket. `port` is 0 until it is started.
 
-    The health service reports it as not serving until `report` is called.
+    The health service reports it as not serving until `report` is called. `has_calls` says whether calls of the service
+    are under way.
     """
 
     def __init__(
@@ -27,6 +31,7 @@ class GrpcServer:
         settings: Settings,
         certificates: Certificates | None,
         unix_socket: Path | None,
+        has_calls: Callable[[], bool],
     ) -> None:
         self.port = 0
         self._service = service
@@ -34,6 +39,7 @@ class GrpcServer:
         self._settings = settings
         self._certificates = certificates
         self._unix_socket = unix_socket
+        self._has_calls = has_calls
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
 
@@ -81,6 +87,14 @@ class GrpcServer:
             await self._health.set(service, status)
 
     async def stop(self) -> None:
-        """Takes no new calls, and gives those that run `settings.drain_timeout_s` to finish."""
-        if self._server is not None:
-            await self._server.stop(self._settings.drain_timeout_s)
+        """Takes no new calls, and gives those that run `settings.drain_timeout_s` to finish.
+
+        gRPC itself would also wait for callers to close their connections, which a stranger need not do.
+        """
+        if self._server is None:
+            return
+        stopping = asyncio.create_task(self._server.stop(self._settings.drain_timeout_s), name="grpc-stop")
+        while self._has_calls() and not stopping.done():
+            await asyncio.sleep(_LOOK_EVERY_S)
+        await self._server.stop(None)
+        await stopping

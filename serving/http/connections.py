@@ -27,7 +27,7 @@ STALL_TIMEOUT_S = 10.0
 # A message may take as long as at this rate, and STALL_TIMEOUT_S more.
 LEAST_BYTES_PER_S = 32 * 1024
 # Chunks smaller than this on average cost more than they carry; the first ones are not judged.
-_LEAST_CHUNK_BYTES, _FREE_CHUNKS = 64, 1000
+_LEAST_CHUNK_BYTES, _FREE_CHUNKS = 64, 256
 
 
 def receive_time_s(received_bytes: int) -> float:
