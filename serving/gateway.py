@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,7 @@ class Gateway:
             settings,
             certificates,
             unix_socket,
-            has_calls=lambda: lifecycle.open_requests["grpc"] > 0,
+            until_idle=partial(lifecycle.until_idle, "grpc"),
         )
         self._http: HttpServer | None = None
         self._operations: HttpServer | None = None

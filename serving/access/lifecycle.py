@@ -46,8 +46,8 @@ class Lifecycle:
         self._memory = memory
         self._keys = keys
         self._tracing = tracing
-        self.open_requests: Counter[str] = Counter()
-        """How many requests of each transport are under way."""
+        self._open: Counter[str] = Counter()
+        self._ended = asyncio.Event()
 
     @contextmanager
     def request(
@@ -67,7 +67,7 @@ class Lifecycle:
         CALL.set(call)
         loop, started_s = asyncio.get_running_loop(), deadline.clock.now()
         code = "OK"
-        self.open_requests[transport] += 1
+        self._open[transport] += 1
         try:
             with ExitStack() as held:
                 yield OpenRequest(self, call, transport, method, held)
@@ -90,13 +90,20 @@ class Lifecycle:
             self._count_refusal(unforeseen, call)
             raise unforeseen from None
         finally:
-            self.open_requests[transport] -= 1
+            self._open[transport] -= 1
+            self._ended.set()
             if method:
                 seconds = deadline.clock.now() - started_s
                 # in the loop's next turn: the answer need not wait for it
                 loop.call_soon(self._account, call, transport, method, code, seconds)
                 if on_end is not None:
                     loop.call_soon(on_end, code, seconds)
+
+    async def until_idle(self, transport: str) -> None:
+        """Returns when no request of a transport is under way."""
+        while self._open[transport]:
+            self._ended.clear()
+            await self._ended.wait()
 
     def _count_refusal(self, error: EditingError, call: Call) -> None:
         self._metrics.rejected.labels(error.row.reason).inc()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -14,14 +15,13 @@ from serving.access.tls import Certificates
 from serving.settings import Settings
 
 _MAX_STREAMS = 256
-_LOOK_EVERY_S = 0.02
 
 
 class GrpcServer:
     """Serves one service at `settings.grpc_port`, or at a Unix socket. `port` is 0 until it is started.
 
-    The health service reports it as not serving until `report` is called. `has_calls` says whether calls of the service
-    are under way.
+    The health service reports it as not serving until `report` is called. `until_idle` returns when no call of the
+    service is under way.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class GrpcServer:
         settings: Settings,
         certificates: Certificates | None,
         unix_socket: Path | None,
-        has_calls: Callable[[], bool],
+        until_idle: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         self.port = 0
         self._service = service
@@ -39,7 +39,7 @@ class GrpcServer:
         self._settings = settings
         self._certificates = certificates
         self._unix_socket = unix_socket
-        self._has_calls = has_calls
+        self._until_idle = until_idle
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
 
@@ -94,7 +94,8 @@ class GrpcServer:
         if self._server is None:
             return
         stopping = asyncio.create_task(self._server.stop(self._settings.drain_timeout_s), name="grpc-stop")
-        while self._has_calls() and not stopping.done():
-            await asyncio.sleep(_LOOK_EVERY_S)
+        idle = asyncio.create_task(self._until_idle(), name="grpc-idle")
+        await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
         await self._server.stop(None)
         await stopping

@@ -140,7 +140,7 @@ def test_hanging_up_ends_the_work(gated: tuple[RunningGateway, Gate]) -> None:
     wait_for(lambda: gate.waiting == 0)
     body = json.dumps({"seeds": [1]}).encode()
     with socket.create_connection(("127.0.0.1", running.gateway.http_port)) as connection:
-        head = f"POST /v1/sample HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+        head = f"POST /v1/sample HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
         connection.sendall(head.encode() + b"\r\n\r\n" + body)
         wait_for(lambda: gate.waiting == 1)
     wait_for(lambda: gate.waiting == 0)
