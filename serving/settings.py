@@ -149,7 +149,7 @@ class Settings(BaseSettings):
     max_request_bytes: int = Field(default=32 * _MIB, ge=1024)
     """Maximum size of a request."""
 
-    max_bytes_in_flight: int = Field(default=512 * _MIB, ge=1024)
+    max_bytes_in_flight: int = Field(default=256 * _MIB, ge=1024)
     """Maximum size of all requests that are held at once. Beyond: RESOURCE_EXHAUSTED / 429."""
 
     max_picture_bytes: int = Field(default=20 * _MIB, ge=64)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_ALWAYS_LOGGED = ("UNAUTHENTICATED", "PERMISSION_DENIED")
+
 
 class Lifecycle:
     """One for a gateway; `request` for each request."""
@@ -49,6 +51,10 @@ class Lifecycle:
         self._open: Counter[str] = Counter()
         self._ended = asyncio.Event()
 
+    @property
+    def asks_for_keys(self) -> bool:
+        return self._keys is not None
+
     @contextmanager
     def request(
         self,
@@ -56,9 +62,13 @@ class Lifecycle:
         method: str,
         request_id: str | None,
         on_end: Callable[[str, float], None] | None = None,
+        *,
+        page: str = "",
     ) -> Iterator[OpenRequest]:
-        """For as long as a request lasts. `method` is empty where none of the contract is called: such a request is
-        neither counted nor logged. `on_end` is called with the gRPC code and the seconds that it took.
+        """For as long as a request lasts.
+
+        method: of the contract; empty for other requests, which are not counted, and are logged, as requests of `page`,
+        only where the caller was not let in. on_end: is called with the gRPC code and the seconds that it took.
 
         What leaves is an EditingError (also for faults that nobody foresaw) or a cancellation.
         """
@@ -92,10 +102,10 @@ class Lifecycle:
         finally:
             self._open[transport] -= 1
             self._ended.set()
-            if method:
+            if method or (page and code in _ALWAYS_LOGGED):
                 seconds = deadline.clock.now() - started_s
                 # in the loop's next turn: the answer need not wait for it
-                loop.call_soon(self._account, call, transport, method, code, seconds)
+                loop.call_soon(self._account, call, transport, method, page, code, seconds)
                 if on_end is not None:
                     loop.call_soon(on_end, code, seconds)
 
@@ -112,12 +122,13 @@ class Lifecycle:
         if error.__cause__ is not None:
             _log.error("%s", error.message, exc_info=error.__cause__)
 
-    def _account(self, call: Call, transport: str, method: str, code: str, seconds: float) -> None:
+    def _account(self, call: Call, transport: str, method: str, page: str, code: str, seconds: float) -> None:
         """Counts and logs a request that has ended."""
-        self._metrics.requests.labels(method, code).inc()
-        self._metrics.request_seconds.labels(method, transport).observe(seconds)
+        if method:
+            self._metrics.requests.labels(method, code).inc()
+            self._metrics.request_seconds.labels(method, transport).observe(seconds)
         if self._settings.log_requests:
-            log_request(call, transport=transport, method=method, code=code, seconds=seconds)
+            log_request(call, transport=transport, method=method or page, code=code, seconds=seconds)
 
 
 class OpenRequest:

@@ -83,7 +83,9 @@ class LifecycleMiddleware:
         body = _Body(receive, headers, self._settings.max_request_bytes)
         method = _METHOD_OF_PATH.get(path, "")
         try:
-            with self._lifecycle.request(scope["type"], method, headers.get(REQUEST_ID_HEADER)) as request:
+            with self._lifecycle.request(
+                scope["type"], method, headers.get(REQUEST_ID_HEADER), page=path[:100]
+            ) as request:
                 scope.setdefault("state", {})["call"] = request.call
                 answer.request_id = request.call.request_id
                 self._check_host(headers, path)
@@ -106,7 +108,8 @@ class LifecycleMiddleware:
         """A page may make its own name lead to this machine (DNS rebinding), and then call as if it were the gateway's
         own. Where nobody has to say who they are, the gateway answers to names that it knows, and to addresses."""
         settings = self._settings
-        if settings.keys_file or settings.tls_client_authorities or settings.insecure or path in _PROBES:
+        guarded = self._lifecycle.asks_for_keys or settings.tls_client_authorities or settings.insecure
+        if guarded or path in _PROBES:
             return
         host = headers.get("host", "")
         try:

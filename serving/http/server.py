@@ -43,7 +43,8 @@ class HttpServer(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,  # the caller's address is not used
                 timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
-                ws_max_size=settings.max_request_bytes,
+                # a picture as it is, or in base64 within JSON
+                ws_max_size=min(settings.max_request_bytes, settings.max_picture_bytes * 4 // 3 + 65536),
                 ws_per_message_deflate=False,  # pictures are compressed already
                 ssl_context_factory=None if context is None else (lambda config, default: context),
             )
