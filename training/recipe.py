@@ -13,7 +13,7 @@ import os
 import shutil
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -105,6 +105,8 @@ class Stage:
     """Settings of the command by their names in its config; defaults are in."""
     goes_on: bool
     """Whether a GAN goes on from the one before, instead of starting anew."""
+    folder: Path
+    """Folder of the recipe, which paths in it are relative to."""
 
 
 # --- reading a recipe --------------------------------------------------------------------------------------------
@@ -142,9 +144,7 @@ def read_stage(table: Settings, defaults: Mapping[str, Settings], file: Path, nu
     if given:
         raise RecipeError(f"{where}: {', '.join(given)} comes from the command line, not from a recipe")
     refuse_unknown_settings(settings, command.config, where)
-    if name == "presets" and "file" in settings:
-        settings["file"] = str(file.parent / str(settings["file"]))
-    stage = Stage(title, name, settings, bool(goes_on))
+    stage = Stage(title, name, settings, bool(goes_on), file.parent)
     make_config(stage, dict.fromkeys(command.given - {"resume", "validation"}, Path("-")), where)
     return stage
 
@@ -177,8 +177,11 @@ def refuse_unknown_settings(settings: Mapping[str, Any], config: type, where: st
 
 def make_config(stage: Stage, given: Settings, where: str) -> Any:
     """The config of a stage's command. Raises RecipeError that names what does not fit."""
+    settings = stage.settings | given
+    if stage.command == "presets" and isinstance(settings.get("file"), str):
+        settings["file"] = stage.folder / settings["file"]
     try:
-        return TypeAdapter(COMMANDS[stage.command].config).validate_python(stage.settings | given)
+        return TypeAdapter(COMMANDS[stage.command].config).validate_python(settings)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -241,7 +244,7 @@ def run_recipe(config: RecipeConfig) -> Path:
 def with_images(stage: Stage, images: int) -> Stage:
     """The stage with that number of pictures, if it trains."""
     settings = stage.settings | ({"images": images} if stage.command in TRAINED else {})
-    return Stage(stage.title, stage.command, settings, stage.goes_on)
+    return replace(stage, settings=settings)
 
 
 def run_stage(
