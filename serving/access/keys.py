@@ -1,6 +1,6 @@
-"""Who may call: API keys by name, from a file of their hashes; what each may do, how often, how much at once.
+"""API keys: who may call, which methods, how often, how many requests at once. A file holds their hashes.
 
-Transport-free: the borders hand in what the `authorization` header says. The file is TOML, one table a key:
+The lifecycle passes in the `authorization` header of either transport. The file is TOML, with a table for each key:
 
     [[key]]
     owner = "alice"               # goes into logs; two keys may have one owner, as while a key is being replaced
@@ -57,7 +57,7 @@ class _File(BaseModel):
 
 @dataclass(slots=True)
 class _Use:
-    """What a key has used of its limits: a bucket that fills with `requests_per_s`, up to one second's worth."""
+    """What a key has used of its limits: a token bucket, which `requests_per_s` fills up to one second's worth."""
 
     tokens: float
     filled_s: float
@@ -65,9 +65,10 @@ class _Use:
 
 
 class Keys:
-    """The keys of one file, read again when it changes. A file that cannot be read changes nothing, but for a log line.
+    """The keys of one file, which is read again when it changes. A changed file that cannot be read is logged, and the
+    keys from before stay in force.
 
-    Raises KeysInvalid where it cannot be read to begin with.
+    Raises KeysInvalid if the file cannot be read at the start.
     """
 
     def __init__(self, file: Path, clock: Clock | None = None) -> None:
@@ -124,7 +125,8 @@ class Keys:
             raise Unauthenticated("A key is needed; send it as `authorization: Bearer KEY`.")
         presented = hash_of(token.strip())
         found = None
-        for key in self._keys:  # all of them: the time taken says nothing of which one came near
+        # All keys are compared, so that the time taken does not tell which one came near.
+        for key in self._keys:
             if hmac.compare_digest(presented, key.sha256):
                 found = key
         if found is None:
@@ -184,8 +186,9 @@ def make_key(
     max_concurrent: int | None = None,
     methods: tuple[str, ...] = (),
 ) -> str:
-    """A new key, whose hash is appended to the file. A new file may be read by all, as a container has to, and
-    the hash of 256 random bits gives nothing away.
+    """Makes a key, appends its hash to the file, and returns the key.
+
+    Everyone may read a new file: a container has to, and the hash of 256 random bits tells nothing.
 
     Raises KeysInvalid, OSError.
     """
