@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _HEALTH_INTERVAL_S = 0.5
+# Calls that gRPC has taken, and whose handlers have not begun, begin within this time.
+_QUIET_S = 0.5
+# At the end, bodies that are still coming in have this long to be whole.
+_LAST_BODIES_S = 2.0
 _BACKENDS: dict[str, type[EmbeddedBackend | TritonBackend]] = {
     "embedded": EmbeddedBackend,
     "triton": TritonBackend,
@@ -70,7 +74,7 @@ class Gateway:
         self._watcher = RepositoryWatcher(fingerprint, self._backend, served, settings, self.metrics)
         self.tracing = _make_tracing(settings)
         self.memory = memory = MemoryBudget(settings.max_bytes_in_flight)
-        lifecycle = Lifecycle(settings, self.metrics, memory, keys, self.tracing)
+        self._lifecycle = lifecycle = Lifecycle(settings, self.metrics, memory, keys, self.tracing)
         editing = Editing(self.pipeline)
         handler = grpc_handlers(editing, lifecycle, self.metrics, settings.max_request_bytes)
         self._grpc = GrpcServer(
@@ -79,7 +83,7 @@ class Gateway:
             settings,
             certificates,
             unix_socket,
-            until_idle=partial(lifecycle.until_idle, "grpc"),
+            until_idle=partial(lifecycle.until_idle, "grpc", _QUIET_S),
         )
         self._http: HttpServer | None = None
         self._operations: HttpServer | None = None
@@ -153,6 +157,7 @@ class Gateway:
         await self._grpc.report(serving=False)
         if self.pipeline.ready:
             await asyncio.sleep(self.settings.drain_delay_s)
+        self._lifecycle.stop_receiving(_LAST_BODIES_S)
         # Only a caller that does not read its answers can keep a session open longer; it is cut off below.
         with suppress(TimeoutError):
             async with asyncio.timeout(self.settings.drain_timeout_s):

@@ -24,7 +24,7 @@ def fair_share(places: int, owner: str, owners: int) -> int:
 
 
 class Admission:
-    """`open` is False until warm-up is done. `on_count` is called with the number of requests in flight, as it changes."""
+    """`open` is False until warm-up is done. `on_count` is called with the number of requests in flight."""
 
     def __init__(self, max_in_flight: int, on_count: Callable[[int], None]) -> None:
         self.open = False

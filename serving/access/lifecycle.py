@@ -10,8 +10,8 @@ import asyncio
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from serving.access.keys import Keys
 from serving.access.memory import HoldBytes, MemoryBudget
 from serving.call import CALL, Call, request_id_or_new
 from serving.deadline import Deadline
-from serving.errors import Cancelled, EditingError, InternalError, InvalidOption
+from serving.errors import Cancelled, EditingError, InternalError, InvalidOption, ShuttingDown
 from serving.settings import Settings
 from serving.telemetry.logs import log_request
 from serving.telemetry.metrics import Metrics
@@ -49,7 +49,10 @@ class Lifecycle:
         self._keys = keys
         self._tracing = tracing
         self._open: Counter[str] = Counter()
+        self._begun: Counter[str] = Counter()
         self._ended = asyncio.Event()
+        self._receiving: set[asyncio.Timeout] = set()
+        self._closes_at_s: float | None = None
 
     @property
     def asks_for_keys(self) -> bool:
@@ -78,6 +81,7 @@ class Lifecycle:
         loop, started_s = asyncio.get_running_loop(), deadline.clock.now()
         code = "OK"
         self._open[transport] += 1
+        self._begun[transport] += 1
         try:
             with ExitStack() as held:
                 yield OpenRequest(self, call, transport, method, held)
@@ -109,11 +113,45 @@ class Lifecycle:
                 if on_end is not None:
                     loop.call_soon(on_end, code, seconds)
 
-    async def until_idle(self, transport: str) -> None:
-        """Returns when no request of a transport is under way."""
-        while self._open[transport]:
+    @asynccontextmanager
+    async def receiving(self, seconds: float) -> AsyncIterator[None]:
+        """Bounds the wait for a part of a request.
+
+        Raises TimeoutError after `seconds`, and ShuttingDown where the gateway has stopped receiving meanwhile.
+        """
+        now_s = asyncio.get_running_loop().time()
+        at_s = now_s + seconds if self._closes_at_s is None else min(now_s + seconds, self._closes_at_s)
+        try:
+            async with asyncio.timeout_at(at_s) as limit:
+                self._receiving.add(limit)
+                try:
+                    yield
+                finally:
+                    self._receiving.discard(limit)
+        except TimeoutError:
+            if self._closes_at_s is None:
+                raise
+            raise ShuttingDown(
+                "The gateway is shutting down; send the request to another one, or later."
+            ) from None
+
+    def stop_receiving(self, within_s: float) -> None:
+        """Gives requests that are still coming in so long to be whole: the gateway is shutting down."""
+        self._closes_at_s = asyncio.get_running_loop().time() + within_s
+        for limit in self._receiving:
+            limit.reschedule(min(limit.when() or self._closes_at_s, self._closes_at_s))
+
+    async def until_idle(self, transport: str, quiet_s: float) -> None:
+        """Returns when no request of a transport has been under way for so long."""
+        while True:
             self._ended.clear()
-            await self._ended.wait()
+            if self._open[transport]:
+                await self._ended.wait()
+                continue
+            begun = self._begun[transport]
+            await asyncio.sleep(quiet_s)
+            if begun == self._begun[transport]:
+                return
 
     def _count_refusal(self, error: EditingError, call: Call) -> None:
         self._metrics.rejected.labels(error.row.reason).inc()

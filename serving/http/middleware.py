@@ -80,7 +80,7 @@ class LifecycleMiddleware:
             return
         headers, path = Headers(scope=scope), scope["path"]
         answer = _Answer(send, path, tls=self._settings.tls_certificate is not None)
-        body = _Body(receive, headers, self._settings.max_request_bytes)
+        body = _Body(receive, headers, self._settings.max_request_bytes, self._lifecycle)
         method = _METHOD_OF_PATH.get(path, "")
         try:
             with self._lifecycle.request(
@@ -229,8 +229,9 @@ def _time_limit_s(headers: Headers) -> float | None:
 class _Body:
     """The body of a request, as it comes in."""
 
-    def __init__(self, receive: Receive, headers: Headers, max_bytes: int) -> None:
+    def __init__(self, receive: Receive, headers: Headers, max_bytes: int, lifecycle: Lifecycle) -> None:
         self.receive = receive
+        self._lifecycle = lifecycle
         self._announced = headers.get("content-length", "")
         self._chunked = "transfer-encoding" in headers
         self._max_bytes = max_bytes
@@ -257,7 +258,7 @@ class _Body:
                 return await self.receive()
             left_s = receive_time_s(seen) - (call.deadline.clock.now() - begun_s)
             try:
-                async with asyncio.timeout(min(left_s, call.deadline.remaining_s)):
+                async with self._lifecycle.receiving(min(left_s, call.deadline.remaining_s)):
                     message = await self.receive()
             except TimeoutError:
                 why = "allow more time" if left_s > call.deadline.remaining_s else "it came too slowly"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import ssl
 from collections.abc import Iterator
@@ -49,7 +48,6 @@ class HttpServer(uvicorn.Server):
                 ssl_context_factory=None if context is None else (lambda config, default: context),
             )
         )
-        logging.getLogger("uvicorn.error").addFilter(_is_no_refused_websocket)
         self.port = 0
         self._address = (settings.host, port)
         self._task: asyncio.Task[None] | None = None
@@ -73,11 +71,6 @@ class HttpServer(uvicorn.Server):
         self.should_exit = True
         if self._task is not None:
             await self._task
-
-
-def _is_no_refused_websocket(record: logging.LogRecord) -> bool:
-    """uvicorn logs an error for every websocket that is refused with an answer. The gateway logs that as a request."""
-    return "without completing handshake" not in record.getMessage()
 
 
 def _listening_socket(host: str, port: int) -> socket.socket:

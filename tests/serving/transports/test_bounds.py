@@ -169,3 +169,14 @@ def test_half_a_websocket_message_is_counted_and_must_go_on(impatient: RunningGa
 def held(gateway: RunningGateway) -> int:
     memory: Any = gateway.gateway.memory
     return int(memory.held_bytes)
+
+
+def test_an_ending_gateway_does_not_wait_for_bodies_that_do_not_come(
+    start_gateway: Callable[..., RunningGateway],
+) -> None:
+    running = start_gateway(drain_timeout_s=600.0)
+    with connected(running) as opened:
+        opened.sendall(HEAD + b"content-length: 50\r\n\r\n{")
+        wait_for(lambda: held(running) > 0, timeout_s=10.0)
+        running.run(running.gateway.stop(), timeout_s=60.0)
+        assert opened.recv(1000).startswith(b"HTTP/1.1 503")
