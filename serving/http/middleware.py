@@ -12,6 +12,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import h11
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
@@ -186,7 +187,11 @@ class _Answer:
                 headers[name] = value
         elif kind == "websocket.close" or kind == "http.response.body":
             self.complete = not message.get("more_body", False)
-        await self._send(message)
+        try:
+            await self._send(message)
+        except h11.LocalProtocolError:
+            # the caller has broken the protocol, and uvicorn has answered that
+            raise Cancelled("The caller broke off the request.") from None
 
 
 def _is_address(name: str) -> bool:
