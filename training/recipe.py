@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -24,7 +25,8 @@ from pydantic import TypeAdapter, ValidationError
 from training.directions.directions import DirectionsConfig, find_directions
 from training.directions.factors import FactorsConfig, find_factors
 from training.faces.alignment import AlignmentConfig, measure_alignment
-from training.loops.gan import GanConfig, train_gan
+from training.loops.gan import train_gan
+from training.loops.gan_config import GanConfig
 from training.loops.inversion import InversionConfig, train_encoder
 from training.run_folders.checkpoint import CheckpointError, checkpoint_folder, load_meta
 from training.run_folders.json_files import write_json
@@ -54,6 +56,8 @@ class RecipeConfig:
     """Run folder of a generator, for the encoders of a recipe that trains none before them."""
     images: int | None = None
     """Number of pictures to show in each stage that trains, in place of the recipe's own."""
+    seconds: float | None = None
+    """End in this time, with all written; the same command goes on later. Only stages that train watch the clock."""
 
 
 @dataclass
@@ -230,14 +234,18 @@ def run_recipe(config: RecipeConfig) -> Path:
     config.runs.mkdir(parents=True, exist_ok=True)
     journal = Journal(config.runs / f"{config.file.stem}.recipe.json")
     newest: dict[str, Path] = {"gan": config.gan} if config.gan else {}
+    until = None if config.seconds is None else time.monotonic() + config.seconds
     for number, stage in enumerate(stages):
         entry = journal.entry(number, stage)
         if entry and entry["done"]:
             print(f"{stage.title}: done before, in {entry['folder']}")
         else:
-            entry = run_stage(stage, config, newest, entry, partial(journal.write, number))
+            entry = run_stage(stage, config, newest, entry, partial(journal.write, number), until)
         if stage.command in TRAINED:
             newest[stage.command] = Path(entry["folder"])
+        if not entry["done"]:
+            print(f"{stage.title}: the time is up; the same command goes on here")
+            break
     return newest.get("encoder") or newest.get("gan") or config.runs
 
 
@@ -253,8 +261,12 @@ def run_stage(
     newest: Mapping[str, Path],
     interrupted: Settings | None,
     note: Callable[[Settings], None],
+    until: float | None,
 ) -> Settings:
-    """Run one stage, or go on with it; return its entry. `note` writes an entry to the journal."""
+    """Run one stage, or go on with it; return its entry, which is not done where the time was up before.
+
+    `note` writes an entry to the journal. `until` is the end of the time, in seconds of the monotonic clock.
+    """
     where = f"{config.file}: {stage.title}"
     given = given_fields(stage, config, newest, where)
     entry = interrupted or {
@@ -270,8 +282,12 @@ def run_stage(
     if interrupted and stage.command in TRAINED:
         go_on_from_checkpoint(made, stage, entry, config.runs)
     print(f"{stage.title}: begins" + (f", goes on in {made.resume}" if getattr(made, "resume", None) else ""))
+    trains = stage.command in TRAINED
+    if trains and until is not None:
+        made.seconds = max(until - time.monotonic(), 0.0)
     result = COMMANDS[stage.command].run(made)
-    entry = entry | {"folder": str(result if stage.command in TRAINED else given["run"]), "done": True}
+    done = not trains or load_meta(Path(str(result)))["images_seen"] >= made.images
+    entry = entry | {"folder": str(result if trains else given["run"]), "done": done}
     note(entry)
     return entry
 
