@@ -182,7 +182,7 @@ class Stages:
         settings = self._settings
         return {"max_bytes": settings.max_picture_bytes, "max_pixels": settings.max_picture_pixels}
 
-    async def paste(
+    async def pasted_picture(
         self, origin: Origin, before: Image | None, after: Image, output: OutputOptions, call: Call
     ) -> EncodedPicture:
         """The photograph with `after` pasted in, or, if `before` is given, with the change from `before` to `after`."""
