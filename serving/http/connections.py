@@ -179,6 +179,7 @@ class BoundedWebSocketProtocol(WebSocketsSansIOProtocol):
         self._held = ExitStack()
         self._held_bytes = 0
         self._begun_s = 0.0
+        self._refused: QueueFull | None = None
         self._progress_timer: asyncio.TimerHandle | None = None
         self._stall = _StallGuard()
 
@@ -186,13 +187,18 @@ class BoundedWebSocketProtocol(WebSocketsSansIOProtocol):
         if self.handshake_complete:
             try:
                 self._hold(len(data))
-            except QueueFull:
-                self.transport.abort()
+            except QueueFull as error:
+                # nothing more is read; the session ends, and tells why
+                self._refused = error
+                self.transport.pause_reading()
+                self.queue.put_nowait({"type": "websocket.receive", "text": ""})
                 return
         super().data_received(data)
 
     async def receive(self) -> Any:
         message = await super().receive()
+        if self._refused is not None:
+            raise self._refused
         # from here on the request's own account has it
         self._release()
         return message
