@@ -27,8 +27,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 MessageT = TypeVar("MessageT", bound=Message)
 
 ERROR_DETAIL_KEY = "indomain-error-bin"
-# A message that takes longer than this counts as large; most are there at once.
-_PATIENCE_S = 0.05
+# A message that takes longer than this counts as large; most are there at once. Where there is no room for it, it is
+# looked at again so many times before it is refused.
+_PATIENCE_S, _LOOKS = 0.25, 8
+# A timer that is later than this says that the event loop is behind, not that the caller is slow.
+_LATE_S = 0.05
 # A message that is not there after this is given up.
 _RECEIVE_TIMEOUT_S = 30.0
 
@@ -166,14 +169,24 @@ class _Messages(AsyncIterator[MessageT]):
         reserved_bytes = 0
         failure: EditingError | None = None
 
-        def reserve() -> None:
+        def reserve(due_s: float, looks: int) -> None:
             nonlocal reserved_bytes, failure
+            if loop.time() - due_s > _LATE_S:
+                look_later(looks)
+                return
             try:
                 self._hold(self._max_bytes)
                 reserved_bytes = self._max_bytes
             except QueueFull as error:
+                if looks < _LOOKS:
+                    look_later(looks + 1)
+                    return
                 failure = error
                 task.cancel()
+
+        def look_later(looks: int) -> None:
+            due_s = loop.time() + _PATIENCE_S
+            timers.append(loop.call_at(due_s, reserve, due_s, looks))
 
         def give_up() -> None:
             nonlocal failure
@@ -182,7 +195,8 @@ class _Messages(AsyncIterator[MessageT]):
             )
             task.cancel()
 
-        timers = loop.call_later(_PATIENCE_S, reserve), loop.call_later(_RECEIVE_TIMEOUT_S, give_up)
+        timers = [loop.call_later(_RECEIVE_TIMEOUT_S, give_up)]
+        look_later(1)
         try:
             return await anext(self._sent)
         except asyncio.CancelledError:
