@@ -15,7 +15,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow faults fuzz bench bench-refine bench-serving bench-observing bench-studio bench-triton bench-bulk photographs quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto reference lock images clean
+.PHONY: help demo serve test test-slow faults fuzz attack bench bench-refine bench-serving bench-observing bench-studio bench-triton bench-bulk photographs quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto reference lock images clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ faults: $(VENV)/.all ## what breaks, broken: servers killed, disks full, overloa
 FUZZ_INPUTS ?= 25000
 fuzz: $(VENV)/.all ## 150,000 damaged pictures, messages, bodies, forms, paths, sessions; FUZZ_INPUTS for each of the six
 	FUZZ_INPUTS=$(FUZZ_INPUTS) $(BIN)/python -m pytest tests/serving/transports/test_fuzz.py -s $(PYTEST)
+
+attack: $(VENV)/.all ## nineteen attacks on a running gateway, on loopback; a table of what each did
+	$(BIN)/python -m benchmarks.attack $(BENCH)
 
 bench-refine: $(VENV)/.all ## [DATA=val.zip]: refinements by their time to one loss
 	$(BIN)/python -m benchmarks.refine $(if $(DATA),--data $(DATA)) $(BENCH)

@@ -16,6 +16,10 @@ import signal
 import sys
 from pathlib import Path
 
+# gRPC's core would write to standard error by itself, a line for each broken TLS handshake. It reads this when it is
+# imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 import uvloop
 from pydantic import ValidationError
 from pydantic_settings import CliApp
@@ -24,15 +28,16 @@ from serving.access.keys import make_key
 from serving.errors import EditingError
 from serving.gateway import Gateway
 from serving.settings import Settings
-from serving.telemetry.logs import configure
+from serving.telemetry.logs import LogWriter, configure
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, log: LogWriter) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     gateway = Gateway(settings)
+    log.count_drops(gateway.metrics.log_lines_dropped.inc)
     loop.add_signal_handler(signal.SIGHUP, gateway.reload)
     starting = asyncio.create_task(gateway.start(), name="start")
     stopping = asyncio.create_task(stop.wait(), name="signal")
@@ -96,9 +101,9 @@ def main() -> int:
             where = f"{name}: {problem['msg']} (flag or INDOMAIN_{name.upper()})" if name else problem["msg"]
             print(f"serving: {where}", file=sys.stderr)
         return 2
-    configure(settings)
+    log = configure(settings)
     try:
-        uvloop.run(_serve(settings))
+        uvloop.run(_serve(settings, log))
     except (EditingError, OSError) as error:
         if error.__cause__ is not None:
             logging.getLogger(__name__).error("%s", error.__cause__)

@@ -66,6 +66,7 @@ class Call:
     stage: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     trace: Trace | None = None
+    charge: Callable[[], None] = lambda: None
 
     def aside(self) -> Call:
         """A call for side work such as a preview: the same caller and deadline, but times of its own."""

@@ -9,12 +9,13 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serving.access.intake import Intake
 from serving.access.keys import Keys
 from serving.access.lifecycle import Lifecycle
+from serving.access.memory import MemoryBudget
 from serving.access.tls import Certificates
 from serving.backends.backend import Backend
 from serving.backends.embedded import EmbeddedBackend
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _HEALTH_INTERVAL_S = 0.5
+# Calls that gRPC has taken, and whose handlers have not begun, begin within this time.
+_QUIET_S = 0.5
+# At the end, bodies that are still coming in have this long to be whole.
+_LAST_BODIES_S = 2.0
 _BACKENDS: dict[str, type[EmbeddedBackend | TritonBackend]] = {
     "embedded": EmbeddedBackend,
     "triton": TritonBackend,
@@ -68,20 +73,27 @@ class Gateway:
         self.pipeline = Pipeline(served, self._backend, settings, self.metrics)
         self._watcher = RepositoryWatcher(fingerprint, self._backend, served, settings, self.metrics)
         self.tracing = _make_tracing(settings)
-        intake = Intake(settings.max_bytes_in_flight)
-        lifecycle = Lifecycle(settings, self.metrics, intake, keys, self.tracing)
+        self.memory = memory = MemoryBudget(settings.max_bytes_in_flight)
+        self._lifecycle = lifecycle = Lifecycle(settings, self.metrics, memory, keys, self.tracing)
         editing = Editing(self.pipeline)
-        handler = grpc_handlers(editing, lifecycle, self.metrics)
-        self._grpc = GrpcServer(SERVICE.full_name, handler, settings, certificates, unix_socket)
+        handler = grpc_handlers(editing, lifecycle, self.metrics, settings.max_request_bytes)
+        self._grpc = GrpcServer(
+            SERVICE.full_name,
+            handler,
+            settings,
+            certificates,
+            unix_socket,
+            until_idle=partial(lifecycle.until_idle, "grpc", _QUIET_S),
+        )
         self._http: HttpServer | None = None
         self._operations: HttpServer | None = None
         if unix_socket is None:
             app = create_app(self.pipeline, editing, lifecycle, settings, self.metrics)
             context = None if certificates is None else certificates.http
-            self._http = HttpServer(app, settings, settings.http_port, context)
+            self._http = HttpServer(app, settings, memory, settings.http_port, context)
             if settings.operations_port is not None:
                 operations = create_operations_app(self.pipeline, self.metrics)
-                self._operations = HttpServer(operations, settings, settings.operations_port)
+                self._operations = HttpServer(operations, settings, memory, settings.operations_port)
 
     @property
     def grpc_port(self) -> int:
@@ -146,6 +158,7 @@ class Gateway:
         await self._grpc.report(serving=False)
         if self.pipeline.ready:
             await asyncio.sleep(self.settings.drain_delay_s)
+        self._lifecycle.stop_receiving(_LAST_BODIES_S)
         # Only a caller that does not read its answers can keep a session open longer; it is cut off below.
         with suppress(TimeoutError):
             async with asyncio.timeout(self.settings.drain_timeout_s):

@@ -114,6 +114,10 @@ class Settings(BaseSettings):
     """PEM file with the authorities that sign clients' certificates. Callers without a certificate are refused
     (mTLS)."""
 
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names, separated by commas, by which HTTP callers may address a gateway that asks nobody who they are, besides
+    localhost and addresses. Others are refused, so that no page can pass for the gateway's own (DNS rebinding)."""
+
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Origins (e.g. https://app.example.com), separated by commas, whose pages may call over HTTP. Empty: only the
     gateway's own."""
@@ -138,10 +142,14 @@ class Settings(BaseSettings):
     max_requests_in_flight: int = Field(default=256, ge=1)
     """Maximum number of requests in the pipeline at once. Beyond: RESOURCE_EXHAUSTED / 429."""
 
+    max_http_connections: int = Field(default=1024, ge=8)
+    """Connections to the HTTP port at once, at most, and no more than half of the file descriptors that the process may
+    have. Beyond: the one that has waited for a request the longest is closed."""
+
     max_request_bytes: int = Field(default=32 * _MIB, ge=1024)
     """Maximum size of a request."""
 
-    max_bytes_in_flight: int = Field(default=512 * _MIB, ge=1024)
+    max_bytes_in_flight: int = Field(default=256 * _MIB, ge=1024)
     """Maximum size of all requests that are held at once. Beyond: RESOURCE_EXHAUSTED / 429."""
 
     max_picture_bytes: int = Field(default=20 * _MIB, ge=64)
@@ -265,7 +273,7 @@ class Settings(BaseSettings):
             )
         return self
 
-    @field_validator("bundles", "cors_origins", "triton_addresses", mode="before")
+    @field_validator("bundles", "allowed_hosts", "cors_origins", "triton_addresses", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         if isinstance(value, str):

@@ -23,7 +23,13 @@ FORBIDDEN = {
 def imported_names(file: Path) -> set[str]:
     """Top-level names of everything a file imports, inside functions too."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    source = file.read_text(encoding="utf-8")
+    try:
+        tree = ast.parse(source)
+    except SystemError:
+        # CPython 3.11 may count the parser's recursion wrongly when a collection of garbage comes in between.
+        tree = ast.parse(source)
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:

@@ -34,7 +34,10 @@ def labels(component: str) -> dict[str, str]:
     return dict(found)
 
 
-TRITON_RULE = {"to": [{"podSelector": {"matchLabels": labels("triton")}}], "ports": [{"port": 8001}]}
+TRITON_RULE: dict[str, Any] = {
+    "to": [{"podSelector": {"matchLabels": labels("triton")}}],
+    "ports": [{"port": 8001}],
+}
 
 
 def test_callers_reach_grpc_and_http_and_only_monitoring_the_operations_port() -> None:

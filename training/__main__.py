@@ -14,7 +14,8 @@ from training.directions.factors import FactorsConfig, find_factors
 from training.evaluation.evaluation import evaluate
 from training.evaluation.judge import EvaluationConfig
 from training.faces.alignment import AlignmentConfig, measure_alignment
-from training.loops.gan import GanConfig, train_gan
+from training.loops.gan import train_gan
+from training.loops.gan_config import GanConfig
 from training.loops.inversion import InversionConfig, train_encoder
 from training.networks.image_discriminators import UnknownDiscriminator
 from training.recipe import RecipeConfig, RecipeError, run_recipe

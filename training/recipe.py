@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -24,7 +25,8 @@ from pydantic import TypeAdapter, ValidationError
 from training.directions.directions import DirectionsConfig, find_directions
 from training.directions.factors import FactorsConfig, find_factors
 from training.faces.alignment import AlignmentConfig, measure_alignment
-from training.loops.gan import GanConfig, train_gan
+from training.loops.gan import train_gan
+from training.loops.gan_config import GanConfig
 from training.loops.inversion import InversionConfig, train_encoder
 from training.run_folders.checkpoint import CheckpointError, checkpoint_folder, load_meta
 from training.run_folders.json_files import write_json
@@ -54,6 +56,8 @@ class RecipeConfig:
     """Run folder of a generator, for the encoders of a recipe that trains none before them."""
     images: int | None = None
     """Number of pictures to show in each stage that trains, in place of the recipe's own."""
+    seconds: float | None = None
+    """End in this time, with all written; the same command goes on later. Only stages that train watch the clock."""
 
 
 @dataclass
@@ -105,6 +109,8 @@ class Stage:
     """Settings of the command by their names in its config; defaults are in."""
     goes_on: bool
     """Whether a GAN goes on from the one before, instead of starting anew."""
+    folder: Path
+    """Folder of the recipe, which paths in it are relative to."""
 
 
 # --- reading a recipe --------------------------------------------------------------------------------------------
@@ -142,9 +148,7 @@ def read_stage(table: Settings, defaults: Mapping[str, Settings], file: Path, nu
     if given:
         raise RecipeError(f"{where}: {', '.join(given)} comes from the command line, not from a recipe")
     refuse_unknown_settings(settings, command.config, where)
-    if name == "presets" and "file" in settings:
-        settings["file"] = str(file.parent / str(settings["file"]))
-    stage = Stage(title, name, settings, bool(goes_on))
+    stage = Stage(title, name, settings, bool(goes_on), file.parent)
     make_config(stage, dict.fromkeys(command.given - {"resume", "validation"}, Path("-")), where)
     return stage
 
@@ -177,8 +181,11 @@ def refuse_unknown_settings(settings: Mapping[str, Any], config: type, where: st
 
 def make_config(stage: Stage, given: Settings, where: str) -> Any:
     """The config of a stage's command. Raises RecipeError that names what does not fit."""
+    settings = stage.settings | given
+    if stage.command == "presets" and isinstance(settings.get("file"), str):
+        settings["file"] = stage.folder / settings["file"]
     try:
-        return TypeAdapter(COMMANDS[stage.command].config).validate_python(stage.settings | given)
+        return TypeAdapter(COMMANDS[stage.command].config).validate_python(settings)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -227,21 +234,25 @@ def run_recipe(config: RecipeConfig) -> Path:
     config.runs.mkdir(parents=True, exist_ok=True)
     journal = Journal(config.runs / f"{config.file.stem}.recipe.json")
     newest: dict[str, Path] = {"gan": config.gan} if config.gan else {}
+    until = None if config.seconds is None else time.monotonic() + config.seconds
     for number, stage in enumerate(stages):
         entry = journal.entry(number, stage)
         if entry and entry["done"]:
             print(f"{stage.title}: done before, in {entry['folder']}")
         else:
-            entry = run_stage(stage, config, newest, entry, partial(journal.write, number))
+            entry = run_stage(stage, config, newest, entry, partial(journal.write, number), until)
         if stage.command in TRAINED:
             newest[stage.command] = Path(entry["folder"])
+        if not entry["done"]:
+            print(f"{stage.title}: the time is up; the same command goes on here")
+            break
     return newest.get("encoder") or newest.get("gan") or config.runs
 
 
 def with_images(stage: Stage, images: int) -> Stage:
     """The stage with that number of pictures, if it trains."""
     settings = stage.settings | ({"images": images} if stage.command in TRAINED else {})
-    return Stage(stage.title, stage.command, settings, stage.goes_on)
+    return replace(stage, settings=settings)
 
 
 def run_stage(
@@ -250,8 +261,12 @@ def run_stage(
     newest: Mapping[str, Path],
     interrupted: Settings | None,
     note: Callable[[Settings], None],
+    until: float | None,
 ) -> Settings:
-    """Run one stage, or go on with it; return its entry. `note` writes an entry to the journal."""
+    """Run one stage, or go on with it; return its entry, which is not done where the time was up before.
+
+    `note` writes an entry to the journal. `until` is the end of the time, in seconds of the monotonic clock.
+    """
     where = f"{config.file}: {stage.title}"
     given = given_fields(stage, config, newest, where)
     entry = interrupted or {
@@ -267,8 +282,12 @@ def run_stage(
     if interrupted and stage.command in TRAINED:
         go_on_from_checkpoint(made, stage, entry, config.runs)
     print(f"{stage.title}: begins" + (f", goes on in {made.resume}" if getattr(made, "resume", None) else ""))
+    trains = stage.command in TRAINED
+    if trains and until is not None:
+        made.seconds = max(until - time.monotonic(), 0.0)
     result = COMMANDS[stage.command].run(made)
-    entry = entry | {"folder": str(result if stage.command in TRAINED else given["run"]), "done": True}
+    done = not trains or load_meta(Path(str(result)))["images_seen"] >= made.images
+    entry = entry | {"folder": str(result if trains else given["run"]), "done": done}
     note(entry)
     return entry
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from training.networks.encoder import BatchNorm, Encoder, EncoderBlock
+from training.networks.encoder import BatchNorm, CodeBound, Encoder, EncoderBlock
 from training.networks.generator import DEMODULATION_EPSILON, Mapping, ModulatedConv, StyledLayer, Synthesis
 from training.networks.latent_discriminator import LatentDiscriminator, NativeCoordinates, Scale
 from training.networks.layers import ACTIVATION_GAIN, LEAKY_SLOPE, EqualizedLinear
@@ -250,6 +250,33 @@ class FoldedMapping(nn.Module):
         return x if self.config.per_layer_code else x.expand(-1, self.config.layers, -1)
 
 
+class FoldedCodeBound(nn.Module):
+    """`CodeBound` with its statistics multiplied out: code float32 [N, D] -> [N, D].
+
+    Entries between `low` and `high` pass unchanged, and none goes further than `rest` beyond them.
+    """
+
+    low: Tensor
+    high: Tensor
+    rest: Tensor
+    slope: Tensor
+
+    def __init__(self, bound: CodeBound) -> None:
+        super().__init__()
+        knee, rest = (
+            bound.LINEAR * bound.reach * bound.spread,
+            (1 - bound.LINEAR) * bound.reach * bound.spread,
+        )
+        for name, value in {
+            "low": bound.centre - knee, "high": bound.centre + knee, "rest": rest, "slope": 1 / rest
+        }.items():  # fmt: skip
+            self.register_buffer(name, value.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = torch.minimum(torch.maximum(x, self.low), self.high)
+        return inside + self.rest * torch.tanh((x - inside) * self.slope)
+
+
 def fold_encoder(encoder: Encoder | PyramidEncoder) -> nn.Module:
     """Make a copy in which every batch norm has become part of the layer before it."""
     if isinstance(encoder, PyramidEncoder):
@@ -258,6 +285,8 @@ def fold_encoder(encoder: Encoder | PyramidEncoder) -> nn.Module:
     folded.stem = fuse_conv_bn_eval(folded.stem, folded.stem_norm)
     folded.fc = fuse_linear_bn_eval(folded.fc, folded.code_norm)
     folded.stem_norm = folded.code_norm = nn.Identity()  # type: ignore[assignment]
+    if isinstance(folded.bound, CodeBound):
+        folded.bound = FoldedCodeBound(folded.bound)  # type: ignore[assignment]
     if folded.config.bottleneck:
         folded.squeeze = fuse_conv_bn_eval(folded.squeeze, folded.squeeze_norm)
         folded.squeeze_norm = nn.Identity()  # type: ignore[assignment]

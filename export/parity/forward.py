@@ -35,12 +35,12 @@ def check_structure(graph: Graph, file: Path) -> None:
     )
     found = sorted({node.op_type for node in model.graph.node if node.op_type.startswith(FORBIDDEN)})
     require(not found, graph.role, f"nodes that a graph may not have: {', '.join(found)}")
-    for borders, values in ((graph.inputs, model.graph.input), (graph.outputs, model.graph.output)):
+    for specs, values in ((graph.inputs, model.graph.input), (graph.outputs, model.graph.output)):
         have = [(v.name, *(d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim)) for v in values]
-        require([h[0] for h in have] == [b.name for b in borders], graph.role, f"borders are {have}")
-        for border, (name, batch, *shape) in zip(borders, have, strict=True):
+        require([h[0] for h in have] == [b.name for b in specs], graph.role, f"specs are {have}")
+        for spec, (name, batch, *shape) in zip(specs, have, strict=True):
             require(isinstance(batch, str), graph.role, f"the batch of {name} is fixed at {batch}")
-            require(tuple(shape) == border.shape, graph.role, f"{name} has shape {shape}, not {border.shape}")
+            require(tuple(shape) == spec.shape, graph.role, f"{name} has shape {shape}, not {spec.shape}")
 
 
 def check_forward(
@@ -55,10 +55,10 @@ def check_forward(
     `checkpoint`: the training network with the same inputs and outputs. `inputs`: as many samples as the largest batch.
     Returns the errors, in batches and of each sample alone. Raises ParityError.
     """
-    (border,), (result,) = graph.inputs, graph.outputs
+    (spec,), (result,) = graph.inputs, graph.outputs
 
     def infer(x: Tensor) -> Array:
-        return run(session, {border.name: x.numpy()})[result.name]
+        return run(session, {spec.name: x.numpy()})[result.name]
 
     with torch.no_grad():
         folded = [(infer(inputs[:n]), graph.module(inputs[:n]).numpy()) for n in batches(len(inputs))]

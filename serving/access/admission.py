@@ -1,4 +1,4 @@
-"""Who is let into the pipeline: counts requests in, refuses what it cannot hold, and holds each to its deadline."""
+"""Admission to the pipeline: counts the requests in it, refuses those beyond its limits, and enforces deadlines."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from serving.telemetry.average import ExponentialAverage
 
 
 def fair_share(places: int, owner: str, owners: int) -> int:
-    """How many of some places one owner may hold while `owners` (with this one) want some. Who is alone may hold
-    nearly all: an eighth stays free, so that whoever comes next finds one; not so where callers have no names."""
+    """How many of `places` one owner may hold while `owners` of them, this one included, hold or want some.
+
+    A single owner may hold all but an eighth, which stays free for whoever comes next; all of them where callers have
+    no names.
+    """
     if owners > 1:
         return max(1, places // owners)
     return places if owner == ANONYMOUS else places - places // 8
 
 
 class Admission:
-    """`open` is False until warm-up is done. `on_count` is told of the requests in flight as they come and go."""
+    """`open` is False until warm-up is done. `on_count` is called with the number of requests in flight."""
 
     def __init__(self, max_in_flight: int, on_count: Callable[[int], None]) -> None:
         self.open = False

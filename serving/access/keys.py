@@ -1,6 +1,6 @@
-"""Who may call: API keys by name, from a file of their hashes; what each may do, how often, how much at once.
+"""API keys: who may call, which methods, how often, how many requests at once. A file holds their hashes.
 
-Transport-free: the borders hand in what the `authorization` header says. The file is TOML, one table a key:
+The lifecycle passes in the `authorization` header of either transport. The file is TOML, with a table for each key:
 
     [[key]]
     owner = "alice"               # goes into logs; two keys may have one owner, as while a key is being replaced
@@ -57,7 +57,7 @@ class _File(BaseModel):
 
 @dataclass(slots=True)
 class _Use:
-    """What a key has used of its limits: a bucket that fills with `requests_per_s`, up to one second's worth."""
+    """What a key has used of its limits: a token bucket, which `requests_per_s` fills up to one second's worth."""
 
     tokens: float
     filled_s: float
@@ -65,9 +65,10 @@ class _Use:
 
 
 class Keys:
-    """The keys of one file, read again when it changes. A file that cannot be read changes nothing, but for a log line.
+    """The keys of one file, which is read again when it changes. A changed file that cannot be read is logged, and the
+    keys from before stay in force.
 
-    Raises KeysInvalid where it cannot be read to begin with.
+    Raises KeysInvalid if the file cannot be read at the start.
     """
 
     def __init__(self, file: Path, clock: Clock | None = None) -> None:
@@ -88,18 +89,35 @@ class Keys:
 
         Raises Unauthenticated, PermissionDenied, KeyLimitReached.
         """
-        self._look_again()
-        key = self._find(authorization)
-        if key.methods and method not in key.methods:
-            raise PermissionDenied(
-                f"The key of {key.owner} is not for {method}; ask whoever gave it to you for one that is."
+        key = self._allowed(authorization, method)
+        use = self._use_of(key)
+        if key.max_concurrent is not None and use.running >= key.max_concurrent:
+            raise KeyLimitReached(
+                f"The key of {key.owner} is for {key.max_concurrent} requests at once; wait for one to end."
             )
-        use = self._count(key)
+        self._take_token(key, use)
         use.running += 1
         try:
             yield key.owner
         finally:
             use.running -= 1
+
+    def charge(self, authorization: str | None, method: str) -> None:
+        """Counts one more message of a request that was let in, as a session has any number of them.
+
+        Raises what `admit` raises: Unauthenticated where the key has been taken out of the file meanwhile.
+        """
+        key = self._allowed(authorization, method)
+        self._take_token(key, self._use_of(key))
+
+    def _allowed(self, authorization: str | None, method: str) -> Key:
+        self._read_again()
+        key = self._find(authorization)
+        if key.methods and method not in key.methods:
+            raise PermissionDenied(
+                f"The key of {key.owner} is not for {method}; ask whoever gave it to you for one that is."
+            )
+        return key
 
     def _find(self, authorization: str | None) -> Key:
         scheme, _, token = (authorization or "").partition(" ")
@@ -107,34 +125,32 @@ class Keys:
             raise Unauthenticated("A key is needed; send it as `authorization: Bearer KEY`.")
         presented = hash_of(token.strip())
         found = None
-        for key in self._keys:  # all of them: the time taken says nothing of which one came near
+        # All keys are compared, so that the time taken does not tell which one came near.
+        for key in self._keys:
             if hmac.compare_digest(presented, key.sha256):
                 found = key
         if found is None:
             raise Unauthenticated("This key is not known here, or no longer; ask for another one.")
         return found
 
-    def _count(self, key: Key) -> _Use:
-        now_s = self._clock.now()
-        rate = key.requests_per_s
-        capacity = max(1.0, rate or 1.0)
-        use = self._uses.setdefault(key.sha256, _Use(capacity, now_s))
-        if rate is not None:
-            use.tokens = min(capacity, use.tokens + rate * (now_s - use.filled_s))
-            use.filled_s = now_s
-            if use.tokens < 1.0:
-                raise KeyLimitReached(
-                    f"The key of {key.owner} is for {rate:g} requests a second; slow down.",
-                    retry_after_s=(1.0 - use.tokens) / rate,
-                )
-        if key.max_concurrent is not None and use.running >= key.max_concurrent:
-            raise KeyLimitReached(
-                f"The key of {key.owner} is for {key.max_concurrent} requests at once; wait for one to end."
-            )
-        use.tokens -= 1.0 if rate is not None else 0.0
-        return use
+    def _use_of(self, key: Key) -> _Use:
+        return self._uses.setdefault(key.sha256, _Use(_capacity(key), self._clock.now()))
 
-    def _look_again(self) -> None:
+    def _take_token(self, key: Key, use: _Use) -> None:
+        """Takes one request's worth out of the key's bucket. Raises KeyLimitReached."""
+        if key.requests_per_s is None:
+            return
+        now_s = self._clock.now()
+        use.tokens = min(_capacity(key), use.tokens + key.requests_per_s * (now_s - use.filled_s))
+        use.filled_s = now_s
+        if use.tokens < 1.0:
+            raise KeyLimitReached(
+                f"The key of {key.owner} is for {key.requests_per_s:g} requests a second; slow down.",
+                retry_after_s=(1.0 - use.tokens) / key.requests_per_s,
+            )
+        use.tokens -= 1.0
+
+    def _read_again(self) -> None:
         if self._clock.now() - self._looked_s < _LOOK_EVERY_S:
             return
         self._looked_s = self._clock.now()
@@ -152,6 +168,11 @@ class Keys:
         _log.info("keys read again: %d of %d owners", len(self._keys), len(self.owners))
 
 
+def _capacity(key: Key) -> float:
+    """How many requests a key may make at once after a rest: one second's worth."""
+    return max(1.0, key.requests_per_s or 1.0)
+
+
 def hash_of(key: str) -> str:
     """SHA-256 in hexadecimal digits."""
     return hashlib.sha256(key.encode()).hexdigest()
@@ -165,8 +186,9 @@ def make_key(
     max_concurrent: int | None = None,
     methods: tuple[str, ...] = (),
 ) -> str:
-    """A new key, whose hash is appended to the file. A new file may be read by all, as a container has to, and
-    the hash of 256 random bits gives nothing away.
+    """Makes a key, appends its hash to the file, and returns the key.
+
+    Everyone may read a new file: a container has to, and the hash of 256 random bits tells nothing.
 
     Raises KeysInvalid, OSError.
     """

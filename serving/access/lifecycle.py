@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
-from serving.access.intake import Intake, Take
 from serving.access.keys import Keys
+from serving.access.memory import HoldBytes, MemoryBudget
 from serving.call import CALL, Call, request_id_or_new
 from serving.deadline import Deadline
-from serving.errors import Cancelled, EditingError, InternalError, InvalidOption
+from serving.errors import Cancelled, EditingError, InternalError, InvalidOption, ShuttingDown
 from serving.settings import Settings
 from serving.telemetry.logs import log_request
 from serving.telemetry.metrics import Metrics
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_ALWAYS_LOGGED = ("UNAUTHENTICATED", "PERMISSION_DENIED")
+
 
 class Lifecycle:
     """One for a gateway; `request` for each request."""
@@ -35,15 +39,24 @@ class Lifecycle:
         self,
         settings: Settings,
         metrics: Metrics,
-        intake: Intake,
+        memory: MemoryBudget,
         keys: Keys | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._intake = intake
+        self._memory = memory
         self._keys = keys
         self._tracing = tracing
+        self._open: Counter[str] = Counter()
+        self._begun: Counter[str] = Counter()
+        self._ended = asyncio.Event()
+        self._receiving: set[asyncio.Timeout] = set()
+        self._closes_at_s: float | None = None
+
+    @property
+    def asks_for_keys(self) -> bool:
+        return self._keys is not None
 
     @contextmanager
     def request(
@@ -52,9 +65,13 @@ class Lifecycle:
         method: str,
         request_id: str | None,
         on_end: Callable[[str, float], None] | None = None,
+        *,
+        page: str = "",
     ) -> Iterator[OpenRequest]:
-        """For as long as a request lasts. `method` is empty where none of the contract is called: such a request is
-        neither counted nor logged. `on_end` is called with the gRPC code and the seconds that it took.
+        """For as long as a request lasts.
+
+        method: of the contract; empty for other requests, which are not counted, and are logged, as requests of `page`,
+        only where the caller was not let in. on_end: is called with the gRPC code and the seconds that it took.
 
         What leaves is an EditingError (also for faults that nobody foresaw) or a cancellation.
         """
@@ -63,6 +80,8 @@ class Lifecycle:
         CALL.set(call)
         loop, started_s = asyncio.get_running_loop(), deadline.clock.now()
         code = "OK"
+        self._open[transport] += 1
+        self._begun[transport] += 1
         try:
             with ExitStack() as held:
                 yield OpenRequest(self, call, transport, method, held)
@@ -85,12 +104,54 @@ class Lifecycle:
             self._count_refusal(unforeseen, call)
             raise unforeseen from None
         finally:
-            if method:
+            self._open[transport] -= 1
+            self._ended.set()
+            if method or (page and code in _ALWAYS_LOGGED):
                 seconds = deadline.clock.now() - started_s
                 # in the loop's next turn: the answer need not wait for it
-                loop.call_soon(self._account, call, transport, method, code, seconds)
+                loop.call_soon(self._account, call, transport, method, page, code, seconds)
                 if on_end is not None:
                     loop.call_soon(on_end, code, seconds)
+
+    @asynccontextmanager
+    async def receiving(self, seconds: float) -> AsyncIterator[None]:
+        """Bounds the wait for a part of a request.
+
+        Raises TimeoutError after `seconds`, and ShuttingDown where the gateway has stopped receiving meanwhile.
+        """
+        now_s = asyncio.get_running_loop().time()
+        at_s = now_s + seconds if self._closes_at_s is None else min(now_s + seconds, self._closes_at_s)
+        try:
+            async with asyncio.timeout_at(at_s) as limit:
+                self._receiving.add(limit)
+                try:
+                    yield
+                finally:
+                    self._receiving.discard(limit)
+        except TimeoutError:
+            if self._closes_at_s is None:
+                raise
+            raise ShuttingDown(
+                "The gateway is shutting down; send the request to another one, or later."
+            ) from None
+
+    def stop_receiving(self, within_s: float) -> None:
+        """Gives requests that are still coming in so long to be whole: the gateway is shutting down."""
+        self._closes_at_s = asyncio.get_running_loop().time() + within_s
+        for limit in self._receiving:
+            limit.reschedule(min(limit.when() or self._closes_at_s, self._closes_at_s))
+
+    async def until_idle(self, transport: str, quiet_s: float) -> None:
+        """Returns when no request of a transport has been under way for so long."""
+        while True:
+            self._ended.clear()
+            if self._open[transport]:
+                await self._ended.wait()
+                continue
+            begun = self._begun[transport]
+            await asyncio.sleep(quiet_s)
+            if begun == self._begun[transport]:
+                return
 
     def _count_refusal(self, error: EditingError, call: Call) -> None:
         self._metrics.rejected.labels(error.row.reason).inc()
@@ -99,12 +160,13 @@ class Lifecycle:
         if error.__cause__ is not None:
             _log.error("%s", error.message, exc_info=error.__cause__)
 
-    def _account(self, call: Call, transport: str, method: str, code: str, seconds: float) -> None:
+    def _account(self, call: Call, transport: str, method: str, page: str, code: str, seconds: float) -> None:
         """Counts and logs a request that has ended."""
-        self._metrics.requests.labels(method, code).inc()
-        self._metrics.request_seconds.labels(method, transport).observe(seconds)
+        if method:
+            self._metrics.requests.labels(method, code).inc()
+            self._metrics.request_seconds.labels(method, transport).observe(seconds)
         if self._settings.log_requests:
-            log_request(call, transport=transport, method=method, code=code, seconds=seconds)
+            log_request(call, transport=transport, method=method or page, code=code, seconds=seconds)
 
 
 class OpenRequest:
@@ -127,6 +189,7 @@ class OpenRequest:
         keys = self._lifecycle._keys
         if keys is not None:
             self.call.owner = self._held.enter_context(keys.admit(authorization, right))
+            self.call.charge = partial(keys.charge, authorization, right)
 
     def trace(self, carrier: Mapping[str, str]) -> None:
         """Begins a trace, or goes on with the caller's: `carrier` may have its `traceparent`."""
@@ -145,7 +208,6 @@ class OpenRequest:
             raise InvalidOption("The time for the request is a number of seconds above 0.")
         self.call.deadline = Deadline.after(min(wanted_s, settings.max_deadline_s))
 
-    def account(self) -> Take:
-        """Counts the bytes that the request holds: call it with what came in, and below 0 with what went. It raises
-        QueueFull where all requests together hold too many."""
-        return self._held.enter_context(self._lifecycle._intake.request())
+    def hold(self) -> HoldBytes:
+        """What the request counts the bytes with that it holds; all of them are released when it ends."""
+        return self._held.enter_context(self._lifecycle._memory.request(self.call.owner))

@@ -1,7 +1,6 @@
-"""The certificate that both ports show, and the authorities whose clients they let in, as each transport takes them;
-and whom the gateway trusts, and who it is, towards Triton.
+"""TLS: the certificate of both ports, the authorities of their clients, and the same for connections to Triton.
 
-Renewed files of the ports are taken up while it runs, for connections from then on; those towards Triton at a start.
+Renewed files for the ports take effect while the gateway runs, for new connections; those for Triton at the next start.
 """
 
 from __future__ import annotations

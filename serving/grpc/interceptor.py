@@ -13,11 +13,12 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from serving.access.intake import Take
 from serving.access.lifecycle import Lifecycle, OpenRequest
+from serving.access.memory import HoldBytes
 from serving.call import Call
-from serving.errors import EditingError, MalformedRequest
+from serving.errors import DeadlineExceeded, EditingError, MalformedRequest, QueueFull
 from serving.telemetry.metrics import Metrics
+from serving.wire.bounds import check_values
 from serving.wire.contract import METHODS, SERVICE, Method
 from serving.wire.editing import Editing
 from serving.wire.responses import error_detail
@@ -26,22 +27,33 @@ Context = grpc.aio.ServicerContext[Any, Any]
 MessageT = TypeVar("MessageT", bound=Message)
 
 ERROR_DETAIL_KEY = "indomain-error-bin"
+# A message that takes longer than this counts as large; most are there at once. Where there is no room for it, it is
+# looked at again so many times before it is refused.
+_PATIENCE_S, _LOOKS = 0.25, 8
+# A timer that is later than this says that the event loop is behind, not that the caller is slow.
+_LATE_S = 0.05
+# A message that is not there after this is given up.
+_RECEIVE_TIMEOUT_S = 30.0
 
 
-def grpc_handlers(editing: Editing, lifecycle: Lifecycle, metrics: Metrics) -> grpc.GenericRpcHandler:
+def grpc_handlers(
+    editing: Editing, lifecycle: Lifecycle, metrics: Metrics, max_request_bytes: int
+) -> grpc.GenericRpcHandler:
     """The methods of the contract, as a gRPC server takes them.
 
     Messages are parsed within the lifecycle: what cannot be parsed is an error like all others.
     """
-    handlers = {method.name: _handler(method, editing, lifecycle, metrics) for method in METHODS}
+    handlers = {
+        method.name: _handler(method, editing, lifecycle, metrics, max_request_bytes) for method in METHODS
+    }
     return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
 
 
 def _handler(
-    method: Method, editing: Editing, lifecycle: Lifecycle, metrics: Metrics
+    method: Method, editing: Editing, lifecycle: Lifecycle, metrics: Metrics, max_request_bytes: int
 ) -> grpc.RpcMethodHandler[Any, Any]:
     labels = (_kind(method), SERVICE.full_name, method.name)
-    serve = _serving(method, getattr(editing, method.name))
+    serve = _serving(method, getattr(editing, method.name), max_request_bytes)
 
     def count_end(code: str, seconds: float) -> None:
         metrics.grpc_handled.labels(*labels, code).inc()
@@ -62,30 +74,32 @@ def _handler(
         except EditingError as error:
             await _abort(error, request.call, context)
 
-    make = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[method.streams_requests, method.streams_responses]
-    return make(handle, response_serializer=_serialize)
+    # As if all streamed their requests: a handler of the other kind is called only when the message is there as a
+    # whole, and until then nobody would ask for a key, or count what has come of it.
+    if method.streams_responses:
+        return grpc.stream_stream_rpc_method_handler(handle, response_serializer=_serialize)
+    return grpc.stream_unary_rpc_method_handler(handle, response_serializer=_serialize)
 
 
-Serve = Callable[[Any, Context, OpenRequest], Awaitable[Any]]
+Sent = AsyncIterator[bytes]
+Serve = Callable[[Sent, Context, OpenRequest], Awaitable[Any]]
 
 
-def _serving(method: Method, serve: Callable[..., Awaitable[Any]]) -> Serve:
+def _serving(method: Method, serve: Callable[..., Awaitable[Any]], max_bytes: int) -> Serve:
     """Calls a method of `Editing` in the way of its kind. Streams are written through the context, so that a cancelled
     call is cancelled wherever its work is."""
 
-    async def unary(sent: bytes, context: Context, request: OpenRequest) -> Message:
-        answer: Message = await serve(_parse(method.request, sent, request.account()), request.call)
+    async def unary(sent: Sent, context: Context, request: OpenRequest) -> Message:
+        message = await _Messages(method.request, sent, request.hold(), max_bytes).only()
+        answer: Message = await serve(message, request.call)
         return answer
 
-    async def server_stream(sent: bytes, context: Context, request: OpenRequest) -> None:
-        await serve(_parse(method.request, sent, request.account()), request.call, context.write)
+    async def server_stream(sent: Sent, context: Context, request: OpenRequest) -> None:
+        message = await _Messages(method.request, sent, request.hold(), max_bytes).only()
+        await serve(message, request.call, context.write)
 
-    async def two_way_stream(sent: AsyncIterator[bytes], context: Context, request: OpenRequest) -> None:
-        messages = _Messages(method.request, sent, request.account())
+    async def two_way_stream(sent: Sent, context: Context, request: OpenRequest) -> None:
+        messages = _Messages(method.request, sent, request.hold(), max_bytes, waits=True)
         # tells the caller that it is let in, before there is anything to answer
         await context.send_initial_metadata((("x-request-id", request.call.request_id),))
         await serve(partial(anext, messages, None), request.call, context.write)
@@ -114,26 +128,91 @@ async def _abort(error: EditingError, call: Call, context: Context) -> NoReturn:
 
 
 class _Messages(AsyncIterator[MessageT]):
-    """The messages of a stream. Not a generator: giving up waiting for one must not end the stream."""
+    """The messages of a request. Not a generator: giving up waiting for one must not end the stream.
 
-    def __init__(self, kind: type[MessageT], sent: AsyncIterator[bytes], account: Take) -> None:
+    gRPC gathers a message as a whole and does not tell how much of it has come. One that is not there soon therefore
+    counts as the largest that there may be, until it is there. With `waits` the caller may take any time to begin one:
+    a session's messages come when somebody moves a slider, and are counted when they are there.
+    """
+
+    def __init__(
+        self, kind: type[MessageT], sent: Sent, hold: HoldBytes, max_bytes: int, *, waits: bool = False
+    ) -> None:
         self._kind = kind
         self._sent = sent
-        self._account = account
+        self._hold = hold
+        self._max_bytes = max_bytes
+        self._waits = waits
         self._held_bytes = 0
 
     async def __anext__(self) -> MessageT:
-        data = await anext(self._sent)
+        data = await anext(self._sent) if self._waits else await self._receive_soon()
         # only the newest message is held
-        self._account(-self._held_bytes)
+        self._hold(-self._held_bytes)
         self._held_bytes = 0
-        message = _parse(self._kind, data, self._account)
+        message = _parse(self._kind, data, self._hold)
         self._held_bytes = len(data)
         return message
 
+    async def only(self) -> MessageT:
+        """The message of a request that has one. Raises MalformedRequest where there is none."""
+        try:
+            return await anext(self)
+        except StopAsyncIteration:
+            raise MalformedRequest("The request has no message.") from None
 
-def _parse(kind: type[MessageT], data: bytes, account: Take) -> MessageT:
-    account(len(data))
+    async def _receive_soon(self) -> bytes:
+        """Raises QueueFull where a message that is not there soon would be too much to hold, and DeadlineExceeded where
+        it does not come at all."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        reserved_bytes = 0
+        failure: EditingError | None = None
+
+        def reserve(due_s: float, looks: int) -> None:
+            nonlocal reserved_bytes, failure
+            if loop.time() - due_s > _LATE_S:
+                look_later(looks)
+                return
+            try:
+                self._hold(self._max_bytes)
+                reserved_bytes = self._max_bytes
+            except QueueFull as error:
+                if looks < _LOOKS:
+                    look_later(looks + 1)
+                    return
+                failure = error
+                task.cancel()
+
+        def look_later(looks: int) -> None:
+            due_s = loop.time() + _PATIENCE_S
+            timers.append(loop.call_at(due_s, reserve, due_s, looks))
+
+        def give_up() -> None:
+            nonlocal failure
+            failure = DeadlineExceeded(
+                "The request came in too slowly; send it over a faster connection, or smaller."
+            )
+            task.cancel()
+
+        timers = [loop.call_later(_RECEIVE_TIMEOUT_S, give_up)]
+        look_later(1)
+        try:
+            return await anext(self._sent)
+        except asyncio.CancelledError:
+            if failure is None:
+                raise
+            task.uncancel()
+            raise failure from None
+        finally:
+            for timer in timers:
+                timer.cancel()
+            self._hold(-reserved_bytes)
+
+
+def _parse(kind: type[MessageT], data: bytes, hold: HoldBytes) -> MessageT:
+    hold(len(data))
+    check_values(data, kind.DESCRIPTOR)
     try:
         return kind.FromString(data)
     except DecodeError:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -11,11 +14,14 @@ from grpc_reflection.v1alpha import reflection
 from serving.access.tls import Certificates
 from serving.settings import Settings
 
+_MAX_STREAMS = 256
+
 
 class GrpcServer:
     """Serves one service at `settings.grpc_port`, or at a Unix socket. `port` is 0 until it is started.
 
-    The health service reports it as not serving until `report` is called.
+    The health service reports it as not serving until `report` is called. `until_idle` returns when no call of the
+    service is under way.
     """
 
     def __init__(
@@ -25,6 +31,7 @@ class GrpcServer:
         settings: Settings,
         certificates: Certificates | None,
         unix_socket: Path | None,
+        until_idle: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         self.port = 0
         self._service = service
@@ -32,6 +39,7 @@ class GrpcServer:
         self._settings = settings
         self._certificates = certificates
         self._unix_socket = unix_socket
+        self._until_idle = until_idle
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
 
@@ -43,6 +51,13 @@ class GrpcServer:
             options=[
                 ("grpc.max_receive_message_length", settings.max_request_bytes),
                 ("grpc.max_send_message_length", -1),
+                # Calls on one connection at once; further ones wait with the caller.
+                ("grpc.max_concurrent_streams", _MAX_STREAMS),
+                # Connections that say nothing, or whose peer is gone.
+                ("grpc.server_handshake_timeout_ms", 10_000),
+                ("grpc.max_connection_idle_ms", 600_000),
+                ("grpc.keepalive_time_ms", 60_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
                 # A second gateway on the same port must fail, not share it.
                 ("grpc.so_reuseport", 0),
             ],
@@ -72,6 +87,15 @@ class GrpcServer:
             await self._health.set(service, status)
 
     async def stop(self) -> None:
-        """Takes no new calls, and gives those that run `settings.drain_timeout_s` to finish."""
-        if self._server is not None:
-            await self._server.stop(self._settings.drain_timeout_s)
+        """Takes no new calls, and gives those that run `settings.drain_timeout_s` to finish.
+
+        gRPC itself would also wait for callers to close their connections, which a stranger need not do.
+        """
+        if self._server is None:
+            return
+        stopping = asyncio.create_task(self._server.stop(self._settings.drain_timeout_s), name="grpc-stop")
+        idle = asyncio.create_task(self._until_idle(), name="grpc-idle")
+        await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
+        idle.cancel()
+        await self._server.stop(None)
+        await stopping

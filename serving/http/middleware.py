@@ -6,28 +6,32 @@ Plain ASGI, around the routes (routes.py).
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import math
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import h11
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from serving.access.intake import Take
 from serving.access.lifecycle import Lifecycle
+from serving.access.memory import HoldBytes
 from serving.call import Call
 from serving.errors import (
     Cancelled,
     DeadlineExceeded,
     EditingError,
     InvalidOption,
+    MalformedRequest,
     PermissionDenied,
     RequestTooLarge,
 )
+from serving.http.connections import receive_time_s
 from serving.settings import Settings
 from serving.wire.contract import METHODS
 from serving.wire.json import write_json
@@ -46,6 +50,7 @@ _POLICY = (
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
+_PROBES = ("/healthz", "/readyz")
 # FastAPI's pages start their script from within.
 _PAGES_WITH_SCRIPT = ("/docs", "/redoc")
 _POLICY_WITH_SCRIPT = (
@@ -76,12 +81,15 @@ class LifecycleMiddleware:
             return
         headers, path = Headers(scope=scope), scope["path"]
         answer = _Answer(send, path, tls=self._settings.tls_certificate is not None)
-        body = _Body(receive, headers, self._settings.max_request_bytes)
+        body = _Body(receive, headers, self._settings.max_request_bytes, self._lifecycle)
         method = _METHOD_OF_PATH.get(path, "")
         try:
-            with self._lifecycle.request(scope["type"], method, headers.get(REQUEST_ID_HEADER)) as request:
+            with self._lifecycle.request(
+                scope["type"], method, headers.get(REQUEST_ID_HEADER), page=path[:100]
+            ) as request:
                 scope.setdefault("state", {})["call"] = request.call
                 answer.request_id = request.call.request_id
+                self._check_host(headers, path)
                 self._check_origin(headers)
                 if _needs_key(path):
                     right = method or ("Metrics" if path == "/metrics" else "")
@@ -90,12 +98,30 @@ class LifecycleMiddleware:
                 request.limit_time(_time_limit_s(headers))
                 if scope["type"] == "http":
                     body.check_announced()
-                    received = body.limited(request.account(), request.call)
+                    received = body.limited(request.hold(), request.call)
                 else:
-                    received = _counted(receive, request.account())
+                    received = _counted(receive, request.hold())
                 await self._app(scope, received, answer.send)
         except EditingError as error:
             await self._refuse(error, request.call, scope, body, answer)
+
+    def _check_host(self, headers: Headers, path: str) -> None:
+        """A page may make its own name lead to this machine (DNS rebinding), and then call as if it were the gateway's
+        own. Where nobody has to say who they are, the gateway answers to names that it knows, and to addresses."""
+        settings = self._settings
+        guarded = self._lifecycle.asks_for_keys or settings.tls_client_authorities or settings.insecure
+        if guarded or path in _PROBES:
+            return
+        host = headers.get("host", "")
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            raise MalformedRequest("The header host is no host name with a port.") from None
+        if name in ("localhost", "", settings.host, *settings.allowed_hosts) or _is_address(name):
+            return
+        raise PermissionDenied(
+            f"This gateway does not answer to the name {name[:100]!r}; its setting allowed_hosts says to which it does."
+        )
 
     def _check_origin(self, headers: Headers) -> None:
         """A page of another origin may not use its visitor's way to this gateway; a setting says which pages may. (CORS
@@ -103,7 +129,11 @@ class LifecycleMiddleware:
         origin = headers.get("origin")
         if origin is None or origin in self._settings.cors_origins:
             return
-        if urlsplit(origin).netloc != headers.get("host"):
+        try:
+            netloc = urlsplit(origin).netloc
+        except ValueError:
+            raise MalformedRequest("The header origin is no origin.") from None
+        if netloc != headers.get("host"):
             raise PermissionDenied(
                 f"Pages of {origin[:200]!r} may not call this gateway; its setting cors_origins says which may."
             )
@@ -157,7 +187,19 @@ class _Answer:
                 headers[name] = value
         elif kind == "websocket.close" or kind == "http.response.body":
             self.complete = not message.get("more_body", False)
-        await self._send(message)
+        try:
+            await self._send(message)
+        except h11.LocalProtocolError:
+            # the caller has broken the protocol, and uvicorn has answered that
+            raise Cancelled("The caller broke off the request.") from None
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _needs_key(path: str) -> bool:
@@ -192,8 +234,9 @@ def _time_limit_s(headers: Headers) -> float | None:
 class _Body:
     """The body of a request, as it comes in."""
 
-    def __init__(self, receive: Receive, headers: Headers, max_bytes: int) -> None:
+    def __init__(self, receive: Receive, headers: Headers, max_bytes: int, lifecycle: Lifecycle) -> None:
         self.receive = receive
+        self._lifecycle = lifecycle
         self._announced = headers.get("content-length", "")
         self._chunked = "transfer-encoding" in headers
         self._max_bytes = max_bytes
@@ -208,29 +251,29 @@ class _Body:
         if self._announced.isdecimal() and int(self._announced) > self._max_bytes:
             raise self._too_large()
 
-    def limited(self, account: Take, call: Call) -> Receive:
-        """A `receive` that counts each piece, refuses a body over the limit as it grows, and waits for no piece longer
-        than the call's deadline."""
-        seen = 0
+    def limited(self, hold: HoldBytes, call: Call) -> Receive:
+        """A `receive` that counts each piece, refuses a body over the limit as it grows, and gives up one that comes
+        too slowly, or is not whole at the call's deadline."""
+        seen, begun_s = 0, call.deadline.clock.now()
 
         async def limited() -> Message:
             nonlocal seen
             if self._whole:
                 # nothing is waited for any more but the caller hanging up
                 return await self.receive()
+            left_s = receive_time_s(seen) - (call.deadline.clock.now() - begun_s)
             try:
-                async with asyncio.timeout(call.deadline.remaining_s):
+                async with self._lifecycle.receiving(min(left_s, call.deadline.remaining_s)):
                     message = await self.receive()
             except TimeoutError:
-                raise DeadlineExceeded(
-                    "Time ran out before the request had come in whole; allow more time."
-                ) from None
+                why = "allow more time" if left_s > call.deadline.remaining_s else "it came too slowly"
+                raise DeadlineExceeded(f"Time ran out before the request had come in whole; {why}.") from None
             self._whole = not message.get("more_body", False)
             count = len(message.get("body", b""))
             seen += count
             if seen > self._max_bytes:
                 raise self._too_large()
-            account(count)
+            hold(count)
             return message
 
         return limited
@@ -241,18 +284,18 @@ class _Body:
         )
 
 
-def _counted(receive: Receive, account: Take) -> Receive:
+def _counted(receive: Receive, hold: HoldBytes) -> Receive:
     """A websocket's `receive` that counts the newest message; the one before it is no longer held."""
     held_bytes = 0
 
     async def counted() -> Message:
         nonlocal held_bytes
         message = await receive()
-        account(-held_bytes)
+        hold(-held_bytes)
         held_bytes = 0
         if message["type"] == "websocket.receive":
             count = len(message.get("bytes") or message.get("text") or "")
-            account(count)
+            hold(count)
             held_bytes = count
         return message
 

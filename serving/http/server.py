@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import ssl
 from collections.abc import Iterator
@@ -12,7 +11,9 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
+from serving.access.memory import MemoryBudget
 from serving.errors import BackendUnavailable
+from serving.http.connections import ConnectionConfig
 from serving.settings import Settings
 
 
@@ -23,23 +24,30 @@ class HttpServer(uvicorn.Server):
     """
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, port: int, context: ssl.SSLContext | None = None
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        memory: MemoryBudget,
+        port: int,
+        context: ssl.SSLContext | None = None,
     ) -> None:
         super().__init__(
-            uvicorn.Config(
+            ConnectionConfig(
                 app,
+                settings,
+                memory,
                 log_config=None,
                 access_log=False,
                 lifespan="off",
                 server_header=False,
                 proxy_headers=False,  # the caller's address is not used
                 timeout_graceful_shutdown=max(1, int(settings.drain_timeout_s)),
-                ws_max_size=settings.max_request_bytes,
+                # a picture as it is, or in base64 within JSON
+                ws_max_size=min(settings.max_request_bytes, settings.max_picture_bytes * 4 // 3 + 65536),
                 ws_per_message_deflate=False,  # pictures are compressed already
                 ssl_context_factory=None if context is None else (lambda config, default: context),
             )
         )
-        logging.getLogger("uvicorn.error").addFilter(_is_no_refused_websocket)
         self.port = 0
         self._address = (settings.host, port)
         self._task: asyncio.Task[None] | None = None
@@ -63,11 +71,6 @@ class HttpServer(uvicorn.Server):
         self.should_exit = True
         if self._task is not None:
             await self._task
-
-
-def _is_no_refused_websocket(record: logging.LogRecord) -> bool:
-    """uvicorn logs an error for every websocket that is refused with an answer. The gateway logs that as a request."""
-    return "without completing handshake" not in record.getMessage()
 
 
 def _listening_socket(host: str, port: int) -> socket.socket:

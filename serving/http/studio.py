@@ -1,6 +1,6 @@
-"""The studio: the page at `/` and its files (clients/web), as they lie there.
+"""The studio: serves the page at `/` and its files (clients/web) as they are.
 
-Nothing in them is secret or made at run time; what the page may load and whom it may ask is the border's policy.
+They hold no secrets and are not generated. The middleware's policy says what the page may load and whom it may call.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _FILES = "/studio"
 
 
 class _Files(StaticFiles):
-    """Kept by browsers, and asked about each time whether they are still the same: page and gateway stay of one age."""
+    """Browsers keep the files, and ask each time whether they have changed: the page fits the gateway's version."""
 
     def file_response(self, *arguments: Any, **options: Any) -> Response:
         response = super().file_response(*arguments, **options)
@@ -25,7 +25,7 @@ class _Files(StaticFiles):
 
 
 def add_studio(app: FastAPI) -> None:
-    """Serves the page at `/`, and what it is made of below /studio."""
+    """Serves the page at `/`, and its files below /studio."""
     files = _Files(directory=_FOLDER)
 
     async def page(request: Request) -> Response:

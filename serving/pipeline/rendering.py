@@ -93,7 +93,7 @@ class Renderer:
                 "Nothing is edited whose change could be pasted; ask for the pasting replace."
             )
         base = None if output.pasting is Pasting.REPLACE else before
-        return await self._stages.paste(origin, base, after, output, call)
+        return await self._stages.pasted_picture(origin, base, after, output, call)
 
 
 def measure(aligned: Image, start: Image, final: Image, refined: Refinement, mask: Mask | None) -> Losses:

@@ -7,10 +7,12 @@ edits themselves are the pipeline's.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from serving.access.intake import Intake
+from serving.access.admission import fair_share
+from serving.access.memory import HoldBytes, MemoryBudget
 from serving.call import Call
 from serving.deadline import Deadline
 from serving.errors import DeadlineExceeded, EditingError, MalformedRequest, QueueFull, ShuttingDown
@@ -41,8 +43,6 @@ class SessionAnswer:
 Edit = Callable[[EditJob, Call], Awaitable[Edited]]
 Receive = Callable[[], Awaitable[SessionRequest | None]]
 SendAnswer = Callable[[SessionAnswer], Awaitable[None]]
-HoldBytes = Callable[[int], None]
-"""Counts bytes that are held, or released if below 0. Raises QueueFull if all sessions hold too many."""
 
 
 class EditSessions:
@@ -52,16 +52,16 @@ class EditSessions:
         self._edit = edit
         self._settings = settings
         self._open: set[EditSession] = set()
-        self._photographs = Intake(settings.max_session_photograph_bytes)
+        self._of_owner: Counter[str] = Counter()
+        self._photographs = MemoryBudget(settings.max_session_photograph_bytes)
 
     def __len__(self) -> int:
         return len(self._open)
 
     async def run(self, receive: Receive, send: SendAnswer, call: Call) -> None:
         """Runs one session until its last request is answered. Raises QueueFull, and what EditSession.run raises."""
-        if len(self._open) >= self._settings.max_sessions:
-            raise QueueFull(f"{len(self._open)} edit sessions are open already; try again a little later.")
-        with self._photographs.request() as hold:
+        self._check_room(call.owner)
+        with self._photographs.request(call.owner) as hold:
             session = EditSession(
                 self._edit,
                 receive,
@@ -72,10 +72,25 @@ class EditSessions:
                 idle_s=self._settings.session_idle_s,
             )
             self._open.add(session)
+            self._of_owner[call.owner] += 1
             try:
                 await session.run()
             finally:
                 self._open.discard(session)
+                self._of_owner[call.owner] -= 1
+                if not self._of_owner[call.owner]:
+                    del self._of_owner[call.owner]
+
+    def _check_room(self, owner: str) -> None:
+        most = self._settings.max_sessions
+        if len(self._open) >= most:
+            raise QueueFull(f"{len(self._open)} edit sessions are open already; try again a little later.")
+        owners = len(self._of_owner) + (owner not in self._of_owner)
+        crowded = 2 * len(self._open) >= most
+        if crowded and self._of_owner[owner] >= fair_share(most, owner, owners):
+            raise QueueFull(
+                f"{self._of_owner[owner]} of your edit sessions are open already, your share; close one."
+            )
 
     async def end(self) -> None:
         """Lets all sessions answer the requests they have received, and ends them."""

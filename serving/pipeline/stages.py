@@ -173,7 +173,7 @@ class Stages:
         place = centred_square(width, height)
         return Aligned(image, Origin(picture, _placement(Alignment.CENTRE_CROP, place, width, height)))
 
-    async def paste(
+    async def pasted_picture(
         self, origin: Origin, before: Image | None, after: Image, output: OutputOptions, call: Call
     ) -> EncodedPicture:
         """The photograph with `after` pasted in, or, if `before` is given, with the change from `before` to `after`."""

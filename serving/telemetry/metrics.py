@@ -107,6 +107,11 @@ class Metrics:
             buckets=SCORE_BUCKETS,
             registry=registry,
         )
+        self.log_lines_dropped = Counter(
+            "indomain_log_lines_dropped_total",
+            "Log lines that were not written, as nobody read the log in time or its disk was full",
+            registry=registry,
+        )
         # These three have the names that dashboards for gRPC servers expect.
         labels = ["grpc_type", "grpc_service", "grpc_method"]
         self.grpc_started = Counter("grpc_server_started_total", "RPCs begun", labels, registry=registry)

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 
 from indomain.v1 import editing_pb2 as pb
 from serving.call import Call
-from serving.errors import EditingError
+from serving.errors import EditingError, KeyLimitReached
 from serving.jobs import SessionRequest
 from serving.pipeline.pipeline import Pipeline
 from serving.pipeline.session import SessionAnswer
@@ -62,12 +62,24 @@ class Editing:
         call: Call,
         send: Callable[[pb.EditSessionResponse], Awaitable[None]],
     ) -> None:
+        opened = False
+
         async def receive_request() -> SessionRequest | None:
+            nonlocal opened
             message = await receive()
             if isinstance(message, EditingError):
                 # one bad message does not end a session
                 return SessionRequest(0, fault=message)
-            return None if message is None else requests.session(message)
+            if message is None:
+                return None
+            try:
+                if opened:
+                    # the first message was charged when the session was opened
+                    call.charge()
+            except KeyLimitReached as error:
+                return SessionRequest(message.sequence, fault=error)
+            opened = True
+            return requests.session(message)
 
         async def send_answer(answer: SessionAnswer) -> None:
             await send(responses.session(answer))

@@ -1,7 +1,8 @@
 """Results -> messages.
 
 A result and its message have the same names for the same things, so that `_write` fills most messages by itself: a new
-field of a message needs a field of the same name in serving/jobs.py, and nothing here.
+field of a message needs a field of the same name in serving/results.py, and nothing here. Bundles, whose classes are
+those of the manifest (serving/bundle.py), are written field by field.
 """
 
 from __future__ import annotations

@@ -24,13 +24,8 @@ SIZE, CODE, Z, DEPTH = 32, 24, 24, 4
 CHANNELS = {4: 20, 8: 16, 16: 12, 32: 8, 64: 8, 128: 8, 256: 8}
 PICTURES = 10
 SAMPLES = 10_000  # of the mean code
-CONSTANT = (
-    "kernel",
-    "resample_filter",
-    "lod",
-    "truncation",
-    "num_batches_tracked",
-)  # training never changes them
+# Parts of names of tensors that training never changes.
+CONSTANT = ("kernel", "resample_filter", "lod", "truncation", "num_batches_tracked")
 
 
 @torch.no_grad()

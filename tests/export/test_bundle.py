@@ -83,10 +83,10 @@ def test_configuration_matches_the_manifest(exported: Exported, role: str) -> No
     assert "timeout_action: REJECT" in text
     assert "max_queue_size" in text
     assert "kind:" not in text
-    for border in (*graph["inputs"], *graph["outputs"]):
-        dims = ", ".join(str(size) for size in border["shape"][1:])
-        kind = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}[border["dtype"]]
-        assert f'name: "{border["name"]}" data_type: {kind} dims: [ {dims} ]' in text
+    for spec in (*graph["inputs"], *graph["outputs"]):
+        dims = ", ".join(str(size) for size in spec["shape"][1:])
+        kind = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}[spec["dtype"]]
+        assert f'name: "{spec["name"]}" data_type: {kind} dims: [ {dims} ]' in text
 
 
 @pytest.mark.parametrize("role", ROLES)

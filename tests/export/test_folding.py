@@ -16,6 +16,7 @@ from export.graphs.folding import (
 )
 from export.graphs.storage import compress
 from tests.export.conftest import Exported
+from training.networks.encoder import Encoder, EncoderConfig
 from training.networks.generator import Generator, GeneratorConfig
 from training.networks.latent_discriminator import LatentDiscriminator
 
@@ -47,6 +48,20 @@ def test_repeated_code_and_layer_view() -> None:
     torch.testing.assert_close(
         fold_latent_discriminator(discriminator)(code), discriminator(code), rtol=1e-4, atol=1e-4
     )
+
+
+@torch.no_grad()
+def test_a_bounded_encoder_and_its_twin() -> None:
+    """Inside the bound and far beyond it."""
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderConfig(16, (8, 8, 8), 4, 6, 16, activation=True, bounded=True))
+    encoder.start_from(torch.randn(6, 16) + torch.rand(6, 16) * torch.randn(500, 6, 16))
+    encoder(torch.randn(8, 3, 16, 16))
+    encoder.eval()
+    for factor in (1.0, 1e3):
+        encoder.fc.weight.mul_(factor)
+        picture = torch.rand(4, 3, 16, 16) * 2 - 1
+        torch.testing.assert_close(fold_encoder(encoder)(picture), encoder(picture), rtol=1e-4, atol=1e-4)
 
 
 def test_rounding_leaves_what_float16_cannot_hold() -> None:

@@ -26,8 +26,8 @@ from indomain.cli import main as indomain_cli
 from tests.export import foreign_stylegan1
 from tests.export.foreign_stylegan1 import Case, EncoderCase, generator, idinvert_encoder
 from training.loops.inversion import InversionConfig, train_encoder
-from training.loops.step import Compute
 from training.networks.generator import Generator, GeneratorConfig
+from training.optimisation.step import Compute
 from training.refinement.refinement import RefinementConfig
 from training.run_folders.checkpoint import CheckpointError, load_meta, load_network
 from training.run_folders.json_files import read_config

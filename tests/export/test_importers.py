@@ -26,8 +26,8 @@ from tests.export.foreign_stylegan2 import (
     rosinality,
 )
 from training.loops.inversion import InversionConfig, train_encoder
-from training.loops.step import Compute
 from training.networks.generator import Generator, GeneratorConfig
+from training.optimisation.step import Compute
 from training.run_folders.checkpoint import CheckpointError, load_meta, load_network
 from training.run_folders.json_files import read_config
 

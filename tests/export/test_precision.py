@@ -100,9 +100,8 @@ def test_weights_beside_the_graph_are_vouched_for(
     graph = read_bundle(repository, "tiny").graphs["generator"]
     assert graph.external_data is not None
     data = repository / graph.external_data.file
-    assert (
-        data == repository / "tiny_generator" / "1" / "model.onnx.data"
-    )  # where Triton and ONNX Runtime look
+    # Triton and ONNX Runtime look for it there.
+    assert data == repository / "tiny_generator" / "1" / "model.onnx.data"
     assert data.stat().st_size > (repository / graph.file).stat().st_size
     content = bytearray(data.read_bytes())
     content[0] ^= 1

@@ -70,8 +70,8 @@ def test_triton_reads_the_configuration(repository: Path, role: str, tensorrt: b
     assert (config.name, config.backend, config.max_batch_size) == (
         graph["model"], "onnxruntime", graph["max_batch_size"],
     )  # fmt: skip
-    for entries, borders in ((config.input, graph["inputs"]), (config.output, graph["outputs"])):
-        assert [(e.name, list(e.dims)) for e in entries] == [(b["name"], b["shape"][1:]) for b in borders]
+    for entries, specs in ((config.input, graph["inputs"]), (config.output, graph["outputs"])):
+        assert [(e.name, list(e.dims)) for e in entries] == [(b["name"], b["shape"][1:]) for b in specs]
     queue = config.dynamic_batching.default_queue_policy
     assert queue.max_queue_size >= config.max_batch_size
     (instances,) = config.instance_group
@@ -98,17 +98,17 @@ def test_tensorrt_has_its_profiles_its_own_cache_and_warm_ups(repository: Path, 
     sizes = []
     for shapes in profile:
         found = dict(entry.split(":") for entry in shapes.split(","))
-        assert found.keys() == {border["name"] for border in graph["inputs"]}
-        for border in graph["inputs"]:
-            batch, *dims = map(int, found[border["name"]].split("x"))
-            assert dims == border["shape"][1:]
+        assert found.keys() == {spec["name"] for spec in graph["inputs"]}
+        for spec in graph["inputs"]:
+            batch, *dims = map(int, found[spec["name"]].split("x"))
+            assert dims == spec["shape"][1:]
         sizes.append(batch)
     assert sizes[0] == 1
     assert sizes == sorted(sizes)
     assert sizes[2] == config.max_batch_size
     assert [warm_up.batch_size for warm_up in config.model_warmup] == sorted(set(sizes))
     for warm_up in config.model_warmup:
-        assert set(warm_up.inputs) == {border["name"] for border in graph["inputs"]}
+        assert set(warm_up.inputs) == {spec["name"] for spec in graph["inputs"]}
 
 
 def test_the_refiner_is_set_to_openvino_and_nothing_else(repository: Path) -> None:
@@ -133,13 +133,13 @@ def test_tensorrt_can_take_the_graphs(exported: Exported, role: str) -> None:
     graph = onnx.shape_inference.infer_shapes(onnx.load(file)).graph
     assert {node.op_type for node in graph.node} <= TENSORRT
     assert onnx.load(file).opset_import[0].version in TENSORRT_OPSETS
-    # bytes are taken at the borders only, and cast at once
-    borders = {value.name for value in [*graph.input, *graph.output]}
+    # bytes are taken at the specs only, and cast at once
+    specs = {value.name for value in [*graph.input, *graph.output]}
     types_of = {
         v.name: v.type.tensor_type.elem_type for v in [*graph.input, *graph.output, *graph.value_info]
     }
     of_bytes = {name for name, kind in types_of.items() if kind == onnx.TensorProto.UINT8}
-    assert of_bytes <= borders
+    assert of_bytes <= specs
     touching = [node for node in graph.node if of_bytes & {*node.input, *node.output}]
     assert {node.op_type for node in touching} <= {"Cast"}
     assert len(types_of) > len(graph.node) / 2  # shapes and types were found

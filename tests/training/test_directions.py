@@ -69,9 +69,8 @@ def test_a_range_ends_before_the_attribute_turns_back() -> None:
     assert edits.honest_end("bright", step, 3.0, 0.95) == 1.5
     assert edits.honest_end("bright", step, -2.0, 0.95) == -1.5
     assert edits.honest_end("bright", step, 1.0, 0.95) == 1
-    assert (
-        edits.honest_end("bright", step, 3.0, 1.01) == 1.5
-    )  # never reached: where most go the right way, at the largest strength
+    # No strength reaches that share: the largest one is returned at which most change the right way.
+    assert edits.honest_end("bright", step, 3.0, 1.01) == 1.5
 
 
 def change_of_styles(generator: Generator, step: torch.Tensor, layers: list[int]) -> float:

@@ -101,9 +101,8 @@ def test_tables_and_pictures_are_written(evaluated: tuple[Path, list[Path], Path
     assert results["inversions"]["domain-regularised optimisation"]["steps"] == 3
     assert results["inversions"]["Image2StyleGAN"]["steps"] == 12
     assert results["generator"]["samples"] == 48
-    assert results["generator"]["fid_held_out"] == pytest.approx(
-        0, abs=1e-3
-    )  # they are the training pictures
+    # The held-out pictures are the training pictures here.
+    assert results["generator"]["fid_held_out"] == pytest.approx(0, abs=1e-3)
     assert results["generator"]["fid_samples"] > 1
     assert "| FID |" in table
 

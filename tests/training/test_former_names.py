@@ -13,11 +13,12 @@ from safetensors.numpy import load_file, save_file
 
 from tests.export.run_folder import write_run
 from tests.training.pictures import write_pictures
-from training.loops.gan import GanConfig, train_gan
+from training.loops.gan import train_gan
+from training.loops.gan_config import GanConfig
 from training.loops.inversion import InversionConfig, train_encoder
-from training.loops.step import Compute
 from training.networks.generator import GeneratorConfig
 from training.networks.image_discriminators import ProjectedDiscriminator
+from training.optimisation.step import Compute
 from training.run_folders.checkpoint import load_meta, load_network
 from training.run_folders.former_names import CURRENT_KEYS, FORMER_NETWORKS
 from training.run_folders.publication import PublicationConfig, publish

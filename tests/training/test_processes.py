@@ -79,10 +79,9 @@ def test_a_killed_run_goes_on_along_the_same_curve(pictures: Path, tmp_path: Pat
     victim.send_signal(signal.SIGKILL)
     victim.wait()
     (run,) = killed.iterdir()
+    # Figures of steps beyond its last checkpoint.
     with (run / "figures.jsonl").open("a") as file:
-        file.write(
-            '{"step": 57, "time": 0.0, "discriminator_loss": 9.0}\n{"step": 58, "ti'
-        )  # beyond its last checkpoint
+        file.write('{"step": 57, "time": 0.0, "discriminator_loss": 9.0}\n{"step": 58, "ti')
     assert training(*common, "--images", "480", "--resume", run).wait() == 0
     undisturbed = next(whole.iterdir())
     assert curve(run, "discriminator_loss") == pytest.approx(

@@ -22,6 +22,7 @@ ROOMS = {
         "faces",
         "measures",
         "refinement",
+        "optimisation",
         "loops",
         "directions",
         "evaluation",

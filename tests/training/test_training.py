@@ -15,12 +15,13 @@ from torch import nn
 from tests.training.pictures import write_pictures
 from training.__main__ import main
 from training.data.pictures import DataError, load_pictures
-from training.loops.gan import GanConfig, train_gan
+from training.loops.gan import train_gan
+from training.loops.gan_config import GanConfig
 from training.loops.inversion import InversionConfig, train_encoder
-from training.loops.step import Compute
 from training.losses.adversarial import Discriminator
 from training.networks.generator import Generator, GeneratorConfig
 from training.networks.image_discriminators import IMAGE_DISCRIMINATORS
+from training.optimisation.step import Compute
 from training.run_folders.checkpoint import CheckpointError, load_meta, load_network, save_checkpoint
 
 SMALL = GeneratorConfig(resolution=32, channels=(16, 16, 8, 8), z_size=32, code_size=32, mapping_depth=2)

@@ -11,21 +11,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def augment(image: Tensor, probability: float = 1.0) -> Tensor:
+def augment(image: Tensor, probability: float | Tensor = 1.0) -> Tensor:
     """Change colours, move, and cut out parts of pictures float [N, 3, H, W] in [-1, 1].
 
-    Each change happens to a sample with `probability`, a probability of 0 returns the pictures themselves.
+    Each change happens to a sample with `probability`, which may be a scalar on the device. A number of 0 returns the
+    pictures themselves.
     """
-    if probability <= 0:
+    if not isinstance(probability, Tensor) and probability <= 0:
         return image
     return _cutout(_translate(_colour(image, probability), probability), probability)
 
 
-def _chosen(image: Tensor, probability: float) -> Tensor:
+def _chosen(image: Tensor, probability: float | Tensor) -> Tensor:
     return (torch.rand(image.shape[0], 1, 1, 1, device=image.device) < probability).to(image.dtype)
 
 
-def _colour(x: Tensor, p: float) -> Tensor:
+def _colour(x: Tensor, p: float | Tensor) -> Tensor:
     def uniform(low: float, high: float, rest: float) -> Tensor:
         value = torch.rand(x.shape[0], 1, 1, 1, device=x.device, dtype=x.dtype) * (high - low) + low
         return rest + _chosen(x, p) * (value - rest)
@@ -37,7 +38,7 @@ def _colour(x: Tensor, p: float) -> Tensor:
     return mean + (x - mean) * uniform(0.5, 1.5, 1.0)  # contrast
 
 
-def _translate(x: Tensor, p: float, ratio: float = 0.125) -> Tensor:
+def _translate(x: Tensor, p: float | Tensor, ratio: float = 0.125) -> Tensor:
     n, _, h, w = x.shape
     shift = int(h * ratio + 0.5)
     move = _chosen(x, p)[:, :, 0, 0].long()  # [N, 1]
@@ -45,12 +46,13 @@ def _translate(x: Tensor, p: float, ratio: float = 0.125) -> Tensor:
     dx = torch.randint(-shift, shift + 1, (n, 1), device=x.device) * move
     rows = (torch.arange(h, device=x.device)[None] + dy).clamp(-1, h) + 1  # [N, H] into the padded picture
     columns = (torch.arange(w, device=x.device)[None] + dx).clamp(-1, w) + 1
-    padded = F.pad(x, (1, 1, 1, 1)).permute(0, 2, 3, 1)
-    batch = torch.arange(n, device=x.device)[:, None, None]
-    return padded[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    # Rows, then columns: the gradient of indexing with both at once sorts all indices on a GPU.
+    padded = F.pad(x, (1, 1, 1, 1))
+    taken = padded.gather(2, rows[:, None, :, None].expand(-1, x.shape[1], -1, w + 2))
+    return taken.gather(3, columns[:, None, None, :].expand(-1, x.shape[1], h, -1))
 
 
-def _cutout(x: Tensor, p: float, ratio: float = 0.5) -> Tensor:
+def _cutout(x: Tensor, p: float | Tensor, ratio: float = 0.5) -> Tensor:
     n, _, h, w = x.shape
     side = int(h * ratio)
     top = torch.randint(-side // 2, h - side // 2, (n, 1), device=x.device)

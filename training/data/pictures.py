@@ -1,6 +1,6 @@
 """Data sets of pictures: a folder or a zip, with an optional csv of attributes.
 
-All pictures are decoded once and held in memory as uint8.
+All pictures are decoded once and held in memory as uint8, on the device that trains on them.
 """
 
 from __future__ import annotations
@@ -53,16 +53,28 @@ class Pictures:
         attributes = {name: values[:count] for name, values in self.attributes.items()}
         return Pictures(self.images[:count], self.names[:count], attributes)
 
+    def to(self, device: torch.device) -> Pictures:
+        """The same data set with its pictures on `device`."""
+        return Pictures(self.images.to(device), self.names, self.attributes)
+
     def batch(self, index: Tensor, *, mirror: bool | Tensor) -> Tensor:
-        """Pictures at `index` [N] as float32 [N, 3, H, W] in [-1, 1].
+        """Pictures at `index` [N] as float32 [N, 3, H, W] in [-1, 1], on the device of the pictures.
 
         `mirror`: a bool [N] says which are mirrored; True mirrors each with a probability of one half.
         """
-        images = self.images[index].float() / 127.5 - 1
+        images = self.images[on_device(index, self.images.device)].float() / 127.5 - 1
         if mirror is not False:
             flip = mirror if isinstance(mirror, Tensor) else torch.rand(len(index)) < 0.5
-            images[flip] = images[flip].flip(3)
+            flip = on_device(flip, images.device)
+            images = torch.where(flip[:, None, None, None], images.flip(3), images)
         return images.contiguous(memory_format=torch.channels_last)
+
+
+def on_device(drawn: Tensor, device: torch.device) -> Tensor:
+    """Bring what was drawn on the host to a device. A GPU fetches it from pinned memory, and nothing waits for it."""
+    if device.type != "cuda" or drawn.device == device:
+        return drawn.to(device)
+    return drawn.pin_memory().to(device, non_blocking=True)
 
 
 def load_pictures(source: Path, resolution: int, attributes: Path | None = None) -> Pictures:

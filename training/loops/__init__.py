@@ -1,1 +1,1 @@
-"""How networks are trained: one loop for all (`fit`), and a trainer each for the GAN and for the encoder."""
+"""The training runs: one loop around all (`fit`), and a trainer each for the GAN and for the encoder."""

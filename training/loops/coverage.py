@@ -11,12 +11,13 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from training.loops.adversary import Adversary, adam
 from training.losses.perceptual import LPIPSSq
 from training.networks.encoder import Encoder, EncoderConfig
 from training.networks.generator import Generator, GeneratorConfig, Mapping, code_statistics, sample_codes
 from training.networks.latent_discriminator import LatentDiscriminator
 from training.networks.layers import before_activation
+from training.optimisation.adam import ParameterGroup, adam
+from training.optimisation.adversary import Adversary, discriminator_adam
 
 
 @torch.no_grad()
@@ -46,9 +47,16 @@ class Coverage:
     PERCEPTUAL_WEIGHT = 0.5
     # For equalised weights; at a fifth of it the discriminator never caught up with the encoder.
     DISCRIMINATOR_RATE = 1e-3
+    BOUND_STEPS = 100  # between two bounds
+    BOUND_CODES = 2_000
 
     def __init__(
-        self, generator: Generator, fabric: Fabric, channels: tuple[int, ...], encoder_rate: float
+        self,
+        generator: Generator,
+        fabric: Fabric,
+        channels: tuple[int, ...],
+        bottleneck: int,
+        encoder_rate: float,
     ) -> None:
         """Start an encoder with `channels` feature maps at the statistics of the mapping's codes as it is now."""
         shape, layout = generator.config, torch.channels_last
@@ -56,19 +64,34 @@ class Coverage:
         self.fabric = fabric
         self.encoder = Encoder(
             EncoderConfig(
-                shape.resolution, channels, layers=shape.layers, code_size=shape.code_size, activation=True
+                shape.resolution,
+                channels,
+                bottleneck,
+                layers=shape.layers,
+                code_size=shape.code_size,
+                activation=True,
+                bounded=True,
             )
         )
         self.encoder.to(fabric.device, memory_format=layout)
         self.encoder.start_from(sample_codes(generator, 10_000))
         discriminator = LatentDiscriminator(mean, deviation).to(fabric.device)
         self.latent = Adversary(
-            discriminator, adam(discriminator, self.DISCRIMINATOR_RATE), fabric, mixed_precision=False
+            discriminator,
+            discriminator_adam(discriminator, self.DISCRIMINATOR_RATE),
+            fabric,
+            mixed_precision=False,
         )
         self.perceptual = LPIPSSq().to(fabric.device, memory_format=layout)
-        self.encoder_optimiser = torch.optim.Adam(self.encoder.parameters(), encoder_rate, betas=(0.9, 0.99))
+        self.encoder_optimiser = adam(
+            [ParameterGroup(list(self.encoder.parameters()), encoder_rate, (0.9, 0.99))]
+        )
 
-    def loss(self, real: Tensor, reconstruction: Tensor, code: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def follow(self, generator: Generator) -> None:
+        """Take the encoder's bound from the mapping as it is now: native codes move while the mapping is trained."""
+        self.encoder.bound_by(sample_codes(generator, self.BOUND_CODES))
+
+    def loss(self, real: Tensor, reconstruction: Tensor, code: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """What generator and encoder minimise: errors of the reconstruction, and codes that are not native.
 
         Pictures float [N, 3, H, W] in [-1, 1] and codes float [N, L, 512] -> the loss, to be weighed by
@@ -79,8 +102,9 @@ class Coverage:
             perceptual = self.perceptual(reconstruction, real).float().mean()
         code_loss = self.latent.generator_loss(code)
         total = mse + self.PERCEPTUAL_WEIGHT * perceptual + self.CODE_WEIGHT * code_loss
-        return total, {"mse": mse.item(), "perceptual": perceptual.item(), "code": code_loss.item()}
+        terms = {"mse": mse, "perceptual": perceptual, "code": code_loss}
+        return total, {name: term.detach() for name, term in terms.items()}
 
-    def discriminator_step(self, real: Tensor, fake: Tensor, number: int) -> dict[str, float]:
-        """Step `number` of the latent discriminator on sampled codes and the encoder's, float [N, L, 512] each."""
-        return {"latent_discriminator": self.latent.step(real, fake, number).loss.item()}
+    def discriminator_step(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+        """One step of the latent discriminator on sampled codes and the encoder's, float [N, L, 512] each."""
+        return {"latent_discriminator": self.latent.step(real, fake).loss}

@@ -22,10 +22,13 @@ from rich.progress import (
 )
 from torch import Tensor, nn
 
-from training.run_folders.checkpoint import save_checkpoint
+from training.loops.clock import Clock
+from training.run_folders.checkpoint import save_checkpoint, trained_state
+from training.run_folders.compact import COMPACT_FILE, is_compact, save_compact
 from training.run_folders.run_folder import RunFolder
 
-LOG_STEPS = 50  # between two lines of figures
+# Steps between two lines of figures. On a GPU figures stay on the device until then: reading one waits for the step.
+LOG_STEPS = 50
 
 
 class FitConfig(Protocol):
@@ -35,6 +38,7 @@ class FitConfig(Protocol):
     resume: Path | None
     images: int
     snapshot_steps: int
+    compact: bool
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,12 @@ class Trainer(Protocol):
         """Name of the pipeline that is trained."""
         ...
 
-    def train_step(self) -> dict[str, float]:
-        """Do one step, move `step` and `seen` on, and return its figures."""
+    def train_step(self) -> dict[str, Tensor]:
+        """Do one step, move `step` and `seen` on, and return its figures: scalars on the device."""
         ...
 
     def progress(self, figures: Mapping[str, float]) -> str:
-        """The figures of a step in a few words, for the progress bar."""
+        """The figures that were read last, in a few words, for the progress bar."""
         ...
 
     def meta(self) -> dict[str, Any]:
@@ -91,38 +95,65 @@ class Trainer(Protocol):
         ...
 
 
-def fit(trainer: Trainer, config: FitConfig, about: str) -> Path:
-    """Train until `config.images` pictures were shown; return the run folder, in every process.
+def fit(trainer: Trainer, config: FitConfig, about: str, clock: Clock) -> Path:
+    """Train until `config.images` pictures were shown or the time is up; return the run folder, in every process.
 
-    `about` says in a few words what is trained on. Only the first process writes.
+    `about` says in a few words what is trained on. Only the first process writes. A run that goes on from a compact
+    checkpoint gets a new folder.
     """
     fabric, run = trainer.fabric, None
     if fabric.is_global_zero:
+        goes_on = config.resume and not is_compact(config.resume)
         run = (
             RunFolder.resume(config.resume, trainer.step)
-            if config.resume
+            if config.resume and goes_on
             else RunFolder.create(config.runs, f"{trainer.kind}-{trainer.name}", config)
         )
         fabric.print(f"{about}; run folder {run.folder}")
     with progress_bar(fabric) as bar:
         task = bar.add_task(trainer.kind, total=config.images, completed=trainer.seen, figures="")
-        while trainer.seen < config.images:
+        over = trainer.seen >= config.images
+        while not over:
             figures = trainer.train_step()
-            bar.update(task, completed=trainer.seen, figures=trainer.progress(figures))
-            done = trainer.seen >= config.images
-            if run and (trainer.step % LOG_STEPS == 0 or done):
-                run.log(trainer.step, {"images": trainer.seen, **figures})
-            if run and (trainer.step % config.snapshot_steps == 0 or done):
+            log = trainer.step % LOG_STEPS == 0
+            if log or fabric.device.type == "cpu":
+                bar.update(task, figures=trainer.progress(numbers(figures)))
+            bar.update(task, completed=trainer.seen)
+            clock.stepped()
+            over = trainer.seen >= config.images or time_is_up(clock, fabric)
+            if run and (log or over):
+                run.log(trainer.step, {"images": trainer.seen, **numbers(figures)})
+            if run and (trainer.step % config.snapshot_steps == 0 or over):
                 save_snapshot(trainer, run)
+                if config.compact:
+                    states = {name: trained_state(network) for name, network in trainer.networks().items()}
+                    save_compact(run.folder / COMPACT_FILE, checkpoint_meta(trainer), states)
+                clock.wrote()
     fabric.barrier()
     return Path(fabric.broadcast(str(run.folder) if run else ""))
 
 
+def numbers(figures: Mapping[str, Tensor]) -> dict[str, float]:
+    """Read figures from the device. This waits until the step that made them is done."""
+    return {name: figure.item() for name, figure in figures.items()}
+
+
+def time_is_up(clock: Clock, fabric: Fabric) -> bool:
+    """Whether the run must end now. The first process decides for all of them."""
+    if clock.seconds is None or fabric.world_size == 1:
+        return clock.is_up()
+    return bool(fabric.broadcast(clock.is_up()))
+
+
+def checkpoint_meta(trainer: Trainer) -> dict[str, Any]:
+    """What checkpoint.json says."""
+    begins = {"kind": trainer.kind, "name": trainer.name, "step": trainer.step, "images_seen": trainer.seen}
+    return begins | trainer.meta()
+
+
 def save_snapshot(trainer: Trainer, run: RunFolder) -> None:
     """Write the checkpoint, then a grid of samples and what was measured for it."""
-    meta = {
-        "kind": trainer.kind, "name": trainer.name, "step": trainer.step, "images_seen": trainer.seen
-    } | trainer.meta()  # fmt: skip
+    meta = checkpoint_meta(trainer)
     save_checkpoint(run.folder / "checkpoint", meta, trainer.networks(), trainer.optimisers())
     snapshot = trainer.snapshot()
     if snapshot.figures:

@@ -8,76 +8,47 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import tyro
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
+from training.data.adaptive import AdaptiveAugmentation
 from training.data.augmentation import augment
 from training.data.pictures import PictureSource, load_pictures
-from training.loops.adversary import Adversary, Regularisation, adam
+from training.loops.clock import Clock
 from training.loops.coverage import Coverage, fitted_mapping
 from training.loops.fit import Snapshot, fit
-from training.loops.moving_average import MovingAverage
-from training.loops.step import Compute, draw_batch, update
+from training.loops.gan_config import GanConfig
+from training.loops.growth import (
+    Growth,
+    load_smaller_discriminator,
+    load_smaller_encoder,
+    load_smaller_generator,
+    refuse_unfit,
+)
 from training.networks.encoder import EncoderConfig
 from training.networks.generator import Generator, GeneratorConfig
-from training.networks.image_discriminators import IMAGE_DISCRIMINATORS, build_image_discriminator
-from training.run_folders.checkpoint import CheckpointError, load_meta, load_network, load_optimiser
+from training.networks.image_discriminators import (
+    PairedDiscriminator,
+    build_image_discriminator,
+)
+from training.optimisation.adam import ParameterGroup, adam, decay, set_rates, warm_up
+from training.optimisation.adversary import Adversary, Regularisation, discriminator_adam
+from training.optimisation.captured_step import CapturedStep
+from training.optimisation.moving_average import MovingAverage
+from training.optimisation.step import draw_batch, update
+from training.run_folders.checkpoint import (
+    CheckpointError,
+    load_meta,
+    load_network,
+    load_optimiser,
+    read_network,
+)
 from training.run_folders.json_files import read_config
-
-DiscriminatorName = Annotated[str, tyro.conf.arg(metavar="{" + ",".join(IMAGE_DISCRIMINATORS) + "}")]
-
-
-@dataclass
-class GanConfig:
-    """Train a generator and its image discriminator."""
-
-    data: Path
-    """Folder or zip of pictures."""
-    name: str = "faces64"
-    """Name of the pipeline to be."""
-    runs: Path = Path("runs")
-    """Parent of the run folders."""
-    resume: Path | None = None
-    """Run folder to go on from, with its optimiser state; its network shapes are kept."""
-    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-    discriminator: DiscriminatorName = "projected"
-    """Image discriminator: on pretrained features, or StyleGAN2's own."""
-    images: int = 200_000
-    """Pictures to show the discriminator in all, resumed ones counted in."""
-    batch: int = 16
-    """Pictures a step and process."""
-    generator_rate: float = 2e-3
-    """Adam's rate for the generator."""
-    discriminator_rate: float = 2e-4
-    """Adam's rate for the discriminator: 2e-4 for the projected one, 2e-3 for StyleGAN2's."""
-    r1_gamma: float = 1.0
-    """Weight of R1 (StyleGAN2's discriminator only)."""
-    r1_interval: int = 16
-    """Steps between R1 penalties (lazy regularisation)."""
-    augmentation: float = 1.0
-    """Probability of each differentiable augmentation; 0 for none."""
-    ema_images: float = 5_000
-    """Half-life of the moving average of weights, pictures."""
-    coverage_weight: float = 0.0
-    """Weight of reconstructing real pictures through an encoder trained alongside, which keeps the generator from
-    dropping modes when pictures or hours are few (as in VAE-GAN, arXiv 1512.09300); 0 trains a plain GAN."""
-    encoder_rate: float = 5e-4
-    """Adam's rate for that encoder."""
-    encoder_channels: tuple[int, ...] = (32, 64, 128, 192, 256)
-    """Feature maps of that encoder at full, half, ... 4 pixels."""
-    fit_mapping: bool = False
-    """With --resume and coverage: replace the mapping by one layer fitted to the encoder's codes."""
-    mirror: bool = True
-    """Show mirrored pictures too."""
-    snapshot_steps: int = 500
-    """Steps between checkpoints and sample grids."""
-    compute: Compute = field(default_factory=Compute)
 
 
 class GanTrainer:
@@ -89,21 +60,38 @@ class GanTrainer:
         torch.manual_seed(config.compute.seed)
         self.config, self.fabric, self.pictures = config, fabric, pictures
         self.step = self.seen = 0
+        self.moments_since: int | None = None
         layout = torch.channels_last
         self.generator = Generator(config.generator).to(fabric.device, memory_format=layout)
         discriminator = build_image_discriminator(config.discriminator, config.generator)
+        if isinstance(discriminator, PairedDiscriminator):
+            discriminator.weights = {
+                "stylegan2": config.stylegan2_weight,
+                "projected": config.projected_weight,
+            }
         discriminator.to(fabric.device, memory_format=layout)
-        self.average = MovingAverage(self.generator, config.ema_images)
+        config.compute.settle_pretrained(discriminator, fabric)
+        self.average = MovingAverage(self.generator, config.ema_images, config.ema_ramp_up)
+        self.adaptive: AdaptiveAugmentation | None = None
+        if config.augmentation_target is not None:
+            self.adaptive = AdaptiveAugmentation(
+                config.augmentation, config.augmentation_target, config.augmentation_limit, fabric.device
+            )
+        probability = self.adaptive.probability if self.adaptive else config.augmentation
         self._start_generator_optimiser()
         lazy = Regularisation(config.r1_gamma, config.r1_interval)
         self.image = Adversary(
             discriminator,
-            adam(discriminator, config.discriminator_rate, lazy),
+            discriminator_adam(
+                discriminator, config.discriminator_rate, lazy, {"stylegan2": config.stylegan2_rate}
+            ),
             fabric,
             lazy,
-            augment=lambda image: augment(image, config.augmentation),
+            augment=lambda image: augment(image, probability),
         )
         self.coverage: Coverage | None = None
+        self.growth: Growth | None = None
+        self._start_step()
 
     @property
     def name(self) -> str:
@@ -111,34 +99,94 @@ class GanTrainer:
 
     def _start_generator_optimiser(self) -> None:
         rate = self.config.generator_rate
-        self.generator_optimiser = torch.optim.Adam(self.generator.parameters(), rate, betas=(0.0, 0.99))
+        self.generator_optimiser = adam(
+            [ParameterGroup(list(self.generator.parameters()), rate, (0.0, 0.99))]
+        )
+
+    def _start_step(self) -> None:
+        self.optimise = CapturedStep(self._optimise, capture=self.config.compute.captures(self.fabric))
+
+    def _begin_growth(self, since: int, images: int) -> None:
+        self.growth = Growth(since, images, self.fabric.device)
+        self.growth.begin([self.generator, self.average.network], self.image.discriminator)
+
+    def grow(self, smaller: Path) -> None:
+        """Begin from a run of half the resolution. Raises CheckpointError."""
+        refuse_unfit(smaller, self.config.generator)
+        self._begin_growth(0, self.config.grow_images)
+        for generator in (self.generator, self.average.network):
+            load_smaller_generator(smaller, generator)
+        if load_meta(smaller)["discriminator"] == self.config.discriminator:
+            load_smaller_discriminator(smaller, self.image.discriminator)
+        self.start_coverage()
+        if self.coverage:
+            load_smaller_encoder(smaller, self.coverage, self.config.generator.code_size)
+        self.moments_since = 0
+
+    def _follow_growth(self) -> None:
+        if self.growth and self.growth.advance(self.seen):
+            self.growth.end([self.generator, self.average.network], self.image.discriminator)
+            self.growth = None
+            self._start_step()
 
     def start_coverage(self) -> None:
         """Add the encoder beside the generator; the codes' statistics are taken from the mapping as it is now."""
         if self.config.coverage_weight > 0:
             self.coverage = Coverage(
-                self.generator, self.fabric, self.config.encoder_channels, self.config.encoder_rate
+                self.generator,
+                self.fabric,
+                self.config.encoder_channels,
+                self.config.encoder_bottleneck,
+                self.config.encoder_rate,
             )
+            self.config.compute.settle_pretrained(self.coverage.perceptual, self.fabric)
 
     def resume(self, folder: Path) -> None:
-        """Load a run folder's checkpoint. An encoder that it does not hold starts anew. Raises CheckpointError."""
+        """Load a checkpoint. A discriminator or an encoder that it does not hold starts anew.
+
+        Raises CheckpointError.
+        """
         meta = load_meta(folder)
         self.step, self.seen = meta["step"], meta["images_seen"]
-        own = ("generator", "generator_live", "image_discriminator")
-        for name in own:
-            load_network(folder, name, self.networks()[name])
+        self.moments_since = meta.get("moments_since")
+        if "growth" in meta:
+            self._begin_growth(meta["growth"]["since"], meta["growth"]["images"])
+        if self.adaptive and "augmentation" in meta:
+            self.adaptive.load(meta["augmentation"])
+        load_network(folder, "generator", self.average.network)
+        # A compact checkpoint holds the moving average only.
+        live = "generator_live" if read_network(folder, "generator_live") else "generator"
+        load_network(folder, live, self.generator)
+        discriminator = self.image.discriminator
+        alone = meta["discriminator"] != self.config.discriminator
+        loaded = discriminator.parts()[meta["discriminator"]] if alone else discriminator
+        load_network(folder, "image_discriminator", loaded)
         self.start_coverage()
-        known = meta.get("encoder")
-        if self.coverage and known and read_config(EncoderConfig, known) != self.coverage.encoder.config:
+        if self.coverage and "encoder" in meta:
+            self._load_coverage(folder, read_config(EncoderConfig, meta["encoder"]))
+        self._load_optimisers(folder, fresh={"image_discriminator"} if alone else set())
+
+    def _load_coverage(self, folder: Path, known: EncoderConfig) -> None:
+        assert self.coverage is not None
+        encoder = self.coverage.encoder
+        if replace(known, bounded=True) != encoder.config:
             raise CheckpointError(
                 f"{folder} holds an encoder of another shape: {known}; start without --resume"
             )
-        if self.coverage and known:
-            for name in self.networks().keys() - set(own):
-                load_network(folder, name, self.networks()[name])
+        if known.bounded:
+            load_network(folder, "encoder", encoder)
+        else:
+            # It keeps the bound that it was made with, from the mapping as it is.
+            bound, encoder.bound = encoder.bound, nn.Identity()
+            load_network(folder, "encoder", encoder)
+            encoder.bound = bound
+        load_network(folder, "latent_discriminator", self.coverage.latent.discriminator)
+
+    def _load_optimisers(self, folder: Path, fresh: set[str]) -> None:
+        """Load all moments but those of `fresh`. Where some are missing, the rates are warmed up from here."""
         for name, optimiser in self.optimisers().items():
-            if name in own or known:
-                load_optimiser(folder, name, optimiser)
+            if name in fresh or not load_optimiser(folder, name, optimiser):
+                self.moments_since = self.seen
 
     @torch.no_grad()
     def fit_mapping(self) -> None:
@@ -151,7 +199,7 @@ class GanTrainer:
         )
         self.config.generator = replace(self.config.generator, mapping_depth=1)
         self.generator.mapping = fitted_mapping(self.config.generator, codes)
-        average: Any = self.average.network
+        average = self.average.network
         self.generator.config = average.config = self.config.generator
         average.mapping = copy.deepcopy(self.generator.mapping).requires_grad_(False)
         self._start_generator_optimiser()
@@ -160,6 +208,7 @@ class GanTrainer:
         trained = self.coverage
         self.start_coverage()
         self.coverage.encoder, self.coverage.encoder_optimiser = encoder, trained.encoder_optimiser
+        self.coverage.follow(self.generator)
 
     def networks(self) -> dict[str, nn.Module]:
         """Networks of a checkpoint: `generator` is the moving average, `generator_live` what is trained."""
@@ -183,15 +232,48 @@ class GanTrainer:
 
     def meta(self) -> dict[str, Any]:
         """The shapes that the checkpoint's networks have."""
-        meta = {"generator": asdict(self.config.generator), "discriminator": self.config.discriminator}
+        meta: dict[str, Any] = {
+            "generator": asdict(self.config.generator),
+            "discriminator": self.config.discriminator,
+        }
+        if self.moments_since is not None:
+            meta["moments_since"] = self.moments_since
+        if self.growth:
+            meta["growth"] = self.growth.state()
+        if self.adaptive:
+            meta["augmentation"] = self.adaptive.state()
         if self.coverage:
             meta |= {"encoder": asdict(self.coverage.encoder.config), "latent_discriminator_view": "joint"}
         return meta
 
-    def train_step(self) -> dict[str, float]:
-        """One step of the discriminator and one of the generator, on the same generated pictures."""
+    def _set_rates(self) -> None:
+        config = self.config
+        rising = warm_up(self.seen, self.moments_since, config.warm_up_images)
+        set_rates(self.optimisers().values(), rising * decay(self.seen, config.images, config.decay_images))
+
+    def train_step(self) -> dict[str, Tensor]:
+        """Draw a batch and do a step on it; then what follows a step, which is never part of a captured one."""
         config, fabric = self.config, self.fabric
         real, z = draw_batch(config, self.pictures, config.generator.z_size, self.step, fabric)
+        self._set_rates()
+        self._follow_growth()
+        if self.coverage and self.step % self.coverage.BOUND_STEPS == 0:
+            self.coverage.follow(self.generator)
+        figures = self.optimise(real, z, key=self.image.regularises(self.step))
+        shown = config.batch * fabric.world_size
+        self.step += 1
+        self.seen += shown
+        if self.adaptive:
+            self.adaptive.adjust(self.step, shown)
+        self.average.update(self.generator, shown, self.seen)
+        return figures
+
+    def _optimise(self, real: Tensor, z: Tensor, *, key: bool) -> dict[str, Tensor]:
+        """One step of the discriminator and one of the generator, on the same generated pictures.
+
+        `key` says whether the discriminator's regulariser is taken. Nothing here waits for the device.
+        """
+        config, fabric = self.config, self.fabric
         # With coverage half of the generated pictures are reconstructions.
         covered = config.batch // 2 if self.coverage else 0
         with fabric.autocast():
@@ -200,32 +282,31 @@ class GanTrainer:
             if self.coverage:
                 code = torch.cat([self.coverage.encoder(real[:covered]), code])
             fake = self.generator.synthesis(code, random_noise=True)
-        figures = self._discriminator_step(real, fake.detach())
+        figures = self._discriminator_step(real, fake.detach(), regularise=key)
         loss = self.image.generator_loss(fake)
-        figures["generator_loss"] = loss.item()
+        figures["generator_loss"] = loss.detach()
         if self.coverage:
             extra, terms = self.coverage.loss(real[:covered], fake[:covered], code[:covered])
             loss = loss + config.coverage_weight * extra
             update(fabric, loss, self.generator_optimiser, self.coverage.encoder_optimiser)
             figures |= terms
-            figures |= self.coverage.discriminator_step(sampled, code[:covered].detach(), self.step)
+            figures |= self.coverage.discriminator_step(sampled, code[:covered].detach())
         else:
             update(fabric, loss, self.generator_optimiser)
-        shown = config.batch * fabric.world_size
-        self.step += 1
-        self.seen += shown
-        self.average.update(self.generator, shown, self.seen)
         return figures
 
-    def _discriminator_step(self, real: Tensor, fake: Tensor) -> dict[str, float]:
-        done = self.image.step(real, fake, self.step)
+    def _discriminator_step(self, real: Tensor, fake: Tensor, *, regularise: bool) -> dict[str, Tensor]:
+        done = self.image.step(real, fake, regularise=regularise)
         figures = {
-            "discriminator_loss": done.loss.item(),
-            "real_logit": done.real_logits.float().mean().item(),
-            "fake_logit": done.fake_logits.float().mean().item(),
+            "discriminator_loss": done.loss,
+            "real_logit": done.real_logits.float().mean(),
+            "fake_logit": done.fake_logits.float().mean(),
         }
+        if self.adaptive:
+            self.adaptive.watch(self.image.discriminator.certainty(done.real_logits))
+            figures["augmentation"] = self.adaptive.probability.clone()
         if done.penalty is not None:
-            figures["r1"] = done.penalty.item()
+            figures["r1"] = done.penalty
         return figures
 
     def progress(self, figures: Mapping[str, float]) -> str:
@@ -245,17 +326,26 @@ def train_gan(config: GanConfig) -> Path:
 
     Raises DataError, CheckpointError, UnknownDiscriminator.
     """
+    clock = Clock(config.seconds)
     fabric = config.compute.fabric()
     if config.resume:
         meta = load_meta(config.resume)
         config.generator = read_config(GeneratorConfig, meta["generator"])
-        config.discriminator = meta["discriminator"]
-    pictures = load_pictures(config.data, config.generator.resolution)
+        if not adds_other_discriminator(meta["discriminator"], config.discriminator):
+            config.discriminator = meta["discriminator"]
+    pictures = load_pictures(config.data, config.generator.resolution).to(fabric.device)
     trainer = GanTrainer(config, fabric, pictures)
     if config.resume:
         trainer.resume(config.resume)
         if config.fit_mapping:
             trainer.fit_mapping()
+    elif config.grow:
+        trainer.grow(config.grow)
     else:
         trainer.start_coverage()
-    return fit(trainer, config, f"{len(pictures)} pictures")
+    return fit(trainer, config, f"{len(pictures)} pictures", clock)
+
+
+def adds_other_discriminator(held: str, wanted: str) -> bool:
+    """Whether a checkpoint holds one of the two discriminators and the run wants both."""
+    return wanted == "both" and held in ("stylegan2", "projected")

@@ -22,9 +22,8 @@ from torch import Tensor, nn
 
 from training.data.pictures import DataError, PictureSource, load_pictures
 from training.data.samples import Samples
-from training.loops.adversary import Adversary, Regularisation, ReplayPool, adam
+from training.loops.clock import Clock
 from training.loops.fit import Snapshot, fit
-from training.loops.step import Compute, draw_batch, update
 from training.losses.perceptual import LPIPSSq, VGG16Conv43
 from training.networks.encoder import Encoder, EncoderConfig, usual_channels
 from training.networks.generator import Generator, GeneratorConfig, code_statistics, sample_codes
@@ -35,7 +34,10 @@ from training.networks.latent_discriminator import (
     default_view,
 )
 from training.networks.pyramid_encoder import PyramidEncoder
-from training.run_folders.checkpoint import load_meta, load_network, load_optimiser
+from training.optimisation.adam import ParameterGroup, adam, set_rates, warm_up
+from training.optimisation.adversary import Adversary, Regularisation, ReplayPool, discriminator_adam
+from training.optimisation.step import Compute, draw_batch, update
+from training.run_folders.checkpoint import CheckpointError, load_meta, load_network, load_optimiser
 from training.run_folders.json_files import read_config
 from training.run_folders.trained_inversion import build_encoder
 
@@ -56,15 +58,25 @@ class InversionConfig:
     runs: Path = Path("runs")
     """Parent of the run folders."""
     resume: Path | None = None
-    """Run folder to go on from, with its optimiser state."""
+    """Run folder to go on from, with its optimiser state, or a compact checkpoint, without."""
     fresh: bool = False
     """Start from random weights, even where the run folder holds an encoder that could be gone on with."""
     channels: tuple[int, ...] = ()
     """Encoder's feature maps at full, half, ... 4 pixels; left out, 32 64 128 192 256 256 ... as far as pictures go."""
+    bottleneck: int = 64
+    """Encoder's feature maps at 4 pixels before the fully connected layer, whose size they bound."""
     activation: bool = True
     """End the encoder in the mapping's own activation, so that native codes are within its reach."""
+    bounded: bool = True
+    """Keep codes softly within what native codes reach, by construction, so that no picture explodes."""
     images: int = 100_000
     """Pictures to show the encoder in all."""
+    seconds: float | None = None
+    """End in this time, counted from the start of the command, with all written; --resume goes on later."""
+    compact: bool = False
+    """Write a compact checkpoint beside each checkpoint: one file of float16 weights without optimiser state."""
+    warm_up_images: int = 2_000
+    """Pictures within which the rates rise where the optimisers start without moments in mid-run."""
     batch: int = 16
     """Pictures a step and process."""
     rate: float = 5e-4
@@ -111,6 +123,7 @@ class InversionTrainer:
         torch.manual_seed(config.compute.seed)
         self.config, self.fabric = config, fabric
         self.step = self.seen = 0
+        self.moments_since: int | None = None
         self.weights = {
             name: weight
             for name, weight in {
@@ -125,6 +138,10 @@ class InversionTrainer:
         if not self.weights:
             raise DataError("every weight of the loss is 0: name at least one term to train on")
         self.start = load_meta(config.gan)
+        if "growth" in self.start:
+            raise CheckpointError(
+                f"{config.gan}: a block of the generator is still faded in; go on with its run"
+            )
         shape = read_config(GeneratorConfig, self.start["generator"])
         layout = torch.channels_last
         self.generator = Generator(shape).requires_grad_(False).to(fabric.device, memory_format=layout)
@@ -135,8 +152,11 @@ class InversionTrainer:
         self.latent = self._start_latent_adversary(mean, deviation)
         perceptual = VGG16Conv43(config.vgg) if config.vgg else LPIPSSq()
         self.perceptual = perceptual.to(fabric.device, memory_format=layout)
+        config.compute.settle_pretrained(self.perceptual, fabric)
         self.pool = ReplayPool(config.code_pool)
-        self.encoder_optimiser = torch.optim.Adam(self.encoder.parameters(), config.rate, betas=(0.9, 0.99))
+        self.encoder_optimiser = adam(
+            [ParameterGroup(list(self.encoder.parameters()), config.rate, (0.9, 0.99))]
+        )
         self._open_pictures()
 
     @property
@@ -149,9 +169,10 @@ class InversionTrainer:
         self.discriminator_name = FRESH_DISCRIMINATOR if imported else self.start["discriminator"]
         discriminator = build_image_discriminator(self.discriminator_name, self.generator.config)
         discriminator.to(self.fabric.device, memory_format=torch.channels_last)
+        config.compute.settle_pretrained(discriminator, self.fabric)
         if not imported:
             load_network(config.gan, "image_discriminator", discriminator)
-        optimiser = adam(discriminator, config.image_discriminator_rate)
+        optimiser = discriminator_adam(discriminator, config.image_discriminator_rate)
         lazy = Regularisation(config.r1_gamma, config.r1_interval)
         return Adversary(discriminator, optimiser, self.fabric, lazy)
 
@@ -161,15 +182,18 @@ class InversionTrainer:
         channels = config.channels or usual_channels(shape.resolution)
         if "encoder" in self.start and not config.fresh:
             known = read_config(EncoderConfig, self.start["encoder"])
-            wanted = (channels, config.activation)
-            if known.architecture != "residual" or (known.channels, known.activation) == wanted:
+            wanted = (channels, config.bottleneck, config.activation)
+            held = (known.channels, known.bottleneck, known.activation)
+            if known.architecture != "residual" or held == wanted:
                 encoder = build_encoder(known)
                 load_network(config.gan, "encoder", encoder)
+                if isinstance(encoder, Encoder) and known.architecture == "residual" and config.bounded:
+                    encoder.bound_by(sample_codes(self.generator, 10_000))
                 return encoder
         fresh = Encoder(
             EncoderConfig(
-                shape.resolution, channels, layers=shape.layers, code_size=shape.code_size,
-                activation=config.activation,
+                shape.resolution, channels, config.bottleneck, layers=shape.layers, code_size=shape.code_size,
+                activation=config.activation, bounded=config.bounded,
             )
         )  # fmt: skip
         fresh.start_from(sample_codes(self.generator, 10_000))
@@ -185,7 +209,7 @@ class InversionTrainer:
         self.latent_discriminator.to(self.fabric.device)
         if view == "native":
             self.latent_discriminator.native.fit(mapping)
-        optimiser = adam(self.latent_discriminator, config.latent_discriminator_rate)
+        optimiser = discriminator_adam(self.latent_discriminator, config.latent_discriminator_rate)
         lazy = Regularisation(config.r1_gamma, config.r1_interval)
         return Adversary(self.latent_discriminator, optimiser, self.fabric, lazy, mixed_precision=False)
 
@@ -193,7 +217,9 @@ class InversionTrainer:
         """What is trained on, and the held-out pictures that snapshots show: up to 600 of a validation set, or 64."""
         config, resolution = self.config, self.generator.config.resolution
         self.pictures: PictureSource = (
-            load_pictures(config.data, resolution) if config.data else Samples(self.generator)
+            load_pictures(config.data, resolution).to(self.fabric.device)
+            if config.data
+            else Samples(self.generator)
         )
         held_out = load_pictures(config.validation, resolution) if config.validation else self.pictures
         count = min(len(held_out), 600 if config.validation else 64)
@@ -217,13 +243,17 @@ class InversionTrainer:
         }
 
     def resume(self, folder: Path) -> None:
-        """Load a run folder's checkpoint. Raises CheckpointError."""
-        meta = load_meta(folder)
+        """Load a checkpoint. Raises CheckpointError."""
+        meta = load_meta(folder, self.kind)
         self.step, self.seen = meta["step"], meta["images_seen"]
+        self.moments_since = meta.get("moments_since")
+        if isinstance(self.encoder, Encoder) and not read_config(EncoderConfig, meta["encoder"]).bounded:
+            self.encoder.unbound()
         for name, network in self.networks().items():
             load_network(folder, name, network)
         for name, optimiser in self.optimisers().items():
-            load_optimiser(folder, name, optimiser)
+            if not load_optimiser(folder, name, optimiser):
+                self.moments_since = self.seen
 
     def meta(self) -> dict[str, Any]:
         """Shapes of the checkpoint's networks, and the settings that tell one method from another."""
@@ -241,9 +271,9 @@ class InversionTrainer:
             },
             "loss_weights": {k: v for k, v in asdict(config).items() if k.endswith("_weight")},
             "seed": config.compute.seed,
-        }
+        } | ({"moments_since": self.moments_since} if self.moments_since is not None else {})
 
-    def train_step(self) -> dict[str, float]:
+    def train_step(self) -> dict[str, Tensor]:
         """One step of the encoder, then one of each discriminator on what the encoder gave."""
         config, fabric = self.config, self.fabric
         real, z = draw_batch(config, self.pictures, self.generator.config.z_size, self.step, fabric)
@@ -252,7 +282,9 @@ class InversionTrainer:
             sampled = self.generator.mapping(z)
         code, reconstruction, figures = self._encoder_step(real, sampled)
         if "image" in self.weights:
-            figures["image_discriminator"] = self.image.step(real, reconstruction, self.step).loss.item()
+            figures["image_discriminator"] = self.image.step(
+                real, reconstruction, regularise=self.image.regularises(self.step)
+            ).loss
         figures |= self._latent_discriminator_step(sampled, code)
         self.step += 1
         self.seen += config.batch * fabric.world_size
@@ -260,10 +292,11 @@ class InversionTrainer:
 
     def _set_rate(self) -> None:
         done = min(self.seen / self.config.images, 1.0)
-        for group in self.encoder_optimiser.param_groups:
-            group["lr"] = self.config.rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+        rising = warm_up(self.seen, self.moments_since, self.config.warm_up_images)
+        set_rates([self.encoder_optimiser], rising * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))))
+        set_rates([self.image.optimiser, self.latent.optimiser], rising)
 
-    def _encoder_step(self, real: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor, dict[str, float]]:
+    def _encoder_step(self, real: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Real pictures, sampled codes -> E(real), G(E(real)), terms of the loss. Terms of no weight are skipped."""
         weights = self.weights
         terms: dict[str, Tensor] = {}
@@ -289,15 +322,15 @@ class InversionTrainer:
             terms["code_cycle"] = error.square().mean()
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         update(self.fabric, loss, self.encoder_optimiser)
-        return code.detach(), reconstruction.detach(), {name: term.item() for name, term in terms.items()}
+        return code.detach(), reconstruction.detach(), {name: term.detach() for name, term in terms.items()}
 
-    def _latent_discriminator_step(self, real: Tensor, fake: Tensor) -> dict[str, float]:
+    def _latent_discriminator_step(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
         """The latent discriminator is trained even where its weight is 0: the domain score is made of it."""
-        done = self.latent.step(real, self.pool.swap(fake), self.step)
+        done = self.latent.step(real, self.pool.swap(fake), regularise=self.latent.regularises(self.step))
         return {
-            "latent_discriminator": done.loss.item(),
-            "code_real": done.real_logits.sigmoid().mean().item(),
-            "code_fake": done.fake_logits.sigmoid().mean().item(),
+            "latent_discriminator": done.loss,
+            "code_real": done.real_logits.sigmoid().mean(),
+            "code_fake": done.fake_logits.sigmoid().mean(),
         }
 
     def progress(self, figures: Mapping[str, float]) -> str:
@@ -322,9 +355,10 @@ class InversionTrainer:
 
 def train_encoder(config: InversionConfig) -> Path:
     """Train, from the start or from a checkpoint; return the run folder. Raises DataError, CheckpointError."""
+    clock = Clock(config.seconds)
     fabric = config.compute.fabric()
     trainer = InversionTrainer(config, fabric)
     if config.resume:
         trainer.resume(config.resume)
     what = f"{len(trainer.pictures)} pictures" if config.data else "the generator's own samples"
-    return fit(trainer, config, what)
+    return fit(trainer, config, what, clock)

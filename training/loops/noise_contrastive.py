@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 
 from training.networks.generator import Generator, code_statistics
-from training.networks.latent_discriminator import LatentDiscriminator, LatentDiscriminatorView
+from training.networks.latent_discriminator import LatentDiscriminator
 
 STEPS, BATCH = 300, 64
 RATE = 2e-3  # of Adam, as in `InversionConfig`
@@ -30,8 +30,9 @@ def train_noise_contrastive(generator: Generator) -> LatentDiscriminator:
     random = torch.Generator().manual_seed(0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        view: LatentDiscriminatorView = "joint" if generator.config.per_layer_code else "layer"
-        discriminator = LatentDiscriminator(mean, deviation, view)
+        discriminator = LatentDiscriminator(
+            mean, deviation, "joint" if generator.config.per_layer_code else "layer"
+        )
     optimiser = torch.optim.Adam(discriminator.parameters(), RATE, betas=(0.0, 0.99))
     for step in range(STEPS):
         with torch.no_grad():

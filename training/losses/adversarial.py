@@ -46,8 +46,12 @@ class Discriminator(nn.Module):
     regulariser.
     """
 
-    regularised = False
+    regularised: bool = False
     """Whether `regulariser` is minimised too, in one step of several (lazy regularisation, StyleGAN2, appendix B)."""
+
+    def parts(self) -> dict[str, Discriminator]:
+        """The discriminators that this one is made of, by name. Each has its own rate; one alone has the name ""."""
+        return {"": self}
 
     def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """What the discriminator minimises, from its logits of real and of generated samples."""
@@ -56,6 +60,10 @@ class Discriminator(nn.Module):
     def generator_loss(self, fake_logits: Tensor) -> Tensor:
         """What the network that made the samples minimises, from their logits."""
         return non_saturating_generator_loss(fake_logits)
+
+    def certainty(self, real_logits: Tensor) -> Tensor:
+        """The mean sign of the logits of real samples, float [] in -1..1: near 1 where they are learned by heart."""
+        return real_logits.float().sign().mean()
 
     def regulariser(self, real: Tensor) -> Tensor:
         """A penalty on real samples, without its weight."""

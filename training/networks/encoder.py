@@ -8,7 +8,7 @@ code itself. `architecture="idinvert"` is the form that the paper's authors publ
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -35,6 +35,8 @@ class EncoderConfig:
     """Size of one vector."""
     activation: bool = False
     """End in the mapping's leaky ReLU, as native codes do: a linear layer cannot reach the folded sheet they lie on."""
+    bounded: bool = False
+    """Keep codes softly within what native codes reach (`CodeBound`). Older and imported encoders are not bounded."""
     architecture: Literal["residual", "idinvert", "psp", "e4e"] = "residual"
     """Ours is `residual`; the others are those of imported encoders."""
     side: int = 0
@@ -137,6 +139,43 @@ class ActivatedBlock(EncoderBlock):
         return y + (F.leaky_relu(self.shortcut(x), LEAKY_SLOPE) if widens else x)
 
 
+class CodeBound(nn.Module):
+    """Softly keeps codes within what native codes reach, whatever the network before it gives.
+
+    float [N, D] -> [N, D], before the final activation. Entries are measured in standard deviations of native codes
+    from their mean. Up to `LINEAR` of the bound they pass unchanged; beyond, a tanh takes them to the bound and never
+    over it.
+    """
+
+    LINEAR = 0.75
+    QUANTILE = 1e-4
+    """Share of native entries that lie beyond the bound."""
+    centre: Tensor
+    spread: Tensor
+    reach: Tensor
+
+    def __init__(self, entries: int) -> None:
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(entries))
+        self.register_buffer("spread", torch.ones(entries))
+        self.register_buffer("reach", torch.tensor(4.0))  # in standard deviations
+
+    @torch.no_grad()
+    def fit(self, native: Tensor) -> None:
+        """Take the bound from native codes float [M, D] before the final activation. Waits for no device."""
+        self.centre.copy_(native.mean(0))
+        self.spread.copy_(native.std(0) + 1e-6)
+        farthest = ((native - self.centre) / self.spread).abs().flatten()
+        self.reach.copy_(farthest.topk(max(int(len(farthest) * self.QUANTILE), 1)).values[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (x - self.centre) / self.spread
+        knee, rest = self.reach * self.LINEAR, self.reach * (1 - self.LINEAR)
+        inside = torch.minimum(torch.maximum(x, -knee), knee)
+        x = inside + rest * torch.tanh((x - inside) / rest)
+        return x * self.spread + self.centre
+
+
 def usual_channels(resolution: int) -> tuple[int, ...]:
     """The default feature maps of an encoder, at full, half, ... 4 pixels, for pictures of that side."""
     sides = int(math.log2(resolution)) - 1
@@ -160,14 +199,33 @@ class Encoder(nn.Module):
         width = config.bottleneck or c[-1]
         self.fc = nn.Linear(width * 16, config.layers * config.code_size, bias=False)
         self.code_norm = BatchNorm(config.layers * config.code_size)
+        self.bound = CodeBound(config.layers * config.code_size) if config.bounded else nn.Identity()
+
+    def _before_activation(self, codes: Tensor) -> Tensor:
+        return before_activation(codes.flatten(1)) if self.config.activation else codes.flatten(1)
 
     @torch.no_grad()
     def start_from(self, codes: Tensor) -> None:
-        """Set the batch norm on the code: codes start with mean and deviation of sampled ones float [M, L, 512]."""
-        given = codes.flatten(1)
-        given = before_activation(given) if self.config.activation else given
+        """Set the batch norm on the code: codes start with mean and deviation of sampled ones float [M, L, 512].
+
+        A bounded encoder takes its bound from them too.
+        """
+        given = self._before_activation(codes)
         self.code_norm.bias.copy_(given.mean(0))
         self.code_norm.weight.copy_(given.std(0))
+        if isinstance(self.bound, CodeBound):
+            self.bound.fit(given)
+
+    def bound_by(self, codes: Tensor) -> None:
+        """Bound the encoder within what sampled codes float [M, L, 512] reach, also one that was not bounded."""
+        if not isinstance(self.bound, CodeBound):
+            self.bound = CodeBound(codes[0].numel()).to(codes.device)
+            self.config = replace(self.config, bounded=True)
+        self.bound.fit(self._before_activation(codes))
+
+    def unbound(self) -> None:
+        """Let codes go anywhere, as encoders of older runs do."""
+        self.bound, self.config = nn.Identity(), replace(self.config, bounded=False)
 
     def forward(self, image: Tensor) -> Tensor:
         x = F.leaky_relu(self.stem_norm(self.stem(image)), LEAKY_SLOPE)
@@ -175,6 +233,6 @@ class Encoder(nn.Module):
             x = block(F.avg_pool2d(x, 2))
         if self.config.bottleneck:
             x = F.leaky_relu(self.squeeze_norm(self.squeeze(x)), LEAKY_SLOPE)
-        code = self.code_norm(self.fc(x.flatten(1)).float())
+        code = self.bound(self.code_norm(self.fc(x.flatten(1)).float()))
         code = scaled_leaky_relu(code) if self.config.activation else code
         return code.unflatten(1, (self.config.layers, self.config.code_size))

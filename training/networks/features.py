@@ -47,9 +47,12 @@ class FoldedConv(nn.Module):
             # SAME padding: an odd row or column goes to the end.
             total = self.kernel - 2
             x = F.pad(x, (total // 2, total - total // 2, total // 2, total - total // 2))
-            # In float32: the bfloat16 gradient of a strided depthwise convolution is 5 to 20 times slower on CPUs.
-            with torch.autocast(x.device.type, enabled=False):
-                x = F.conv2d(x.float(), self.weight, self.bias, stride=2, groups=self.groups)
+            if x.is_cuda:
+                x = F.conv2d(x, self.weight, self.bias, stride=2, groups=self.groups)
+            else:
+                # In float32: the bfloat16 gradient of a strided depthwise convolution is 5 to 20 times slower on CPUs.
+                with torch.autocast(x.device.type, enabled=False):
+                    x = F.conv2d(x.float(), self.weight, self.bias, stride=2, groups=self.groups)
         else:
             x = F.conv2d(x, self.weight, self.bias, padding=self.kernel // 2, groups=self.groups)
         return F.relu6(x) if self.activate else x

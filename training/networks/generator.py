@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.networks.layers import EqualizedLinear, fir_kernel, scaled_leaky_relu
+from training.networks.layers import EqualizedLinear, convolve_up, fir_kernel, scaled_leaky_relu, upsample
 from training.networks.stylegan1 import AdaINSynthesis
 
 DEMODULATION_EPSILON = 1e-8
@@ -120,8 +120,7 @@ class ModulatedConv(nn.Module):
         weight = self.weight * self.weight_scale
         x = x * style[:, :, None, None].to(x.dtype)
         if self.up:
-            x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # [N, C_out, 2H + 1, 2W + 1]
-            x = F.conv2d(x, self.blur.to(x.dtype), padding=1, groups=weight.shape[0])
+            x = convolve_up(x, weight, self.blur)
         else:
             x = F.conv2d(x, weight, padding=self.padding)
         if self.demodulate:
@@ -183,6 +182,8 @@ class Synthesis(nn.Module):
             self.styled.append(StyledLayer(b, b, resolution, config))
             self.to_rgb.append(ToRGB(b, config))
         self.register_buffer("rgb_up", (fir_kernel() * 4).expand(3, 1, 4, 4).clone(), persistent=False)
+        # While the last block is new: a scalar 0..1 that says how much it adds to the picture.
+        self.fade: Tensor | None = None
 
     def forward(self, code: Tensor, *, random_noise: bool = False) -> Tensor:
         # One split instead of a gather per layer: its gradient is one concatenation.
@@ -193,8 +194,11 @@ class Synthesis(nn.Module):
         for i in range(1, len(self.to_rgb)):
             x = self.styled[2 * i - 1](x, w[2 * i - 1], random_noise=random_noise)
             x = self.styled[2 * i](x, w[2 * i], random_noise=random_noise)
-            rgb = F.conv_transpose2d(rgb, self.rgb_up, stride=2, padding=1, groups=3)
-            rgb = rgb + self.to_rgb[i](x, w[2 * i + 1]).float()
+            rgb = upsample(rgb, self.rgb_up)
+            added = self.to_rgb[i](x, w[2 * i + 1]).float()
+            if self.fade is not None and i == len(self.to_rgb) - 1:
+                added = added * self.fade
+            rgb = rgb + added
         return rgb
 
     def affines(self, layer: int) -> list[EqualizedLinear]:

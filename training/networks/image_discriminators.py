@@ -1,4 +1,4 @@
-"""Image discriminators: StyleGAN2's, and a projected one on pretrained features.
+"""Image discriminators: StyleGAN2's, a projected one on pretrained features, and both together.
 
 Each takes pictures float [N, 3, H, W] in [-1, 1] and gives logits, high for "real". `IMAGE_DISCRIMINATORS` names all
 of them: another one is a class with its losses and an entry there.
@@ -23,7 +23,13 @@ from training.losses.adversarial import (
 )
 from training.networks.features import TAPS, EfficientNetLite0
 from training.networks.generator import GeneratorConfig
-from training.networks.layers import LEAKY_SLOPE, EqualizedLinear, fir_kernel, scaled_leaky_relu
+from training.networks.layers import (
+    LEAKY_SLOPE,
+    EqualizedLinear,
+    convolve_down,
+    fir_kernel,
+    scaled_leaky_relu,
+)
 
 
 class EqualizedConv(nn.Module):
@@ -45,9 +51,7 @@ class EqualizedConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight * self.weight_scale
         if self.down:
-            pad = 2 if self.padding else 1
-            x = F.conv2d(x, self.blur.to(x.dtype), padding=pad, groups=x.shape[1])
-            return F.conv2d(x, weight, self.bias, stride=2)
+            return convolve_down(x, weight, self.bias, self.blur)
         return F.conv2d(x, weight, self.bias, padding=self.padding)
 
 
@@ -90,9 +94,33 @@ class StyleGAN2Discriminator(Discriminator):
         self.conv = EqualizedConv(widths[-1] + 1, widths[-1], 3)
         self.fc = EqualizedLinear(widths[-1] * 16, widths[-1])
         self.logit = EqualizedLinear(widths[-1], 1)
+        # While the first block is new: a scalar 0..1 that says how much it counts, and what read the smaller picture.
+        self.fade: Tensor | None = None
+        self.from_rgb_before: EqualizedConv | None = None
+
+    def begin_fade(self, fade: Tensor) -> None:
+        """Fade the first block in, beside a frozen layer that reads the picture of half the side."""
+        first = self.blocks[0]
+        assert isinstance(first, ResidualBlock)
+        outputs = first.down.weight.shape[0]
+        self.fade, self.from_rgb_before = (
+            fade,
+            EqualizedConv(3, outputs, 1).to(fade.device).requires_grad_(False),
+        )
+
+    def end_fade(self) -> None:
+        """Let the first block count in full."""
+        self.fade = self.from_rgb_before = None
+
+    def _first_block(self, image: Tensor) -> Tensor:
+        x = self.blocks[0](scaled_leaky_relu(self.from_rgb(image)))
+        if self.fade is None or self.from_rgb_before is None:
+            return x
+        before = scaled_leaky_relu(self.from_rgb_before(F.avg_pool2d(image, 2)))
+        return before + (x - before) * self.fade
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.blocks(scaled_leaky_relu(self.from_rgb(image)))
+        x = self.blocks[1:](self._first_block(image))
         x = scaled_leaky_relu(self.conv(minibatch_deviation(x)))
         return self.logit(scaled_leaky_relu(self.fc(x.flatten(1))))
 
@@ -185,9 +213,51 @@ class ProjectedDiscriminator(Discriminator):
         return hinge_generator_loss(fake_logits)
 
 
+class PairedDiscriminator(Discriminator):
+    """StyleGAN2's discriminator and the projected one, trained side by side: image -> logits [N, 1 + M].
+
+    StyleGAN2's logit comes first. It judges texture and structure; the projected one learns from fewer pictures. Each
+    has its own loss, and R1 is for StyleGAN2's alone. The generator minimises the weighted sum of what both say.
+    The weights do not touch the discriminators' own losses: they share no parameters, and Adam ignores a factor.
+    """
+
+    regularised = True
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.stylegan2, self.projected = StyleGAN2Discriminator(config), ProjectedDiscriminator()
+        self.weights = {"stylegan2": 1.0, "projected": 1.0}
+
+    def parts(self) -> dict[str, Discriminator]:
+        return {"stylegan2": self.stylegan2, "projected": self.projected}
+
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.cat([self.stylegan2(image), self.projected(image)], 1)
+
+    def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        return self.stylegan2.discriminator_loss(real_logits[:, :1], fake_logits[:, :1]) + (
+            self.projected.discriminator_loss(real_logits[:, 1:], fake_logits[:, 1:])
+        )
+
+    def generator_loss(self, fake_logits: Tensor) -> Tensor:
+        return self.weights["stylegan2"] * self.stylegan2.generator_loss(fake_logits[:, :1]) + (
+            self.weights["projected"] * self.projected.generator_loss(fake_logits[:, 1:])
+        )
+
+    def certainty(self, real_logits: Tensor) -> Tensor:
+        """The mean of both parts', so that the many logits of the projected one do not drown StyleGAN2's."""
+        parts = (real_logits[:, :1], real_logits[:, 1:])
+        return torch.stack([super().certainty(part) for part in parts]).mean()
+
+    def regulariser(self, real: Tensor) -> Tensor:
+        """R1 of StyleGAN2's discriminator on real pictures."""
+        return self.stylegan2.regulariser(real)
+
+
 IMAGE_DISCRIMINATORS: dict[str, Callable[[GeneratorConfig], Discriminator]] = {
     "projected": lambda _: ProjectedDiscriminator(),
     "stylegan2": StyleGAN2Discriminator,
+    "both": PairedDiscriminator,
 }
 """Name, in configs and checkpoints -> what makes the discriminator for a generator of this shape."""
 

@@ -48,7 +48,9 @@ class NativeCoordinates(nn.Module):
             # standardised inputs -> standardised entries
             "weight": (entries, inputs), "bias": (entries,),
         }.items():  # fmt: skip
-            self.register_buffer(name, torch.ones(shape) if name == "spread" else torch.zeros(shape))
+            initial = torch.ones(shape) if name == "spread" else torch.zeros(shape)
+            # All of it follows from the mapping: checkpoints leave it out, and `fit` makes it again.
+            self.register_buffer(name, initial, persistent=False)
 
     @torch.no_grad()
     def fit(self, mapping: Mapping, samples: int = 10_000) -> NativeCoordinates:
@@ -64,8 +66,11 @@ class NativeCoordinates(nn.Module):
         given = self.preceding(mapping(z))
         self.spread.copy_(given.std(0) + 1e-6)
         weight = (weight / self.spread[:, None]).double()
-        # Inputs that hardly move a code cannot be read off it: their singular values are cut off.
-        inverse = torch.linalg.pinv(weight, rtol=1e-4)
+        # The pseudo-inverse by way of the I x I products, which is many times faster. Inputs that hardly move a code
+        # cannot be read off it: singular values below 1e-4 of the largest are cut off.
+        squares, vectors = torch.linalg.eigh(weight.T @ weight)
+        vectors, squares = vectors[:, squares > 1e-8 * squares[-1]], squares[squares > 1e-8 * squares[-1]]
+        inverse = (vectors / squares) @ vectors.T @ weight.T
         inputs = (given / self.spread).double() @ inverse.T
         mean, deviation = inputs.mean(0), inputs.std(0) + 1e-6
         self.inverse.copy_(inverse / deviation[:, None])

@@ -99,6 +99,8 @@ class AdaINSynthesis(nn.Module):
         """`channels`: feature maps at 4, 8, 16, ... pixels. `final_tanh` bounds the picture."""
         super().__init__()
         self.channels, self.final_tanh = channels, final_tanh
+        # Of the interface of `Synthesis`: StyleGAN1's does not grow.
+        self.fade: Tensor | None = None
         first, size = channels[0], code_size
         self.constant = nn.Parameter(torch.ones(1, first, 4, 4))
         self.styled = nn.ModuleList(

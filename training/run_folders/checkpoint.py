@@ -1,6 +1,7 @@
 """Checkpoints: a folder with checkpoint.json and one safetensors file a network and an optimiser.
 
-Nothing is pickled. A checkpoint is replaced in one step, so that a killed run can be resumed.
+Nothing is pickled. A checkpoint is replaced in one step, so that a killed run can be resumed. What reads a run folder
+here also reads a compact checkpoint (`compact.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from training.run_folders.former_names import current_meta, current_tensors, weights_file
+from training.run_folders.compact import CompactError, is_compact, read_compact, read_compact_meta
+from training.run_folders.former_names import FORMER_NETWORKS, current_meta, current_tensors, weights_file
 from training.run_folders.json_files import write_json
 
 OPTIMISER_SUFFIX = ".optimiser.safetensors"
@@ -69,12 +71,17 @@ def checkpoint_folder(path: Path) -> Path:
 
 
 def load_meta(checkpoint: Path, kind: str | None = None) -> dict[str, Any]:
-    """Read checkpoint.json of a checkpoint folder, or of the run folder around it.
+    """Read checkpoint.json of a checkpoint folder, of the run folder around it, or of a compact checkpoint.
 
     Raises CheckpointError where there is none, or where it is of another kind ("gan", "inversion") than `kind`.
     """
-    path = checkpoint_folder(checkpoint) / "checkpoint.json"
-    meta = current_meta(json.loads(path.read_text()))
+    if is_compact(checkpoint):
+        try:
+            meta = current_meta(read_compact_meta(checkpoint))
+        except CompactError as error:
+            raise CheckpointError(str(error)) from None
+    else:
+        meta = current_meta(json.loads((checkpoint_folder(checkpoint) / "checkpoint.json").read_text()))
     if kind and meta["kind"] != kind:
         raise CheckpointError(
             f"{checkpoint} is a {meta['kind']}'s run folder, and a run of kind {kind} is wanted"
@@ -82,12 +89,19 @@ def load_meta(checkpoint: Path, kind: str | None = None) -> dict[str, Any]:
     return meta
 
 
+def read_network(checkpoint: Path, name: str) -> dict[str, Tensor]:
+    """One network's weights by today's names; empty where the checkpoint does not hold that network."""
+    if is_compact(checkpoint):
+        return current_tensors(read_compact(checkpoint, (name, FORMER_NETWORKS.get(name, name))))
+    file = weights_file(checkpoint_folder(checkpoint), name)
+    return current_tensors(load_file(file)) if file.is_file() else {}
+
+
 def load_network(checkpoint: Path, name: str, network: nn.Module) -> None:
     """Load one network's weights in place. Raises CheckpointError that lists what does not fit."""
-    file = weights_file(checkpoint_folder(checkpoint), name)
-    if not file.is_file():
+    state, wanted = read_network(checkpoint, name), trained_state(network)
+    if not state:
         raise CheckpointError(f"{checkpoint} holds no {name}")
-    state, wanted = current_tensors(load_file(file)), trained_state(network)
     unknown, missing = sorted(state.keys() - wanted.keys()), sorted(wanted.keys() - state.keys())
     unfit = sorted(k for k in state.keys() & wanted.keys() if state[k].shape != wanted[k].shape)
     if unknown or missing or unfit:
@@ -97,11 +111,19 @@ def load_network(checkpoint: Path, name: str, network: nn.Module) -> None:
     network.load_state_dict(state, strict=False)
 
 
-def load_optimiser(checkpoint: Path, name: str, optimiser: torch.optim.Optimizer) -> None:
-    """Load an optimiser's moments in place. Rates and other settings stay those that it was made with."""
+def load_optimiser(checkpoint: Path, name: str, optimiser: torch.optim.Optimizer) -> bool:
+    """Load an optimiser's moments in place. Rates and other settings stay those that it was made with.
+
+    Returns whether the checkpoint holds them: a compact one does not.
+    """
+    if is_compact(checkpoint):
+        return False
     file = weights_file(checkpoint_folder(checkpoint), name, OPTIMISER_SUFFIX)
+    if not file.is_file():
+        return False
     entries: dict[int, dict[str, Tensor]] = {}
     for key, value in load_file(file).items():
         index, field = key.split(".", 1)
         entries.setdefault(int(index), {})[field] = value
     optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})
+    return True

@@ -23,6 +23,8 @@ CURRENT_KEYS = {
 """Key of checkpoint.json before -> now, at any depth."""
 CURRENT_TENSORS = {"critics.": "discriminators."}
 """Beginning of a tensor's name before -> now."""
+COMPUTED_TENSORS = ("native.",)
+"""Beginning of the names of tensors that were stored once, and follow from other weights."""
 
 
 def weights_file(folder: Path, name: str, suffix: str = ".safetensors") -> Path:
@@ -49,8 +51,12 @@ def current_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def current_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A weights file's tensors by today's names."""
-    return {_current_tensor_name(name): tensor for name, tensor in state.items()}
+    """A weights file's tensors by today's names, without those that are computed now."""
+    return {
+        _current_tensor_name(name): tensor
+        for name, tensor in state.items()
+        if not name.startswith(COMPUTED_TENSORS)
+    }
 
 
 def _current_tensor_name(name: str) -> str:

@@ -49,4 +49,6 @@ def load_inversion(run: Path) -> TrainedInversion:
     for name, network in networks.items():
         load_network(run, name, network)
         network.eval().requires_grad_(False)
+    if discriminator.view == "native":
+        discriminator.native.fit(generator.mapping)
     return TrainedInversion(generator, encoder, discriminator, meta)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import queue
 import subprocess
 import sys
 import tomllib
@@ -13,20 +15,21 @@ from typing import Any
 
 import grpc
 import httpx
+import numpy as np
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 import indomain
 from indomain.v1 import editing_pb2 as pb
-from serving.access.intake import Intake
 from serving.access.keys import Keys, make_key
 from serving.access.lifecycle import Lifecycle
-from serving.errors import EditingError, KeyLimitReached, KeysInvalid, Unauthenticated
+from serving.access.memory import MemoryBudget
+from serving.errors import EditingError, KeyLimitReached, KeysInvalid, QueueFull, Unauthenticated
 from serving.http.middleware import LifecycleMiddleware
 from serving.settings import Settings
 from serving.telemetry.metrics import Metrics
-from tests.serving.messages import session_request
+from tests.serving.messages import as_message, session_request
 from tests.serving.pictures import encoded, photograph
 from tests.serving.running_gateway import RunningGateway, settings_for
 from tests.serving.waiting import wait_for
@@ -359,7 +362,7 @@ async def open_websocket(
         "subprotocols": list(subprotocols),
         "extensions": {"websocket.http.response": {}},
     }
-    lifecycle = Lifecycle(Settings(), Metrics(), Intake(1), Keys(file))
+    lifecycle = Lifecycle(Settings(), Metrics(), MemoryBudget(1), Keys(file))
     await LifecycleMiddleware(accept, Settings(), lifecycle)(scope, receive, send)  # type: ignore[arg-type]
     return sent
 
@@ -375,3 +378,117 @@ async def test_websockets_need_a_key_too(file: Path) -> None:
     assert by_subprotocol[0]["type"] == "websocket.accept"
     foreign = await open_websocket(file, ("authorization", bearer(key)), ("origin", "https://evil.example"))
     assert foreign[0]["status"] == 403
+
+
+def test_a_bad_key_for_metrics_leaves_a_log_line(
+    start_gateway: Callable[..., RunningGateway], file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_key(file, "alice")
+    running = start_gateway(keys_file=file)
+    with caplog.at_level(logging.INFO, "serving.requests"):
+        for path in ("/metrics", "/v1/find-faces"):
+            answer = running.http.get(path, headers={"authorization": "Bearer nobody's"})
+            assert answer.status_code == 401
+        wait_for(lambda: len(caplog.records) >= 2, timeout_s=5.0)
+    told = [getattr(record, "fields", {}) for record in caplog.records]
+    assert [(each["method"], each["code"]) for each in told] == [
+        ("/metrics", "UNAUTHENTICATED"),
+        ("FindFaces", "UNAUTHENTICATED"),
+    ]
+
+
+def test_a_sessions_messages_are_charged_to_its_key(
+    start_gateway: Callable[..., RunningGateway], file: Path
+) -> None:
+    key = make_key(file, "alice", requests_per_s=1.0)
+    running = start_gateway(keys_file=file)
+    metadata = [("authorization", f"Bearer {key}")]
+    code = as_message(np.full((6, 512), 0.05, np.float32))
+    requests = [session_request(1, code=code), *(session_request(n) for n in range(2, 30))]
+    answers = list(running.stub.EditSession(iter(requests), metadata=metadata, timeout=30))
+    edited = [answer for answer in answers if answer.WhichOneof("outcome") == "edited"]
+    assert len(edited) <= 2
+    assert {answer.error.reason for answer in answers if answer not in edited} <= {"key_limit"}
+
+
+def test_a_key_that_is_taken_out_ends_its_session(
+    start_gateway: Callable[..., RunningGateway], file: Path
+) -> None:
+    key = make_key(file, "alice")
+    make_key(file, "bob")
+    running = start_gateway(keys_file=file)
+    requests: queue.SimpleQueue[pb.EditSessionRequest] = queue.SimpleQueue()
+    requests.put(session_request(1, code=as_message(np.full((6, 512), 0.05, np.float32))))
+    answers = running.stub.EditSession(
+        iter(requests.get, None), metadata=[("authorization", f"Bearer {key}")], timeout=60
+    )
+    assert next(answers).WhichOneof("outcome") == "edited"
+    file.unlink()
+    make_key(file, "bob")
+
+    def goes_on() -> bool:
+        requests.put(session_request(2))
+        next(answers)
+        return False
+
+    with pytest.raises(grpc.RpcError) as raised:
+        wait_for(goes_on, timeout_s=20.0)
+    assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+def test_one_owner_may_not_hold_all_sessions_nor_all_memory(
+    start_gateway: Callable[..., RunningGateway], file: Path
+) -> None:
+    keys = {name: make_key(file, name) for name in ("alice", "bob")}
+    running = start_gateway(keys_file=file, max_sessions=8)
+    code = as_message(np.full((6, 512), 0.05, np.float32))
+
+    def open_session(name: str) -> Any:
+        requests: queue.SimpleQueue[pb.EditSessionRequest] = queue.SimpleQueue()
+        requests.put(session_request(1, code=code))
+        metadata = [("authorization", f"Bearer {keys[name]}")]
+        return running.stub.EditSession(iter(requests.get, None), metadata=metadata, timeout=60)
+
+    opened = [open_session("alice") for _ in range(7)]
+    assert all(next(answers).WhichOneof("outcome") == "edited" for answers in opened)
+    with pytest.raises(grpc.RpcError) as raised:
+        next(open_session("alice"))
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert next(open_session("bob")).WhichOneof("outcome") == "edited"
+    for answers in opened:
+        answers.cancel()
+
+
+def test_one_owner_may_not_hold_all_memory() -> None:
+    memory = MemoryBudget(800)
+    with memory.request("alice") as hold, memory.request("bob") as hold_too:
+        hold(600)
+        with pytest.raises(QueueFull, match="share while others ask"):
+            hold(101)
+        hold_too(100)
+        with pytest.raises(QueueFull):
+            hold(1)
+    assert memory.held_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "evil.example"}, 403),
+        ({"host": "evil.example", "origin": "http://evil.example"}, 403),
+        ({"host": "["}, 400),
+        ({"origin": "http://["}, 400),
+        ({"host": "localhost:8080"}, 200),
+        ({"host": "127.0.0.1:8080"}, 200),
+        ({"host": "studio.example"}, 200),
+    ],
+)
+def test_strangers_names_are_refused(named: RunningGateway, headers: dict[str, str], status: int) -> None:
+    assert named.http.get("/v1/bundles", headers=headers).status_code == status
+
+
+@pytest.fixture(scope="module")
+def named(tiny_repository: Path) -> Iterator[RunningGateway]:
+    running = RunningGateway(settings_for(tiny_repository, allowed_hosts="studio.example"))
+    yield running
+    running.close()

@@ -140,7 +140,8 @@ def test_hanging_up_ends_the_work(gated: tuple[RunningGateway, Gate]) -> None:
     wait_for(lambda: gate.waiting == 0)
     body = json.dumps({"seeds": [1]}).encode()
     with socket.create_connection(("127.0.0.1", running.gateway.http_port)) as connection:
-        head = f"POST /v1/sample HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+        lines = "POST /v1/sample HTTP/1.1", "host: localhost", "content-type: application/json"
+        head = "\r\n".join([*lines, f"content-length: {len(body)}"])
         connection.sendall(head.encode() + b"\r\n\r\n" + body)
         wait_for(lambda: gate.waiting == 1)
     wait_for(lambda: gate.waiting == 0)
@@ -213,7 +214,12 @@ async def test_a_taken_port_is_said_so(gateway: RunningGateway, tiny_repository:
 
 def test_a_body_that_never_ends_is_not_waited_for(gateway: RunningGateway) -> None:
     with socket.create_connection(("127.0.0.1", gateway.gateway.http_port), timeout=10) as connection:
-        lines = "POST /v1/sample HTTP/1.1", "host: x", "content-type: application/json", "content-length: 50"
+        lines = (
+            "POST /v1/sample HTTP/1.1",
+            "host: localhost",
+            "content-type: application/json",
+            "content-length: 50",
+        )
         connection.sendall("\r\n".join([*lines, "x-timeout-s: 0.2", "", "{"]).encode())
         assert b" 504 " in connection.recv(200)
 
@@ -230,7 +236,7 @@ def test_hanging_up_within_a_body_is_no_fault_of_the_gateway(
         with socket.create_connection(("127.0.0.1", running.gateway.http_port), timeout=10) as connection:
             lines = (
                 "POST /v1/invert HTTP/1.1",
-                "host: x",
+                "host: localhost",
                 f"content-type: {media_type}",
                 "content-length: 500",
             )

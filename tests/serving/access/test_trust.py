@@ -25,7 +25,7 @@ from serving.access.keys import make_key
 from serving.photographs import pictures
 from serving.pipeline import pipeline, stages
 from serving.settings import Settings
-from serving.telemetry.logs import JsonFormatter, TextFormatter
+from serving.telemetry.logs import JsonFormatter, LibraryFilter, TextFormatter
 from tests.serving.pictures import encoded, photograph
 from tests.serving.running_gateway import RunningGateway, run_command, settings_for
 from tests.serving.waiting import wait_for
@@ -294,7 +294,7 @@ def test_a_refused_websocket_is_a_request_like_others(
     make_key(keys, "alice")
     running = start_gateway(keys_file=keys)
     address = f"ws://127.0.0.1:{running.gateway.http_port}/v1/edit-session"
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO), caplog.filtering(LibraryFilter()):
         with pytest.raises(InvalidStatus, match="401"):
             connect(address)
         wait_for(lambda: "EditSession UNAUTHENTICATED" in caplog.text)

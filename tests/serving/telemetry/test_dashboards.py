@@ -21,6 +21,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from indomain.v1 import editing_pb2 as pb
+from serving.telemetry.metrics import Metrics
 from tests.serving.pictures import encoded, photograph
 from tests.serving.running_gateway import RunningGateway, settings_for
 from tests.serving.triton_server import TritonServer, free_port
@@ -309,3 +310,16 @@ def test_every_panel_shows_data_from_a_live_prometheus(prometheus: LivePrometheu
     for name, query in QUERIES.items():
         if name.startswith("alert"):
             prometheus.ask(query)  # one that cannot be asked fails here
+
+
+def test_the_table_of_metrics_names_each_of_them() -> None:
+    document = (Path(__file__).resolve().parents[3] / "docs/deployment.md").read_text(encoding="utf-8")
+    table = {
+        row.split("`")[1] for row in document.splitlines() if row.startswith(("| `indomain_", "| `grpc_"))
+    }
+    exposed = {
+        f"{metric.name}_total" if metric.type == "counter" else metric.name
+        for metric in Metrics().registry.collect()
+        if metric.name.startswith(("indomain_", "grpc_"))
+    }
+    assert table == {"indomain_build_info" if name == "indomain_build" else name for name in exposed}

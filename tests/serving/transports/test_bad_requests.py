@@ -302,7 +302,7 @@ def test_a_length_that_is_announced_is_refused_before_the_body(strict: RunningGa
     with socket.create_connection(("127.0.0.1", strict.gateway.http_port), timeout=10) as connection:
         lines = (
             "POST /v1/sample HTTP/1.1",
-            "host: x",
+            "host: localhost",
             "content-type: application/json",
             "content-length: 99999999",
         )

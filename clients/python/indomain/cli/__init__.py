@@ -18,7 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0: done.
-        1: the gateway refused the request, or at least one of several pictures failed, now or in an earlier run.
+        1: the gateway refused the request; at least one of several pictures failed, now or in an earlier run; or
+            results cannot be written.
         2: wrong usage; also a folder with results of another run.
         3: no gateway answers, or it was away for too long.
         130: interrupted.
@@ -32,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from indomain import Client, GatewayUnreachableError, IndomainError
     from indomain.cli import parser, report
     from indomain.cli.arguments import UsageError
+    from indomain.cli.output import OutputError
     from indomain.clients.outages import OutageTooLongError
 
     arguments = parser.parse(argv)
@@ -48,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, OSError, ValueError) as error:
         report.complain(str(error))
         return EXIT_USAGE
+    except OutputError as error:
+        report.complain(str(error))
+        return EXIT_FAILED
     except OutageTooLongError as error:
         report.complain(error.message)
         return EXIT_UNREACHABLE

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import math
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from PIL import Image
 
 from indomain import Diffused, Edited, InterpolationFrame, Inversion, Mixed
 from indomain.cli.arguments import UsageError
+from indomain.cli.output import write_file
 
 PICTURE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 CODE_SUFFIX: Final = ".npy"
@@ -30,20 +30,31 @@ def picture_of(result: Inversion | Edited | InterpolationFrame | Mixed | Diffuse
 
 
 def save_picture(image: Image.Image, path: Path) -> None:
-    """Writes a picture in the format of its file name. Raises OSError."""
-    with whole_file(path) as file:
-        # PNG ignores the quality.
-        image.save(file, Image.registered_extensions()[path.suffix.lower()], quality=95)
+    """Writes a picture in the format of its file name. Raises OutputError."""
+    encoded = io.BytesIO()
+    # PNG ignores the quality.
+    image.save(encoded, Image.registered_extensions()[path.suffix.lower()], quality=95)
+    write_file(path, encoded.getvalue())
+
+
+def save_code(code: np.ndarray, path: Path) -> None:
+    """Writes a code as .npy. Raises OutputError.
+
+    NumPy itself would not notice where the last bytes do not fit on the disk.
+    """
+    encoded = io.BytesIO()
+    np.save(encoded, code)
+    write_file(path, encoded.getvalue())
 
 
 def save_with_code(result: Mixed | Diffused, output: Path) -> None:
     """Writes the picture of a result, and its code (.npy) beside it.
 
-    Raises UsageError where `output` is no picture's file name, OSError where a file cannot be written.
+    Raises UsageError where `output` is no picture's file name, OutputError.
     """
     check_picture_name(output)
     save_picture(picture_of(result), output)
-    np.save(output.with_suffix(CODE_SUFFIX), result.code)
+    save_code(result.code, output.with_suffix(CODE_SUFFIX))
 
 
 def check_picture_name(output: Path) -> None:
@@ -55,7 +66,7 @@ def check_picture_name(output: Path) -> None:
 def save_pictures(images: Sequence[Image.Image], output: Path, names: Sequence[str]) -> list[Path]:
     """Writes pictures on one sheet, where `output` is a picture's file name, otherwise into the folder `output`.
 
-    Returns the file of each picture. Raises OSError.
+    Returns the file of each picture. Raises OutputError.
     """
     if output.suffix.lower() in PICTURE_SUFFIXES:
         save_picture(_sheet(images), output)
@@ -64,6 +75,16 @@ def save_pictures(images: Sequence[Image.Image], output: Path, names: Sequence[s
     for image, path in zip(images, paths, strict=True):
         save_picture(image, path)
     return paths
+
+
+def save_animation(images: Sequence[Image.Image], output: Path) -> None:
+    """Writes pictures as an animated GIF that runs there and back. Raises OutputError."""
+    encoded = io.BytesIO()
+    there_and_back = [*images, *images[-2:0:-1]]
+    there_and_back[0].save(
+        encoded, "GIF", save_all=True, append_images=there_and_back[1:], duration=80, loop=0
+    )
+    write_file(output, encoded.getvalue())
 
 
 def _sheet(images: Sequence[Image.Image]) -> Image.Image:
@@ -75,20 +96,3 @@ def _sheet(images: Sequence[Image.Image]) -> Image.Image:
     for index, image in enumerate(images):
         sheet.paste(image, (index % columns * width, index // columns * height))
     return sheet
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that gets its name only once it is complete and on the disk: if the program is killed, no
-    incomplete file has that name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

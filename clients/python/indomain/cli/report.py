@@ -38,6 +38,7 @@ from indomain import (
     Mixed,
     Sample,
 )
+from indomain.cli.output import OutputError
 
 # Answers go to standard output, all else to standard error, so that a pipe gets nothing but the answer. Into a file or
 # a pipe, long names are not folded.
@@ -215,6 +216,8 @@ def samples_as_json(samples: Sequence[Sample], outputs: Sequence[Path]) -> list[
 
 
 def error_as_json(error: Exception) -> dict[str, Any]:
+    if isinstance(error, OutputError):
+        return {"message": str(error), "reason": "unwritable_result"}
     if not isinstance(error, IndomainError):
         text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
         return {"message": text, "reason": "unreadable_file"}

@@ -14,13 +14,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
 from indomain.cli.arguments import UsageError
 from indomain.cli.bulk.plan import Job
+from indomain.cli.output import OutputError, writing_to
 
 _FORMAT: Final = 1
 # Pictures whose lines are not on the disk at a power failure are done again. That is seconds of work; syncing each line
@@ -40,10 +42,15 @@ class Entry:
 
 
 class Journal:
-    """The journal of a folder. Open it with `Journal.of`; one process at a time has it."""
+    """The journal of a folder. Open it with `Journal.of`; one process at a time has it.
 
-    def __init__(self, folder: Path, file: IO[bytes], entries: dict[str, Entry]) -> None:
+    All methods that write raise OutputError.
+    """
+
+    def __init__(self, folder: Path, path: Path, file: FileIO, entries: dict[str, Entry]) -> None:
         self._folder = folder
+        self._path = path
+        # Unbuffered: each line is out at once, and what the disk refused is not tried again when it is closed.
         self._file = file
         self._entries = entries
         self._synced_s = time.monotonic()
@@ -64,9 +71,11 @@ class Journal:
         Raises:
             UsageError: another process has the journal; the options differ; or the run would overwrite results that the
                 journal does not know, or another picture's.
+            OutputError: the journal cannot be written.
         """
         home = folder / ".indomain"
-        home.mkdir(parents=True, exist_ok=True)
+        with writing_to(home):
+            home.mkdir(parents=True, exist_ok=True)
         lock = FileLock(home / "lock", timeout=0)
         try:
             lock.acquire()
@@ -74,6 +83,8 @@ class Journal:
             raise UsageError(
                 f"another run writes into {folder}; wait for it, or name another folder with -o"
             ) from None
+        except OSError as error:
+            raise OutputError(home, error) from error
         try:
             path = home / "journal.jsonl"
             contents = _read(path)
@@ -83,10 +94,11 @@ class Journal:
                 _check_options(contents.begin, folder, options)
             elif not restart:
                 _check_untouched(folder, jobs)
-            with path.open("ab") as file:
-                # Cuts off an incomplete line.
-                file.truncate(contents.whole_bytes)
-                journal = Journal(folder, file, contents.entries)
+            with writing_to(path):
+                file = path.open("ab", buffering=0)
+            with file:
+                journal = Journal(folder, path, file, contents.entries)
+                journal._cut_off(contents.whole_bytes)
                 if anew:
                     journal._begin(options)
                 journal._check_owners(jobs)
@@ -115,7 +127,8 @@ class Journal:
         """
         if failed and self._name(job) in self._entries:
             for output in job.outputs:
-                output.unlink(missing_ok=True)
+                with writing_to(output):
+                    output.unlink(missing_ok=True)
         event = "failed" if failed else "done"
         source = os.path.abspath(job.source)
         self._add_line({"event": event, "result": self._name(job), "from": source, "seen": seen, **facts})
@@ -127,14 +140,20 @@ class Journal:
         self._add_line({"event": "begin", "format": _FORMAT, "begun": begun, "options": options})
         self._entries = {name: replace(entry, stale=True) for name, entry in self._entries.items()}
 
+    def _cut_off(self, whole_bytes: int) -> None:
+        """Cuts off an incomplete line: what comes after the first `whole_bytes`."""
+        with writing_to(self._path):
+            self._file.truncate(whole_bytes)
+
     def _add_line(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(line).encode() + b"\n")
-        # So that no line is lost if this process is killed.
-        self._file.flush()
+        rest = memoryview(json.dumps(line).encode() + b"\n")
+        with writing_to(self._path):
+            while rest:
+                rest = rest[self._file.write(rest) :]
 
     def _sync(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with writing_to(self._path):
+            os.fsync(self._file.fileno())
         self._synced_s = time.monotonic()
 
     def _name(self, job: Job) -> str:

@@ -32,6 +32,7 @@ from indomain.cli import report
 from indomain.cli.bulk.journal import Journal, fingerprint
 from indomain.cli.bulk.plan import Job, Plan
 from indomain.cli.bulk.tally import Tally
+from indomain.cli.output import OutputError
 from indomain.clients.outages import OutageTooLongError, OutageWaiter, StoppedError
 
 Outcome = Inversion | Edited
@@ -80,6 +81,8 @@ def run_jobs(
         UsageError: the folder's journal is of a run with other options, or in use.
         IndomainError: an error that every picture would have; OutageTooLongError where the gateway has been away for
             longer than `arguments.wait`.
+        OutputError: results, or the journal, cannot be written. What is not done is not noted as failed: a later run
+            does it.
         KeyboardInterrupt: the run was stopped; the jobs that had begun are done.
     """
     if plan.folder is None:
@@ -219,12 +222,19 @@ def _run_concurrently(
 
 
 def _do(job: Job, work: Work, call: Callable[[Callable[[], Outcome]], Outcome]) -> _Done:
-    """Does one job. Raises IndomainError where every picture would have the error, StoppedError."""
+    """Does one job.
+
+    Raises IndomainError or OutputError where every picture would have the error, StoppedError.
+    """
     seen = fingerprint(job.source)
     try:
         facts = report.outcome_as_json(call(lambda: work(job)))
     except (OutageTooLongError, *_FATAL_ERRORS):
         raise
+    except OutputError as error:
+        if error.ends_run:
+            raise
+        return _Done(job, seen, {"error": report.error_as_json(error)}, failed=True)
     except (IndomainError, OSError, ValueError, TypeError) as error:
         return _Done(job, seen, {"error": report.error_as_json(error)}, failed=True)
     return _Done(job, seen, facts, failed=False)

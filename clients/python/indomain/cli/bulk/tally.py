@@ -22,6 +22,7 @@ _FAILURES_SHOWN: Final = 40
 # What to do about a failure, where its message does not say so, or where a flag helps.
 _ADVICE: Final[Mapping[str, str]] = {
     "unreadable_file": "Is the file there, and may it be read?",
+    "unwritable_result": "Another name or folder for the result: --full-names, --root or -o.",
     "invalid_picture": "The gateway reads PNG, JPEG and WebP; convert the picture, or leave it out.",
     "deadline_exceeded": "More time for each picture: --timeout SECONDS; fewer at once: --jobs N.",
     "unavailable": "The connection broke at this picture again and again; look into the gateway's log.",

@@ -8,7 +8,7 @@ from pathlib import Path
 from indomain import Client, InterpolationFrame
 from indomain.cli import arguments as shared
 from indomain.cli import report
-from indomain.cli.pictures import picture_of, save_pictures, source_of
+from indomain.cli.pictures import picture_of, save_animation, save_pictures, source_of
 
 
 def add(name: str, commands: shared.Subparsers) -> None:
@@ -40,9 +40,7 @@ def run(client: Client, arguments: argparse.Namespace) -> bool:
             advance(1)
     images = [picture_of(frame) for frame in frames]
     if output.suffix.lower() == ".gif":
-        output.parent.mkdir(parents=True, exist_ok=True)
-        there_and_back = images + images[-2:0:-1]
-        there_and_back[0].save(output, save_all=True, append_images=there_and_back[1:], duration=80, loop=0)
+        save_animation(images, output)
         outputs = [output] * len(frames)
     else:
         outputs = save_pictures(images, output, [f"{frame.index:03d}.png" for frame in frames])

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-import numpy as np
-
 from indomain import Client, Inversion
 from indomain.cli import arguments as shared
 from indomain.cli.bulk.plan import Job, plan
 from indomain.cli.bulk.runner import run_jobs
-from indomain.cli.pictures import picture_of, save_picture, whole_file
+from indomain.cli.pictures import picture_of, save_code, save_picture
 
 
 def add(name: str, commands: shared.Subparsers) -> None:
@@ -29,8 +27,7 @@ def run(client: Client, arguments: argparse.Namespace) -> bool:
 
     def invert(job: Job) -> Inversion:
         result = client.invert(job.source, **options)
-        with whole_file(job.code_output) as file:
-            np.save(file, result.code)
+        save_code(result.code, job.code_output)
         save_picture(picture_of(result), job.output)
         return result
 

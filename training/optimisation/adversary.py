@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from training.loops.step import update
 from training.losses.adversarial import Discriminator
+from training.optimisation.adam import ParameterGroup, adam
+from training.optimisation.step import update
 
 BETAS = (0.0, 0.99)
 
@@ -38,23 +40,30 @@ class Regularisation:
     interval: int
 
 
-def adam(
-    discriminator: Discriminator, rate: float, regularisation: Regularisation | None = None
+def discriminator_adam(
+    discriminator: Discriminator,
+    rate: float,
+    regularisation: Regularisation | None = None,
+    rates: Mapping[str, float] = MappingProxyType({}),
 ) -> torch.optim.Optimizer:
-    """Adam for a discriminator's trained weights.
+    """Adam for a discriminator's trained weights, one group for each of its parts.
 
-    With a regularisation, rate and moments shrink to make up for the step more in every `interval` that a regularised
-    discriminator takes (StyleGAN2, appendix B).
+    `rates` names the parts whose rate is not `rate`. With a regularisation, rate and moments of a regularised part
+    shrink, to make up for the step more that it takes in every `interval` (StyleGAN2, appendix B).
     """
-    lazy = 1.0
-    if regularisation and discriminator.regularised:
-        lazy = regularisation.interval / (regularisation.interval + 1)
-    trained = [p for p in discriminator.parameters() if p.requires_grad]
-    return torch.optim.Adam(trained, rate * lazy, betas=(BETAS[0], BETAS[1] ** lazy))
+    groups: list[ParameterGroup] = []
+    for name, part in discriminator.parts().items():
+        lazy = 1.0
+        if regularisation and part.regularised:
+            lazy = regularisation.interval / (regularisation.interval + 1)
+        trained = [p for p in part.parameters() if p.requires_grad]
+        betas = (BETAS[0], BETAS[1] ** lazy)
+        groups.append(ParameterGroup(trained, rates.get(name, rate) * lazy, betas))
+    return adam(groups)
 
 
 class DiscriminatorStep(NamedTuple):
-    """What one step of a discriminator gave."""
+    """What one step of a discriminator gave, without gradients."""
 
     loss: Tensor
     real_logits: Tensor
@@ -86,8 +95,12 @@ class Adversary:
         self.augment = augment
         self._autocast = fabric.autocast if mixed_precision else contextlib.nullcontext
 
-    def step(self, real: Tensor, fake: Tensor, number: int) -> DiscriminatorStep:
-        """Step `number` of the discriminator on real and generated samples, which carry no gradient."""
+    def regularises(self, step: int) -> bool:
+        """Whether step number `step` takes the regulariser too."""
+        return self.regularisation is not None and step % self.regularisation.interval == 0
+
+    def step(self, real: Tensor, fake: Tensor, *, regularise: bool = False) -> DiscriminatorStep:
+        """One step of the discriminator on real and generated samples, which carry no gradient."""
         discriminator = self.discriminator
         with self._autocast():
             real_logits = discriminator(self.augment(real))
@@ -95,10 +108,11 @@ class Adversary:
             loss = discriminator.discriminator_loss(real_logits, fake_logits)
         update(self.fabric, loss, self.optimiser)
         penalty, lazy = None, self.regularisation
-        if lazy and number % lazy.interval == 0:
+        if lazy and regularise:
             penalty = discriminator.regulariser(self.augment(real))
             update(self.fabric, penalty * (lazy.gamma / 2 * lazy.interval), self.optimiser)
-        return DiscriminatorStep(loss, real_logits, fake_logits, penalty)
+        penalty = None if penalty is None else penalty.detach()
+        return DiscriminatorStep(loss.detach(), real_logits.detach(), fake_logits.detach(), penalty)
 
     def generator_loss(self, fake: Tensor) -> Tensor:
         """The loss of the network that made `fake`; the discriminator's own weights get no gradient."""

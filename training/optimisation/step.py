@@ -10,7 +10,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from training.data.pictures import PictureSource
+from training.data.pictures import PictureSource, on_device
 
 
 @dataclass
@@ -25,6 +25,8 @@ class Compute:
     """bf16-mixed or 32-true."""
     seed: int = 0
     """Seed of weights, order of pictures, noise and augmentation."""
+    graphs: bool = True
+    """On one GPU: capture the generator's step as a CUDA graph."""
 
     def fabric(self) -> Fabric:
         """Start the processes and return Fabric."""
@@ -33,7 +35,22 @@ class Compute:
             accelerator=self.accelerator, devices=self.devices, precision=self.precision, strategy=strategy
         )
         fabric.launch()
+        if fabric.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+            torch.set_float32_matmul_precision("high")  # what bfloat16 leaves to float32, as R1, in TF32
         return fabric
+
+    def captures(self, fabric: Fabric) -> bool:
+        """Whether steps are captured as CUDA graphs."""
+        return self.graphs and fabric.device.type == "cuda" and fabric.world_size == 1
+
+    def settle_pretrained(self, network: nn.Module, fabric: Fabric) -> None:
+        """On a GPU: keep frozen pretrained parts in bfloat16, instead of casting their weights at every call."""
+        if fabric.device.type != "cuda" or self.precision != "bf16-mixed":
+            return
+        for module in network.modules():
+            if getattr(module, "pretrained", False):
+                module.to(torch.bfloat16)
 
 
 def seed_step(seed: int, step: int, fabric: Fabric) -> torch.Generator:
@@ -70,7 +87,7 @@ def draw_batch(
     index = share(fabric, torch.randint(len(pictures), (total,), generator=common))
     flip = share(fabric, torch.rand(total, generator=common) < (0.5 if config.mirror else 0.0))
     z = share(fabric, torch.randn(total, z_size, generator=common))
-    return pictures.batch(index, mirror=flip).to(fabric.device), z.to(fabric.device)
+    return pictures.batch(index, mirror=flip).to(fabric.device), on_device(z, fabric.device)
 
 
 def update(fabric: Fabric, loss: Tensor, *optimisers: torch.optim.Optimizer) -> None:
@@ -81,12 +98,23 @@ def update(fabric: Fabric, loss: Tensor, *optimisers: torch.optim.Optimizer) -> 
     groups = [group for optimiser in optimisers for group in optimiser.param_groups]
     parameters = [p for group in groups for p in group["params"] if p.grad is not None]
     average_gradients(fabric, parameters)
-    for p in parameters:
-        # A single overflow in bfloat16 must not end a run of hours.
-        if p.grad is not None:
-            torch.nan_to_num(p.grad, nan=0.0, posinf=1e5, neginf=-1e5, out=p.grad)
+    mend_gradients([p.grad for p in parameters if p.grad is not None])
     for optimiser in optimisers:
         optimiser.step()
+
+
+def mend_gradients(gradients: list[Tensor]) -> None:
+    """Replace what is not finite: a single overflow in bfloat16 must not end a run of hours."""
+    if gradients and gradients[0].is_cuda:
+        # Laid end to end they are a few kernels, where one by one they are hundreds.
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        torch.nan_to_num(flat, nan=0.0, posinf=1e5, neginf=-1e5, out=flat)
+        parts = flat.split([gradient.numel() for gradient in gradients])
+        views = [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+        torch._foreach_copy_(gradients, views)
+        return
+    for gradient in gradients:
+        torch.nan_to_num(gradient, nan=0.0, posinf=1e5, neginf=-1e5, out=gradient)
 
 
 def average_gradients(fabric: Fabric, parameters: Iterable[nn.Parameter]) -> None:

@@ -1,0 +1,61 @@
+"""How much memory the bytes of requests take together, and how much of it one owner may hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from serving.access.admission import fair_share
+from serving.call import ANONYMOUS
+from serving.errors import QueueFull
+
+HoldBytes = Callable[[int], None]
+"""Counts bytes that are held, or released if below 0. Raises QueueFull if there is no room for them."""
+
+
+class MemoryBudget:
+    """Counts the bytes that requests hold, over both transports, and bounds their sum.
+
+    Above half of it, an owner may hold no more than a fair share (`fair_share`).
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._of_owner: Counter[str] = Counter()
+        self.held_bytes = 0
+
+    @contextmanager
+    def request(self, owner: str = ANONYMOUS) -> Iterator[HoldBytes]:
+        """Gives a request what it counts its bytes with; releases all of them when the request ends."""
+        own_bytes = 0
+
+        def hold(count: int) -> None:
+            nonlocal own_bytes
+            if count > 0:
+                self._check_room(owner, count)
+            self._add(owner, count)
+            own_bytes += count
+
+        try:
+            yield hold
+        finally:
+            self._add(owner, -own_bytes)
+
+    def _check_room(self, owner: str, count: int) -> None:
+        if self.held_bytes + count > self._max_bytes:
+            raise QueueFull(
+                "The requests under way are as large as the gateway can hold; try again a little later."
+            )
+        owners = len(self._of_owner) + (owner not in self._of_owner)
+        crowded = 2 * (self.held_bytes + count) > self._max_bytes
+        if crowded and self._of_owner[owner] + count > fair_share(self._max_bytes, owner, owners):
+            raise QueueFull(
+                "Your requests under way are as large as your share while others ask too; try again a little later."
+            )
+
+    def _add(self, owner: str, count: int) -> None:
+        self.held_bytes += count
+        self._of_owner[owner] += count
+        if not self._of_owner[owner]:
+            del self._of_owner[owner]

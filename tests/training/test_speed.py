@@ -1,0 +1,24 @@
+"""The benchmark of the training runs in miniature."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.training import TrainingSpeedConfig, main
+from training.networks import layers
+from training.networks.generator import GeneratorConfig
+from training.optimisation.step import Compute
+
+
+def test_every_way_is_measured_and_profiled(capsys: pytest.CaptureFixture[str]) -> None:
+    usual = layers.on_phases
+    shape = GeneratorConfig(resolution=16, channels=(8, 8, 4), z_size=16, code_size=16, mapping_depth=2)
+    compute = Compute(accelerator="cpu", precision="32-true")
+    main(TrainingSpeedConfig(shape, ("stylegan2",), batch=4, steps=1, profile=True, compute=compute))
+    shown = capsys.readouterr().out
+    assert "TFLOP/s" in shown
+    assert "Self CPU" in shown
+    rows = [line.split(" | ") for line in shown.splitlines() if line.startswith("| stylegan2")]
+    assert [row[1] for row in rows] == ["plain", "on phases"]
+    assert all(float(row[2]) > 0 and float(row[3]) > 0 for row in rows)
+    assert layers.on_phases is usual

@@ -1,0 +1,1 @@
+"""What training steps share: the batch, optimisers with their rates, discriminators in training, moving averages."""
