@@ -21,10 +21,14 @@ _MARGIN = 3  # pixels around a cut, for the resampling filter
 
 
 class Photograph:
-    """A whole photograph: upright RGB pixels, uint8 [H, W, 3]."""
+    """A whole photograph: upright RGB pixels, uint8 [H, W, 3].
 
-    def __init__(self, picture: PillowImage.Image) -> None:
+    written_by: a picture of the same pixels, in the same memory, if `picture` is read-only.
+    """
+
+    def __init__(self, picture: PillowImage.Image, written_by: PillowImage.Image | None = None) -> None:
         self._picture = picture
+        self._written_by = written_by or picture
 
     @property
     def picture(self) -> PillowImage.Image:
@@ -119,7 +123,7 @@ class Photograph:
 
     def set_part(self, box: Box, pixels: Image) -> None:
         """Replaces the pixels in a box."""
-        self._picture.paste(PillowImage.fromarray(pixels), box[:2])
+        self._written_by.paste(PillowImage.fromarray(pixels), box[:2])
 
 
 def _box_around(place: Similarity, margin: int) -> Box:

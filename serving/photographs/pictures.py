@@ -4,7 +4,7 @@ Input is PNG, JPEG, WebP or raw RGB. Limits are checked against the header (head
 EXIF orientation is applied; grey, palette, 16-bit and CMYK become RGB; transparent pixels become white; an animation
 gives its first frame; colour profiles are ignored (values are taken as sRGB). A centred square is resized with Lanczos.
 
-A picture is converted band by band, so that beside its own pixels there are never more than 3 bytes for each of them.
+A picture is converted band by band, so that no step takes more than 7 bytes for each of its pixels.
 """
 
 from __future__ import annotations
@@ -41,12 +41,15 @@ _TURNS = {
 # The orientations whose first row of pixels comes last when the picture is upright.
 _FROM_THE_END = (3, 4, 6, 7)
 _BAND_PIXELS = 2**18
+_ONE_BYTE_MODES = ("1", "L", "P")
 # A picture of so many pixels is converted in one piece where that is faster and takes 8 bytes a pixel.
 _AT_ONCE = 2**24
 # libwebp's own pixels, and Pillow's, for each pixel that is encoded.
 WEBP_ANSWER_PIXEL_BYTES = 10
 # Pillow's own check for decompression bombs stays on after ours. Its warnings, one for each odd tag, are of no use.
 warnings.filterwarnings("ignore", module="PIL")
+# Each picture in one piece of memory: only that can be shown as another mode (`fromarrow`).
+PillowImage.core.set_use_block_allocator(1)
 
 
 class PictureReader:
@@ -94,9 +97,7 @@ class PictureReader:
 
     def _opened(self) -> Photograph:
         if self._photograph is None:
-            self._photograph = _read(
-                self._picture, self._header, lambda image, turn: Photograph(_upright(image, turn))
-            )
+            self._photograph = _read(self._picture, self._header, _photograph)
         return self._photograph
 
 
@@ -245,34 +246,62 @@ def _resize_transparent(
     return reduced.resize(size, lanczos, box=inside).convert("RGBA")
 
 
-def _upright(image: PillowImage.Image, orientation: int) -> PillowImage.Image:
-    """The whole picture, upright, RGB. `image` cannot be used afterwards."""
-    plain = image.mode == "RGB" and not _is_transparent(image)
+def _photograph(image: PillowImage.Image, orientation: int) -> Photograph:
+    """The whole picture, upright. `image` cannot be used afterwards."""
     image.load()
-    if plain and orientation not in _TURNS:
-        return image
-    if plain and image.width * image.height <= _AT_ONCE:
-        return image.transpose(_TURNS[orientation])
-    return _flattened(image, orientation)
+    if image.mode == "RGB" and not _is_transparent(image):
+        if orientation not in _TURNS:
+            return Photograph(image)
+        if image.width * image.height <= _AT_ONCE:
+            return Photograph(image.transpose(_TURNS[orientation]))
+    if image.mode == "RGBA" and orientation not in _TURNS:
+        for start, band in _bands(image, 0, image.height):
+            image.paste(_on_white(_to_rgb_or_rgba(band)), (0, start))
+        # Pillow keeps RGB pixels as RGBA ones, with a fourth byte that it ignores.
+        return Photograph(PillowImage.fromarrow(image, "RGB", image.size), written_by=image)
+    return Photograph(_flattened(image, orientation))
 
 
 def _flattened(image: PillowImage.Image, orientation: int) -> PillowImage.Image:
     """A picture in any mode as upright RGB, on white. `image` cannot be used afterwards: its memory is given back."""
-    sideways = _is_sideways(orientation)
-    width, height = image.size[::-1] if sideways else image.size
-    pixels = np.empty((height, width, 3), np.uint8)
+    if image.mode.startswith("I"):
+        image = _in_8_bits(image)
+    size = image.size[::-1] if _is_sideways(orientation) else image.size
+    # Pillow's RGB takes 4 bytes a pixel. Beside pixels of 4 bytes there is only room for an array, which takes 3.
+    if image.mode in _ONE_BYTE_MODES:
+        flat = PillowImage.new("RGB", size)
+        for position, part in _upright_parts(image, orientation):
+            flat.paste(part, position)
+        image.close()
+        return flat
+    pixels = np.empty((size[1], size[0], 3), np.uint8)
+    for (left, top), part in _upright_parts(image, orientation):
+        pixels[top : top + part.height, left : left + part.width] = np.asarray(part)
+    image.close()
+    return PillowImage.fromarray(pixels)
+
+
+def _upright_parts(
+    image: PillowImage.Image, orientation: int
+) -> Iterator[tuple[tuple[int, int], PillowImage.Image]]:
+    """The picture in upright parts, RGB on white, each with its left and top on the upright picture."""
     for start, band in _bands(image, 0, image.height):
         part = _on_white(_to_rgb_or_rgba(band))
         if orientation in _TURNS:
             part = part.transpose(_TURNS[orientation])
         if orientation in _FROM_THE_END:
             start = image.height - start - band.height
-        if sideways:
-            pixels[:, start : start + band.height] = np.asarray(part)
-        else:
-            pixels[start : start + band.height] = np.asarray(part)
+        yield (start, 0) if _is_sideways(orientation) else (0, start), part
+
+
+def _in_8_bits(image: PillowImage.Image) -> PillowImage.Image:
+    """A 16-bit grey picture as 8-bit grey, which Pillow would clip. `image` cannot be used afterwards."""
+    grey = PillowImage.new("L", image.size)
+    for start, band in _bands(image, 0, image.height):
+        values = (np.asarray(band) >> 8).clip(0, 255).astype(np.uint8)
+        grey.paste(PillowImage.fromarray(values), (0, start))
     image.close()
-    return PillowImage.fromarray(pixels)
+    return grey
 
 
 def _bands(
@@ -309,8 +338,4 @@ def _to_rgb_or_rgba(image: PillowImage.Image) -> PillowImage.Image:
     """A picture, or a band of one, in one of two modes."""
     if image.mode in ("RGB", "RGBA") and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I"):
-        # 16-bit grey: Pillow would clip it instead of scaling.
-        grey = np.asarray(image) >> 8
-        return PillowImage.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
     return image.convert("RGBA" if _is_transparent(image) else "RGB")
