@@ -183,3 +183,19 @@ def test_a_recipe_refuses_to_run_in_several_processes(
 def test_every_command_of_a_recipe_has_the_fields_that_are_given_to_it() -> None:
     for command in recipe.COMMANDS.values():
         assert command.given <= set(command.config.__dataclass_fields__)
+
+
+def test_a_recipe_ends_by_the_clock_and_the_same_command_goes_on(
+    data: tuple[Path, Path], tmp_path: Path
+) -> None:
+    file = write_recipe(tmp_path, MINIATURE[: MINIATURE.index('[[stage]]\ncommand = "encoder"')])
+    config = RecipeConfig(file, data[0], tmp_path / "runs", seconds=0.0)
+    # Without time each call does one step of 8 pictures.
+    seen = []
+    for _ in range(4):
+        run_recipe(config)
+        (run,) = (tmp_path / "runs").glob("*-gan-*")
+        seen.append(load_meta(run)["images_seen"])
+    assert seen == [8, 24, 32, 32]
+    done = [entry["done"] for entry in json.loads((tmp_path / "runs/miniature.recipe.json").read_text())]
+    assert done == [True, True]
