@@ -159,6 +159,8 @@ class _Messages(AsyncIterator[MessageT]):
         try:
             return await anext(self)
         except StopAsyncIteration:
+            # To a caller who has hung up there is no message either; gRPC cancels the call a moment later.
+            await asyncio.sleep(_PATIENCE_S)
             raise MalformedRequest("The request has no message.") from None
 
     async def _receive_soon(self) -> bytes:
