@@ -12,11 +12,12 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from indomain.v1 import editing_pb2 as pb
 from serving.errors import Cancelled, InvalidOption, MalformedRequest, UnsupportedMediaType
 from serving.wire.contract import picture_fields
-from serving.wire.json import read_json_aside, write_json
+from serving.wire.json import LARGE_BYTES, JsonPieces, read_json_aside, write_json
 
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -107,7 +108,24 @@ def wanted_picture_format(request: Request) -> int | None:
 
 
 def answer_json(answer: Message) -> Response:
-    return Response(write_json(answer), media_type="application/json")
+    """The answer as JSON; a large one is sent piece by piece, and loses its pictures on the way."""
+    if answer.ByteSize() <= LARGE_BYTES:
+        return Response(write_json(answer), media_type="application/json")
+    return _LargeAnswer(JsonPieces(answer))
+
+
+class _LargeAnswer(Response):
+    media_type = "application/json"
+
+    def __init__(self, pieces: JsonPieces) -> None:
+        super().__init__(headers={"content-length": str(pieces.size)})
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        for piece in self._pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
 
 def answer_picture(answer: Any) -> Response:
