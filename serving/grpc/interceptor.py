@@ -34,6 +34,8 @@ _PATIENCE_S, _LOOKS = 0.25, 8
 _LATE_S = 0.05
 # Longer answers must be read; within this time after the deadline.
 _SMALL_BYTES, _STALL_S = 64 * 1024, 10.0
+# What is being written when its work is cancelled is given so long.
+_LAST_WRITE_S = 0.25
 # A message that is not there after this is given up.
 _RECEIVE_TIMEOUT_S = 30.0
 
@@ -114,14 +116,28 @@ async def _send(context: Context, call: Call, answer: Message) -> None:
     caller does not read it."""
     size = answer.ByteSize()
     if size <= _SMALL_BYTES:
-        await context.write(answer)
+        await _write(context, answer)
         return
     with call.holding_answer(size):
         try:
             async with asyncio.timeout(call.deadline.remaining_s + _STALL_S):
-                await context.write(answer)
+                await _write(context, answer)
         except TimeoutError:
             raise DeadlineExceeded("The answer was not read; ask for a smaller one.") from None
+
+
+async def _write(context: Context, answer: Message) -> None:
+    """Writes an answer, to its end even where it is cancelled meanwhile: until then gRPC may refuse to send an error.
+
+    A caller who does not read is not waited for long.
+    """
+    writing = asyncio.ensure_future(context.write(answer))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait((writing,), timeout=_LAST_WRITE_S)
+        writing.cancel()
+        raise
 
 
 async def _until_hung_up(work: Awaitable[Any]) -> Any:
