@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from serving.access.lifecycle import Lifecycle, OpenRequest
 from serving.access.memory import HoldBytes
 from serving.call import Call
-from serving.errors import DeadlineExceeded, EditingError, MalformedRequest, QueueFull
+from serving.errors import DeadlineExceeded, EditingError, MalformedRequest, QueueFull, RequestTooLarge
 from serving.telemetry.metrics import Metrics
 from serving.wire.bounds import check_values
 from serving.wire.contract import METHODS, SERVICE, Method
@@ -181,6 +181,8 @@ class _Messages(AsyncIterator[MessageT]):
         # only the newest message is held
         self._hold(-self._held_bytes)
         self._held_bytes = 0
+        if len(data) > self._max_bytes:
+            raise RequestTooLarge.over(self._max_bytes)
         message = _parse(self._kind, data, self._hold)
         self._held_bytes = len(data)
         return message
