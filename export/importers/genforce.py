@@ -51,14 +51,14 @@ def read(content: Mapping[str, Any]) -> Foreign[GeneratorConfig]:
     """Rules for a generator's state dict."""
     state = tensors_of(content)
     blocks, depth = count(state, r"synthesis\.output(\d+)\.") - 1, count(state, r"mapping\.dense(\d+)\.")
-    channels = drawn_channels(state, "synthesis.output0.weight", -4)
+    drawn = drawn_channels(state, "synthesis.output0.weight", -4)
     config = make_config(
         state,
         constant=shape_of(state, "synthesis.early_layer.const", 4),
         widths=[f"synthesis.layer{2 * i + 2}.weight" for i in range(blocks)],
         mapping=[f"mapping.dense{i}.weight" for i in range(depth)],
         style="synthesis.layer0.style.weight",
-        channels=channels,
+        drawn=drawn,
     )
     rules = {"synthesis.constant": Rule("synthesis.early_layer.const")}
     for i in range(depth):
@@ -71,7 +71,7 @@ def read(content: Mapping[str, Any]) -> Foreign[GeneratorConfig]:
             f"{ours}.noise": Rule(f"{theirs}.noise"),
         }
     for i in range(blocks + 1):
-        rules |= convolution(f"synthesis.output{i}", f"synthesis.to_rgb.{i}", channels=channels)
+        rules |= convolution(f"synthesis.output{i}", f"synthesis.to_rgb.{i}", drawn=drawn)
     filters = [
         "synthesis.upsample.kernel",
         *(f"synthesis.layer{2 * i + 1}.filter.kernel" for i in range(blocks)),
@@ -90,17 +90,17 @@ def read(content: Mapping[str, Any]) -> Foreign[GeneratorConfig]:
         dict.fromkeys(filters, 4 * fir_kernel()),
         frozenset({"truncation.w_avg"}),
         mean,
-        notes=notes_on(channels),
+        notes=notes_on(drawn),
     )
 
 
-def convolution(theirs: str, ours: str, *, up: bool = False, channels: int = 3) -> dict[str, Rule]:
+def convolution(theirs: str, ours: str, *, up: bool = False, drawn: int = 3) -> dict[str, Rule]:
     """A modulated convolution and the bias after it; one that draws grey becomes one that draws RGB."""
     return {
-        f"{ours}.conv.weight": Rule(f"{theirs}.weight", as_rgb(channels, flipped if up else same)),
+        f"{ours}.conv.weight": Rule(f"{theirs}.weight", as_rgb(drawn, flipped if up else same)),
         f"{ours}.conv.style.weight": Rule(f"{theirs}.style.weight"),
         f"{ours}.conv.style.bias": Rule(f"{theirs}.style.bias", lambda bias: bias + 1),
-        f"{ours}.bias": Rule(f"{theirs}.bias", as_rgb(channels)),
+        f"{ours}.bias": Rule(f"{theirs}.bias", as_rgb(drawn)),
     }
 
 

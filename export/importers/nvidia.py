@@ -121,14 +121,14 @@ def unconditional(
     """Rules for the state dict of a generator that takes z alone. Raises CheckpointError."""
     depth = count(state, r"mapping\.fc(\d+)\.")
     blocks = sum(f"synthesis.b{8 << i}.conv0.weight" in state for i in range(12))
-    channels = drawn_channels(state, "synthesis.b4.torgb.weight", -4)
+    drawn = drawn_channels(state, "synthesis.b4.torgb.weight", -4)
     config = make_config(
         state,
         constant=shape_of(state, "synthesis.b4.const", 3),
         widths=[f"synthesis.b{8 << i}.conv1.weight" for i in range(blocks)],
         mapping=[f"mapping.fc{i}.weight" for i in range(depth)],
         style=MARK,
-        channels=channels,
+        drawn=drawn,
     )
     rules = {"synthesis.constant": Rule("synthesis.b4.const", lambda constant: constant.unsqueeze(0))}
     for i in range(depth):
@@ -146,8 +146,8 @@ def unconditional(
         }
     for i in range(blocks + 1):
         theirs, ours = f"synthesis.b{4 << i}.torgb", f"synthesis.to_rgb.{i}"
-        rules |= convolution(theirs, ours, channels)
-        rules[f"{ours}.bias"] = Rule(f"{theirs}.bias", as_rgb(channels))
+        rules |= convolution(theirs, ours, drawn)
+        rules[f"{ours}.bias"] = Rule(f"{theirs}.bias", as_rgb(drawn))
     filters = [f"synthesis.{name}.resample_filter" for name in layers]
     filters += [f"synthesis.b{4 << i}.resample_filter" for i in range(blocks + 1)]
     return Foreign(
@@ -159,14 +159,14 @@ def unconditional(
         frozenset({"mapping.w_avg"}),
         state.get("mapping.w_avg"),
         clamp,
-        notes=(*notes_on(channels), *notes),
+        notes=(*notes_on(drawn), *notes),
     )
 
 
-def convolution(theirs: str, ours: str, channels: int = 3) -> dict[str, Rule]:
+def convolution(theirs: str, ours: str, drawn: int = 3) -> dict[str, Rule]:
     """A modulated convolution; one that draws grey becomes one that draws RGB."""
     return {
-        f"{ours}.conv.weight": Rule(f"{theirs}.weight", as_rgb(channels)),
+        f"{ours}.conv.weight": Rule(f"{theirs}.weight", as_rgb(drawn)),
         f"{ours}.conv.style.weight": Rule(f"{theirs}.affine.weight"),
         f"{ours}.conv.style.bias": Rule(f"{theirs}.affine.bias"),
     }

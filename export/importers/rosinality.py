@@ -62,20 +62,20 @@ def read(content: Mapping[str, Any], mean: Tensor | None, family: str) -> Foreig
     state = tensors_of(content)
     blocks = count(state, r"to_rgbs\.(\d+)\.")
     depth = count(state, r"style\.(\d+)\.weight") - 1  # the first module is the normalisation
-    channels = drawn_channels(state, "to_rgb1.conv.weight", -4)
+    drawn = drawn_channels(state, "to_rgb1.conv.weight", -4)
     config = make_config(
         state,
         constant=shape_of(state, "input.input", 4),
         widths=[f"convs.{2 * i + 1}.conv.weight" for i in range(blocks)],
         mapping=[f"style.{i + 1}.weight" for i in range(depth)],
         style="conv1.conv.modulation.weight",
-        channels=channels,
+        drawn=drawn,
     )
     rules = {"synthesis.constant": Rule("input.input")}
     for i in range(depth):
         for part in ("weight", "bias"):
             rules[f"mapping.layers.{i}.{part}"] = Rule(f"style.{i + 1}.{part}")
-    made, notes = {}, notes_on(channels)
+    made, notes = {}, notes_on(drawn)
     if not any(name.startswith("noises.") for name in state):
         random = torch.Generator().manual_seed(NOISE_SEED)
         sides = [4 << (i + 1) // 2 for i in range(2 * blocks + 1)]
@@ -94,8 +94,8 @@ def read(content: Mapping[str, Any], mean: Tensor | None, family: str) -> Foreig
             rules[f"{ours}.noise"] = Rule(f"noises.noise_{i}")
     for i in range(blocks + 1):
         theirs, ours = f"to_rgbs.{i - 1}" if i else "to_rgb1", f"synthesis.to_rgb.{i}"
-        rules |= convolution(theirs, ours, channels) | {
-            f"{ours}.bias": Rule(f"{theirs}.bias", as_rgb(channels, lambda bias: bias.reshape(-1)))
+        rules |= convolution(theirs, ours, drawn) | {
+            f"{ours}.bias": Rule(f"{theirs}.bias", as_rgb(drawn, lambda bias: bias.reshape(-1)))
         }
     filters = [f"convs.{2 * i}.conv.blur.kernel" for i in range(blocks)]
     filters += [f"to_rgbs.{i}.upsample.kernel" for i in range(blocks)]
@@ -111,12 +111,10 @@ def read(content: Mapping[str, Any], mean: Tensor | None, family: str) -> Foreig
     )
 
 
-def convolution(theirs: str, ours: str, channels: int = 3) -> dict[str, Rule]:
+def convolution(theirs: str, ours: str, drawn: int = 3) -> dict[str, Rule]:
     """A modulated convolution; one that draws grey becomes one that draws RGB."""
     return {
-        f"{ours}.conv.weight": Rule(
-            f"{theirs}.conv.weight", as_rgb(channels, lambda weight: weight.squeeze(0))
-        ),
+        f"{ours}.conv.weight": Rule(f"{theirs}.conv.weight", as_rgb(drawn, lambda weight: weight.squeeze(0))),
         f"{ours}.conv.style.weight": Rule(f"{theirs}.conv.modulation.weight"),
         f"{ours}.conv.style.bias": Rule(f"{theirs}.conv.modulation.bias"),
     }

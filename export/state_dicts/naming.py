@@ -187,13 +187,13 @@ def make_config(
     widths: list[str],
     mapping: list[str],
     style: str,
-    channels: int,
+    drawn: int,
 ) -> GeneratorConfig:
     """Read a generator's config off its tensors' shapes. Raises CheckpointError.
 
     `constant`: shape of the 4 x 4 input, channels at axis -3. `widths`: names of a weight each for 8, 16, ... pixels,
     with the outputs at axis -4. `mapping`: names of the mapping's weights. `style`: name of a weight that takes a
-    code's vector. `channels`: maps that it draws.
+    code's vector. `drawn`: maps that it draws.
     """
     code_size = shape_of(state, style, 2)[1]
     if not mapping or not 0 < len(widths) <= MOST_BLOCKS:
@@ -212,5 +212,5 @@ def make_config(
         code_size=code_size,
         mapping_depth=len(mapping),
         per_layer_code=last[0] != code_size,
-        transparency=channels == 4,
+        transparency=drawn == 4,
     )
