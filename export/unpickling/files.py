@@ -1,4 +1,4 @@
-"""Checkpoint files of others: torch's zips and older files, pickles, .npy, safetensors.
+"""Checkpoint files of others: torch's zips and older files, pickles, .npy, .npz, safetensors.
 
 What their tensors mean is for `export/importers/`.
 """
@@ -17,7 +17,9 @@ import numpy as np
 from numpy.lib import format as npy
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
+from export.unpickling.downloads import HEAD, DownloadError, about_text, refuse_other_kinds
 from export.unpickling.functions import FUNCTIONS
 from export.unpickling.machine import Machine
 from export.unpickling.pickles import Storages, read_pickle
@@ -25,6 +27,7 @@ from export.unpickling.values import Array, expect
 from training.run_folders.checkpoint import CheckpointError
 
 ADVICE = "if you trust the file, load it with the code that wrote it and save its state dict as .safetensors"
+MOST_UNPACKED = 64 << 20  # bytes of a compressed .npz's arrays
 # What bad bytes raise in the standard library, numpy and torch; MemoryError for sizes that no machine has.
 BAD_BYTES = (
     ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError, MemoryError, RuntimeError,
@@ -35,13 +38,16 @@ BAD_BYTES = (
 def read_checkpoint(file: Path) -> Any:
     """Read what a checkpoint file holds: dicts, lists, numbers, tensors, `Array`s and `Record`s.
 
-    Raises CheckpointError for a file that is broken, or asks for anything but data; FileNotFoundError if it is missing.
+    Raises CheckpointError for a file that is broken, or asks for anything but data; DownloadError, a kind of it, for
+    one that is cut short, empty, or a web page or a pointer instead; FileNotFoundError if it is missing.
     """
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not a file")
     try:
         with file.open("rb") as stream:
             return read_stream(stream, file)
+    except DownloadError as error:
+        raise DownloadError(f"{file} was refused: {error}") from None
     except CheckpointError as error:
         raise CheckpointError(f"{file} was refused: {error}; {ADVICE}") from None
     except BAD_BYTES as error:
@@ -53,43 +59,88 @@ def read_checkpoint(file: Path) -> Any:
 
 def read_stream(stream: IO[bytes], file: Path) -> Any:
     """Read by the kind that the first bytes tell. `file` is for safetensors, which wants a path."""
-    head, size = stream.read(9), stream.seek(0, io.SEEK_END)
+    head, size = stream.read(HEAD), stream.seek(0, io.SEEK_END)
+    refuse_other_kinds(head, size)
     stream.seek(0)
     if head.startswith(b"PK"):
-        return read_torch_zip(stream, size)
+        return read_zip(stream, size)
     if head.startswith(npy.MAGIC_PREFIX):
         return read_npy(stream, size)
-    if head.endswith(b"{"):  # a length in eight bytes, then JSON
+    if head[8:9] == b"{":  # a length in eight bytes, then JSON
+        return read_safetensors(file, head, size)
+    try:
+        return read_pickle(stream, size)
+    except (DownloadError, *BAD_BYTES) as error:
+        unsafe = isinstance(error, CheckpointError) and not isinstance(error, DownloadError)
+        if not unsafe and (about := about_text(head)):
+            raise DownloadError(about) from None
+        raise
+
+
+def read_safetensors(file: Path, head: bytes, size: int) -> dict[str, Tensor]:
+    """Read a .safetensors file. Raises DownloadError for one that is cut short."""
+    (header,) = struct.unpack("<Q", head[:8])
+    try:
         return load_file(file)
-    return read_pickle(stream, size)
+    except SafetensorError as error:
+        if header + 8 > size or "incomplete" in str(error).lower():
+            raise DownloadError("its tensors are cut short; download it again") from None
+        raise
 
 
-def read_torch_zip(stream: IO[bytes], size: int) -> Any:
+def read_zip(stream: IO[bytes], size: int) -> Any:
+    """Read a zip: of torch.save since 1.6, or of numpy's arrays (.npz). Raises CheckpointError, DownloadError."""
+    try:
+        archive = zipfile.ZipFile(stream)
+    except zipfile.BadZipFile:
+        raise DownloadError(
+            f"it is a zip without its end, cut short after {size} bytes; download it again"
+        ) from None
+    with archive:
+        names = archive.namelist()
+        if names and all(name.endswith(".npy") for name in names):
+            return read_npz(archive, size)
+        return read_torch_zip(archive, size)
+
+
+def read_npz(archive: zipfile.ZipFile, size: int) -> dict[str, Any]:
+    """Read a file of numpy.savez: arrays by their names, at most MOST_UNPACKED bytes. Raises CheckpointError."""
+    entries = archive.infolist()
+    if sum(entry.file_size for entry in entries) > max(size, MOST_UNPACKED):
+        raise CheckpointError("its entries are larger than any latents or directions")
+    arrays = {}
+    for entry in entries:
+        content = archive.read(entry)
+        arrays[entry.filename.removesuffix(".npy")] = read_npy(io.BytesIO(content), len(content))
+    return arrays
+
+
+def read_torch_zip(archive: zipfile.ZipFile, size: int) -> Any:
     """Read a file of torch.save since 1.6: a zip, nothing compressed, of data.pkl and one entry a storage.
 
     Raises CheckpointError.
     """
-    with zipfile.ZipFile(stream) as archive:
-        entries = {entry.filename: entry for entry in archive.infolist()}
-        check_entries(archive.infolist(), size)
-        pickles = [name for name in entries if PurePosixPath(name).name == "data.pkl"]
-        if len(pickles) != 1 or any(PurePosixPath(name).name == "constants.pkl" for name in entries):
-            raise CheckpointError(
-                "it is a zip, but not one of torch.save with a state dict (TorchScript is code)"
-            )
-        folder = PurePosixPath(pickles[0]).parent
-        order = str(folder / "byteorder")
-        if order in entries and archive.read(order) != b"little":
-            raise CheckpointError("it was saved on a big-endian machine")
+    entries = {entry.filename: entry for entry in archive.infolist()}
+    check_entries(archive.infolist(), size)
+    pickles = [name for name in entries if PurePosixPath(name).name == "data.pkl"]
+    if len(pickles) != 1 or any(PurePosixPath(name).name == "constants.pkl" for name in entries):
+        raise CheckpointError(
+            "it is a zip, but not one of torch.save with a state dict (TorchScript is code); "
+            f"it holds {list(entries)[:5]}"
+        )
+    folder = PurePosixPath(pickles[0]).parent
+    order = str(folder / "byteorder")
+    if order in entries and archive.read(order) != b"little":
+        raise CheckpointError("it was saved on a big-endian machine")
 
-        def content(key: str, count: int) -> bytes:
-            entry = entries.get(str(folder / "data" / key))
-            if entry is None or entry.file_size != count:
-                raise CheckpointError(f"storage {key[:40]!r} is missing or not of {count} bytes")
-            return archive.read(entry)
+    def content(key: str, count: int) -> bytes:
+        entry = entries.get(str(folder / "data" / key))
+        if entry is None or entry.file_size != count:
+            raise CheckpointError(f"storage {key[:40]!r} is missing or not of {count} bytes")
+        return archive.read(entry)
 
-        machine = Machine(FUNCTIONS, Storages(size, content).find, size)
-        return machine.run(io.BytesIO(archive.read(pickles[0])))
+    machine = Machine(FUNCTIONS, Storages(size, content).find, size)
+    return machine.run(io.BytesIO(archive.read(pickles[0])))
 
 
 def check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
@@ -114,12 +165,17 @@ def check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
 
 def read_npy(stream: IO[bytes], size: int) -> Any:
     """Read a .npy file: an array of numbers as an ndarray, one of objects as their list. Raises CheckpointError."""
-    version = npy.read_magic(stream)
-    read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, dtype = read_header(stream)
+    try:
+        version = npy.read_magic(stream)
+        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read_header(stream)
+    except ValueError as error:
+        if str(error).startswith("EOF"):
+            raise DownloadError("its header is cut short; download it again") from None
+        raise
     if dtype.hasobject:
         return expect(read_pickle(stream, size), Array, "an array").value
-    if math.prod(shape) * dtype.itemsize > size:
-        raise CheckpointError("its array is larger than the file")
+    if math.prod(shape) * dtype.itemsize > size - stream.tell():
+        raise DownloadError("its array is larger than the file, which is cut short; download it again")
     stream.seek(0)
     return np.load(stream, allow_pickle=False)

@@ -1,16 +1,18 @@
 """A stack machine for pickles that imports nothing and calls only functions of ours.
 
 A pickle is a program for a stack machine, whose instructions include "import this" and "call that". Here a name stays a
-name, and a call is looked up in the table of functions that the machine is given.
+name, and a call is looked up in the table of functions that the machine is given. An object of a class that is not ours
+becomes a `Record`: a stand-in that does nothing.
 """
 
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any
 
-from export.unpickling.functions import MENTIONED, make_set
+from export.unpickling.downloads import DownloadError
+from export.unpickling.functions import MENTIONED, is_inert, make_set
 from export.unpickling.values import Array, Dtype, Name, Record, Storage, expect, put_items
 from training.run_folders.checkpoint import CheckpointError
 
@@ -49,7 +51,7 @@ class Machine:
     def run(self, stream: IO[bytes]) -> Any:
         """Read one pickle, up to its end in the stream, and return its value. Raises CheckpointError."""
         self.stack, self.memo = [], {}
-        for opcode, argument, _ in pickletools.genops(stream):
+        for opcode, argument, _ in instructions(stream):
             if opcode.name == "STOP":
                 break
             self.step(opcode.name, argument)
@@ -94,10 +96,11 @@ class Machine:
             push(make_set(self.pop_marked()))
         elif opcode in ("APPEND", "APPENDS"):
             items = [self.pop()] if opcode == "APPEND" else self.pop_marked()
-            expect(self.top(), list, "a list").extend(items)
+            self.append(items)
         elif opcode in ("SETITEM", "SETITEMS"):
             items = self.pop_several(2) if opcode == "SETITEM" else self.pop_marked()
-            put_items(expect(self.top(), dict, "a dict"), items)
+            target = self.top()
+            put_items(target.fields if isinstance(target, Record) else expect(target, dict, "a dict"), items)
         elif opcode == "ADDITEMS":
             items = self.pop_marked()
             expect(self.top(), set, "a set").update(make_set(items))
@@ -107,6 +110,11 @@ class Machine:
             push(self.name(".".join(str(expect(part, str, "a name")) for part in self.pop_several(2))))
         elif opcode in ("REDUCE", "NEWOBJ"):
             function, arguments = self.pop_several(2)
+            push(self.call(function, expect(arguments, tuple, "arguments")))
+        elif opcode == "NEWOBJ_EX":
+            function, arguments, keywords = self.pop_several(3)
+            if isinstance(function, Name) and function.full in self.functions and keywords:
+                raise CheckpointError(f"it calls {function.full!r} with keywords")
             push(self.call(function, expect(arguments, tuple, "arguments")))
         elif opcode == "OBJ":
             function, *arguments = self.pop_marked()
@@ -121,14 +129,16 @@ class Machine:
             raise CheckpointError(f"it holds the instruction {opcode}, which no checkpoint needs")
 
     def name(self, full: str) -> Name:
-        """A global as its name, if that is known. Raises CheckpointError."""
-        if full not in self.functions and full not in MENTIONED:
+        """A global as its name, if that is known or stays inert. Raises CheckpointError."""
+        if full not in self.functions and full not in MENTIONED and not is_inert(full):
             raise CheckpointError(f"it asks for {full[:100]!r}, which is neither tensors nor plain data")
         return Name(full)
 
     def call(self, function: Any, arguments: Iterable[Any]) -> Any:
-        """Call our function of that name. Raises CheckpointError."""
+        """Call our function of that name, or make a stand-in for what that would have made. Raises CheckpointError."""
         full = expect(function, Name, "a function's name").full
+        if full not in self.functions and is_inert(full):
+            return Record(full)
         if full not in self.functions:
             raise CheckpointError(f"it calls {full!r}")
         self.spend(arguments)
@@ -141,13 +151,18 @@ class Machine:
         if self.room < 0:
             raise CheckpointError("it asks for far more memory than the file has bytes")
 
+    def append(self, items: list[Any]) -> None:
+        """Append to the list on top of the stack. A stand-in for some kind of list drops them."""
+        if not isinstance(self.top(), Record):
+            expect(self.top(), list, "a list").extend(items)
+
     def build(self, state: Any) -> None:
-        """Give an object of ours its state. A dict's attributes (torch's `_metadata`) are dropped."""
+        """Give an object of ours its state. Attributes of a dict (torch's `_metadata`) or of a list are dropped."""
         target = self.top()
         if isinstance(target, Record | Array | Dtype):
             self.spend(state if isinstance(state, tuple) else [state])
             target.fill(state)
-        elif not isinstance(target, dict):
+        elif not isinstance(target, dict | list):
             raise CheckpointError(f"it sets the state of a {type(target).__name__}")
 
     def top(self) -> Any:
@@ -175,3 +190,13 @@ class Machine:
             raise CheckpointError("it takes more from the stack than was put there")
         self.stack.pop()
         return values[::-1]
+
+
+def instructions(stream: IO[bytes]) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]:
+    """Yield the instructions of one pickle. Raises DownloadError where the stream ends before the pickle does."""
+    try:
+        yield from pickletools.genops(stream)
+    except ValueError:
+        if stream.read(1) == b"":
+            raise DownloadError("its pickle is cut short; download it again") from None
+        raise

@@ -9,6 +9,7 @@ from typing import IO, Any
 
 import torch
 
+from export.unpickling.downloads import DownloadError
 from export.unpickling.functions import FUNCTIONS, STORAGES, make_set
 from export.unpickling.machine import Machine
 from export.unpickling.values import Name, Storage, expect, sizes
@@ -83,9 +84,15 @@ def read_pickle(stream: IO[bytes], size: int, *, nested: bool = False) -> Any:
     if set(make_set(keys)) != storages.found.keys():
         raise CheckpointError("it names storages that it does not hold")
     for key in keys:
-        (count,) = struct.unpack("<q", stream.read(8))
+        length = stream.read(8)
+        if len(length) < 8:
+            raise DownloadError(f"it is cut short before storage {key!r}; download it again")
+        (count,) = struct.unpack("<q", length)
         values = storages.found[key].values
         if count != values.numel():
             raise CheckpointError(f"storage {key!r} should have {values.numel()} numbers and has {count}")
-        storages.fill(key, stream.read(values.nbytes))
+        content = stream.read(values.nbytes)
+        if len(content) < values.nbytes:
+            raise DownloadError(f"it is cut short within storage {key!r}; download it again")
+        storages.fill(key, content)
     return value
