@@ -15,7 +15,7 @@ from serving.errors import InvalidOption
 from serving.jobs import EncodedPicture, Image, ImageFormat, OutputOptions
 from serving.photographs.formats.headers import Header
 from serving.photographs.formats.loading import bands
-from serving.photographs.formats.metadata import Metadata
+from serving.photographs.formats.metadata import EXIF_NAME, Metadata
 
 # libwebp's own pixels, and Pillow's, for each pixel that is encoded.
 _WEBP_PIXEL_BYTES = 10
@@ -80,7 +80,7 @@ def _parameters(metadata: Metadata, output: OutputOptions) -> dict[str, Any]:
     if metadata.profile:
         parameters["icc_profile"] = metadata.profile
     if metadata.exif:
-        parameters["exif"] = metadata.exif
+        parameters["exif"] = EXIF_NAME + metadata.exif
     if output.format is ImageFormat.WEBP:
         parameters |= {"quality": output.quality, "lossless": output.quality == 100, "method": 2}
         # Lossless is to mean so below transparency, too.
@@ -129,7 +129,7 @@ def _write_16_bit_png(
         rows[:, 0] = _PNG_FILTER_UP
         rows[0, 1:], rows[1:, 1:] = samples[0] - above, samples[1:] - samples[:-1]
         above = samples[-1]
-        if packed := packer.compress(rows):
+        if packed := packer.compress(rows.tobytes()):
             chunk(b"IDAT", packed)
     chunk(b"IDAT", packer.flush())
     chunk(b"IEND", b"")

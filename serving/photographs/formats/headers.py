@@ -103,7 +103,7 @@ def read_header(picture: EncodedPicture, max_bytes: int, max_pixels: int) -> Hea
     elif _AVIF and is_avif(data):
         file_format, quick, pixel_bytes = "AVIF", False, _AVIF_PIXEL_BYTES
         width, height = read_avif(data)
-    elif is_heic(data):
+    elif is_heic(data) and not is_avif(data):
         raise InvalidPicture(
             "HEIC is not read here; the SDK and the command line convert it. Or save the picture as JPEG."
         )

@@ -246,6 +246,6 @@ def _lower_pixels(image: PillowImage.Image, _: Metadata) -> PillowImage.Image | 
             lower.paste(PillowImage.fromarray((np.asarray(band) & 255).astype(np.uint8)), (0, start))
         return lower
     if image.info.get("grey with alpha"):
-        _, grey, _, alpha = image.split()
+        grey, alpha = image.getchannel("G"), image.getchannel("A")
         return PillowImage.merge("RGBA", (grey, grey, grey, alpha))
     return image if image.mode in ("RGB", "RGBA") else None

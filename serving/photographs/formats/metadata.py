@@ -25,7 +25,7 @@ from serving.photographs.formats.tiff import (
 
 # A JPEG has room for so much in one segment.
 MAX_EXIF_BYTES, MAX_XMP_BYTES = 65_000, 65_000
-_EXIF_NAME = b"Exif\0\0"
+EXIF_NAME = b"Exif\0\0"
 
 _EXIF_DIRECTORY, _GPS_DIRECTORY = 0x8769, 0x8825
 _MAKER_NOTE, _INTEROPERABILITY, _WIDTH, _HEIGHT = 0x927C, 0xA005, 0xA002, 0xA003
@@ -62,12 +62,12 @@ class Metadata:
 
 def loaded_metadata(image: PillowImage.Image) -> Metadata:
     """The metadata of a PNG, WebP, GIF, BMP or AVIF that Pillow has loaded."""
-    exif = _bytes(image.info.get("exif")).removeprefix(_EXIF_NAME)
+    exif = _bytes(image.info.get("exif")).removeprefix(EXIF_NAME)
     profile = image.info.get("Raw profile type exif")
     if not exif and isinstance(profile, str):
         # As ImageMagick writes it: three lines before the hexadecimal digits.
         try:
-            exif = bytes.fromhex("".join(profile.split("\n")[3:])).removeprefix(_EXIF_NAME)
+            exif = bytes.fromhex("".join(profile.split("\n")[3:])).removeprefix(EXIF_NAME)
         except ValueError:
             exif = b""
     xmp = _bytes(image.info.get("xmp"))
@@ -92,7 +92,7 @@ def _bytes(value: object) -> bytes:
 def read_orientation(exif: bytes, xmp: bytes) -> int:
     """How a picture lies, 1 to 8, from its EXIF block or else its XMP packet; 1, upright, if neither says."""
     try:
-        found = first_directory(exif.removeprefix(_EXIF_NAME)).number(ORIENTATION)
+        found = first_directory(exif.removeprefix(EXIF_NAME)).number(ORIENTATION)
     # A picture with intact pixels is not refused for its EXIF block.
     except (ValueError, struct.error):
         found = 0
@@ -151,6 +151,8 @@ def _upright_exif(exif: bytes, found: Directory, width: int, height: int) -> byt
     ]
     place = kept(directory_at(_GPS_DIRECTORY).values())
     within = [(tag, rows) for tag, rows in ((_EXIF_DIRECTORY, details), (_GPS_DIRECTORY, place)) if rows]
+    if not first and not within:
+        return b""
     # The directories follow each other. The first one's length does not depend on where the others lie.
     start = 8
     pointers = [_number(order, tag, 0) for tag, _ in within]

@@ -90,9 +90,11 @@ def read_directory(tiff: bytes, order: Order, start: int) -> Directory:
         place = at + 8 if size <= 4 else struct.unpack_from(order + "I", tiff, at + 8)[0]
         # Values may not lie upon each other: together they are no longer than the file.
         left -= size
+        if left < 0:
+            raise ValueError("values that lie upon each other")
         if not size or tag in entries:
             continue
-        if left < 0 or place + size > len(tiff):
+        if place + size > len(tiff):
             raise ValueError("a value beyond the end")
         entries[tag] = Entry(tag, kind, length, tiff[place : place + size])
     return Directory(order, entries)
