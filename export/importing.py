@@ -4,7 +4,7 @@ With an encoder, in the generator's file or imported after it, the run folder be
 boundary becomes a direction of an encoder's run folder.
 
 The family of a file is recognised by its tensors' names: `export/importers/` has a module for each. Reading the bytes
-safely is the business of `export/unpickling/`.
+safely is the business of `foreign_files.py`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import torch
 import tyro
 from torch import nn
 
+from export.foreign_files import read_checkpoint
 from export.importers import boundaries, genforce, idinvert, nvidia, pyramid, rosinality, stylegan1
 from export.importers.naming import Foreign, translate
-from export.unpickling.files import read_checkpoint
 from training.loops.inversion import NO_DISCRIMINATOR
 from training.loops.noise_contrastive import train_noise_contrastive
 from training.networks.encoder import Encoder, EncoderConfig

@@ -1,6 +1,6 @@
 """StyleGAN2 of NVIDIA's stylegan2-ada-pytorch and stylegan3 repositories (.pkl).
 
-The pickle holds whole networks with their source code. `export/unpickling/` reads names of classes and their fields.
+The pickle holds whole networks with their source code. `indomain/unpickling/` reads names of classes and their fields.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from export.importers.naming import Foreign, Rule, count, make_config, shape_of, tensors_of
-from export.unpickling.values import Record
+from indomain.unpickling.values import Record
 from training.networks.generator import GeneratorConfig
 from training.networks.layers import fir_kernel
 from training.run_folders.checkpoint import CheckpointError

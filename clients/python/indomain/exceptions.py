@@ -125,7 +125,7 @@ class ServerError(IndomainError):
 
 
 class InvalidFileError(IndomainError, ValueError):
-    """The file was not written by `save` of a result."""
+    """The file holds nothing that can be read here, or is no data alone; the message says which."""
 
 
 class NotInstalledError(IndomainError, ImportError):

@@ -1,7 +1,4 @@
-"""Checkpoint files of others: torch's zips and older files, pickles, .npy, safetensors.
-
-What their tensors mean is for `export/importers/`.
-"""
+"""Files of others that hold tensors: torch's zips and older files, pickles, .npy."""
 
 from __future__ import annotations
 
@@ -15,111 +12,111 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from export.unpickling.functions import FUNCTIONS
-from export.unpickling.machine import Machine
-from export.unpickling.pickles import Storages, read_pickle
-from export.unpickling.values import Array, expect
-from training.run_folders.checkpoint import CheckpointError
+from indomain.exceptions import InvalidFileError
+from indomain.unpickling.functions import MakeTensor, as_array, functions_with
+from indomain.unpickling.machine import Machine
+from indomain.unpickling.pickles import Storages, read_pickle
+from indomain.unpickling.values import Array, expect
 
 ADVICE = "if you trust the file, load it with the code that wrote it and save its state dict as .safetensors"
-# What bad bytes raise in the standard library, numpy and torch; MemoryError for sizes that no machine has.
+# What bad bytes raise in the standard library and numpy; MemoryError for sizes that no machine has.
 BAD_BYTES = (
     ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError, MemoryError, RuntimeError,
-    OSError, AssertionError, SyntaxError, struct.error, tokenize.TokenError, zipfile.BadZipFile, SafetensorError,
+    OSError, AssertionError, SyntaxError, struct.error, tokenize.TokenError, zipfile.BadZipFile,
 )  # fmt: skip
 
 
-def read_checkpoint(file: Path) -> Any:
+def read_checkpoint(file: Path, make: MakeTensor = as_array) -> Any:
     """Read what a checkpoint file holds: dicts, lists, numbers, tensors, `Array`s and `Record`s.
 
-    Raises CheckpointError for a file that is broken, or asks for anything but data; FileNotFoundError if it is missing.
+    `make` makes its tensors: arrays of numpy if left out.
+
+    Raises:
+        InvalidFileError: the file is broken, or asks for anything but data.
+        FileNotFoundError: it is missing.
     """
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not a file")
     try:
         with file.open("rb") as stream:
-            return read_stream(stream, file)
-    except CheckpointError as error:
-        raise CheckpointError(f"{file} was refused: {error}; {ADVICE}") from None
+            return read_stream(stream, make)
+    except InvalidFileError as error:
+        raise InvalidFileError(f"{file} was refused: {error}; {ADVICE}") from None
     except BAD_BYTES as error:
         what = str(error)[:200] or type(error).__name__
-        raise CheckpointError(
+        raise InvalidFileError(
             f"{file} was refused: it is broken or of no known kind ({what}); {ADVICE}"
         ) from None
 
 
-def read_stream(stream: IO[bytes], file: Path) -> Any:
-    """Read by the kind that the first bytes tell. `file` is for safetensors, which wants a path."""
-    head, size = stream.read(9), stream.seek(0, io.SEEK_END)
+def read_stream(stream: IO[bytes], make: MakeTensor) -> Any:
+    """Read by the kind that the first bytes tell."""
+    head, size = stream.read(len(npy.MAGIC_PREFIX)), stream.seek(0, io.SEEK_END)
     stream.seek(0)
     if head.startswith(b"PK"):
-        return read_torch_zip(stream, size)
+        return read_torch_zip(stream, size, make)
     if head.startswith(npy.MAGIC_PREFIX):
-        return read_npy(stream, size)
-    if head.endswith(b"{"):  # a length in eight bytes, then JSON
-        return load_file(file)
-    return read_pickle(stream, size)
+        return read_npy(stream, size, make)
+    return read_pickle(stream, size, make)
 
 
-def read_torch_zip(stream: IO[bytes], size: int) -> Any:
+def read_torch_zip(stream: IO[bytes], size: int, make: MakeTensor) -> Any:
     """Read a file of torch.save since 1.6: a zip, nothing compressed, of data.pkl and one entry a storage.
 
-    Raises CheckpointError.
+    Raises InvalidFileError.
     """
     with zipfile.ZipFile(stream) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         check_entries(archive.infolist(), size)
         pickles = [name for name in entries if PurePosixPath(name).name == "data.pkl"]
         if len(pickles) != 1 or any(PurePosixPath(name).name == "constants.pkl" for name in entries):
-            raise CheckpointError(
+            raise InvalidFileError(
                 "it is a zip, but not one of torch.save with a state dict (TorchScript is code)"
             )
         folder = PurePosixPath(pickles[0]).parent
         order = str(folder / "byteorder")
         if order in entries and archive.read(order) != b"little":
-            raise CheckpointError("it was saved on a big-endian machine")
+            raise InvalidFileError("it was saved on a big-endian machine")
 
         def content(key: str, count: int) -> bytes:
             entry = entries.get(str(folder / "data" / key))
             if entry is None or entry.file_size != count:
-                raise CheckpointError(f"storage {key[:40]!r} is missing or not of {count} bytes")
+                raise InvalidFileError(f"storage {key[:40]!r} is missing or not of {count} bytes")
             return archive.read(entry)
 
-        machine = Machine(FUNCTIONS, Storages(size, content).find, size)
+        machine = Machine(functions_with(make), Storages(size, content).find, size)
         return machine.run(io.BytesIO(archive.read(pickles[0])))
 
 
 def check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
-    """Raise CheckpointError for what torch never writes.
+    """Raise InvalidFileError for what torch never writes.
 
     That is entries that are compressed (a bomb), encrypted, there twice, overlapping, or with a path out of the file.
     """
     names = [entry.filename for entry in entries]
     if len(set(names)) != len(names):
-        raise CheckpointError("it has two entries of one name")
+        raise InvalidFileError("it has two entries of one name")
     if sum(entry.file_size for entry in entries) > size:
-        raise CheckpointError("its entries are larger than the file")
+        raise InvalidFileError("its entries are larger than the file")
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-            raise CheckpointError(f"its entry {entry.filename[:100]!r} is compressed")
+            raise InvalidFileError(f"its entry {entry.filename[:100]!r} is compressed")
         if entry.flag_bits & 1:
-            raise CheckpointError(f"its entry {entry.filename[:100]!r} is encrypted")
+            raise InvalidFileError(f"its entry {entry.filename[:100]!r} is encrypted")
         path = PurePosixPath(entry.filename.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts:
-            raise CheckpointError(f"its entry {entry.filename[:100]!r} points out of the file")
+            raise InvalidFileError(f"its entry {entry.filename[:100]!r} points out of the file")
 
 
-def read_npy(stream: IO[bytes], size: int) -> Any:
-    """Read a .npy file: an array of numbers as an ndarray, one of objects as their list. Raises CheckpointError."""
+def read_npy(stream: IO[bytes], size: int, make: MakeTensor) -> Any:
+    """Read a .npy file: an array of numbers as an ndarray, one of objects as their list. Raises InvalidFileError."""
     version = npy.read_magic(stream)
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, _, dtype = read_header(stream)
     if dtype.hasobject:
-        return expect(read_pickle(stream, size), Array, "an array").value
+        return expect(read_pickle(stream, size, make), Array, "an array").value
     if math.prod(shape) * dtype.itemsize > size:
-        raise CheckpointError("its array is larger than the file")
+        raise InvalidFileError("its array is larger than the file")
     stream.seek(0)
     return np.load(stream, allow_pickle=False)
