@@ -22,6 +22,7 @@ STAGES: tuple[Stage, ...] = ("align", "queue", "encode", "refine", "edit", "deco
 
 ANONYMOUS = "anonymous"
 
+_COUNTED_ANSWER_BYTES = 2**20
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -65,7 +66,8 @@ class Call:
     """The state of one request.
 
     `observe(stage, seconds)` is called at the end of each stage. `owner` names the caller, as far as the transport
-    knows it: owners share the graphs fairly, and a code handle belongs to one owner.
+    knows it: owners share the graphs fairly, and a code handle belongs to one owner. `charge()` counts one more message
+    of a session against the caller's key. `hold(count)` counts bytes that the request holds (access/memory.py).
     """
 
     request_id: str
@@ -76,6 +78,26 @@ class Call:
     seconds: dict[str, float] = field(default_factory=dict)
     trace: Trace | None = None
     charge: Callable[[], None] = lambda: None
+    hold: Callable[[int], None] = lambda count: None
+
+    def hold_answer(self, size: int) -> int:
+        """Counts an answer of so many bytes until the request ends; a small one is not worth it.
+
+        Gives the bytes counted. Raises QueueFull without room for them.
+        """
+        counted = size if size > _COUNTED_ANSWER_BYTES else 0
+        if counted:
+            self.hold(counted)
+        return counted
+
+    @contextmanager
+    def holding_answer(self, size: int) -> Iterator[None]:
+        """Counts one of many answers while it is being sent. Raises QueueFull."""
+        counted = self.hold_answer(size)
+        try:
+            yield
+        finally:
+            self.hold(-counted)
 
     def aside(self) -> Call:
         """A call for side work such as a preview: the same caller and deadline, but times of its own."""

@@ -168,7 +168,8 @@ class OutputOptions:
     """Which pictures a result holds, and in which format.
 
     codes False: codes are answered by their handles only. pasted: also the whole photograph with the result pasted
-    in. pasting None: CHANGE if a picture was edited, else REPLACE.
+    in. pasting None: CHANGE if a picture was edited, else REPLACE. strip_metadata: `pasted` is in sRGB, and has neither
+    the photograph's metadata nor its colour profile.
     """
 
     format: ImageFormat = ImageFormat.PNG
@@ -179,6 +180,7 @@ class OutputOptions:
     codes: bool = True
     pasted: bool = False
     pasting: Pasting | None = None
+    strip_metadata: bool = False
 
 
 @dataclass(frozen=True, slots=True)

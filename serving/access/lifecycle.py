@@ -52,6 +52,7 @@ class Lifecycle:
         self._begun: Counter[str] = Counter()
         self._ended = asyncio.Event()
         self._receiving: set[asyncio.Timeout] = set()
+        self._turn = asyncio.Lock()
         self._closes_at_s: float | None = None
 
     @property
@@ -135,6 +136,20 @@ class Lifecycle:
                 "The gateway is shutting down; send the request to another one, or later."
             ) from None
 
+    async def turn(self) -> None:
+        """Returns once in each turn of the event loop, for one of those that wait for it, in their order.
+
+        Whoever takes in large pieces of bodies waits for it before the next one: however many send at once, the loop
+        is never busy with more than one piece before it looks after small requests.
+        """
+        async with self._turn:
+            await asyncio.sleep(0)
+
+    @property
+    def stops_receiving(self) -> bool:
+        """Whether the gateway is shutting down and takes in nothing more for long."""
+        return self._closes_at_s is not None
+
     def stop_receiving(self, within_s: float) -> None:
         """Gives requests that are still coming in so long to be whole: the gateway is shutting down."""
         self._closes_at_s = asyncio.get_running_loop().time() + within_s
@@ -210,4 +225,5 @@ class OpenRequest:
 
     def hold(self) -> HoldBytes:
         """What the request counts the bytes with that it holds; all of them are released when it ends."""
-        return self._held.enter_context(self._lifecycle._memory.request(self.call.owner))
+        self.call.hold = self._held.enter_context(self._lifecycle._memory.request(self.call.owner))
+        return self.call.hold

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from serving.access.lifecycle import Lifecycle, OpenRequest
 from serving.access.memory import HoldBytes
 from serving.call import Call, wanted_request_id
-from serving.errors import DeadlineExceeded, EditingError, MalformedRequest, QueueFull
+from serving.errors import DeadlineExceeded, EditingError, MalformedRequest, QueueFull, RequestTooLarge
 from serving.telemetry.metrics import Metrics
 from serving.wire.bounds import check_values
 from serving.wire.contract import METHODS, SERVICE, Method
@@ -32,6 +32,10 @@ ERROR_DETAIL_KEY = "indomain-error-bin"
 _PATIENCE_S, _LOOKS = 0.25, 8
 # A timer that is later than this says that the event loop is behind, not that the caller is slow.
 _LATE_S = 0.05
+# Longer answers must be read; within this time after the deadline.
+_SMALL_BYTES, _STALL_S = 64 * 1024, 10.0
+# What is being written when its work is cancelled is given so long.
+_LAST_WRITE_S = 0.25
 # A message that is not there after this is given up.
 _RECEIVE_TIMEOUT_S = 30.0
 
@@ -74,11 +78,10 @@ def _handler(
         except EditingError as error:
             await _abort(error, request.call, context)
 
-    # As if all streamed their requests: a handler of the other kind is called only when the message is there as a
-    # whole, and until then nobody would ask for a key, or count what has come of it.
-    if method.streams_responses:
-        return grpc.stream_stream_rpc_method_handler(handle, response_serializer=_serialize)
-    return grpc.stream_unary_rpc_method_handler(handle, response_serializer=_serialize)
+    # As if all streamed both ways. A handler of another kind is called only when the message is there as a whole, and
+    # until then nobody would ask for a key, or count what has come of it; and its answer is sent when it has returned,
+    # when nobody counts that any longer.
+    return grpc.stream_stream_rpc_method_handler(handle, response_serializer=_serialize)
 
 
 Sent = AsyncIterator[bytes]
@@ -86,27 +89,55 @@ Serve = Callable[[Sent, Context, OpenRequest], Awaitable[Any]]
 
 
 def _serving(method: Method, serve: Callable[..., Awaitable[Any]], max_bytes: int) -> Serve:
-    """Calls a method of `Editing` in the way of its kind. Streams are written through the context, so that a cancelled
+    """Calls a method of `Editing` in the way of its kind. Answers are written through the context, so that a cancelled
     call is cancelled wherever its work is."""
 
-    async def unary(sent: Sent, context: Context, request: OpenRequest) -> Message:
+    async def unary(sent: Sent, context: Context, request: OpenRequest) -> None:
         message = await _Messages(method.request, sent, request.hold(), max_bytes).only()
-        answer: Message = await serve(message, request.call)
-        return answer
+        await _send(context, request.call, await serve(message, request.call))
 
     async def server_stream(sent: Sent, context: Context, request: OpenRequest) -> None:
         message = await _Messages(method.request, sent, request.hold(), max_bytes).only()
-        await serve(message, request.call, context.write)
+        await serve(message, request.call, partial(_send, context, request.call))
 
     async def two_way_stream(sent: Sent, context: Context, request: OpenRequest) -> None:
         messages = _Messages(method.request, sent, request.hold(), max_bytes, waits=True)
         # tells the caller that it is let in, before there is anything to answer
         await context.send_initial_metadata((("x-request-id", request.call.request_id),))
-        await serve(partial(anext, messages, None), request.call, context.write)
+        await serve(partial(anext, messages, None), request.call, partial(_send, context, request.call))
 
     if method.streams_requests:
         return two_way_stream
     return server_stream if method.streams_responses else unary
+
+
+async def _send(context: Context, call: Call, answer: Message) -> None:
+    """Sends an answer. Raises QueueFull where it is large and there is no room for it, and DeadlineExceeded where the
+    caller does not read it."""
+    size = answer.ByteSize()
+    if size <= _SMALL_BYTES:
+        await _write(context, answer)
+        return
+    with call.holding_answer(size):
+        try:
+            async with asyncio.timeout(call.deadline.remaining_s + _STALL_S):
+                await _write(context, answer)
+        except TimeoutError:
+            raise DeadlineExceeded("The answer was not read; ask for a smaller one.") from None
+
+
+async def _write(context: Context, answer: Message) -> None:
+    """Writes an answer, to its end even where it is cancelled meanwhile: until then gRPC may refuse to send an error.
+
+    A caller who does not read is not waited for long.
+    """
+    writing = asyncio.ensure_future(context.write(answer))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait((writing,), timeout=_LAST_WRITE_S)
+        writing.cancel()
+        raise
 
 
 async def _until_hung_up(work: Awaitable[Any]) -> Any:
@@ -150,6 +181,8 @@ class _Messages(AsyncIterator[MessageT]):
         # only the newest message is held
         self._hold(-self._held_bytes)
         self._held_bytes = 0
+        if len(data) > self._max_bytes:
+            raise RequestTooLarge.over(self._max_bytes)
         message = _parse(self._kind, data, self._hold)
         self._held_bytes = len(data)
         return message
@@ -159,6 +192,8 @@ class _Messages(AsyncIterator[MessageT]):
         try:
             return await anext(self)
         except StopAsyncIteration:
+            # To a caller who has hung up there is no message either; gRPC cancels the call a moment later.
+            await asyncio.sleep(_PATIENCE_S)
             raise MalformedRequest("The request has no message.") from None
 
     async def _receive_soon(self) -> bytes:

@@ -30,6 +30,7 @@ from serving.errors import (
     MalformedRequest,
     PermissionDenied,
     RequestTooLarge,
+    ShuttingDown,
 )
 from serving.http.connections import receive_time_s
 from serving.settings import Settings
@@ -41,8 +42,11 @@ T = TypeVar("T")
 
 REQUEST_ID_HEADER = "x-request-id"
 TIMEOUT_HEADER = "x-timeout-s"
-_LINGER_S = 5.0
+# A caller who is answered while still sending may go on for so long; the second while the gateway shuts down.
+_LINGER_S, _LAST_LINGER_S = 5.0, 0.5
 _LINGER_BYTES = 64 * 1024 * 1024
+# Pieces of bodies above this size take turns.
+_LARGE_PIECE_BYTES = 32 * 1024
 _METHOD_OF_PATH = {method.path: method.name for method in METHODS}
 # The studio loads files of its own and pictures that it has read or made, and asks this gateway.
 _POLICY = (
@@ -156,9 +160,32 @@ class LifecycleMiddleware:
             await WebSocket(scope, body.receive, answer.send).send_denial_response(response)
         elif body.is_still_coming:
             response.headers["connection"] = "close"
-            await _answer_while_sent_to(response, scope, body.receive, answer.send)
+            await self._answer_while_sent_to(response, scope, body.receive, answer.send)
         else:
             await response(scope, body.receive, answer.send)
+
+    async def _answer_while_sent_to(
+        self, response: Response, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answers a caller who is still sending, and throws away what else comes, for a while: were the connection cut
+        at once, most callers would see the cut and not the answer."""
+
+        async def hold_open(message: Message) -> None:
+            await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
+
+        await response(scope, receive, hold_open)
+        lifecycle, thrown_away = self._lifecycle, 0
+        last = lifecycle.stops_receiving
+        try:
+            async with asyncio.timeout(_LAST_LINGER_S) if last else lifecycle.receiving(_LINGER_S):
+                while thrown_away < _LINGER_BYTES:
+                    message = await receive()
+                    thrown_away += len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        break
+        except (TimeoutError, ShuttingDown):
+            pass
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class _Answer:
@@ -249,7 +276,7 @@ class _Body:
     def check_announced(self) -> None:
         """Raises RequestTooLarge by the announced length, before any of it is read."""
         if self._announced.isdecimal() and int(self._announced) > self._max_bytes:
-            raise self._too_large()
+            raise RequestTooLarge.over(self._max_bytes)
 
     def limited(self, hold: HoldBytes, call: Call) -> Receive:
         """A `receive` that counts each piece, refuses a body over the limit as it grows, and gives up one that comes
@@ -272,16 +299,13 @@ class _Body:
             count = len(message.get("body", b""))
             seen += count
             if seen > self._max_bytes:
-                raise self._too_large()
+                raise RequestTooLarge.over(self._max_bytes)
             hold(count)
+            if count > _LARGE_PIECE_BYTES:
+                await self._lifecycle.turn()
             return message
 
         return limited
-
-    def _too_large(self) -> RequestTooLarge:
-        return RequestTooLarge(
-            f"The request has more than {self._max_bytes} bytes; send a smaller picture, or fewer codes."
-        )
 
 
 def _counted(receive: Receive, hold: HoldBytes) -> Receive:
@@ -300,27 +324,6 @@ def _counted(receive: Receive, hold: HoldBytes) -> Receive:
         return message
 
     return counted
-
-
-async def _answer_while_sent_to(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers a caller who is still sending, and throws away what else comes, for a while: were the connection cut
-    at once, most callers would see the cut and not the answer."""
-
-    async def hold_open(message: Message) -> None:
-        await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
-
-    await response(scope, receive, hold_open)
-    thrown_away = 0
-    try:
-        async with asyncio.timeout(_LINGER_S):
-            while thrown_away < _LINGER_BYTES:
-                message = await receive()
-                thrown_away += len(message.get("body", b""))
-                if not message.get("more_body", False):
-                    break
-    except TimeoutError:
-        pass
-    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def cancelled_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:

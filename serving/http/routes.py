@@ -90,7 +90,9 @@ def _unary(method: Method, serve: Callable[..., Any]) -> Endpoint:
         message: Any = await read_message(request, method.request)
         if accept is not None and not message.output.format:
             message.output.format = accept
-        answer = await cancelled_on_disconnect(request, serve(message, _call(request)))
+        call = _call(request)
+        answer = await cancelled_on_disconnect(request, serve(message, call))
+        call.hold_answer(answer.ByteSize())
         return answer_json(answer) if accept is None else answer_picture(answer)
 
     return endpoint

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from itertools import chain
 from typing import Any
 
 from google.protobuf.message import Message
@@ -20,7 +21,7 @@ from serving.call import Call
 from serving.errors import EditingError
 from serving.http.middleware import cancelled_on_disconnect
 from serving.wire.editing import Editing
-from serving.wire.json import read_json_aside, write_json
+from serving.wire.json import JsonPieces, read_json_aside, write_json
 from serving.wire.responses import error_detail
 
 SendMessage = Callable[[Any], Awaitable[None]]
@@ -52,8 +53,9 @@ class EventStream(Response):
             if not started:
                 started = True
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            text = f"event: {name}\ndata: {write_json(data)}\n\n"
-            await send({"type": "http.response.body", "body": text.encode(), "more_body": True})
+            with self._call.holding_answer(data.ByteSize()):
+                for piece in chain((f"event: {name}\ndata: ".encode(),), JsonPieces(data), (b"\n\n",)):
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
 
         async def send_message(message: Message) -> None:
             await send_event(*event_of(message))
@@ -98,10 +100,11 @@ async def serve_session(websocket: WebSocket, editing: Editing, call: Call) -> N
             return error
 
     async def send(answer: pb.EditSessionResponse) -> None:
-        pictures = _take_pictures(answer)
-        await websocket.send_text(write_json(answer))
-        for picture in pictures:
-            await websocket.send_bytes(picture)
+        with call.holding_answer(answer.ByteSize()):
+            pictures = _take_pictures(answer)
+            await websocket.send_text(write_json(answer))
+            for picture in pictures:
+                await websocket.send_bytes(picture)
 
     try:
         await editing.EditSession(receive, call, send)

@@ -21,7 +21,7 @@ from typing import Any
 
 from serving.errors import EditingError
 from serving.jobs import EncodedPicture
-from serving.photographs.headers import Header
+from serving.photographs.formats.headers import Header
 from serving.photographs.pictures import PictureReader
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from serving.jobs import Image
 from serving.photographs.alignment import Similarity
-from serving.photographs.photograph import Box, Layers, Photograph
+from serving.photographs.photograph import LUMA, Box, Layers, Photograph
 
 _FADE = 0.18  # width over which the result fades out, in parts of the square's side
 _EDGE = 0.02  # width along the square's edge without any of the result, in parts of its side
@@ -27,7 +27,6 @@ _DETAIL_STAYS, _DETAIL_GOES = 0.15, 0.40
 _OVAL_MIDDLE, _OVAL_AXES = (0.5, 0.58), (0.46, 0.5)
 _OVAL_FULL = 0.6  # up to this part of the oval's axes the result counts in full
 _RING_PIXELS = 256  # at most so many pixels of the fade are used to fit colours
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # weights of red, green and blue (ITU-R BT.601)
 # Of 255, root mean square: a picture in one tone deviates by less; JPEG causes some of it.
 _MAX_TONE_ERROR = 3.0
 _TONE_PIXELS = 20_000  # about so many pixels are used to look for a tone
@@ -50,15 +49,16 @@ def paste_change(
     covered = photograph.covered(place)
     tone = _tone(photograph, covered)
     for box in _bands(covered):
-        own, change = photograph.part(box).astype(np.float32), photograph.spread(place, masked_change, box)
-        gone_there = photograph.spread(place, gone, box)
+        change, gone_there = photograph.spread(place, masked_change, box), photograph.spread(place, gone, box)
         # Little changes in most places, and resampling takes most of the time.
+        replaced = None
         if gone_there.any():
-            change = change - gone_there * (own - photograph.spread(place, before, box))
+            replaced = np.clip(gone_there, 0.0, 1.0)
+            change = change - gone_there * (photograph.seen(box) - photograph.spread(place, before, box))
         # A photograph in one tone stays in that tone: the generator's colours do not belong on it.
         if tone is not None:
-            change = (change @ _LUMA)[:, :, None] * tone
-        photograph.set_part(box, _as_pixels(own + change))
+            change = (change @ LUMA)[:, :, None] * tone
+        photograph.change(box, change, replaced)
 
 
 def paste_picture(
@@ -72,8 +72,9 @@ def paste_picture(
     mask = soft_mask(len(picture), face=face)
     layers = np.concatenate([fitted * mask, mask], axis=2)
     for box in _bands(photograph.covered(place)):
-        spread, own = photograph.spread(place, layers, box), photograph.part(box).astype(np.float32)
-        photograph.set_part(box, _as_pixels(own * (1 - spread[:, :, 3:]) + spread[:, :, :3]))
+        spread = photograph.spread(place, layers, box)
+        fitted_there, weight = spread[:, :, :3], spread[:, :, 3:]
+        photograph.change(box, fitted_there - weight * photograph.seen(box), np.clip(weight, 0.0, 1.0))
 
 
 def _bands(box: Box) -> Iterator[Box]:
@@ -93,12 +94,12 @@ def _tone(photograph: Photograph, box: Box) -> npt.NDArray[np.float32] | None:
     """
     left, top, right, bottom = box
     step = max(1, int(((right - left) * (bottom - top) / _TONE_PIXELS) ** 0.5))
-    rows = [photograph.part((left, row, right, row + 1))[:, ::step] for row in range(top, bottom, step)]
+    rows = [photograph.seen((left, row, right, row + 1))[:, ::step] for row in range(top, bottom, step)]
     if not rows:
         return None
-    pixels = np.concatenate(rows).astype(np.float32).reshape(-1, 3)
+    pixels = np.concatenate(rows).reshape(-1, 3)
     off = pixels - pixels.mean(0)
-    luma = off @ _LUMA
+    luma = off @ LUMA
     if luma.std() < _MAX_TONE_ERROR:
         return None  # all pixels are alike: no tone can be told
     slopes: npt.NDArray[np.float32] = luma @ off / (luma @ luma)
@@ -162,7 +163,3 @@ def _smooth_step(x: npt.NDArray[Any]) -> Layers:
     x = np.clip(x, 0.0, 1.0)
     step: Layers = (x * x * (3 - 2 * x)).astype(np.float32)
     return step
-
-
-def _as_pixels(values: Layers) -> Image:
-    return np.round(np.clip(values, 0.0, 255.0)).astype(np.uint8)

@@ -50,7 +50,7 @@ from serving.photographs.areas import (
     soften,
 )
 from serving.photographs.decoders import Decoders
-from serving.photographs.pictures import check_output
+from serving.photographs.formats.encoding import check_output
 from serving.pipeline.bundles import ServedBundles
 from serving.pipeline.edits import (
     apply_edits,

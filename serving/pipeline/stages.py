@@ -32,7 +32,8 @@ from serving.jobs import (
 from serving.photographs.alignment import Similarity, centred_square, corners_agree, face_square
 from serving.photographs.decoders import Decoders, OpenPicture
 from serving.photographs.faces import Detect, Detection, as_face, choose, find_faces, refine_landmarks
-from serving.photographs.pictures import WEBP_ANSWER_PIXEL_BYTES, PictureReader, encode_picture
+from serving.photographs.formats.encoding import encode_picture
+from serving.photographs.pictures import PictureReader
 from serving.pipeline.bundles import ServedBundles
 from serving.pipeline.edits import gaussian_inputs, truncate
 from serving.pipeline.refinement import Refinement, RefineSettings, Report, no_report
@@ -179,9 +180,8 @@ class Stages:
         """The photograph with `after` pasted in, or, if `before` is given, with the change from `before` to `after`."""
         place = Similarity.of_corners(origin.placement.corners)
         face = origin.placement.alignment is Alignment.FACE
-        pixel_bytes = WEBP_ANSWER_PIXEL_BYTES if output.format is ImageFormat.WEBP else 0
         with call.during("image") as timer:
-            async with self._decoders.open(origin.picture, whole=True, pixel_bytes=pixel_bytes) as opened:
+            async with self._decoders.open(origin.picture, whole=True, answer=output) as opened:
                 timer.queued_s += opened.queued_s
                 return await opened.run(PictureReader.paste, place, before, after, output, face)
 

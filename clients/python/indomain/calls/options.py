@@ -82,6 +82,7 @@ def refine_options(
 def output_options(
     pasted: bool = False,
     pasting: Pasting | None = None,
+    strip_metadata: bool = False,
     *,
     aligned: bool = False,
     start: bool = False,
@@ -98,6 +99,7 @@ def output_options(
         omit_codes=not codes,
         include_pasted=pasted,
         pasting=_enum_value("PASTING", pasting, editing_pb2.Pasting),
+        strip_metadata=strip_metadata,
     )
 
 

@@ -167,6 +167,12 @@ def inversion_options() -> argparse.ArgumentParser:
         help="with --paste: add the edit's change to the photograph, or put the generator's face there",
     )
     photographs.add_argument(
+        "--strip",
+        action="store_true",
+        dest="strip_metadata",
+        help="with --paste: drop the photograph's metadata (EXIF, XMP) and its colour profile; it is then in sRGB",
+    )
+    photographs.add_argument(
         "--face", metavar="N", type=int, help="which of several faces, 0 the largest (default)"
     )
     photographs.add_argument(

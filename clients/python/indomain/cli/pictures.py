@@ -30,10 +30,20 @@ def picture_of(result: Inversion | Edited | InterpolationFrame | Mixed | Diffuse
 
 
 def save_picture(image: Image.Image, path: Path) -> None:
-    """Writes a picture in the format of its file name. Raises OutputError."""
+    """Writes a picture in the format of its file name, with its colour profile and metadata. Raises OutputError."""
+    file_format = Image.registered_extensions()[path.suffix.lower()]
+    if image.format == file_format and "encoded" in image.info:
+        # As it was answered: Pillow would keep 8 of 16 bits.
+        write_file(path, image.info["encoded"])
+        return
+    kept = {name: image.info[name] for name in ("icc_profile", "exif", "xmp", "dpi") if name in image.info}
+    # JPEG has no transparency: what is transparent becomes white.
+    if file_format == "JPEG" and image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     encoded = io.BytesIO()
     # PNG ignores the quality.
-    image.save(encoded, Image.registered_extensions()[path.suffix.lower()], quality=95)
+    image.save(encoded, file_format, quality=95, **kept)
     write_file(path, encoded.getvalue())
 
 

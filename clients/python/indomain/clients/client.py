@@ -60,10 +60,10 @@ class Client(BaseClient[Connection]):
     where the address needs a package that is not installed, ServerError where an embedded gateway cannot start.
 
     Every call raises an `IndomainError`: `GatewayUnreachableError` where nothing answers, `MismatchedAnswerError` where
-    the answer is to another request, `DeadlineExceededError` when its time ran out, `OverloadedError` when the gateway is full, and what its own docstring names. A call that
-    the gateway refuses for now (`IndomainError.retryable`: it is full, starting or stopping) is tried again after the
-    wait that the gateway asks for, as long as the call's time allows. Nothing else is tried again; a broken connection
-    is not either.
+    the answer is to another request, `DeadlineExceededError` when its time ran out, `OverloadedError` when the gateway
+    is full, and what its own docstring names. A call that the gateway refuses for now (`IndomainError.retryable`: it is
+    full, starting or stopping) is tried again after the wait that the gateway asks for, as long as the call's time
+    allows. Nothing else is tried again; a broken connection is not either.
     """
 
     @staticmethod

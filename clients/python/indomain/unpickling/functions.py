@@ -1,18 +1,20 @@
 """The functions that a pickle may name: ours, which make tensors, arrays and plain containers.
 
-`FUNCTIONS` lists them by the names of those that they stand for. Whatever is not listed is refused.
+`FUNCTIONS` lists them by the names of those that they stand for. Classes of other projects and of modules that only
+describe things, which options are made of, stay inert (`is_inert`). Whatever else a pickle names is refused.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from indomain.exceptions import InvalidFileError
-from indomain.unpickling.values import Array, Dtype, Record, Storage, expect, put_items, simple, sizes
+from indomain.unpickling.values import Array, Dtype, Name, Record, Storage, expect, put_items, simple, sizes
 
 STORAGES = {
     "torch.FloatStorage": "float32",
@@ -85,11 +87,33 @@ def make_bytes(text: Any, encoding: Any) -> bytes:
     return str(expect(text, str, "text")).encode("latin-1")
 
 
+def make_object(kind: Any, *_: Any) -> Any:
+    """An object as the oldest protocols write it: a stand-in for one of that class."""
+    return Record(expect(kind, Name, "a class").full)
+
+
 def make_persistent(meta: Any) -> Record:
     """NVIDIA's persistent object: its class's name and state. The source code that came with it is dropped."""
     return Record(
         str(expect(meta, dict, "an object")["class_name"]), dict(expect(meta["state"], dict, "a state"))
     )
+
+
+def is_inert(full: str) -> bool:
+    """Whether a name becomes a stand-in: of another project or package, or of a module that only describes things.
+
+    Names of Python's library, torch and numpy do not: files have no reason to call these, and attacks do.
+    """
+    known = full.split(".")[0] in sys.stdlib_module_names | LIBRARIES
+    return not known or full.startswith(DESCRIBING)
+
+
+LIBRARIES = {"torch", "numpy", "__builtin__", "copy_reg"}
+DESCRIBING = (
+    "argparse.Namespace", "datetime.", "decimal.Decimal", "fractions.Fraction", "functools.partial",
+    "logging.getLogger", "logging.Logger", "pathlib.", "torch.nn.", "torch.optim.", "types.SimpleNamespace",
+    "typing.", "uuid.UUID",
+)  # fmt: skip
 
 
 def functions_with(make: MakeTensor) -> dict[str, Callable[..., Any]]:
@@ -98,19 +122,37 @@ def functions_with(make: MakeTensor) -> dict[str, Callable[..., Any]]:
     def make_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Any:
         return make(*view_of(storage, offset, size, stride))
 
-    return FUNCTIONS | {"torch._utils._rebuild_tensor_v2": make_tensor}
+    def make_subclass(rebuild: Any, _kind: Any, arguments: Any, _state: Any) -> Any:
+        """A tensor of a subclass, or with attributes, as a plain one. Raises InvalidFileError."""
+        if expect(rebuild, Name, "a function's name").full not in tensors:
+            raise InvalidFileError(f"it calls {rebuild.full!r}")
+        return tensors[rebuild.full](*expect(arguments, tuple, "arguments"))
+
+    tensors: dict[str, Callable[..., Any]] = {
+        "torch._utils._rebuild_tensor": make_tensor,
+        "torch._utils._rebuild_tensor_v2": make_tensor,
+        "torch._utils._rebuild_parameter": lambda data, *_: data,
+        "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
+    }
+    return FUNCTIONS | tensors | {"torch._tensor._rebuild_from_type_v2": make_subclass}
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": make_dict,
     "dnnlib.EasyDict": make_dict,
     "dnnlib.util.EasyDict": make_dict,
+    "collections.Counter": lambda counts=(): dict(expect(counts, dict, "counts") if counts else {}),
+    "collections.defaultdict": lambda *_: {},
+    "collections.deque": lambda items=(), *_: list(expect(items, list | tuple, "items")),
+    "copyreg._reconstructor": make_object,
+    "copy_reg._reconstructor": make_object,
+    "builtins.frozenset": make_set,
+    "__builtin__.frozenset": make_set,
     "builtins.set": make_set,
     "__builtin__.set": make_set,
     "argparse.Namespace": lambda: Record("Namespace"),
     "torch.Size": tuple,
     "torch.device": lambda *_: "device",
-    "torch._utils._rebuild_parameter": lambda data, *_: data,
     "numpy.dtype": lambda code, *_: Dtype(str(code)),
     "numpy.core.multiarray._reconstruct": lambda *_: Array(),
     "numpy._core.multiarray._reconstruct": lambda *_: Array(),
@@ -121,5 +163,11 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "_codecs.encode": make_bytes,
     "torch_utils.persistence._reconstruct_persistent_obj": make_persistent,
 }
-MENTIONED = frozenset({*STORAGES, "numpy.ndarray"})
+TYPES = ["bool", "bytes", "complex", "dict", "float", "int", "list", "long", "object", "str", "tuple", "type"]
+NUMBERS = ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bfloat16"]
+MENTIONED = frozenset(
+    {*STORAGES, "numpy.ndarray"}
+    | {f"{module}.{name}" for module in ("builtins", "__builtin__") for name in TYPES}
+    | {f"{module}.{name}" for module in ("torch", "numpy") for name in NUMBERS}
+)
 """Names that a pickle may mention and not call."""

@@ -1,17 +1,19 @@
 """A stack machine for pickles that imports nothing and calls only functions of ours.
 
 A pickle is a program for a stack machine, whose instructions include "import this" and "call that". Here a name stays a
-name, and a call is looked up in the table of functions that the machine is given.
+name, and a call is looked up in the table of functions that the machine is given. An object of a class that is not ours
+becomes a `Record`: a stand-in that does nothing.
 """
 
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any
 
 from indomain.exceptions import InvalidFileError
-from indomain.unpickling.functions import MENTIONED, make_set
+from indomain.unpickling.downloads import DownloadError
+from indomain.unpickling.functions import MENTIONED, is_inert, make_set
 from indomain.unpickling.values import Array, Dtype, Name, Record, Storage, expect, put_items
 
 CALLS_A_BYTE = 8  # times that a pickle may use each of its bytes in calls
@@ -50,7 +52,7 @@ class Machine:
     def run(self, stream: IO[bytes]) -> Any:
         """Read one pickle, up to its end in the stream, and return its value. Raises InvalidFileError."""
         self.stack, self.memo = [], {}
-        for opcode, argument, _ in pickletools.genops(stream):
+        for opcode, argument, _ in instructions(stream):
             if opcode.name == "STOP":
                 break
             self.step(opcode.name, argument)
@@ -95,10 +97,11 @@ class Machine:
             push(make_set(self.pop_marked()))
         elif opcode in ("APPEND", "APPENDS"):
             items = [self.pop()] if opcode == "APPEND" else self.pop_marked()
-            expect(self.top(), list, "a list").extend(items)
+            self.append(items)
         elif opcode in ("SETITEM", "SETITEMS"):
             items = self.pop_several(2) if opcode == "SETITEM" else self.pop_marked()
-            put_items(expect(self.top(), dict, "a dict"), items)
+            target = self.top()
+            put_items(target.fields if isinstance(target, Record) else expect(target, dict, "a dict"), items)
         elif opcode == "ADDITEMS":
             items = self.pop_marked()
             expect(self.top(), set, "a set").update(make_set(items))
@@ -108,6 +111,11 @@ class Machine:
             push(self.name(".".join(str(expect(part, str, "a name")) for part in self.pop_several(2))))
         elif opcode in ("REDUCE", "NEWOBJ"):
             function, arguments = self.pop_several(2)
+            push(self.call(function, expect(arguments, tuple, "arguments")))
+        elif opcode == "NEWOBJ_EX":
+            function, arguments, keywords = self.pop_several(3)
+            if isinstance(function, Name) and function.full in self.functions and keywords:
+                raise InvalidFileError(f"it calls {function.full!r} with keywords")
             push(self.call(function, expect(arguments, tuple, "arguments")))
         elif opcode == "OBJ":
             function, *arguments = self.pop_marked()
@@ -122,14 +130,16 @@ class Machine:
             raise InvalidFileError(f"it holds the instruction {opcode}, which no checkpoint needs")
 
     def name(self, full: str) -> Name:
-        """A global as its name, if that is known. Raises InvalidFileError."""
-        if full not in self.functions and full not in MENTIONED:
+        """A global as its name, if that is known or stays inert. Raises InvalidFileError."""
+        if full not in self.functions and full not in MENTIONED and not is_inert(full):
             raise InvalidFileError(f"it asks for {full[:100]!r}, which is neither tensors nor plain data")
         return Name(full)
 
     def call(self, function: Any, arguments: Iterable[Any]) -> Any:
-        """Call our function of that name. Raises InvalidFileError."""
+        """Call our function of that name, or make a stand-in for what that would have made. Raises InvalidFileError."""
         full = expect(function, Name, "a function's name").full
+        if full not in self.functions and is_inert(full):
+            return Record(full)
         if full not in self.functions:
             raise InvalidFileError(f"it calls {full!r}")
         self.spend(arguments)
@@ -144,13 +154,18 @@ class Machine:
         if self.room < 0:
             raise InvalidFileError("it asks for far more memory than the file has bytes")
 
+    def append(self, items: list[Any]) -> None:
+        """Append to the list on top of the stack. A stand-in for some kind of list drops them."""
+        if not isinstance(self.top(), Record):
+            expect(self.top(), list, "a list").extend(items)
+
     def build(self, state: Any) -> None:
-        """Give an object of ours its state. A dict's attributes (torch's `_metadata`) are dropped."""
+        """Give an object of ours its state. Attributes of a dict (torch's `_metadata`) or of a list are dropped."""
         target = self.top()
         if isinstance(target, Record | Array | Dtype):
             self.spend(state if isinstance(state, tuple) else [state])
             target.fill(state)
-        elif not isinstance(target, dict):
+        elif not isinstance(target, dict | list):
             raise InvalidFileError(f"it sets the state of a {type(target).__name__}")
 
     def top(self) -> Any:
@@ -178,3 +193,13 @@ class Machine:
             raise InvalidFileError("it takes more from the stack than was put there")
         self.stack.pop()
         return values[::-1]
+
+
+def instructions(stream: IO[bytes]) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]:
+    """Yield the instructions of one pickle. Raises DownloadError where the stream ends before the pickle does."""
+    try:
+        yield from pickletools.genops(stream)
+    except ValueError:
+        if stream.read(1) == b"":
+            raise DownloadError("its pickle is cut short; download it again") from None
+        raise

@@ -10,6 +10,7 @@ from typing import IO, Any
 import numpy as np
 
 from indomain.exceptions import InvalidFileError
+from indomain.unpickling.downloads import DownloadError
 from indomain.unpickling.functions import STORAGES, MakeTensor, as_array, functions_with, make_set
 from indomain.unpickling.machine import Machine
 from indomain.unpickling.values import Name, Storage, expect, sizes
@@ -90,9 +91,15 @@ def read_pickle(stream: IO[bytes], size: int, make: MakeTensor, *, nested: bool 
     if set(make_set(keys)) != storages.found.keys():
         raise InvalidFileError("it names storages that it does not hold")
     for key in keys:
-        (count,) = struct.unpack("<q", stream.read(8))
+        length = stream.read(8)
+        if len(length) < 8:
+            raise DownloadError(f"it is cut short before storage {key!r}; download it again")
+        (count,) = struct.unpack("<q", length)
         values = storages.found[key].values
         if count != values.size:
             raise InvalidFileError(f"storage {key!r} should have {values.size} numbers and has {count}")
-        storages.fill(key, stream.read(values.nbytes))
+        content = stream.read(values.nbytes)
+        if len(content) < values.nbytes:
+            raise DownloadError(f"it is cut short within storage {key!r}; download it again")
+        storages.fill(key, content)
     return value

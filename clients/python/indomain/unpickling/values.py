@@ -23,14 +23,16 @@ class Name:
 
 @dataclass
 class Record:
-    """An object of a class that is not ours: its class's name and its fields as they were written. It does nothing."""
+    """A stand-in for an object of a class that is not ours: its class's name and its fields. It does nothing."""
 
     kind: str
     fields: dict[str, Any] = field(default_factory=dict)
 
     def fill(self, state: Any) -> None:
-        """Pickle's BUILD."""
-        self.fields.update(expect(state, dict, "fields"))
+        """Pickle's BUILD: fields, or (fields, fields in slots). A state of another form is dropped."""
+        for part in state if isinstance(state, tuple) else (state,):
+            if isinstance(part, dict):
+                self.fields.update(part)
 
 
 @dataclass
@@ -99,7 +101,15 @@ def put_items(target: dict[Any, Any], items: list[Any]) -> None:
 
 
 def simple(key: Any) -> Any:
-    """Return a dict's key if it is a word or a number: the hash of a deeply nested one would overflow the C stack."""
-    if not isinstance(key, str | bytes | int | float | None):
+    """Return a key of a dict if it is a word, a number or a flat tuple of these; for a stand-in its class's name.
+
+    The hash of a deeply nested key would overflow the C stack. Raises InvalidFileError.
+    """
+    if isinstance(key, Name | Record):
+        return key.full if isinstance(key, Name) else key.kind
+    plain = str | bytes | int | float | None
+    if not isinstance(key, plain) and not (
+        isinstance(key, tuple) and all(isinstance(part, plain) for part in key)
+    ):
         raise InvalidFileError(f"it has a {type(key).__name__} as a dict's key")
     return key

@@ -185,7 +185,7 @@ class RefineOptions(_message.Message):
     def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., quality: _Optional[str] = ..., allow_fewer_steps: _Optional[bool] = ...) -> None: ...
 
 class OutputOptions(_message.Message):
-    __slots__ = ("format", "quality", "omit_image", "include_aligned", "include_start", "omit_codes", "include_pasted", "pasting")
+    __slots__ = ("format", "quality", "omit_image", "include_aligned", "include_start", "omit_codes", "include_pasted", "pasting", "strip_metadata")
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
     OMIT_IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -194,6 +194,7 @@ class OutputOptions(_message.Message):
     OMIT_CODES_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_PASTED_FIELD_NUMBER: _ClassVar[int]
     PASTING_FIELD_NUMBER: _ClassVar[int]
+    STRIP_METADATA_FIELD_NUMBER: _ClassVar[int]
     format: ImageFormat
     quality: int
     omit_image: bool
@@ -202,7 +203,8 @@ class OutputOptions(_message.Message):
     omit_codes: bool
     include_pasted: bool
     pasting: Pasting
-    def __init__(self, format: _Optional[_Union[ImageFormat, str]] = ..., quality: _Optional[int] = ..., omit_image: _Optional[bool] = ..., include_aligned: _Optional[bool] = ..., include_start: _Optional[bool] = ..., omit_codes: _Optional[bool] = ..., include_pasted: _Optional[bool] = ..., pasting: _Optional[_Union[Pasting, str]] = ...) -> None: ...
+    strip_metadata: bool
+    def __init__(self, format: _Optional[_Union[ImageFormat, str]] = ..., quality: _Optional[int] = ..., omit_image: _Optional[bool] = ..., include_aligned: _Optional[bool] = ..., include_start: _Optional[bool] = ..., omit_codes: _Optional[bool] = ..., include_pasted: _Optional[bool] = ..., pasting: _Optional[_Union[Pasting, str]] = ..., strip_metadata: _Optional[bool] = ...) -> None: ...
 
 class EditStep(_message.Message):
     __slots__ = ("direction", "strength", "layers", "keep")
