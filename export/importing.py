@@ -5,7 +5,7 @@ directions add to an encoder's run folder.
 
 The family of a file is recognised by its tensors' names: `export/importers/` has a module for each.
 `export/state_dicts/` finds these names within the file, and reading its bytes safely is the business of
-`export/unpickling/`.
+`indomain/unpickling/`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 import tyro
 from torch import nn
 
+from export.foreign_files import read_checkpoint
 from export.importers import (
     directions,
     genforce,
@@ -33,7 +34,6 @@ from export.importers import (
 from export.state_dicts.naming import Foreign, translate
 from export.state_dicts.unsupported import why_unsupported
 from export.state_dicts.wrapping import inner_networks, without_added_names
-from export.unpickling.files import read_checkpoint
 from training.loops.inversion import NO_DISCRIMINATOR
 from training.loops.noise_contrastive import train_noise_contrastive
 from training.networks.encoder import Encoder, EncoderConfig

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -24,6 +24,15 @@ ANONYMOUS = "anonymous"
 
 _COUNTED_ANSWER_BYTES = 2**20
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+def wanted_request_id(headers: Mapping[str, str]) -> str | None:
+    """The id that a caller wants its request to have.
+
+    The SDK sends it under a name of its own, too: some proxies replace `x-request-id`, and the SDK refuses answers that
+    carry another id than it asked with.
+    """
+    return headers.get("indomain-request-id") or headers.get("x-request-id")
 
 
 def request_id_or_new(wanted: str | None) -> str:

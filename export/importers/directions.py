@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from export.unpickling.values import Array
+from indomain.unpickling.values import Array
 from training.directions.directions import (
     DOMAIN_FLOOR,
     READ,

@@ -1,7 +1,7 @@
 """StyleGAN2 of NVIDIA's stylegan2-ada-pytorch and stylegan3 repositories (.pkl).
 
-The pickle holds whole networks with their source code. `export/unpickling/` reads names of classes and their fields. A
-network that is conditional on classes becomes one for a single class: its label is part of the mapping network then.
+The pickle holds whole networks with their source code. `indomain/unpickling/` reads names of classes and their fields.
+A network that is conditional on classes becomes one for a single class: its label is part of the mapping network then.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from export.state_dicts.naming import (
     tensors_of,
 )
 from export.state_dicts.wrapping import fields_of, state_of, tensors_of_module
-from export.unpickling.values import Record
+from indomain.unpickling.values import Record
 from training.networks.generator import GeneratorConfig
 from training.networks.layers import fir_kernel
 from training.run_folders.checkpoint import CheckpointError

@@ -19,7 +19,7 @@ from torch import Tensor
 from export.importers import nvidia, stylegan1
 from export.state_dicts.naming import Foreign
 from export.state_dicts.wrapping import fields_of
-from export.unpickling.values import Array, Record
+from indomain.unpickling.values import Array, Record
 from training.networks.generator import GeneratorConfig
 from training.run_folders.checkpoint import CheckpointError
 

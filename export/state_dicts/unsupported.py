@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from export.state_dicts.wrapping import states_within
-from export.unpickling.values import Record
+from indomain.unpickling.values import Record
 
 ALIAS_FREE = re.compile(r"(?:.*\.)?synthesis\.L\d+_\d+_\d+\.weight")
 NEEDED = (

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from export.unpickling.values import Record
+from indomain.unpickling.values import Record
 from training.run_folders.checkpoint import CheckpointError
 
 ADDED = re.compile(r"(^|\.)(?:(?:module|_orig_mod)\.)+")

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError, Message
 
 from serving.access.lifecycle import Lifecycle, OpenRequest
 from serving.access.memory import HoldBytes
-from serving.call import Call
+from serving.call import Call, wanted_request_id
 from serving.errors import DeadlineExceeded, EditingError, MalformedRequest, QueueFull, RequestTooLarge
 from serving.telemetry.metrics import Metrics
 from serving.wire.bounds import check_values
@@ -69,7 +69,7 @@ def _handler(
             key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
         }
         try:
-            with lifecycle.request("grpc", method.name, metadata.get("x-request-id"), count_end) as request:
+            with lifecycle.request("grpc", method.name, wanted_request_id(metadata), count_end) as request:
                 context.set_trailing_metadata((("x-request-id", request.call.request_id),))
                 request.limit_time(context.time_remaining())
                 request.admit(metadata.get("authorization"), method.name)

@@ -21,7 +21,7 @@ from starlette.websockets import WebSocket
 
 from serving.access.lifecycle import Lifecycle
 from serving.access.memory import HoldBytes
-from serving.call import Call
+from serving.call import Call, wanted_request_id
 from serving.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -89,7 +89,7 @@ class LifecycleMiddleware:
         method = _METHOD_OF_PATH.get(path, "")
         try:
             with self._lifecycle.request(
-                scope["type"], method, headers.get(REQUEST_ID_HEADER), page=path[:100]
+                scope["type"], method, wanted_request_id(headers), page=path[:100]
             ) as request:
                 scope.setdefault("state", {})["call"] = request.call
                 answer.request_id = request.call.request_id

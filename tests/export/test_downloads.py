@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from export.__main__ import main
-from export.unpickling.downloads import DownloadError
-from export.unpickling.files import read_checkpoint
+from export.foreign_files import DownloadError, read_checkpoint
 from training.run_folders.checkpoint import CheckpointError
 
 QUOTA = b"""<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head><body>

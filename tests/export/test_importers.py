@@ -12,9 +12,9 @@ from torch import Tensor
 
 from export.__main__ import main
 from export.bundles.checkpoint import load_pipeline
+from export.foreign_files import read_checkpoint
 from export.graphs.folding import FoldedMapping, FoldedSynthesis
 from export.importing import ImportConfig, import_checkpoint
-from export.unpickling.files import read_checkpoint
 from tests.export.foreign_pickles import Module, as_modules, pickled
 from tests.export.foreign_stylegan2 import (
     FORMATS,

@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 from export.__main__ import main
-from export.unpickling.files import read_checkpoint
-from export.unpickling.values import Record
+from export.foreign_files import read_checkpoint
+from indomain.unpickling.values import Record
 from tests.export.foreign_stylegan2 import rosinality
 from training.run_folders.checkpoint import CheckpointError
 

@@ -20,10 +20,9 @@ import torch
 from safetensors.torch import save, save_file
 from torch import nn
 
-from export.unpickling.downloads import DownloadError
-from export.unpickling.files import read_checkpoint
-from export.unpickling.pickles import LEGACY_MAGIC
-from export.unpickling.values import Record
+from export.foreign_files import DownloadError, read_checkpoint
+from indomain.unpickling.pickles import LEGACY_MAGIC
+from indomain.unpickling.values import Record
 from training.run_folders.checkpoint import CheckpointError
 
 

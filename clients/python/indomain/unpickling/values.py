@@ -7,9 +7,8 @@ from types import UnionType
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from training.run_folders.checkpoint import CheckpointError
+from indomain.exceptions import InvalidFileError
 
 MOST_AXES = 8
 DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "O", "O8")
@@ -38,9 +37,10 @@ class Record:
 
 @dataclass
 class Storage:
-    """The numbers that tensors are views of: a tensor of one axis."""
+    """The numbers that tensors are views of: an array of one axis. numpy has no bfloat16: its bits are uint16 there."""
 
-    values: Tensor
+    values: np.ndarray[Any, Any]
+    dtype: str
 
 
 @dataclass
@@ -55,9 +55,9 @@ class Dtype:
         self.order = str(expect(state, tuple, "a dtype's state")[1])
 
     def numpy(self) -> np.dtype[Any]:
-        """The dtype itself, of plain numbers or of objects. Raises CheckpointError for any other."""
+        """The dtype itself, of plain numbers or of objects. Raises InvalidFileError for any other."""
         if self.code not in DTYPES:
-            raise CheckpointError(f"it holds an array of dtype {self.code!r}")
+            raise InvalidFileError(f"it holds an array of dtype {self.code!r}")
         return np.dtype("O") if self.code.startswith("O") else np.dtype(self.code).newbyteorder(self.order)  # type: ignore[arg-type]
 
 
@@ -81,17 +81,17 @@ class Array:
 
 
 def expect(value: Any, kind: type | UnionType, what: str) -> Any:
-    """Return the value if it is of that type. Raises CheckpointError that says `what` should be there."""
+    """Return the value if it is of that type. Raises InvalidFileError that says `what` should be there."""
     if not isinstance(value, kind):
-        raise CheckpointError(f"it has {type(value).__name__} where {what} should be")
+        raise InvalidFileError(f"it has {type(value).__name__} where {what} should be")
     return value
 
 
 def sizes(values: Any) -> tuple[int, ...]:
-    """A shape, or strides, as a tuple: a few whole numbers, none negative. Raises CheckpointError."""
+    """A shape, or strides, as a tuple: a few whole numbers, none negative. Raises InvalidFileError."""
     numbers = tuple(expect(values, list | tuple, "a shape"))
     if len(numbers) > MOST_AXES or not all(isinstance(n, int) and n >= 0 for n in numbers):
-        raise CheckpointError("it has a shape that no tensor has")
+        raise InvalidFileError("it has a shape that no tensor has")
     return numbers
 
 
@@ -103,7 +103,7 @@ def put_items(target: dict[Any, Any], items: list[Any]) -> None:
 def simple(key: Any) -> Any:
     """Return a key of a dict if it is a word, a number or a flat tuple of these; for a stand-in its class's name.
 
-    The hash of a deeply nested key would overflow the C stack. Raises CheckpointError.
+    The hash of a deeply nested key would overflow the C stack. Raises InvalidFileError.
     """
     if isinstance(key, Name | Record):
         return key.full if isinstance(key, Name) else key.kind
@@ -111,5 +111,5 @@ def simple(key: Any) -> Any:
     if not isinstance(key, plain) and not (
         isinstance(key, tuple) and all(isinstance(part, plain) for part in key)
     ):
-        raise CheckpointError(f"it has a {type(key).__name__} as a dict's key")
+        raise InvalidFileError(f"it has a {type(key).__name__} as a dict's key")
     return key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from training.run_folders.checkpoint import CheckpointError
+from indomain.exceptions import InvalidFileError
 
 HEAD = 1 << 16  # bytes of a file's start that are looked at
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -19,7 +19,7 @@ OTHER_KINDS = {
 }
 
 
-class DownloadError(CheckpointError):
+class DownloadError(InvalidFileError):
     """A file is not the one that was published: a web page, a pointer, an archive, a part of it, or empty."""
 
 

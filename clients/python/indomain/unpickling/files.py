@@ -1,7 +1,4 @@
-"""Checkpoint files of others: torch's zips and older files, pickles, .npy, .npz, safetensors.
-
-What their tensors mean is for `export/importers/`.
-"""
+"""Files of others that hold tensors: torch's zips and older files, pickles, .npy, .npz."""
 
 from __future__ import annotations
 
@@ -15,81 +12,72 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
-from export.unpickling.downloads import HEAD, DownloadError, about_text, refuse_other_kinds
-from export.unpickling.functions import FUNCTIONS
-from export.unpickling.machine import Machine
-from export.unpickling.pickles import Storages, read_pickle
-from export.unpickling.values import Array, expect
-from training.run_folders.checkpoint import CheckpointError
+from indomain.exceptions import InvalidFileError
+from indomain.unpickling.downloads import HEAD, DownloadError, about_text, refuse_other_kinds
+from indomain.unpickling.functions import MakeTensor, as_array, functions_with
+from indomain.unpickling.machine import Machine
+from indomain.unpickling.pickles import Storages, read_pickle
+from indomain.unpickling.values import Array, expect
 
 ADVICE = "if you trust the file, load it with the code that wrote it and save its state dict as .safetensors"
 MOST_UNPACKED = 64 << 20  # bytes of a compressed .npz's arrays
-# What bad bytes raise in the standard library, numpy and torch; MemoryError for sizes that no machine has.
+# What bad bytes raise in the standard library and numpy; MemoryError for sizes that no machine has.
 BAD_BYTES = (
     ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, OverflowError, MemoryError, RuntimeError,
-    OSError, AssertionError, SyntaxError, struct.error, tokenize.TokenError, zipfile.BadZipFile, SafetensorError,
+    OSError, AssertionError, SyntaxError, struct.error, tokenize.TokenError, zipfile.BadZipFile,
 )  # fmt: skip
 
 
-def read_checkpoint(file: Path) -> Any:
+def read_checkpoint(file: Path, make: MakeTensor = as_array) -> Any:
     """Read what a checkpoint file holds: dicts, lists, numbers, tensors, `Array`s and `Record`s.
 
-    Raises CheckpointError for a file that is broken, or asks for anything but data; DownloadError, a kind of it, for
-    one that is cut short, empty, or a web page or a pointer instead; FileNotFoundError if it is missing.
+    `make` makes its tensors: arrays of numpy if left out.
+
+    Raises:
+        InvalidFileError: the file is broken, or asks for anything but data.
+        DownloadError: a kind of it; the file is cut short, empty, or a web page or a pointer instead.
+        FileNotFoundError: it is missing.
     """
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not a file")
     try:
         with file.open("rb") as stream:
-            return read_stream(stream, file)
+            return read_stream(stream, make)
     except DownloadError as error:
         raise DownloadError(f"{file} was refused: {error}") from None
-    except CheckpointError as error:
-        raise CheckpointError(f"{file} was refused: {error}; {ADVICE}") from None
+    except InvalidFileError as error:
+        raise InvalidFileError(f"{file} was refused: {error}; {ADVICE}") from None
     except BAD_BYTES as error:
         what = str(error)[:200] or type(error).__name__
-        raise CheckpointError(
+        raise InvalidFileError(
             f"{file} was refused: it is broken or of no known kind ({what}); {ADVICE}"
         ) from None
 
 
-def read_stream(stream: IO[bytes], file: Path) -> Any:
-    """Read by the kind that the first bytes tell. `file` is for safetensors, which wants a path."""
+def read_stream(stream: IO[bytes], make: MakeTensor) -> Any:
+    """Read by the kind that the first bytes tell."""
     head, size = stream.read(HEAD), stream.seek(0, io.SEEK_END)
     refuse_other_kinds(head, size)
     stream.seek(0)
     if head.startswith(b"PK"):
-        return read_zip(stream, size)
+        return read_zip(stream, size, make)
     if head.startswith(npy.MAGIC_PREFIX):
-        return read_npy(stream, size)
-    if head[8:9] == b"{":  # a length in eight bytes, then JSON
-        return read_safetensors(file, head, size)
+        return read_npy(stream, size, make)
+    # A length in eight bytes, then JSON.
+    if head[8:9] == b"{":
+        raise InvalidFileError("it is .safetensors, which is not read here")
     try:
-        return read_pickle(stream, size)
+        return read_pickle(stream, size, make)
     except (DownloadError, *BAD_BYTES) as error:
-        unsafe = isinstance(error, CheckpointError) and not isinstance(error, DownloadError)
+        unsafe = isinstance(error, InvalidFileError) and not isinstance(error, DownloadError)
         if not unsafe and (about := about_text(head)):
             raise DownloadError(about) from None
         raise
 
 
-def read_safetensors(file: Path, head: bytes, size: int) -> dict[str, Tensor]:
-    """Read a .safetensors file. Raises DownloadError for one that is cut short."""
-    (header,) = struct.unpack("<Q", head[:8])
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        if header + 8 > size or "incomplete" in str(error).lower():
-            raise DownloadError("its tensors are cut short; download it again") from None
-        raise
-
-
-def read_zip(stream: IO[bytes], size: int) -> Any:
-    """Read a zip: of torch.save since 1.6, or of numpy's arrays (.npz). Raises CheckpointError, DownloadError."""
+def read_zip(stream: IO[bytes], size: int, make: MakeTensor) -> Any:
+    """Read a zip: of torch.save since 1.6, or of numpy's arrays (.npz). Raises InvalidFileError, DownloadError."""
     try:
         archive = zipfile.ZipFile(stream)
     except zipfile.BadZipFile:
@@ -99,72 +87,72 @@ def read_zip(stream: IO[bytes], size: int) -> Any:
     with archive:
         names = archive.namelist()
         if names and all(name.endswith(".npy") for name in names):
-            return read_npz(archive, size)
-        return read_torch_zip(archive, size)
+            return read_npz(archive, size, make)
+        return read_torch_zip(archive, size, make)
 
 
-def read_npz(archive: zipfile.ZipFile, size: int) -> dict[str, Any]:
-    """Read a file of numpy.savez: arrays by their names, at most MOST_UNPACKED bytes. Raises CheckpointError."""
+def read_npz(archive: zipfile.ZipFile, size: int, make: MakeTensor) -> dict[str, Any]:
+    """Read a file of numpy.savez: arrays by their names, at most MOST_UNPACKED bytes. Raises InvalidFileError."""
     entries = archive.infolist()
     if sum(entry.file_size for entry in entries) > max(size, MOST_UNPACKED):
-        raise CheckpointError("its entries are larger than any latents or directions")
+        raise InvalidFileError("its entries are larger than any latents or directions")
     arrays = {}
     for entry in entries:
         content = archive.read(entry)
-        arrays[entry.filename.removesuffix(".npy")] = read_npy(io.BytesIO(content), len(content))
+        arrays[entry.filename.removesuffix(".npy")] = read_npy(io.BytesIO(content), len(content), make)
     return arrays
 
 
-def read_torch_zip(archive: zipfile.ZipFile, size: int) -> Any:
+def read_torch_zip(archive: zipfile.ZipFile, size: int, make: MakeTensor) -> Any:
     """Read a file of torch.save since 1.6: a zip, nothing compressed, of data.pkl and one entry a storage.
 
-    Raises CheckpointError.
+    Raises InvalidFileError.
     """
     entries = {entry.filename: entry for entry in archive.infolist()}
     check_entries(archive.infolist(), size)
     pickles = [name for name in entries if PurePosixPath(name).name == "data.pkl"]
     if len(pickles) != 1 or any(PurePosixPath(name).name == "constants.pkl" for name in entries):
-        raise CheckpointError(
+        raise InvalidFileError(
             "it is a zip, but not one of torch.save with a state dict (TorchScript is code); "
             f"it holds {list(entries)[:5]}"
         )
     folder = PurePosixPath(pickles[0]).parent
     order = str(folder / "byteorder")
     if order in entries and archive.read(order) != b"little":
-        raise CheckpointError("it was saved on a big-endian machine")
+        raise InvalidFileError("it was saved on a big-endian machine")
 
     def content(key: str, count: int) -> bytes:
         entry = entries.get(str(folder / "data" / key))
         if entry is None or entry.file_size != count:
-            raise CheckpointError(f"storage {key[:40]!r} is missing or not of {count} bytes")
+            raise InvalidFileError(f"storage {key[:40]!r} is missing or not of {count} bytes")
         return archive.read(entry)
 
-    machine = Machine(FUNCTIONS, Storages(size, content).find, size)
+    machine = Machine(functions_with(make), Storages(size, content).find, size)
     return machine.run(io.BytesIO(archive.read(pickles[0])))
 
 
 def check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
-    """Raise CheckpointError for what torch never writes.
+    """Raise InvalidFileError for what torch never writes.
 
     That is entries that are compressed (a bomb), encrypted, there twice, overlapping, or with a path out of the file.
     """
     names = [entry.filename for entry in entries]
     if len(set(names)) != len(names):
-        raise CheckpointError("it has two entries of one name")
+        raise InvalidFileError("it has two entries of one name")
     if sum(entry.file_size for entry in entries) > size:
-        raise CheckpointError("its entries are larger than the file")
+        raise InvalidFileError("its entries are larger than the file")
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-            raise CheckpointError(f"its entry {entry.filename[:100]!r} is compressed")
+            raise InvalidFileError(f"its entry {entry.filename[:100]!r} is compressed")
         if entry.flag_bits & 1:
-            raise CheckpointError(f"its entry {entry.filename[:100]!r} is encrypted")
+            raise InvalidFileError(f"its entry {entry.filename[:100]!r} is encrypted")
         path = PurePosixPath(entry.filename.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts:
-            raise CheckpointError(f"its entry {entry.filename[:100]!r} points out of the file")
+            raise InvalidFileError(f"its entry {entry.filename[:100]!r} points out of the file")
 
 
-def read_npy(stream: IO[bytes], size: int) -> Any:
-    """Read a .npy file: an array of numbers as an ndarray, one of objects as their list. Raises CheckpointError."""
+def read_npy(stream: IO[bytes], size: int, make: MakeTensor) -> Any:
+    """Read a .npy file: an array of numbers as an ndarray, one of objects as their list. Raises InvalidFileError."""
     try:
         version = npy.read_magic(stream)
         read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
@@ -174,7 +162,7 @@ def read_npy(stream: IO[bytes], size: int) -> Any:
             raise DownloadError("its header is cut short; download it again") from None
         raise
     if dtype.hasobject:
-        return expect(read_pickle(stream, size), Array, "an array").value
+        return expect(read_pickle(stream, size, make), Array, "an array").value
     if math.prod(shape) * dtype.itemsize > size - stream.tell():
         raise DownloadError("its array is larger than the file, which is cut short; download it again")
     stream.seek(0)

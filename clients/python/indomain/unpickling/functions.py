@@ -12,33 +12,45 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from export.unpickling.values import Array, Dtype, Name, Record, Storage, expect, put_items, simple, sizes
-from training.run_folders.checkpoint import CheckpointError
+from indomain.exceptions import InvalidFileError
+from indomain.unpickling.values import Array, Dtype, Name, Record, Storage, expect, put_items, simple, sizes
 
 STORAGES = {
-    "torch.FloatStorage": torch.float32,
-    "torch.DoubleStorage": torch.float64,
-    "torch.HalfStorage": torch.float16,
-    "torch.BFloat16Storage": torch.bfloat16,
-    "torch.LongStorage": torch.int64,
-    "torch.IntStorage": torch.int32,
-    "torch.ShortStorage": torch.int16,
-    "torch.CharStorage": torch.int8,
-    "torch.ByteStorage": torch.uint8,
-    "torch.BoolStorage": torch.bool,
+    "torch.FloatStorage": "float32",
+    "torch.DoubleStorage": "float64",
+    "torch.HalfStorage": "float16",
+    "torch.BFloat16Storage": "bfloat16",
+    "torch.LongStorage": "int64",
+    "torch.IntStorage": "int32",
+    "torch.ShortStorage": "int16",
+    "torch.CharStorage": "int8",
+    "torch.ByteStorage": "uint8",
+    "torch.BoolStorage": "bool",
 }
 
+MakeTensor = Callable[[np.ndarray[Any, Any], str], Any]
+"""Makes a tensor of a view of a storage's numbers, and of their dtype's name; for bfloat16 the view holds its bits."""
 
-def make_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
-    """A view of a storage. Raises CheckpointError for one with more elements than the storage: it would be a bomb."""
-    values = expect(storage, Storage, "a storage").values
+
+def as_array(view: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
+    """A tensor as numpy's array; bfloat16 becomes float32, of which it is the upper half."""
+    return (view.astype(np.uint32) << 16).view(np.float32) if dtype == "bfloat16" else view
+
+
+def view_of(storage: Any, offset: Any, size: Any, stride: Any) -> tuple[np.ndarray[Any, Any], str]:
+    """A tensor's numbers as a view of its storage, and their dtype's name.
+
+    Raises InvalidFileError for one that leaves the storage, or has more elements (it would be a bomb).
+    """
+    storage = expect(storage, Storage, "a storage")
     size, stride, (offset,) = sizes(size), sizes(stride), sizes((offset,))
-    if math.prod(size) > values.numel():
-        raise CheckpointError(f"it has a tensor of shape {size} on {values.numel()} numbers")
-    return values.as_strided(size, stride, offset)
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    room = storage.values.size
+    if math.prod(size) > room or (math.prod(size) and last >= room) or offset > room:
+        raise InvalidFileError(f"it has a tensor of shape {size} that does not lie on its {room} numbers")
+    strides = [step * storage.values.itemsize for step in stride]
+    return np.lib.stride_tricks.as_strided(storage.values[offset:], size, strides), storage.dtype
 
 
 def make_dict(items: Any = ()) -> dict[Any, Any]:
@@ -71,15 +83,8 @@ def make_array(content: Any, dtype: Any, shape: Any, order: Any) -> Array:
 def make_bytes(text: Any, encoding: Any) -> bytes:
     """Bytes that an old protocol wrote as text."""
     if encoding not in ("latin1", "latin-1"):
-        raise CheckpointError(f"it has bytes encoded as {str(encoding)[:40]!r}")
+        raise InvalidFileError(f"it has bytes encoded as {str(encoding)[:40]!r}")
     return str(expect(text, str, "text")).encode("latin-1")
-
-
-def make_subclass(rebuild: Any, _kind: Any, arguments: Any, _state: Any) -> Any:
-    """A tensor of a subclass, or with attributes, as a plain one. Raises CheckpointError."""
-    if expect(rebuild, Name, "a function's name").full not in TENSORS:
-        raise CheckpointError(f"it calls {rebuild.full!r}")
-    return TENSORS[rebuild.full](*expect(arguments, tuple, "arguments"))
 
 
 def make_object(kind: Any, *_: Any) -> Any:
@@ -110,13 +115,29 @@ DESCRIBING = (
     "typing.", "uuid.UUID",
 )  # fmt: skip
 
-TENSORS: dict[str, Callable[..., Any]] = {
-    "torch._utils._rebuild_tensor": make_tensor,
-    "torch._utils._rebuild_tensor_v2": make_tensor,
-    "torch._utils._rebuild_parameter": lambda data, *_: expect(data, Tensor, "a tensor"),
-    "torch._utils._rebuild_parameter_with_state": lambda data, *_: expect(data, Tensor, "a tensor"),
-}
-FUNCTIONS: dict[str, Callable[..., Any]] = TENSORS | {
+
+def functions_with(make: MakeTensor) -> dict[str, Callable[..., Any]]:
+    """The table of functions, where `make` makes the tensors."""
+
+    def make_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Any:
+        return make(*view_of(storage, offset, size, stride))
+
+    def make_subclass(rebuild: Any, _kind: Any, arguments: Any, _state: Any) -> Any:
+        """A tensor of a subclass, or with attributes, as a plain one. Raises InvalidFileError."""
+        if expect(rebuild, Name, "a function's name").full not in tensors:
+            raise InvalidFileError(f"it calls {rebuild.full!r}")
+        return tensors[rebuild.full](*expect(arguments, tuple, "arguments"))
+
+    tensors: dict[str, Callable[..., Any]] = {
+        "torch._utils._rebuild_tensor": make_tensor,
+        "torch._utils._rebuild_tensor_v2": make_tensor,
+        "torch._utils._rebuild_parameter": lambda data, *_: data,
+        "torch._utils._rebuild_parameter_with_state": lambda data, *_: data,
+    }
+    return FUNCTIONS | tensors | {"torch._tensor._rebuild_from_type_v2": make_subclass}
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": make_dict,
     "dnnlib.EasyDict": make_dict,
     "dnnlib.util.EasyDict": make_dict,
@@ -132,7 +153,6 @@ FUNCTIONS: dict[str, Callable[..., Any]] = TENSORS | {
     "argparse.Namespace": lambda: Record("Namespace"),
     "torch.Size": tuple,
     "torch.device": lambda *_: "device",
-    "torch._tensor._rebuild_from_type_v2": make_subclass,
     "numpy.dtype": lambda code, *_: Dtype(str(code)),
     "numpy.core.multiarray._reconstruct": lambda *_: Array(),
     "numpy._core.multiarray._reconstruct": lambda *_: Array(),

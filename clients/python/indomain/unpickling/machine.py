@@ -11,14 +11,15 @@ import pickletools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import IO, Any
 
-from export.unpickling.downloads import DownloadError
-from export.unpickling.functions import MENTIONED, is_inert, make_set
-from export.unpickling.values import Array, Dtype, Name, Record, Storage, expect, put_items
-from training.run_folders.checkpoint import CheckpointError
+from indomain.exceptions import InvalidFileError
+from indomain.unpickling.downloads import DownloadError
+from indomain.unpickling.functions import MENTIONED, is_inert, make_set
+from indomain.unpickling.values import Array, Dtype, Name, Record, Storage, expect, put_items
 
 CALLS_A_BYTE = 8  # times that a pickle may use each of its bytes in calls
 
 MARK = object()
+SIZED = (str, bytes, bytearray, list, tuple, dict, set)
 PUSHED = {
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
     "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "UNICODE", "BINUNICODE",
@@ -49,7 +50,7 @@ class Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self, stream: IO[bytes]) -> Any:
-        """Read one pickle, up to its end in the stream, and return its value. Raises CheckpointError."""
+        """Read one pickle, up to its end in the stream, and return its value. Raises InvalidFileError."""
         self.stack, self.memo = [], {}
         for opcode, argument, _ in instructions(stream):
             if opcode.name == "STOP":
@@ -58,7 +59,7 @@ class Machine:
         return self.pop()
 
     def step(self, opcode: str, argument: Any) -> None:
-        """Follow one instruction. Raises CheckpointError for one that no checkpoint needs."""
+        """Follow one instruction. Raises InvalidFileError for one that no checkpoint needs."""
         push = self.stack.append
         if opcode in PUSHED:
             push(argument)
@@ -114,7 +115,7 @@ class Machine:
         elif opcode == "NEWOBJ_EX":
             function, arguments, keywords = self.pop_several(3)
             if isinstance(function, Name) and function.full in self.functions and keywords:
-                raise CheckpointError(f"it calls {function.full!r} with keywords")
+                raise InvalidFileError(f"it calls {function.full!r} with keywords")
             push(self.call(function, expect(arguments, tuple, "arguments")))
         elif opcode == "OBJ":
             function, *arguments = self.pop_marked()
@@ -126,30 +127,32 @@ class Machine:
         elif opcode == "BINPERSID":
             push(self.find_storage(self.pop()))
         else:
-            raise CheckpointError(f"it holds the instruction {opcode}, which no checkpoint needs")
+            raise InvalidFileError(f"it holds the instruction {opcode}, which no checkpoint needs")
 
     def name(self, full: str) -> Name:
-        """A global as its name, if that is known or stays inert. Raises CheckpointError."""
+        """A global as its name, if that is known or stays inert. Raises InvalidFileError."""
         if full not in self.functions and full not in MENTIONED and not is_inert(full):
-            raise CheckpointError(f"it asks for {full[:100]!r}, which is neither tensors nor plain data")
+            raise InvalidFileError(f"it asks for {full[:100]!r}, which is neither tensors nor plain data")
         return Name(full)
 
     def call(self, function: Any, arguments: Iterable[Any]) -> Any:
-        """Call our function of that name, or make a stand-in for what that would have made. Raises CheckpointError."""
+        """Call our function of that name, or make a stand-in for what that would have made. Raises InvalidFileError."""
         full = expect(function, Name, "a function's name").full
         if full not in self.functions and is_inert(full):
             return Record(full)
         if full not in self.functions:
-            raise CheckpointError(f"it calls {full!r}")
+            raise InvalidFileError(f"it calls {full!r}")
         self.spend(arguments)
         return self.functions[full](*arguments)
 
     def spend(self, values: Iterable[Any]) -> None:
-        """Count what a call copies: a short file can ask for one long value again and again. Raises CheckpointError."""
-        kinds = str | bytes | bytearray | list | tuple | dict | set
-        self.room -= sum(len(value) for value in values if isinstance(value, kinds))
+        """Count what a call copies. Raises InvalidFileError.
+
+        A short file can ask for one long value again and again.
+        """
+        self.room -= sum(len(value) for value in values if isinstance(value, SIZED))
         if self.room < 0:
-            raise CheckpointError("it asks for far more memory than the file has bytes")
+            raise InvalidFileError("it asks for far more memory than the file has bytes")
 
     def append(self, items: list[Any]) -> None:
         """Append to the list on top of the stack. A stand-in for some kind of list drops them."""
@@ -163,12 +166,12 @@ class Machine:
             self.spend(state if isinstance(state, tuple) else [state])
             target.fill(state)
         elif not isinstance(target, dict | list):
-            raise CheckpointError(f"it sets the state of a {type(target).__name__}")
+            raise InvalidFileError(f"it sets the state of a {type(target).__name__}")
 
     def top(self) -> Any:
-        """The value on top of the stack. Raises CheckpointError where there is none."""
+        """The value on top of the stack. Raises InvalidFileError where there is none."""
         if not self.stack or self.stack[-1] is MARK:
-            raise CheckpointError("it takes more from the stack than was put there")
+            raise InvalidFileError("it takes more from the stack than was put there")
         return self.stack[-1]
 
     def pop(self) -> Any:
@@ -187,7 +190,7 @@ class Machine:
         while self.stack and self.stack[-1] is not MARK:
             values.append(self.stack.pop())
         if not self.stack:
-            raise CheckpointError("it takes more from the stack than was put there")
+            raise InvalidFileError("it takes more from the stack than was put there")
         self.stack.pop()
         return values[::-1]
 
