@@ -109,4 +109,6 @@ def row(name: str) -> str:
 
 
 if __name__ == "__main__":
-    print(HEAD, *(row(name) for name in sys.argv[1:] or VARIANTS), sep="\n", flush=True)
+    print(HEAD)
+    for chosen in sys.argv[1:] or VARIANTS:
+        print(row(chosen), flush=True)
