@@ -119,7 +119,7 @@ def align_options(align: Align | None) -> editing_pb2.AlignOptions:
     elif isinstance(face, Sequence):
         if not face:
             raise ValueError("face has no numbers; leave it out for the largest face")
-        message.faces.extend(face)
+        message.faces.extend(int(number) for number in face)
     elif face is not None:
         message.face = face
     return message
