@@ -77,7 +77,7 @@ class Lifecycle:
         What leaves is an EditingError (also for faults that nobody foresaw) or a cancellation.
         """
         deadline = Deadline.after(self._settings.default_deadline_s)
-        call = Call(request_id_or_new(request_id), deadline, self._metrics.observe_stage)
+        call = Call(request_id_or_new(request_id), deadline, self._metrics.observe_stage, turn=self.turn)
         CALL.set(call)
         loop, started_s = asyncio.get_running_loop(), deadline.clock.now()
         code = "OK"
@@ -139,8 +139,8 @@ class Lifecycle:
     async def turn(self) -> None:
         """Returns once in each turn of the event loop, for one of those that wait for it, in their order.
 
-        Whoever takes in large pieces of bodies waits for it before the next one: however many send at once, the loop
-        is never busy with more than one piece before it looks after small requests.
+        Whoever has taken in a large piece of a body, or is about to copy a large picture, waits for it: however many
+        do at once, the loop is never busy with more than one before it looks after small requests.
         """
         async with self._turn:
             await asyncio.sleep(0)

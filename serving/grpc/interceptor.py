@@ -32,7 +32,7 @@ ERROR_DETAIL_KEY = "indomain-error-bin"
 _PATIENCE_S, _LOOKS = 0.25, 8
 # A timer that is later than this says that the event loop is behind, not that the caller is slow.
 _LATE_S = 0.05
-# Longer answers must be read; within this time after the deadline.
+# Longer messages take turns, and longer answers must be read, within this time after the deadline.
 _SMALL_BYTES, _STALL_S = 64 * 1024, 10.0
 # What is being written when its work is cancelled is given so long.
 _LAST_WRITE_S = 0.25
@@ -93,15 +93,15 @@ def _serving(method: Method, serve: Callable[..., Awaitable[Any]], max_bytes: in
     call is cancelled wherever its work is."""
 
     async def unary(sent: Sent, context: Context, request: OpenRequest) -> None:
-        message = await _Messages(method.request, sent, request.hold(), max_bytes).only()
+        message = await _Messages(method.request, sent, request, max_bytes).only()
         await _send(context, request.call, await serve(message, request.call))
 
     async def server_stream(sent: Sent, context: Context, request: OpenRequest) -> None:
-        message = await _Messages(method.request, sent, request.hold(), max_bytes).only()
+        message = await _Messages(method.request, sent, request, max_bytes).only()
         await serve(message, request.call, partial(_send, context, request.call))
 
     async def two_way_stream(sent: Sent, context: Context, request: OpenRequest) -> None:
-        messages = _Messages(method.request, sent, request.hold(), max_bytes, waits=True)
+        messages = _Messages(method.request, sent, request, max_bytes, waits=True)
         # tells the caller that it is let in, before there is anything to answer
         await context.send_initial_metadata((("x-request-id", request.call.request_id),))
         await serve(partial(anext, messages, None), request.call, partial(_send, context, request.call))
@@ -167,11 +167,12 @@ class _Messages(AsyncIterator[MessageT]):
     """
 
     def __init__(
-        self, kind: type[MessageT], sent: Sent, hold: HoldBytes, max_bytes: int, *, waits: bool = False
+        self, kind: type[MessageT], sent: Sent, request: OpenRequest, max_bytes: int, *, waits: bool = False
     ) -> None:
         self._kind = kind
         self._sent = sent
-        self._hold = hold
+        self._hold = request.hold()
+        self._turn = request.call.turn
         self._max_bytes = max_bytes
         self._waits = waits
         self._held_bytes = 0
@@ -185,6 +186,9 @@ class _Messages(AsyncIterator[MessageT]):
             raise RequestTooLarge.over(self._max_bytes)
         message = _parse(self._kind, data, self._hold)
         self._held_bytes = len(data)
+        # A session that gives up waiting must not lose a message here.
+        if len(data) > _SMALL_BYTES and not self._waits:
+            await self._turn()
         return message
 
     async def only(self) -> MessageT:
