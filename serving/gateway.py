@@ -129,7 +129,7 @@ class Gateway:
         except BaseException:
             await self.stop()
             raise
-        await self._grpc.report(serving=True)
+        self._grpc.report(serving=True)
         self._run(self._report_health(), "health")
         self._run(self._watcher.watch(), "repository")
         if self._http is not None:
@@ -155,10 +155,12 @@ class Gateway:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._grpc.report(serving=False)
+        self._grpc.report(serving=False)
         if self.pipeline.ready:
             await asyncio.sleep(self.settings.drain_delay_s)
         self._lifecycle.stop_receiving(_LAST_BODIES_S)
+        for server in self._http_servers():
+            server.hurry()
         # Only a caller that does not read its answers can keep a session open longer; it is cut off below.
         with suppress(TimeoutError):
             async with asyncio.timeout(self.settings.drain_timeout_s):
@@ -184,7 +186,7 @@ class Gateway:
         while True:
             await asyncio.sleep(_HEALTH_INTERVAL_S)
             if serving != (serving := await self.pipeline.healthy()):
-                await self._grpc.report(serving=serving)
+                self._grpc.report(serving=serving)
 
 
 def _make_tracing(settings: Settings) -> Tracing | None:

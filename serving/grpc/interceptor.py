@@ -32,9 +32,9 @@ ERROR_DETAIL_KEY = "indomain-error-bin"
 _PATIENCE_S, _LOOKS = 0.25, 8
 # A timer that is later than this says that the event loop is behind, not that the caller is slow.
 _LATE_S = 0.05
-# Longer answers must be read; within this time after the deadline.
-_SMALL_BYTES, _STALL_S = 64 * 1024, 10.0
-# What is being written when its work is cancelled is given so long.
+# An answer must be read in so long, and a large one at this rate; none later than so long after the deadline.
+_STALL_S, _LEAST_BYTES_PER_S = 10.0, 32 * 1024
+# What is being written when its work is cancelled is given so long, and so is the error of a call that does not read.
 _LAST_WRITE_S = 0.25
 # A message that is not there after this is given up.
 _RECEIVE_TIMEOUT_S = 30.0
@@ -93,34 +93,32 @@ def _serving(method: Method, serve: Callable[..., Awaitable[Any]], max_bytes: in
     call is cancelled wherever its work is."""
 
     async def unary(sent: Sent, context: Context, request: OpenRequest) -> None:
-        message = await _Messages(method.request, sent, request.hold(), max_bytes).only()
-        await _send(context, request.call, await serve(message, request.call))
+        message = await _Messages(method.request, sent, request, max_bytes).only()
+        await _send(context, request, await serve(message, request.call))
 
     async def server_stream(sent: Sent, context: Context, request: OpenRequest) -> None:
-        message = await _Messages(method.request, sent, request.hold(), max_bytes).only()
-        await serve(message, request.call, partial(_send, context, request.call))
+        message = await _Messages(method.request, sent, request, max_bytes).only()
+        await serve(message, request.call, partial(_send, context, request))
 
     async def two_way_stream(sent: Sent, context: Context, request: OpenRequest) -> None:
-        messages = _Messages(method.request, sent, request.hold(), max_bytes, waits=True)
+        messages = _Messages(method.request, sent, request, max_bytes, waits=True)
         # tells the caller that it is let in, before there is anything to answer
         await context.send_initial_metadata((("x-request-id", request.call.request_id),))
-        await serve(partial(anext, messages, None), request.call, partial(_send, context, request.call))
+        await serve(partial(anext, messages, None), request.call, partial(_send, context, request))
 
     if method.streams_requests:
         return two_way_stream
     return server_stream if method.streams_responses else unary
 
 
-async def _send(context: Context, call: Call, answer: Message) -> None:
+async def _send(context: Context, request: OpenRequest, answer: Message) -> None:
     """Sends an answer. Raises QueueFull where it is large and there is no room for it, and DeadlineExceeded where the
     caller does not read it."""
-    size = answer.ByteSize()
-    if size <= _SMALL_BYTES:
-        await _write(context, answer)
-        return
+    call, size = request.call, answer.ByteSize()
     with call.holding_answer(size):
+        seconds = _STALL_S + min(size / _LEAST_BYTES_PER_S, call.deadline.remaining_s)
         try:
-            async with asyncio.timeout(call.deadline.remaining_s + _STALL_S):
+            async with request.sending(seconds):
                 await _write(context, answer)
         except TimeoutError:
             raise DeadlineExceeded("The answer was not read; ask for a smaller one.") from None
@@ -167,11 +165,12 @@ class _Messages(AsyncIterator[MessageT]):
     """
 
     def __init__(
-        self, kind: type[MessageT], sent: Sent, hold: HoldBytes, max_bytes: int, *, waits: bool = False
+        self, kind: type[MessageT], sent: Sent, request: OpenRequest, max_bytes: int, *, waits: bool = False
     ) -> None:
         self._kind = kind
         self._sent = sent
-        self._hold = hold
+        self._request = request
+        self._hold = request.hold()
         self._max_bytes = max_bytes
         self._waits = waits
         self._held_bytes = 0
@@ -221,17 +220,15 @@ class _Messages(AsyncIterator[MessageT]):
             due_s = loop.time() + _PATIENCE_S
             timers.append(loop.call_at(due_s, reserve, due_s, looks))
 
-        def give_up() -> None:
-            nonlocal failure
-            failure = DeadlineExceeded(
-                "The request came in too slowly; send it over a faster connection, or smaller."
-            )
-            task.cancel()
-
-        timers = [loop.call_later(_RECEIVE_TIMEOUT_S, give_up)]
+        timers: list[asyncio.TimerHandle] = []
         look_later(1)
         try:
-            return await anext(self._sent)
+            async with self._request.receiving(_RECEIVE_TIMEOUT_S):
+                return await anext(self._sent)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                "The request came in too slowly; send it over a faster connection, or smaller."
+            ) from None
         except asyncio.CancelledError:
             if failure is None:
                 raise
