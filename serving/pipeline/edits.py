@@ -139,7 +139,8 @@ def _without(vector: Vectors, edit: EditStep, bundle: Bundle) -> Vectors:
 def _within(vector: Vectors, layers: tuple[int, ...]) -> Vectors:
     """The vector, zero outside the given layers."""
     narrowed = np.zeros_like(vector)
-    chosen = [layer for layer in layers if 0 <= layer < len(vector)]
+    # each once: indexing copies a layer as often as it is named
+    chosen = [layer for layer in set(layers) if 0 <= layer < len(vector)]
     narrowed[chosen] = vector[chosen]
     return narrowed
 
@@ -210,7 +211,8 @@ def check_mixing(layers: tuple[int, ...], strength: float, bundle: Bundle) -> No
 
 def mix_codes(base: Code, style: Code, layers: tuple[int, ...], strength: float) -> Code:
     """`base` with `layers` moved towards those of `style`, all the way at strength 1; float32 [L, 512]."""
-    mixed, chosen = base.copy(), list(layers)
+    # each once: indexing copies a layer as often as it is named
+    mixed, chosen = base.copy(), list(set(layers))
     if strength == 1.0:
         mixed[chosen] = style[chosen]
     else:
