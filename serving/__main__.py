@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import ctypes
 import gc
 import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 # gRPC's core would write to standard error by itself, a line for each broken TLS handshake. It reads this when it is
@@ -63,6 +65,19 @@ def keep_pauses_short() -> None:
     gc.freeze()
 
 
+def give_back_large_memory() -> None:
+    """Makes free() give pieces of 1 MB and more back to the system at once, where the C library is glibc.
+
+    Otherwise glibc keeps up to 32 MB of each size that was freed once: after some large pictures the gateway would take
+    200 MB more for good.
+    """
+    mmap_threshold, trim_threshold = -3, -1
+    with suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_threshold, 2**20)
+        mallopt(trim_threshold, 2**20)
+
+
 def _make_key(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m serving key", description="Makes an API key and adds its hash to the file of keys."
@@ -102,6 +117,7 @@ def main() -> int:
             print(f"serving: {where}", file=sys.stderr)
         return 2
     log = configure(settings)
+    give_back_large_memory()
     try:
         uvloop.run(_serve(settings, log))
     except (EditingError, OSError) as error:

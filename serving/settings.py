@@ -149,8 +149,9 @@ class Settings(BaseSettings):
     max_request_bytes: int = Field(default=32 * _MIB, ge=1024)
     """Maximum size of a request."""
 
-    max_bytes_in_flight: int = Field(default=256 * _MIB, ge=1024)
-    """Maximum size of all requests that are held at once. Beyond: RESOURCE_EXHAUSTED / 429."""
+    max_bytes_in_flight: int = Field(default=160 * _MIB, ge=1024)
+    """Maximum size of all requests, and of large answers that are not read yet, together. Beyond: RESOURCE_EXHAUSTED
+    / 429. While they are worked on, requests and answers take about twice their size."""
 
     max_picture_bytes: int = Field(default=20 * _MIB, ge=64)
     """Maximum size of an encoded picture."""

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -78,13 +79,30 @@ def test_the_map_names_files_that_are_there() -> None:
 
 
 def test_each_promise_names_tests_that_are_there() -> None:
-    """docs/security.md: `file::test`, or `...::test` for another of the same file."""
-    file = ROOT
-    for name, test in re.findall(r"`([\w./]+)(?:::(\w+))?`", text("docs/security.md")):
-        if name.endswith(".py"):
-            (file,) = [path for path in (ROOT / "tests").rglob("*.py") if str(path).endswith(f"/{name}")]
-        if test:
-            assert f"def {test}(" in file.read_text(encoding="utf-8"), test
+    """docs/security.md: a promise is a row of a table. It names `file::test`, or `...::test` for another of the same
+    file, or a whole file of tests."""
+    tables = [row for row in text("docs/security.md").splitlines() if row.startswith("|")]
+    rows = [row for row in tables if row not in ("| promise | test |", "| --- | --- |")]
+    assert len(rows) > 40
+    for row in rows:
+        promise, shown_by = row.removeprefix("| ").removesuffix(" |").split(" | ")
+        named, file = 0, ROOT
+        for name, test in re.findall(r"`([\w./]+)(?:::(\w+))?`", shown_by):
+            if name.endswith(".py"):
+                (file,) = [path for path in (ROOT / "tests").rglob("*.py") if str(path).endswith(f"/{name}")]
+            assert test or name.endswith(".py"), promise
+            tests = re.findall(r"def (test_\w+)\(", file.read_text(encoding="utf-8"))
+            assert tests if not test else test in tests, test
+            named += 1
+        assert named, f"no test shows that: {promise}"
+
+
+def test_every_table_of_security_is_one_of_promises() -> None:
+    """So that no row escapes: a table that a blank line cuts in two has no heading."""
+    lines = text("docs/security.md").splitlines()
+    for before, line in pairwise(["", *lines]):
+        if line.startswith("|") and not before.startswith("|"):
+            assert line == "| promise | test |"
 
 
 def test_both_distributions_have_one_version() -> None:

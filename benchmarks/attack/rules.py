@@ -25,14 +25,15 @@ _LOG_S = 3.0
 
 @attack(4, "the log's pipe is not read", log_pipe=True)
 def unread_log(gateway: Gateway) -> Outcome:
-    """Nobody reads the pipe of the log any more; then 1,000 requests, one after another. A good gateway answers all,
-    and ends at SIGTERM, with the pipe still full."""
+    """Nobody reads the pipe of the log any more; then 1,000 requests, one after another, with pauses of 5 ms. A good
+    gateway answers all, and ends at SIGTERM, with the pipe still full."""
     gateway.stop_reading_log()
     answered, end_s = 0, time.monotonic() + 25.0
     while answered < 1000 and time.monotonic() < end_s:
         if ask(gateway, "GET", "/v1/bundles", timeout_s=5.0).status != 200:
             return Outcome(f"no answer after {answered} requests", False)
         answered += 1
+        time.sleep(0.005)
     return Outcome(f"{answered} requests answered", True)
 
 

@@ -15,8 +15,8 @@ from google.protobuf.message import DecodeError, Message
 
 from serving.access.lifecycle import Lifecycle, OpenRequest
 from serving.access.memory import HoldBytes
-from serving.call import Call
-from serving.errors import DeadlineExceeded, EditingError, MalformedRequest, QueueFull
+from serving.call import Call, wanted_request_id
+from serving.errors import DeadlineExceeded, EditingError, MalformedRequest, QueueFull, RequestTooLarge
 from serving.telemetry.metrics import Metrics
 from serving.wire.bounds import check_values
 from serving.wire.contract import METHODS, SERVICE, Method
@@ -34,6 +34,8 @@ _PATIENCE_S, _LOOKS = 0.25, 8
 _LATE_S = 0.05
 # Longer answers must be read; within this time after the deadline.
 _SMALL_BYTES, _STALL_S = 64 * 1024, 10.0
+# What is being written when its work is cancelled is given so long.
+_LAST_WRITE_S = 0.25
 # A message that is not there after this is given up.
 _RECEIVE_TIMEOUT_S = 30.0
 
@@ -67,7 +69,7 @@ def _handler(
             key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
         }
         try:
-            with lifecycle.request("grpc", method.name, metadata.get("x-request-id"), count_end) as request:
+            with lifecycle.request("grpc", method.name, wanted_request_id(metadata), count_end) as request:
                 context.set_trailing_metadata((("x-request-id", request.call.request_id),))
                 request.limit_time(context.time_remaining())
                 request.admit(metadata.get("authorization"), method.name)
@@ -114,14 +116,28 @@ async def _send(context: Context, call: Call, answer: Message) -> None:
     caller does not read it."""
     size = answer.ByteSize()
     if size <= _SMALL_BYTES:
-        await context.write(answer)
+        await _write(context, answer)
         return
     with call.holding_answer(size):
         try:
             async with asyncio.timeout(call.deadline.remaining_s + _STALL_S):
-                await context.write(answer)
+                await _write(context, answer)
         except TimeoutError:
             raise DeadlineExceeded("The answer was not read; ask for a smaller one.") from None
+
+
+async def _write(context: Context, answer: Message) -> None:
+    """Writes an answer, to its end even where it is cancelled meanwhile: until then gRPC may refuse to send an error.
+
+    A caller who does not read is not waited for long.
+    """
+    writing = asyncio.ensure_future(context.write(answer))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait((writing,), timeout=_LAST_WRITE_S)
+        writing.cancel()
+        raise
 
 
 async def _until_hung_up(work: Awaitable[Any]) -> Any:
@@ -165,6 +181,8 @@ class _Messages(AsyncIterator[MessageT]):
         # only the newest message is held
         self._hold(-self._held_bytes)
         self._held_bytes = 0
+        if len(data) > self._max_bytes:
+            raise RequestTooLarge.over(self._max_bytes)
         message = _parse(self._kind, data, self._hold)
         self._held_bytes = len(data)
         return message

@@ -101,6 +101,9 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        # A series that begins with its first event hides that event from `increase`.
+        for reason in ("request", "budget", "crash", "shutdown"):
+            self.decoders_ended.labels(reason)
         self.domain_score = Histogram(
             "indomain_domain_score",
             "Domain scores of the codes that were answered",

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import socket
 from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
 
 from indomain.v1 import editing_pb2 as pb
 from serving.errors import MalformedRequest
+from serving.grpc import interceptor
 from serving.http import connections
 from serving.wire.bounds import MAX_VALUES, check_values
+from tests.serving.pictures import encoded, photograph, zero_png
 from tests.serving.running_gateway import RunningGateway
 from tests.serving.waiting import wait_for
 
@@ -78,8 +83,11 @@ def impatient(
     return start_gateway(max_http_connections=8)
 
 
-def connected(gateway: RunningGateway) -> socket.socket:
-    opened = socket.create_connection(("127.0.0.1", gateway.gateway.http_port))
+def connected(gateway: RunningGateway, receive_bytes: int | None = None) -> socket.socket:
+    opened = socket.socket()
+    if receive_bytes is not None:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    opened.connect(("127.0.0.1", gateway.gateway.http_port))
     opened.settimeout(20.0)
     return opened
 
@@ -150,6 +158,53 @@ def test_answers_that_are_not_read_are_given_up(impatient: RunningGateway) -> No
             return False
 
         wait_for(is_gone, timeout_s=60.0)
+
+
+LARGE_EDIT = {
+    "refine": {"steps": 0},
+    "align": {"alignment": "centre-crop"},
+    "edits": [{"direction": "smile", "strength": 1.0}],
+    "output": {"include_pasted": True, "format": "raw"},
+}
+
+
+def test_unread_answers_are_counted_until_they_are_given_up(
+    impatient: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """24 MB of pixels over HTTP, and over gRPC."""
+    monkeypatch.setattr(interceptor, "_STALL_S", 0.1)
+    picture = zero_png(8000, 1000)
+    body = json.dumps(LARGE_EDIT | {"picture": {"data": base64.b64encode(picture).decode()}}).encode()
+    head = HEAD.replace(b"sample", b"edit") + b"content-length: %d\r\nx-timeout-s: 20\r\n\r\n" % len(body)
+    with connected(impatient, receive_bytes=4096) as opened:
+        opened.sendall(head + body)
+        wait_for(lambda: held(impatient) > 24_000_000, timeout_s=20.0)
+        wait_for(lambda: held(impatient) == 0, timeout_s=20.0)
+
+    options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65536)]
+    with grpc.insecure_channel(impatient.target, options) as channel:
+        message = json_format.ParseDict(
+            {**LARGE_EDIT, "align": {"alignment": "ALIGNMENT_CENTRE_CROP"}, "output": {}}, pb.EditRequest()
+        )
+        message.picture.data = picture
+        message.output.include_pasted, message.output.format = True, pb.IMAGE_FORMAT_RAW
+        call = channel.unary_stream("/indomain.v1.Editing/Edit")(message.SerializeToString(), timeout=3.0)
+        wait_for(lambda: held(impatient) > 24_000_000, timeout_s=20.0)
+        wait_for(lambda: held(impatient) == 0, timeout_s=20.0)
+        call.cancel()
+
+
+def test_a_large_answer_is_the_same_json_as_a_small_one(gateway: RunningGateway) -> None:
+    body = LARGE_EDIT | {
+        "picture": {"data": base64.b64encode(encoded(photograph(1, 700, 500))).decode()},
+        "output": {"include_pasted": True, "format": "raw"},
+    }
+    large = gateway.http.post("/v1/edit", json=body)
+    assert len(large.content) == int(large.headers["content-length"]) > 1_400_000
+    pasted = large.json()["pasted"]
+    assert (pasted["width"], pasted["height"], pasted["format"]) == (700, 500, "raw")
+    alone = gateway.http.post("/v1/edit", json=body, headers={"accept": "application/octet-stream"})
+    assert base64.b64decode(pasted["data"]) == alone.content
 
 
 # --- half a message ------------------------------------------------------------------------------------

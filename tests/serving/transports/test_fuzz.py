@@ -11,6 +11,7 @@ import copy
 import gc
 import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,14 +23,25 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from indomain.v1 import editing_pb2 as pb
 from serving.errors import ERROR_TABLE, InvalidPicture, PictureTooLarge
 from serving.jobs import EncodedPicture, ImageFormat
 from serving.photographs.pictures import centre_square
+from serving.wire.bounds import MAX_VALUES
+from serving.wire.json import MAX_VALUES as JSON_MAX_VALUES
 from tests.serving.messages import session_request
-from tests.serving.pictures import encoded, photograph, png_header, webp_header
+from tests.serving.pictures import (
+    encoded,
+    jpeg_of_scans,
+    jpeg_with_segments,
+    photograph,
+    png_header,
+    webp_header,
+    zero_png,
+)
 from tests.serving.running_gateway import RunningGateway, settings_for
 
 INPUTS = int(os.environ.get("FUZZ_INPUTS", "0"))  # for each door; 0: the short run
@@ -318,6 +330,26 @@ def forms(draw: st.DrawFn) -> tuple[str, bytes]:
     return f"multipart/form-data; boundary={boundary}", body
 
 
+FIELDS = ("codes", "edits", "seeds", "sources", "picture", "unknown")
+
+
+@st.composite
+def limit_pictures(draw: st.DrawFn) -> bytes:
+    """Pictures at the bounds of what is decoded: of pixels, of JPEG's segments and scans."""
+    match draw(st.integers(0, 3)):
+        case 0:
+            width = draw(st.integers(1, 4000))
+            return zero_png(
+                width, max(1, draw(near(200_000)) // width), bits=draw(st.sampled_from([1, 8, 16]))
+            )
+        case 1:
+            return jpeg_with_segments(draw(near(1000)))
+        case 2:
+            return jpeg_of_scans(draw(near(100)), side=draw(st.sampled_from([16, 400, 450])))
+        case _:
+            return png_header(draw(near(447)), draw(near(447)))
+
+
 # --- doors -------------------------------------------------------------------------------------------
 
 
@@ -405,6 +437,84 @@ def test_websocket(turn: int, target: RunningGateway, messages: list[bytes]) -> 
                 assert told["error"]["reason"] in AT_FAULT, told
             elif "image" in told["edited"]:
                 assert connection.recv(timeout=20)
+
+
+@st.composite
+def near(draw: st.DrawFn, bound: int) -> int:
+    """A count or size at a bound, a little beside it, or far beyond."""
+    return draw(st.integers(bound - 2, bound + 2) | st.integers(0, 3 * bound))
+
+
+@pytest.mark.usefixtures("flat_memory")
+@pytest.mark.parametrize("turn", range(TURNS))
+@fuzz(60)
+@given(data=st.data())
+def test_limits(turn: int, target: RunningGateway, data: st.DataObject) -> None:
+    """Sizes and counts around each bound: values, nesting, bytes, chunks, segments and scans of pictures."""
+    match data.draw(
+        st.sampled_from(["protobuf", "json", "nested", "body", "chunks", "websocket", "picture"])
+    ):
+        case "protobuf":
+            method, value = data.draw(
+                st.sampled_from(
+                    [
+                        ("Edit", b"\x22\x00"),
+                        ("Decode", b"\x12\x00"),
+                        ("Sample", b"\x10\x01"),
+                        ("EditSession", b"\x78\x01"),
+                        ("WatchInvert", b"\x7a\x00"),
+                    ]
+                )
+            )
+            check_over_grpc(target, method, value * data.draw(near(MAX_VALUES)))
+        case "json":
+            item, field = data.draw(
+                st.tuples(st.sampled_from(["0", "{}", "[]", '""', "null"]), st.sampled_from(FIELDS))
+            )
+            items = ",".join([item] * data.draw(near(JSON_MAX_VALUES)))
+            body = f'{{"{field}":[{items}]}}'.encode()
+            check_over_http(target, data.draw(st.sampled_from(sorted(BODIES))), "application/json", body)
+        case "nested":
+            depth = data.draw(near(1000))
+            opening, closing = data.draw(st.sampled_from([("[", "]"), ('{"edits":', "}")]))
+            check_over_http(target, "edit", "application/json", (opening * depth + closing * depth).encode())
+        case "body":
+            body = b" " * data.draw(near(200_000))
+            kind = data.draw(st.sampled_from(["application/json", "multipart/form-data; boundary=x"]))
+            check_over_http(target, "edit", kind, body)
+        case "chunks":
+            check_chunks(target, data.draw(near(64)), data.draw(near(256)))
+        case "websocket":
+            text = data.draw(st.booleans())
+            check_websocket(target, b" " * data.draw(near(200_000)), text=text)
+        case "picture":
+            check_over_grpc(
+                target,
+                "Invert",
+                pb.InvertRequest(picture=pb.Picture(data=data.draw(limit_pictures()))).SerializeToString(),
+            )
+
+
+def check_chunks(target: RunningGateway, size: int, count: int) -> None:
+    """A body in chunks of one size is answered, or its connection cut."""
+    with socket.create_connection(("127.0.0.1", target.gateway.http_port), timeout=20.0) as opened:
+        head = b"POST /v1/sample HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        chunk = b"%x\r\n%b\r\n" % (size, b" " * size) if size else b""
+        with suppress(ConnectionError):
+            opened.sendall(head + b"transfer-encoding: chunked\r\n\r\n" + chunk * count + b"0\r\n\r\n")
+            assert opened.recv(1000)[9:12] in (b"", b"400", b"413", b"200")
+
+
+def check_websocket(target: RunningGateway, message: bytes, *, text: bool) -> None:
+    """A message is answered with an error, or the session ends with one."""
+    url = target.url.replace("http", "ws")
+    with connect(f"{url}/v1/edit-session", compression=None) as connection:
+        try:
+            connection.send(message.decode() if text else message)
+            told = json.loads(connection.recv(timeout=20))
+        except ConnectionClosed:
+            return
+        assert told.get("error", told)["reason"] in AT_FAULT, told
 
 
 def check_over_grpc(target: RunningGateway, method: str, body: bytes) -> None:

@@ -55,6 +55,14 @@ class Inversion(Inverted):
         inversion = super().load(file)
         return inversion if client is None else replace(inversion, _edit=client.edit)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy has, and what arrives in another process: all but the client, which belongs to its process."""
+        return vars(self) | {"_edit": None}
+
+    def __copy__(self) -> Self:
+        """In this process a copy keeps the client."""
+        return replace(self)
+
     @takes_edit_options
     def edit(self, *args: Any, **options: Any) -> Edited:
         """Edits this code, without inverting again.
