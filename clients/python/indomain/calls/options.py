@@ -112,10 +112,10 @@ def align_options(align: Align | None) -> editing_pb2.AlignOptions:
         alignment=_enum_value("ALIGNMENT", align.alignment, editing_pb2.Alignment)
     )
     face = align.face
-    if isinstance(face, str):
-        if face != "all":
-            raise ValueError(f'face is {face!r}; it is a number, numbers, or "all"')
+    if face == "all":
         message.all_faces = True
+    elif isinstance(face, str):
+        raise ValueError(f'face is {face!r}; it is a number, numbers, or "all"')
     elif isinstance(face, Sequence):
         if not face:
             raise ValueError("face has no numbers; leave it out for the largest face")
