@@ -1,17 +1,18 @@
 """`python -m export import`: makes a run folder of a foreign StyleGAN checkpoint, for training and for export.
 
-With an encoder, in the generator's file or imported after it, the run folder becomes one that `bundle` takes. A
-boundary becomes a direction of an encoder's run folder.
+With an encoder, in the generator's file or imported after it, the run folder becomes one that `bundle` takes. Files of
+directions add to an encoder's run folder.
 
-The family of a file is recognised by its tensors' names: `export/importers/` has a module for each. Reading the bytes
-safely is the business of `export/unpickling/`.
+The family of a file is recognised by its tensors' names: `export/importers/` has a module for each.
+`export/state_dicts/` finds these names within the file, and reading its bytes safely is the business of
+`indomain/unpickling/`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,20 @@ import torch
 import tyro
 from torch import nn
 
-from export.importers import boundaries, genforce, idinvert, nvidia, pyramid, rosinality, stylegan1
-from export.importers.naming import Foreign, translate
-from export.unpickling.files import read_checkpoint
+from export.foreign_files import read_checkpoint
+from export.importers import (
+    directions,
+    genforce,
+    idinvert,
+    nvidia,
+    pyramid,
+    rosinality,
+    stylegan1,
+    tensorflow,
+)
+from export.state_dicts.naming import Foreign, translate
+from export.state_dicts.unsupported import why_unsupported
+from export.state_dicts.wrapping import inner_networks, without_added_names
 from training.loops.inversion import NO_DISCRIMINATOR
 from training.loops.noise_contrastive import train_noise_contrastive
 from training.networks.encoder import Encoder, EncoderConfig
@@ -38,7 +50,7 @@ from training.run_folders.json_files import read_config, write_json
 from training.run_folders.run_folder import environment
 from training.run_folders.trained_inversion import build_encoder
 
-GENERATORS = (nvidia, rosinality, genforce, stylegan1)
+GENERATORS = (nvidia, tensorflow, rosinality, genforce, stylegan1)
 ENCODERS = (idinvert, pyramid)
 
 CLAMP_CODES = 2  # sampled to check that activations stay below a clamp
@@ -46,51 +58,104 @@ CLAMP_CODES = 2  # sampled to check that activations stay below a clamp
 
 @dataclass
 class ImportConfig:
-    """Make a run folder of a foreign checkpoint: StyleGAN2 of rosinality, pSp, e4e, NVIDIA, GenForce; StyleGAN1 of
-    idinvert, GenForce.
+    """Make a run folder of a foreign checkpoint: StyleGAN2 of rosinality, pSp, e4e, NVIDIA (PyTorch and TensorFlow),
+    GenForce; StyleGAN1 of idinvert, GenForce, NVIDIA (TensorFlow).
 
     Nothing in the file is executed. Encoders of pSp and e4e come with their file, that of idinvert has its own, to be
-    imported into its generator's run folder; for others train one with `python -m training encoder --gan`. Boundaries
-    of InterFaceGAN or idinvert (.npy), found among codes (W or W+) of this very generator, can then be added to the
+    imported into its generator's run folder; for others train one with `python -m training encoder --gan`. Directions
+    of InterFaceGAN, idinvert or e4e, found among codes (W or W+) of this very generator, can then be added to the
     encoder's run folder.
     """
 
     file: tyro.conf.Positional[Path]
-    """The checkpoint (.pt, .pth, .pkl or .safetensors) or boundary (.npy); its family is recognised."""
+    """The checkpoint (.pt, .pth, .pkl, .safetensors) or directions (.npy, .npz, .pt); its family is recognised."""
     to: Path
-    """Run folder to write, which must not hold a checkpoint yet; for an encoder its generator's, for a boundary the
+    """Run folder to write, which must not hold a checkpoint yet; for an encoder its generator's, for directions the
     encoder's, which must."""
     name: str | None = None
-    """Name that bundles, or the direction, will have; the file's own if left out. A later encoder changes nothing."""
+    """Name that bundles, or the direction, will have; the file's own if left out. Before the names of several
+    directions, with a hyphen. A later encoder changes nothing."""
+    label: int | None = None
+    """Class that a network which is conditional on classes shall draw, from 0. The bundle draws no other."""
 
 
 def import_checkpoint(config: ImportConfig) -> str:
     """Read, translate, write; return a summary. Raises CheckpointError, FileNotFoundError."""
     content = read_checkpoint(config.file)
-    name = config.name or re.sub(r"\W+", "-", config.file.stem).strip("-").lower()
+    name = config.name or plain_name(config.file.stem)
     try:
-        if (boundary := boundaries.find(content)) is not None:
-            found = boundaries.add_boundary(boundary, config.to, name)
-            low, high = found.range
-            return f"direction {name} added to {config.to}: layers {found.layers}, range {low} to {high}"
-        generator, encoder = find_generator(content), find_encoder(content)
-        if generator is None and encoder is not None:
+        content = without_added_names(content)
+        generator, encoder = find_networks(content)
+        if generator is not None:
+            return write_run(config, name, at_label(generator, config.label), encoder)
+        if encoder is not None:
             return add_encoder(config, encoder)
-        if generator is None:
-            raise CheckpointError(no_family(content))
-        return write_run(config, name, generator, encoder)
+        if reason := why_unsupported(content):
+            raise CheckpointError(reason)
+        if found := directions.find(content):
+            return add_directions(config, name, found)
+        raise CheckpointError(no_family(content))
     except ValueError as error:
         raise CheckpointError(f"{config.file} was not imported: {error}") from None
 
 
-def find_generator(content: Any) -> Foreign[GeneratorConfig] | None:
-    """The generator in a file's content, of whatever family, or None. Raises CheckpointError."""
-    return next((found for family in GENERATORS if (found := family.find(content)) is not None), None)
+def plain_name(text: str) -> str:
+    """A text as a name of a bundle or a direction: "My Faces" -> "my-faces"."""
+    return re.sub(r"\W+", "-", text).strip("-").lower()
 
 
-def find_encoder(content: Any) -> Foreign[EncoderConfig] | None:
-    """The encoder in a file's content, of whatever family, or None. Raises CheckpointError."""
-    return next((found for family in ENCODERS if (found := family.find(content)) is not None), None)
+def find_networks(content: Any) -> tuple[Foreign[GeneratorConfig] | None, Foreign[EncoderConfig] | None]:
+    """The generator and the encoder in a file's content, of whatever families, and what people should know of both.
+
+    They are where their project puts them; if there are none, anywhere within the content. Raises CheckpointError.
+    """
+    generator, encoder = networks_of(content)
+    if generator is None and encoder is None:
+        for where, inner in inner_networks(content):
+            further, other = networks_of(inner)
+            if further is not None:
+                generator = replace(further, notes=(f"it was read from {where}*", *further.notes))
+            encoder = encoder or other
+    return generator, encoder
+
+
+def networks_of(content: Any) -> tuple[Foreign[GeneratorConfig] | None, Foreign[EncoderConfig] | None]:
+    """The generator and the encoder that are where their project puts them. Raises CheckpointError."""
+    generator = next((found for family in GENERATORS if (found := family.find(content)) is not None), None)
+    encoder = next((found for family in ENCODERS if (found := family.find(content)) is not None), None)
+    if generator is not None and (left_out := pyramid.why_left_out(content)):
+        generator = replace(generator, notes=(*generator.notes, left_out))
+    return generator, encoder
+
+
+def at_label(foreign: Foreign[GeneratorConfig], label: int | None) -> Foreign[GeneratorConfig]:
+    """The network for one class if it is conditional on classes. Raises CheckpointError for a wrong --label."""
+    if foreign.at_label is None:
+        if label is not None:
+            raise CheckpointError("it is not conditional on classes, so leave out --label")
+        return foreign
+    if label is None or not 0 <= label < foreign.labels:
+        raise CheckpointError(
+            f"it is conditional on {foreign.labels} classes; choose one with --label 0 to {foreign.labels - 1}"
+        )
+    chosen = foreign.at_label(label)
+    return replace(chosen, notes=(*foreign.notes, *chosen.notes))
+
+
+def add_directions(config: ImportConfig, name: str, found: dict[str, directions.ForeignDirection]) -> str:
+    """Add directions to an encoder's run folder; return a summary. Raises CheckpointError."""
+    before = f"{config.name}-" if config.name and len(found) > 1 else ""
+    named = {f"{before}{plain_name(key)}" if key else "": direction for key, direction in found.items()}
+    if config.name and len(found) == 1:
+        named = {"": next(iter(found.values()))}
+    if len(named) < len(found):
+        raise CheckpointError(f"its directions have names that are alike: {sorted(found)}")
+    added = directions.add_foreign_directions(named, config.to, name)
+    return "\n".join(
+        f"direction {direction.name} added to {config.to}: layers {direction.layers}, "
+        f"range {direction.range[0]} to {direction.range[1]}"
+        for direction in added
+    )
 
 
 def no_family(content: Any) -> str:
@@ -98,7 +163,8 @@ def no_family(content: Any) -> str:
     keys = [str(key)[:60] for key in content][:10] if isinstance(content, dict) else []
     return (
         "its tensors' names are of no family that can be imported (StyleGAN2 of rosinality, pSp, e4e, NVIDIA and "
-        f"GenForce, StyleGAN1 of idinvert and GenForce, encoders of idinvert, pSp and e4e); it starts with {keys}"
+        "GenForce, StyleGAN of idinvert, GenForce and NVIDIA, encoders of idinvert, pSp and e4e, directions); "
+        f"it starts with {keys}"
     )
 
 
@@ -146,7 +212,7 @@ def add_encoder(config: ImportConfig, foreign: Foreign[EncoderConfig]) -> str:
 
 
 def with_encoder(
-    meta: dict[str, Any], generator: Generator, foreign: Foreign[EncoderConfig], about: dict[str, str]
+    meta: dict[str, Any], generator: Generator, foreign: Foreign[EncoderConfig], about: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, nn.Module]]:
     """Meta and networks of a complete inversion run: generator, encoder, and a new latent discriminator."""
     given, shape = foreign.config, generator.config
@@ -173,7 +239,7 @@ def with_encoder(
 def source(file: Path, foreign: Foreign[Any]) -> dict[str, Any]:
     """Where a network comes from, for checkpoint.json."""
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return {"family": foreign.family, "file": file.name, "sha256": digest}
+    return {"family": foreign.family, "file": file.name, "sha256": digest, "notes": list(foreign.notes)}
 
 
 def is_taken(folder: Path) -> bool:
@@ -231,7 +297,7 @@ def summary(
     ]
     if distance is not None:
         lines.append(f"  its mean code is {distance:.3f} standard deviations from that of samples")
-    return lines
+    return lines + [f"  {note}" for note in foreign.notes]
 
 
 def encoder_summary(config: ImportConfig, foreign: Foreign[EncoderConfig]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -24,6 +24,15 @@ ANONYMOUS = "anonymous"
 
 _COUNTED_ANSWER_BYTES = 2**20
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+def wanted_request_id(headers: Mapping[str, str]) -> str | None:
+    """The id that a caller wants its request to have.
+
+    The SDK sends it under a name of its own, too: some proxies replace `x-request-id`, and the SDK refuses answers that
+    carry another id than it asked with.
+    """
+    return headers.get("indomain-request-id") or headers.get("x-request-id")
 
 
 def request_id_or_new(wanted: str | None) -> str:
@@ -93,6 +102,12 @@ class Call:
     def aside(self) -> Call:
         """A call for side work such as a preview: the same caller and deadline, but times of its own."""
         return replace(self, stage="", seconds={})
+
+    def add_longest(self, calls: Sequence[Call]) -> None:
+        """Adds the times of calls that ran beside each other: of each stage the longest."""
+        for stage in dict.fromkeys(stage for call in calls for stage in call.seconds):
+            longest = max(call.seconds.get(stage, 0.0) for call in calls)
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + longest
 
     @contextmanager
     def during(self, stage: Stage) -> Iterator[StageTimer]:

@@ -49,6 +49,14 @@ class UnsupportedMediaType(EditingError):
 class RequestTooLarge(EditingError):
     """The whole request is over the limit in bytes."""
 
+    @classmethod
+    def over(cls, max_bytes: int) -> RequestTooLarge:
+        """The error for a request of more than `max_bytes`, the setting max_request_bytes."""
+        return cls(
+            f"The request has more than {max_bytes} bytes; send a smaller picture or fewer codes, or ask for a higher "
+            "max_request_bytes (INDOMAIN_MAX_REQUEST_BYTES) of the gateway."
+        )
+
 
 class InvalidPicture(EditingError):
     """The bytes are not a picture that can be read."""

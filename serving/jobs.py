@@ -140,10 +140,19 @@ Area = Region | EncodedPicture
 
 @dataclass(frozen=True, slots=True)
 class AlignOptions:
-    """alignment None: the bundle's own. face: the number of the face, as FoundFaces counts; None: the largest."""
+    """alignment None: the bundle's own. face: the number of the face, as FoundFaces counts; None: the largest.
+
+    faces, all_faces: several of them, each by itself; in an edit only.
+    """
 
     alignment: Alignment | None = None
     face: int | None = None
+    faces: tuple[int, ...] = ()
+    all_faces: bool = False
+
+    @property
+    def several(self) -> bool:
+        return bool(self.faces) or self.all_faces
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +177,8 @@ class OutputOptions:
     """Which pictures a result holds, and in which format.
 
     codes False: codes are answered by their handles only. pasted: also the whole photograph with the result pasted
-    in. pasting None: CHANGE if a picture was edited, else REPLACE.
+    in. pasting None: CHANGE if a picture was edited, else REPLACE. strip_metadata: `pasted` is in sRGB, and has neither
+    the photograph's metadata nor its colour profile.
     """
 
     format: ImageFormat = ImageFormat.PNG
@@ -179,6 +189,7 @@ class OutputOptions:
     codes: bool = True
     pasted: bool = False
     pasting: Pasting | None = None
+    strip_metadata: bool = False
 
 
 @dataclass(frozen=True, slots=True)

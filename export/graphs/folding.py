@@ -16,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from training.networks.encoder import BatchNorm, CodeBound, Encoder, EncoderBlock
 from training.networks.generator import DEMODULATION_EPSILON, Mapping, ModulatedConv, StyledLayer, Synthesis
 from training.networks.latent_discriminator import LatentDiscriminator, NativeCoordinates, Scale
-from training.networks.layers import ACTIVATION_GAIN, LEAKY_SLOPE, EqualizedLinear
+from training.networks.layers import ACTIVATION_GAIN, LEAKY_SLOPE, EqualizedLinear, on_white
 from training.networks.pyramid_encoder import PyramidEncoder, Unit
 from training.networks.stylegan1 import AdaINLayer, AdaINSynthesis, Conv, UpConv, instance_norm, spread
 
@@ -136,7 +136,8 @@ class FoldedSynthesis(nn.Module):
         self.styled = nn.ModuleList(FoldedStyledLayer(layer) for layer in synthesis.styled)  # type: ignore[arg-type]
         self.to_rgb = nn.ModuleList(FoldedModulatedConv(layer.conv) for layer in synthesis.to_rgb)  # type: ignore[arg-type]
         biases = torch.stack([layer.bias.detach() for layer in synthesis.to_rgb])  # type: ignore[misc]
-        self.register_buffer("rgb_bias", biases[:, :, None, None].clone())  # [blocks, 3, 1, 1]
+        self.register_buffer("rgb_bias", biases[:, :, None, None].clone())  # [blocks, 3 or 4, 1, 1]
+        self.transparency = synthesis.config.transparency
 
     def forward(self, code: Tensor) -> Tensor:
         w = code.unbind(1)
@@ -145,9 +146,9 @@ class FoldedSynthesis(nn.Module):
         for i in range(1, len(self.to_rgb)):
             x = self.styled[2 * i - 1](x, w[2 * i - 1])
             x = self.styled[2 * i](x, w[2 * i])
-            rgb = F.conv_transpose2d(rgb, self.rgb_up, stride=2, padding=1, groups=3)
+            rgb = F.conv_transpose2d(rgb, self.rgb_up, stride=2, padding=1, groups=len(self.rgb_up))
             rgb = rgb + self.to_rgb[i](x, w[2 * i + 1]) + self.rgb_bias[i]
-        return rgb
+        return on_white(rgb) if self.transparency else rgb
 
 
 def fold_conv(conv: Conv | UpConv, bias: Tensor) -> nn.Module:
@@ -213,17 +214,19 @@ class FoldedAdaINSynthesis(nn.Module):
             self.register_buffer("start", instance_norm(x))
         self.first = FoldedStyle(first.style)
         self.rest = nn.ModuleList(FoldedAdaINLayer(layer) for layer in rest)  # type: ignore[arg-type]
-        self.rgb = nn.Conv2d(synthesis.channels[-1], 3, 1)
+        self.rgb = nn.Conv2d(synthesis.channels[-1], len(synthesis.rgb_bias), 1)
         self.rgb.weight.data = synthesis.rgb_weight.detach() * synthesis.rgb_scale
         self.rgb.bias.data = synthesis.rgb_bias.detach().clone()
         self.last = nn.Tanh() if synthesis.final_tanh else nn.Identity()
+        self.transparency = synthesis.transparency
 
     def forward(self, code: Tensor) -> Tensor:
         first, *rest = code.unbind(1)
         x = self.first(self.start.float(), first).to(self.rgb.weight.dtype)
         for layer, w in zip(self.rest, rest, strict=True):
             x = layer(x, w)
-        return self.last(self.rgb(x).float())
+        rgb = self.last(self.rgb(x).float())
+        return on_white(rgb) if self.transparency else rgb
 
 
 def fold_synthesis(synthesis: nn.Module) -> nn.Module:

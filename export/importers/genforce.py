@@ -10,7 +10,19 @@ from typing import Any
 
 from torch import Tensor
 
-from export.importers.naming import Foreign, Rule, count, make_config, same, shape_of, tensors_of
+from export.state_dicts.naming import (
+    Foreign,
+    Rule,
+    as_rgb,
+    count,
+    drawn_channels,
+    make_config,
+    notes_on,
+    same,
+    shape_of,
+    tensors_of,
+)
+from export.state_dicts.wrapping import state_of
 from training.networks.generator import GeneratorConfig
 from training.networks.layers import fir_kernel
 
@@ -26,25 +38,27 @@ def find(content: Any) -> Foreign[GeneratorConfig] | None:
 
 
 def generator_of(content: dict[Any, Any]) -> dict[Any, Any]:
-    """A generator's state dict: the moving average in a file of GenForce's runner, or the file's whole content."""
+    """A generator's state dict: the moving average in a file of GenForce's runner, or the file's own."""
     models = content.get("models")
     networks = models if isinstance(models, dict) else content
     for name in ("generator_smooth", "generator"):
         if isinstance(networks.get(name), dict):
             return networks[name]
-    return content
+    return state_of(content)
 
 
 def read(content: Mapping[str, Any]) -> Foreign[GeneratorConfig]:
     """Rules for a generator's state dict."""
     state = tensors_of(content)
     blocks, depth = count(state, r"synthesis\.output(\d+)\.") - 1, count(state, r"mapping\.dense(\d+)\.")
+    drawn = drawn_channels(state, "synthesis.output0.weight", -4)
     config = make_config(
         state,
         constant=shape_of(state, "synthesis.early_layer.const", 4),
         widths=[f"synthesis.layer{2 * i + 2}.weight" for i in range(blocks)],
         mapping=[f"mapping.dense{i}.weight" for i in range(depth)],
         style="synthesis.layer0.style.weight",
+        drawn=drawn,
     )
     rules = {"synthesis.constant": Rule("synthesis.early_layer.const")}
     for i in range(depth):
@@ -57,7 +71,7 @@ def read(content: Mapping[str, Any]) -> Foreign[GeneratorConfig]:
             f"{ours}.noise": Rule(f"{theirs}.noise"),
         }
     for i in range(blocks + 1):
-        rules |= convolution(f"synthesis.output{i}", f"synthesis.to_rgb.{i}")
+        rules |= convolution(f"synthesis.output{i}", f"synthesis.to_rgb.{i}", drawn=drawn)
     filters = [
         "synthesis.upsample.kernel",
         *(f"synthesis.layer{2 * i + 1}.filter.kernel" for i in range(blocks)),
@@ -76,16 +90,17 @@ def read(content: Mapping[str, Any]) -> Foreign[GeneratorConfig]:
         dict.fromkeys(filters, 4 * fir_kernel()),
         frozenset({"truncation.w_avg"}),
         mean,
+        notes=notes_on(drawn),
     )
 
 
-def convolution(theirs: str, ours: str, *, up: bool = False) -> dict[str, Rule]:
-    """A modulated convolution and the bias after it."""
+def convolution(theirs: str, ours: str, *, up: bool = False, drawn: int = 3) -> dict[str, Rule]:
+    """A modulated convolution and the bias after it; one that draws grey becomes one that draws RGB."""
     return {
-        f"{ours}.conv.weight": Rule(f"{theirs}.weight", flipped if up else same),
+        f"{ours}.conv.weight": Rule(f"{theirs}.weight", as_rgb(drawn, flipped if up else same)),
         f"{ours}.conv.style.weight": Rule(f"{theirs}.style.weight"),
         f"{ours}.conv.style.bias": Rule(f"{theirs}.style.bias", lambda bias: bias + 1),
-        f"{ours}.bias": Rule(f"{theirs}.bias"),
+        f"{ours}.bias": Rule(f"{theirs}.bias", as_rgb(drawn)),
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from export.importers.naming import (
+from export.state_dicts.naming import (
     MOST_BLOCKS,
     MOST_CHANNELS,
     Foreign,
@@ -20,6 +20,7 @@ from export.importers.naming import (
     shape_of,
     tensors_of,
 )
+from export.state_dicts.wrapping import state_of
 from training.networks.encoder import EncoderConfig
 from training.run_folders.checkpoint import CheckpointError
 
@@ -28,9 +29,9 @@ FAMILY = "idinvert encoder"
 
 def find(content: Any) -> Foreign[EncoderConfig] | None:
     """The encoder, if that is what the file holds. Raises CheckpointError."""
-    if not isinstance(content, dict) or "block0.bn.bn.weight" not in content:
+    if not isinstance(content, dict) or "block0.bn.bn.weight" not in state_of(content):
         return None
-    state = tensors_of(content)
+    state = tensors_of(state_of(content))
     last = count(state, r"block(\d+)\.") - 1  # blocks 1 to last - 1 halve the side, down to 4 pixels
     if not 2 <= last <= MOST_BLOCKS + 1:
         raise CheckpointError("it has no blocks for 8 to 1024 pixels")

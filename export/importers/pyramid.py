@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from export.importers.naming import (
+from export.state_dicts.naming import (
     MOST_CHANNELS,
     Foreign,
     Rule,
@@ -20,6 +20,7 @@ from export.importers.naming import (
     shape_of,
     tensors_of,
 )
+from export.state_dicts.wrapping import fields_of, state_of
 from training.networks.encoder import EncoderConfig
 from training.networks.pyramid_encoder import COARSE, MIDDLE
 from training.run_folders.checkpoint import CheckpointError
@@ -32,12 +33,11 @@ def find(content: Any) -> Foreign[EncoderConfig] | None:
     """The encoder beside a decoder, if its type is one of ours. Raises CheckpointError."""
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         return None
-    options = content.get("opts")
-    kind = KINDS.get(str(options.get("encoder_type"))) if isinstance(options, dict) else None
-    if kind is None or options.get("learn_in_w") or options.get("input_nc", 3) != 3:
+    options = fields_of(content.get("opts"))
+    kind = KINDS.get(str(options.get("encoder_type")))
+    if kind is None or why_left_out(content):
         return None
-    tensors = tensors_of(content["state_dict"])
-    state = {name: value for name, value in tensors.items() if name.startswith("encoder.")}
+    state = encoder_part(content)
     layers = count(state, r"encoder\.styles\.(\d+)\.")
     units = sum(f"encoder.body.{i}.res_layer.1.weight" in state for i in range(MOST_CHANNELS))
     halvings = sum(f"encoder.styles.0.convs.{2 * i}.weight" in state for i in range(MOST_HALVINGS + 1))
@@ -60,6 +60,33 @@ def find(content: Any) -> Foreign[EncoderConfig] | None:
         content, layers, size, added=bool(options.get("start_from_latent_avg", True))
     )
     return Foreign(f"{kind} encoder", state, config, rules_for(config), unused=batch_counts(state))
+
+
+def encoder_part(content: dict[Any, Any]) -> dict[str, Tensor]:
+    """The encoder's tensors, by their names in the file."""
+    tensors = tensors_of(state_of(content))
+    return {name: value for name, value in tensors.items() if name.startswith("encoder.")}
+
+
+def why_left_out(content: Any) -> str | None:
+    """What to say about an encoder in the file that is not imported; None if there is none or it is."""
+    if not isinstance(content, dict) or not encoder_part(content):
+        return None
+    options = fields_of(content.get("opts"))
+    kind, inputs = str(options.get("encoder_type")), options.get("input_nc", 3)
+    if "encoder_type" not in options:
+        why = "the file does not say its type (opts.encoder_type)"
+    elif options.get("learn_in_w") or "IntoW" in kind:
+        why = f"{kind} gives one w for all layers (into W)"
+    elif inputs == 6 or "n_iters_per_batch" in options:
+        why = f"{kind} is ReStyle's, which refines a code in several passes over photograph and picture"
+    elif inputs != 3:
+        why = f"{kind} takes {inputs} channels, and photographs have three"
+    elif kind not in KINDS:
+        why = f"{kind} is none of {', '.join(KINDS)}"
+    else:
+        return None
+    return f"its encoder was left out: {why}; train one as said below"
 
 
 def mean_code(content: dict[Any, Any], layers: int, size: int, *, added: bool) -> Tensor:

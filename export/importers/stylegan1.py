@@ -15,7 +15,18 @@ import torch
 from torch import Tensor
 
 from export.importers.genforce import flipped, generator_of
-from export.importers.naming import Foreign, Rule, count, make_config, same, shape_of, tensors_of
+from export.state_dicts.naming import (
+    Foreign,
+    Rule,
+    as_rgb,
+    count,
+    drawn_channels,
+    make_config,
+    notes_on,
+    same,
+    shape_of,
+    tensors_of,
+)
 from training.networks.generator import GeneratorConfig
 from training.networks.layers import ACTIVATION_GAIN, fir_kernel
 from training.run_folders.checkpoint import CheckpointError
@@ -70,19 +81,21 @@ def read(state: dict[str, Tensor], names: Names) -> Foreign[GeneratorConfig]:
     """Rules for a generator's state dict. Raises CheckpointError."""
     blocks, depth = count(state, r"synthesis\.output(\d+)\.") - 1, count(state, r"mapping\.dense(\d+)\.")
     dense, styles = names.dense, names.style
+    drawn = drawn_channels(state, f"synthesis.output{blocks}.{names.conv}", -4)
     config = make_config(
         state,
         constant=shape_of(state, "synthesis.layer0.const", 4),
         widths=[f"synthesis.layer{2 * i + 3}.{names.conv}" for i in range(blocks)],
         mapping=[f"mapping.dense{i}.{dense[0]}" for i in range(depth)],
         style=f"synthesis.layer0.{styles[0]}",
+        drawn=drawn,
     )
     config = replace(config, architecture="stylegan1", final_tanh=names.final_tanh)
     refuse_growing(state)
     rules = {
         "synthesis.constant": Rule("synthesis.layer0.const"),
-        "synthesis.rgb_weight": Rule(f"synthesis.output{blocks}.{names.conv}"),
-        "synthesis.rgb_bias": Rule(f"synthesis.output{blocks}.bias"),
+        "synthesis.rgb_weight": Rule(f"synthesis.output{blocks}.{names.conv}", as_rgb(drawn)),
+        "synthesis.rgb_bias": Rule(f"synthesis.output{blocks}.bias", as_rgb(drawn)),
     }
     for i in range(depth):
         rules[f"mapping.layers.{i}.weight"] = Rule(f"mapping.dense{i}.{dense[0]}")
@@ -113,7 +126,7 @@ def read(state: dict[str, Tensor], names: Names) -> Foreign[GeneratorConfig]:
         mean = None
     elif mean is not None:
         mean = mean.reshape(-1, size)
-    return Foreign(names.family, state, config, rules, filters, unused, mean)
+    return Foreign(names.family, state, config, rules, filters, unused, mean, notes=notes_on(drawn))
 
 
 def convolution(layer: str, names: Names, *, fused: bool, up: bool) -> tuple[str, Callable[[Tensor], Tensor]]:

@@ -15,8 +15,8 @@ from google.protobuf.message import DecodeError, Message
 
 from serving.access.lifecycle import Lifecycle, OpenRequest
 from serving.access.memory import HoldBytes
-from serving.call import Call
-from serving.errors import DeadlineExceeded, EditingError, MalformedRequest, QueueFull
+from serving.call import Call, wanted_request_id
+from serving.errors import DeadlineExceeded, EditingError, MalformedRequest, QueueFull, RequestTooLarge
 from serving.telemetry.metrics import Metrics
 from serving.wire.bounds import check_values
 from serving.wire.contract import METHODS, SERVICE, Method
@@ -69,7 +69,7 @@ def _handler(
             key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
         }
         try:
-            with lifecycle.request("grpc", method.name, metadata.get("x-request-id"), count_end) as request:
+            with lifecycle.request("grpc", method.name, wanted_request_id(metadata), count_end) as request:
                 context.set_trailing_metadata((("x-request-id", request.call.request_id),))
                 request.limit_time(context.time_remaining())
                 request.admit(metadata.get("authorization"), method.name)
@@ -180,6 +180,8 @@ class _Messages(AsyncIterator[MessageT]):
         # only the newest message is held
         self._hold(-self._held_bytes)
         self._held_bytes = 0
+        if len(data) > self._max_bytes:
+            raise RequestTooLarge.over(self._max_bytes)
         message = _parse(self._kind, data, self._hold)
         self._held_bytes = len(data)
         return message

@@ -48,7 +48,9 @@ class GrpcServer:
         # grpc.aio binds a server to the running event loop, so it cannot be made earlier.
         self._server = server = grpc.aio.server(
             options=[
-                ("grpc.max_receive_message_length", settings.max_request_bytes),
+                # Messages a little over the limit are received, and refused with the gateway's own error; larger ones
+                # gRPC refuses by itself, without a detail.
+                ("grpc.max_receive_message_length", settings.max_request_bytes * 3 // 2),
                 ("grpc.max_send_message_length", -1),
                 # Calls on one connection at once; further ones wait with the caller.
                 ("grpc.max_concurrent_streams", _MAX_STREAMS),

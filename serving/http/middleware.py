@@ -21,7 +21,7 @@ from starlette.websockets import WebSocket
 
 from serving.access.lifecycle import Lifecycle
 from serving.access.memory import HoldBytes
-from serving.call import Call
+from serving.call import Call, wanted_request_id
 from serving.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -89,7 +89,7 @@ class LifecycleMiddleware:
         method = _METHOD_OF_PATH.get(path, "")
         try:
             with self._lifecycle.request(
-                scope["type"], method, headers.get(REQUEST_ID_HEADER), page=path[:100]
+                scope["type"], method, wanted_request_id(headers), page=path[:100]
             ) as request:
                 scope.setdefault("state", {})["call"] = request.call
                 answer.request_id = request.call.request_id
@@ -276,7 +276,7 @@ class _Body:
     def check_announced(self) -> None:
         """Raises RequestTooLarge by the announced length, before any of it is read."""
         if self._announced.isdecimal() and int(self._announced) > self._max_bytes:
-            raise self._too_large()
+            raise RequestTooLarge.over(self._max_bytes)
 
     def limited(self, hold: HoldBytes, call: Call) -> Receive:
         """A `receive` that counts each piece, refuses a body over the limit as it grows, and gives up one that comes
@@ -300,18 +300,13 @@ class _Body:
             patience.waited(clock.now() - begun_s, count)
             seen += count
             if seen > self._max_bytes:
-                raise self._too_large()
+                raise RequestTooLarge.over(self._max_bytes)
             hold(count)
             if count > _LARGE_PIECE_BYTES:
                 await self._lifecycle.turn()
             return message
 
         return limited
-
-    def _too_large(self) -> RequestTooLarge:
-        return RequestTooLarge(
-            f"The request has more than {self._max_bytes} bytes; send a smaller picture, or fewer codes."
-        )
 
 
 def _counted(receive: Receive, hold: HoldBytes) -> Receive:

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from indomain.v1 import editing_pb2 as pb
 from indomain.wire.json import short_names
 from serving.http.middleware import REQUEST_ID_HEADER, TIMEOUT_HEADER
-from serving.http.requests import MEDIA_TYPES, OPTIONS_PART
+from serving.http.requests import MEDIA_TYPES, OPTIONS_PART, PICTURE_FIELD
 from serving.settings import Settings
 from serving.wire.contract import (
     METHODS,
@@ -109,7 +109,8 @@ def _operation(method: Method) -> Schema:
 
 
 def _bodies(request: type[Message]) -> Schema:
-    """A message as JSON; where it has pictures, also as a form with these as files and the rest as JSON."""
+    """A message as JSON; where it has pictures, also as a form with these as files and the rest as JSON; where it has
+    `picture`, also as this one alone."""
     kind, files = request.DESCRIPTOR.name, picture_fields(request)
     content: Schema = {"application/json": {"schema": _ref(kind)}}
     if files:
@@ -117,6 +118,10 @@ def _bodies(request: type[Message]) -> Schema:
         form = {"type": "object", "properties": dict.fromkeys(files, _FILE) | {OPTIONS_PART: rest}}
         encoding = {OPTIONS_PART: {"contentType": "application/json"}}
         content = {"multipart/form-data": {"schema": form, "encoding": encoding}} | content
+    if PICTURE_FIELD in files:
+        content["image/*"] = {
+            "schema": _FILE | {"description": f"A picture; the rest as JSON in the query's `{OPTIONS_PART}`"}
+        }
     return content
 
 

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from indomain.v1 import editing_pb2 as pb
 from serving.errors import Cancelled, InvalidOption, MalformedRequest, UnsupportedMediaType
 from serving.wire.contract import picture_fields
-from serving.wire.json import LARGE_BYTES, JsonPieces, read_json_aside, write_json
+from serving.wire.json import LARGE_BYTES, JsonPieces, read_json, read_json_aside, write_json
 
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -29,22 +29,46 @@ MEDIA_TYPES = {
 }
 _FORMAT_OF_MEDIA_TYPE = {media_type: number for number, media_type in MEDIA_TYPES.items()}
 OPTIONS_PART = "options"
+PICTURE_FIELD = "picture"
 
 
 async def read_message(request: Request, kind: type[MessageT]) -> MessageT:
-    """The message in a body. A form has the message's pictures as files of the fields' names, and the rest as JSON in
-    the part `options`. Raises MalformedRequest, UnsupportedMediaType, RequestTooLarge, Cancelled."""
+    """The message in a body, in one of three forms.
+
+    JSON. A form with the message's pictures as files of the fields' names, and the rest as JSON in the part `options`.
+    Or the field `picture` alone as the bytes of a file, with the rest as JSON in the query's `options`.
+
+    Raises MalformedRequest, UnsupportedMediaType, RequestTooLarge, Cancelled.
+    """
     if request.method == "GET":
         return kind()
+    pictures = picture_fields(kind)
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type == "multipart/form-data" and picture_fields(kind):
+    if media_type == "multipart/form-data" and pictures:
         return await _read_form(request, kind)
+    if media_type.startswith("image/") and PICTURE_FIELD in pictures:
+        return await _read_picture(request, kind)
     if media_type != "application/json":
-        forms = " or multipart/form-data" if picture_fields(kind) else ""
-        raise UnsupportedMediaType(f"This route takes application/json{forms}.")
+        forms = ", multipart/form-data" if pictures else ""
+        forms += ", or a picture as image/*" if PICTURE_FIELD in pictures else ""
+        got = repr(media_type[:80]) if media_type else "none"
+        raise UnsupportedMediaType(f"The content-type is {got}; this route takes application/json{forms}.")
     with _caller_there():
         content = await request.body()
     return await read_json_aside(kind, content)
+
+
+async def _read_picture(request: Request, kind: type[MessageT]) -> MessageT:
+    for name in request.query_params:
+        if name != OPTIONS_PART:
+            raise MalformedRequest(
+                f"The query has an unknown {name[:80]!r}; beside a picture it may have {OPTIONS_PART}, as JSON."
+            )
+    options = request.query_params.get(OPTIONS_PART)
+    message: Any = read_json(kind, options) if options else kind()
+    with _caller_there():
+        getattr(message, PICTURE_FIELD).data = await request.body()
+    return message  # type: ignore[no-any-return]
 
 
 async def _read_form(request: Request, kind: type[MessageT]) -> MessageT:

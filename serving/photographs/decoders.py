@@ -1,10 +1,10 @@
 """Where pictures are decoded: quick ones in threads of the gateway, all others in processes that can be ended.
 
-Small pictures, which take some milliseconds at most, as their header says (headers.py), stay here. A large one stays in
-its process while faces are looked for on it: only small squares travel. In milliseconds on two cores, decoding a
-photograph and cutting three squares out of it, at best: 256 x 256 pixels in a thread 4.6, as before; 2 megapixels 21.0
-in a process, 17.3 in a thread; 12 megapixels 89 in a process, 155 before, when it also was copied. For 1 megapixel a
-process would add 4.6 to 9.4.
+Small pictures, which take some milliseconds at most, as their header says (formats/headers.py), stay here. A large one
+stays in its process while faces are looked for on it: only small squares travel. In milliseconds on two cores,
+decoding a photograph and cutting three squares out of it, at best: 256 x 256 pixels in a thread 4.6, as before; 2
+megapixels 21.0 in a process, 17.3 in a thread; 12 megapixels 89 in a process, 155 before, when it also was copied. For
+1 megapixel a process would add 4.6 to 9.4.
 
 A process is ended when its request is over (its deadline has passed, the caller has gone) while it still works, and
 after a time of its processor in one step. Another one is started in its place.
@@ -29,9 +29,10 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from serving.call import current_owner
 from serving.errors import InvalidPicture, PictureTooLarge, ShuttingDown
-from serving.jobs import EncodedPicture
+from serving.jobs import EncodedPicture, OutputOptions
 from serving.photographs.decoder import Answer, Step, read_answer, send
-from serving.photographs.headers import Header, read_header
+from serving.photographs.formats.encoding import answer_pixel_bytes
+from serving.photographs.formats.headers import Header, read_header
 from serving.photographs.pictures import PictureReader
 from serving.settings import Settings
 
@@ -95,12 +96,12 @@ class Decoders:
 
     @asynccontextmanager
     async def open(
-        self, picture: EncodedPicture, *, whole: bool, pixel_bytes: int = 0
+        self, picture: EncodedPicture, *, whole: bool, answer: OutputOptions | None = None
     ) -> AsyncIterator[OpenPicture]:
         """A picture to run work on. Waits until there is a decoder for it, and memory.
 
-        whole: it is decoded whole, and stays so until it is closed. pixel_bytes: memory for each pixel that the work
-        takes, if that is more than decoding takes. Raises InvalidPicture, PictureTooLarge and ShuttingDown.
+        whole: it is decoded whole, and stays so until it is closed. answer: how it is answered, if a result is pasted
+        into it. Raises InvalidPicture, PictureTooLarge and ShuttingDown.
         """
         settings = self._settings
         header = read_header(picture, settings.max_picture_bytes, settings.max_picture_pixels)
@@ -108,6 +109,7 @@ class Decoders:
             async with self._photographs if whole else nullcontext():
                 yield _InThread(PictureReader(picture, header), self.threads)
             return
+        pixel_bytes = answer_pixel_bytes(header, answer) if answer is not None else 0
         needed_bytes = max(header.decoded_bytes, header.width * header.height * pixel_bytes)
         if needed_bytes > settings.max_decoded_bytes:
             raise PictureTooLarge(

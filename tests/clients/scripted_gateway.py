@@ -40,6 +40,8 @@ class ScriptedGateway(editing_pb2_grpc.EditingServicer):
         self.failures: deque[Failure] = deque()
         self.requests: list[Any] = []
         self.request_ids: list[str] = []
+        # The request id of answers; None: that of the request.
+        self.wrong_id: str | None = None
         self.address = ""
         self.bundle = "tiny"
         self.edit_space = ""  # whose codes edits answer
@@ -69,7 +71,9 @@ class ScriptedGateway(editing_pb2_grpc.EditingServicer):
             refine=pb.RefineDefaults(steps=100, chunk_steps=5, quality_steps={"fast": 10}),
         )
         limits = pb.Limits(max_codes=64)
-        return pb.ListBundlesResponse(bundles=[bundle], limits=limits, server_version="0.1.0")
+        return pb.ListBundlesResponse(
+            bundles=[bundle], limits=limits, server_version="0.1.0", request_id=self.answered_id(context)
+        )
 
     def Invert(self, request: Any, context: grpc.ServicerContext) -> Any:
         self._begin(request, context)
@@ -87,7 +91,7 @@ class ScriptedGateway(editing_pb2_grpc.EditingServicer):
                 pb.StageTiming(stage="encode", seconds=0.5),
                 pb.StageTiming(stage="encode", seconds=0.25),
             ],
-            request_id=self.request_ids[-1],
+            request_id=self.answered_id(context),
         )
         if request.output.include_start:
             answer.start.CopyFrom(picture_to_wire(self.picture))
@@ -108,7 +112,7 @@ class ScriptedGateway(editing_pb2_grpc.EditingServicer):
             source_code=code_to_wire(self.code),
             image=picture_to_wire(self.picture),
             domain_score=0.4,
-            request_id=self.request_ids[-1],
+            request_id=self.answered_id(context),
         )
         answer.code.space = self.edit_space
         if request.HasField("picture"):
@@ -118,7 +122,11 @@ class ScriptedGateway(editing_pb2_grpc.EditingServicer):
     def Decode(self, request: Any, context: grpc.ServicerContext) -> Any:
         self._begin(request, context)
         count = sum(code.shape[0] if len(code.shape) == 3 else 1 for code in request.codes)
-        return pb.DecodeResponse(bundle="tiny", images=[picture_to_wire(self.picture)] * count)
+        return pb.DecodeResponse(
+            bundle="tiny",
+            images=[picture_to_wire(self.picture)] * count,
+            request_id=self.answered_id(context),
+        )
 
     def Sample(self, request: Any, context: grpc.ServicerContext) -> Any:
         self._begin(request, context)
@@ -127,7 +135,13 @@ class ScriptedGateway(editing_pb2_grpc.EditingServicer):
             bundle="tiny",
             codes=[code_to_wire(self.code)] * count,
             images=[picture_to_wire(self.picture)] * count,
+            request_id=self.answered_id(context),
         )
+
+    def answered_id(self, context: grpc.ServicerContext) -> str:
+        """The request id for an answer: that of the request, or what a test wants in its place."""
+        asked = str(dict(context.invocation_metadata())["x-request-id"])
+        return asked if self.wrong_id is None else self.wrong_id
 
     def _begin(self, request: Any, context: grpc.ServicerContext) -> None:
         metadata = dict(context.invocation_metadata())
@@ -146,7 +160,7 @@ class ScriptedGateway(editing_pb2_grpc.EditingServicer):
                 stage=failure.stage,
                 retryable=failure.retryable,
                 retry_after_s=failure.retry_after_s,
-                request_id=self.request_ids[-1],
+                request_id=self.answered_id(context),
             )
             context.set_trailing_metadata((("indomain-error-bin", detail.SerializeToString()),))
         context.abort(failure.code, failure.message)

@@ -13,7 +13,18 @@ ROOT = Path(__file__).resolve().parents[2] / "clients/python"
 FILES = [file for file in sorted(ROOT.glob("indomain/**/*.py")) if "v1" not in file.parts]
 
 # Each room may import those before it. `v1` is generated, and free to all.
-ORDER = ["v1", "constants", "exceptions", "signatures", "wire", "transports", "calls", "results", "clients"]
+ORDER = [
+    "v1",
+    "constants",
+    "exceptions",
+    "signatures",
+    "unpickling",
+    "wire",
+    "transports",
+    "calls",
+    "results",
+    "clients",
+]
 
 
 def module_of(file: Path) -> str:

@@ -53,7 +53,11 @@ def normalised(x: Tensor) -> Tensor:
 
 
 def generator(
-    channels: tuple[int, ...] = (8, 6, 4, 4), *, idinvert: bool = True, repeat: bool = False
+    channels: tuple[int, ...] = (8, 6, 4, 4),
+    *,
+    idinvert: bool = True,
+    repeat: bool = False,
+    drawn: int = 3,
 ) -> Case:
     """Of idinvert's names or GenForce's, random; its pictures go through tanh in idinvert only."""
     layers, state = 2 * len(channels), State()
@@ -87,8 +91,10 @@ def generator(
         if up:
             state[f"{name}.blur.kernel"] = BLUR.expand(width, 1, 3, 3).clone()
     for i, width in enumerate(channels):
-        state[f"synthesis.output{i}.{'conv.weight' if idinvert else 'weight'}"] = torch.randn(3, width, 1, 1)
-        state[f"synthesis.output{i}.bias"] = torch.randn(3)
+        state[f"synthesis.output{i}.{'conv.weight' if idinvert else 'weight'}"] = torch.randn(
+            drawn, width, 1, 1
+        )
+        state[f"synthesis.output{i}.bias"] = torch.randn(drawn)
     state |= {
         "truncation.w_avg": torch.zeros(CODE if idinvert else outputs),
         "synthesis.lod": torch.zeros(()),

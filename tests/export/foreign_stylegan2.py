@@ -111,7 +111,8 @@ def mapping_sizes(outputs: int) -> list[tuple[int, int]]:
     return list(zip(sizes[1:], sizes[:-1], strict=True))
 
 
-def rosinality() -> Case:
+def rosinality(drawn: int = 3) -> Case:
+    """`drawn`: maps of its pictures, 3 for RGB."""
     state: State = {"input.input": torch.randn(1, CHANNELS[0], 4, 4)}
     for i, (rows, columns) in enumerate(mapping_sizes(CODE), 1):
         state |= {
@@ -133,10 +134,10 @@ def rosinality() -> Case:
     for i, channels in enumerate(CHANNELS):
         name = f"to_rgbs.{i - 1}" if i else "to_rgb1"
         state |= {
-            f"{name}.conv.weight": torch.randn(1, 3, channels, 1, 1),
+            f"{name}.conv.weight": torch.randn(1, drawn, channels, 1, 1),
             f"{name}.conv.modulation.weight": torch.randn(channels, CODE),
             f"{name}.conv.modulation.bias": torch.randn(channels) + 1,
-            f"{name}.bias": torch.randn(1, 3, 1, 1),
+            f"{name}.bias": torch.randn(1, drawn, 1, 1),
         }
         if i:
             state[f"{name}.upsample.kernel"] = 4 * KERNEL
@@ -172,7 +173,7 @@ def e4e() -> Case:
     return Case(content, case.state, case.reference)
 
 
-def nvidia(rate: float = 0.01) -> Case:
+def nvidia(rate: float = 0.01, drawn: int = 3) -> Case:
     state: State = {"synthesis.b4.const": torch.randn(CHANNELS[0], 4, 4), "mapping.w_avg": torch.zeros(CODE)}
     for i, (rows, columns) in enumerate(mapping_sizes(CODE)):
         state |= {
@@ -195,10 +196,10 @@ def nvidia(rate: float = 0.01) -> Case:
     for i, channels in enumerate(CHANNELS):
         name = f"synthesis.b{4 << i}"
         state |= {
-            f"{name}.torgb.weight": torch.randn(3, channels, 1, 1),
+            f"{name}.torgb.weight": torch.randn(drawn, channels, 1, 1),
             f"{name}.torgb.affine.weight": torch.randn(channels, CODE),
             f"{name}.torgb.affine.bias": torch.randn(channels) + 1,
-            f"{name}.torgb.bias": torch.randn(3),
+            f"{name}.torgb.bias": torch.randn(drawn),
             f"{name}.resample_filter": KERNEL,
         }
 
@@ -218,7 +219,7 @@ def nvidia(rate: float = 0.01) -> Case:
     return Case({"G_ema": state}, state, reference)
 
 
-def genforce(*, repeat: bool = True) -> Case:
+def genforce(*, repeat: bool = True, drawn: int = 3) -> Case:
     state: State = {"synthesis.early_layer.const": torch.randn(1, CHANNELS[0], 4, 4)}
     outputs = CODE if repeat else LAYERS * CODE
     state |= {"truncation.w_avg": torch.zeros(outputs), "synthesis.upsample.kernel": 4 * KERNEL[None, None]}
@@ -240,10 +241,10 @@ def genforce(*, repeat: bool = True) -> Case:
     for i, channels in enumerate(CHANNELS):
         name = f"synthesis.output{i}"
         state |= {
-            f"{name}.weight": torch.randn(3, channels, 1, 1),
+            f"{name}.weight": torch.randn(drawn, channels, 1, 1),
             f"{name}.style.weight": torch.randn(channels, CODE),
             f"{name}.style.bias": torch.randn(channels),
-            f"{name}.bias": torch.randn(3),
+            f"{name}.bias": torch.randn(drawn),
         }
 
     def layer(name: str, i: int | None) -> Layer:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +12,12 @@ from torch import Tensor
 
 from export.__main__ import main
 from export.bundles.checkpoint import load_pipeline
+from export.foreign_files import read_checkpoint
 from export.graphs.folding import FoldedMapping, FoldedSynthesis
 from export.importing import ImportConfig, import_checkpoint
-from export.unpickling.files import read_checkpoint
+from tests.export.foreign_pickles import Module, as_modules, pickled
 from tests.export.foreign_stylegan2 import (
     FORMATS,
-    State,
     Z,
     nvidia,
     rosinality,
@@ -68,52 +65,6 @@ def test_pictures_are_those_of_the_format(tmp_path: Path, family: str) -> None:
 # --- NVIDIA's pickles ------------------------------------------------------------------------------------------------
 
 
-class Module:
-    """Pickles as NVIDIA's networks do: its fields, and source code to be executed by whoever loads it."""
-
-    def __init__(self, source: str, **fields: Any) -> None:
-        self.source, self.state = source, {"_parameters": {}, "_buffers": {}, "_modules": {}} | fields
-
-    def __reduce__(self) -> tuple[Any, tuple[dict[str, Any]]]:
-        function = sys.modules["torch_utils.persistence"]._reconstruct_persistent_obj
-        meta = {
-            "type": "class",
-            "version": 6,
-            "module_src": self.source,
-            "class_name": "Net",
-            "state": self.state,
-        }
-        return function, (meta,)
-
-
-def as_modules(state: State, source: str, **fields: Any) -> Module:
-    """A tree of modules from a state dict; `fields` go to every module."""
-    root = Module(source, **fields)
-    for name, value in state.items():
-        *path, leaf = name.split(".")
-        module = root
-        for part in path:
-            module = module.state["_modules"].setdefault(part, Module(source, **fields))
-        module.state["_parameters"][leaf] = torch.nn.Parameter(value)
-    return root
-
-
-@pytest.fixture
-def persistence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for NVIDIA's package, for writing pickles that name it."""
-
-    def _reconstruct_persistent_obj(meta: Any) -> None:
-        raise AssertionError("nothing of the file's may be called")
-
-    package, module = types.ModuleType("torch_utils"), types.ModuleType("torch_utils.persistence")
-    _reconstruct_persistent_obj.__module__ = module.__name__
-    _reconstruct_persistent_obj.__qualname__ = "_reconstruct_persistent_obj"
-    module._reconstruct_persistent_obj = _reconstruct_persistent_obj  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "torch_utils", package)
-    monkeypatch.setitem(sys.modules, "torch_utils.persistence", module)
-
-
-@pytest.mark.usefixtures("persistence")
 @pytest.mark.parametrize("rate", [0.01, 1.0])
 def test_nvidia_pickles(tmp_path: Path, rate: float) -> None:
     """Whole networks with source code, which is not run; another learning rate multiplier of the mapping."""
@@ -122,13 +73,12 @@ def test_nvidia_pickles(tmp_path: Path, rate: float) -> None:
     source = f"open({str(tmp_path / 'marker')!r}, 'w')\nclass Net: pass\n"
     network = as_modules(case.state, source, bias_gain=rate, conv_clamp=1e9, activation="lrelu")
     content = {"G": network, "D": Module(source), "G_ema": network, "training_set_kwargs": {"path": "a.zip"}}
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content | {"augment_pipe": None}))
+    (tmp_path / "a.pkl").write_bytes(pickled(content | {"augment_pipe": None}))
     import_checkpoint(ImportConfig(tmp_path / "a.pkl", tmp_path / "run"))
     assert not (tmp_path / "marker").exists()
     assert_same_pictures(tmp_path / "run", case.reference)
 
 
-@pytest.mark.usefixtures("persistence")
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
@@ -140,18 +90,17 @@ def test_nvidia_pickles(tmp_path: Path, rate: float) -> None:
 )
 def test_nvidia_variants_that_ours_is_not(tmp_path: Path, fields: dict[str, Any], says: str) -> None:
     content = {"G_ema": as_modules(nvidia().state, "", **fields)}
-    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
+    (tmp_path / "a.pkl").write_bytes(pickled(content))
     with pytest.raises(CheckpointError, match=says):
         import_checkpoint(ImportConfig(tmp_path / "a.pkl", tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.usefixtures("persistence")
 def test_stylegan3_and_modules_without_end(tmp_path: Path) -> None:
     state = {"mapping.fc0.weight": torch.ones(2, 2), "synthesis.L0_36_512.weight": torch.ones(2, 2)}
     deep = nvidia().state | {f"synthesis.{'b4.' * 20}weight": torch.ones(1)}
     for content, says in ((state, "not of the StyleGAN2 type"), (deep, "without end")):
-        (tmp_path / "a.pkl").write_bytes(pickle.dumps({"G_ema": as_modules(content, "")}))
+        (tmp_path / "a.pkl").write_bytes(pickled({"G_ema": as_modules(content, "")}))
         with pytest.raises(CheckpointError, match=says):
             import_checkpoint(ImportConfig(tmp_path / "a.pkl", tmp_path / "run"))
 

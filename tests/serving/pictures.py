@@ -8,7 +8,7 @@ import zlib
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 
 def photograph(seed: int = 0, width: int = 40, height: int = 30) -> np.ndarray:
@@ -48,6 +48,117 @@ def _png(width: int, height: int, bits: int, colour_type: int, data: bytes, extr
     header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
     chunks = png_chunk(b"IHDR", header) + extra + png_chunk(b"IDAT", data) + png_chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+# Red, green and blue of colour spaces (XYZ, D50), and their gamma.
+DISPLAY_P3 = ((0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407), 2.2)
+ADOBE_RGB = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457), 2.2)
+PROPHOTO = ((0.79767, 0.28804, 0.0), (0.13519, 0.71188, 0.0), (0.03134, 0.00009, 0.82491), 1.8)
+
+
+def rgb_profile(*space: Any) -> bytes:
+    """An ICC profile of three primaries and a gamma, as DISPLAY_P3."""
+    *columns, gamma = space
+    tags = {name: _xyz(column) for name, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), columns, strict=True)}
+    return icc_profile(
+        b"mntr", b"RGB ", b"XYZ ", tags | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), _gamma(gamma))
+    )
+
+
+def grey_profile(gamma: float) -> bytes:
+    return icc_profile(b"mntr", b"GRAY", b"XYZ ", {b"kTRC": _gamma(gamma)})
+
+
+def cmyk_profile() -> bytes:
+    """An ICC profile of tables: a print that is a little darker and warmer than its numbers."""
+    steps = np.linspace(0.0, 1.0, 5)
+    ink = np.stack(np.meshgrid(*[steps] * 4, indexing="ij"), -1).reshape(-1, 4)
+    seen = (1 - ink[:, :3] * 0.9) * (1 - ink[:, 3:] * 0.95) * [0.97, 0.95, 0.9]
+    steps = np.linspace(0.0, 255.0, 17)
+    lab = np.stack(np.meshgrid(*[steps] * 3, indexing="ij"), -1).reshape(-1, 3).round().astype(np.uint8)
+    to_lab = ImageCms.buildTransform(
+        ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB"
+    )
+    to_rgb = ImageCms.buildTransform(
+        ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB"
+    )
+    labs = to_lab.apply(Image.fromarray((seen * 255).round().astype(np.uint8)[None])).tobytes()
+    # Pillow stores a and b as signed bytes, the table has them from 128.
+    labs = (np.frombuffer(labs, np.uint8).reshape(-1, 3) ^ [0, 128, 128]).astype(np.uint8)
+    picture = Image.frombytes("LAB", (len(lab), 1), (lab ^ np.array([0, 128, 128], np.uint8)).tobytes())
+    rgb = np.asarray(to_rgb.apply(picture))[0] / 255 / [0.97, 0.95, 0.9]
+    key = 1 - rgb.max(1, keepdims=True).clip(0.05, 1)
+    inks = np.concatenate([(1 - rgb / (1 - key)) / 0.9, key / 0.95], 1).clip(0, 1)
+    tags = {
+        b"A2B0": _table(4, 3, 5, labs),
+        b"B2A0": _table(3, 4, 17, (inks * 255).round().astype(np.uint8)),
+    }
+    return icc_profile(b"prtr", b"CMYK", b"Lab ", tags)
+
+
+def icc_profile(kind: bytes, space: bytes, between: bytes, tags: dict[bytes, bytes]) -> bytes:
+    """An ICC profile (version 2) with these tags, and a name and a white point."""
+    text = b"made for a test\0"
+    name = b"desc\0\0\0\0" + struct.pack(">I", len(text)) + text + bytes(79)
+    named = {b"desc": name, b"wtpt": _xyz((0.9642, 1.0, 0.8249))}
+    tags = {name: body + bytes(-len(body) % 4) for name, body in (named | tags).items()}
+    at, table = 132 + 12 * len(tags), b""
+    for name, body in tags.items():
+        table += struct.pack(">4sII", name, at, len(body))
+        at += len(body)
+    head = struct.pack(
+        ">I4sI4s4s4s6H4s", at, b"lcms", 0x02400000, kind, space, between, 2024, 1, 1, 0, 0, 0, b"acsp"
+    )
+    head += bytes(28) + _fixed(0.9642, 1.0, 0.8249)
+    return head.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + b"".join(tags.values())
+
+
+def _fixed(*values: float) -> bytes:
+    return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+
+def _xyz(values: tuple[float, ...]) -> bytes:
+    return b"XYZ \0\0\0\0" + _fixed(*values)
+
+
+def _gamma(gamma: float) -> bytes:
+    return b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256))
+
+
+def _table(inputs: int, outputs: int, steps: int, values: np.ndarray) -> bytes:
+    """A table of 8-bit values [steps ** inputs, outputs] (lut8Type), with straight curves before and behind."""
+    matrix = _fixed(1, 0, 0, 0, 1, 0, 0, 0, 1)
+    curves = bytes(range(256))
+    head = b"mft1\0\0\0\0" + bytes([inputs, outputs, steps, 0]) + matrix
+    return head + curves * inputs + values.tobytes() + curves * outputs
+
+
+def png_16_bit(samples: np.ndarray, **chunks: bytes) -> bytes:
+    """A PNG of uint16 [H, W] or [H, W, C]; chunks: by their names."""
+    height, width, channels = *samples.shape[:2], samples.shape[2] if samples.ndim == 3 else 1
+    rows = samples.astype(">u2").reshape(height, -1)
+    data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows), 1)
+    extra = b"".join(png_chunk(name.encode(), body) for name, body in chunks.items())
+    return _png(width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], data, extra)
+
+
+def samples_of_png(data: bytes) -> np.ndarray:
+    """The samples of a PNG of 16 bits without interlacing, uint16 [H, W, C]; a slow decoder of our own."""
+    width, height, bits, colour_type = struct.unpack_from(">IIBB", data, 16)
+    assert bits == 16
+    channels, at, packed = {0: 1, 2: 3, 4: 2, 6: 4}[colour_type], 8, b""
+    while at < len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        if data[at + 4 : at + 8] == b"IDAT":
+            packed += data[at + 8 : at + 8 + length]
+        at += 12 + length
+    rows = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(height, -1)
+    above = np.zeros(rows.shape[1] - 1, np.uint8)
+    samples = np.empty((height, rows.shape[1] - 1), np.uint8)
+    for number, row in enumerate(rows):
+        assert row[0] in (0, 2)
+        above = samples[number] = row[1:] + above if row[0] == 2 else row[1:]
+    return samples.reshape(-1).view(">u2").reshape(height, width, channels).astype(np.uint16)
 
 
 def jpeg_of_scans(scans: int, side: int = 6000) -> bytes:

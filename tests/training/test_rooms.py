@@ -28,7 +28,7 @@ ROOMS = {
         "evaluation",
         "",
     ),
-    "export": ("unpickling", "graphs", "importers", "engines", "parity", "bundles", ""),
+    "export": ("graphs", "state_dicts", "importers", "engines", "parity", "bundles", ""),
 }
 
 

@@ -16,7 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.networks.layers import EqualizedLinear, convolve_up, fir_kernel, scaled_leaky_relu, upsample
+from training.networks.layers import (
+    EqualizedLinear,
+    convolve_up,
+    fir_kernel,
+    on_white,
+    scaled_leaky_relu,
+    upsample,
+)
 from training.networks.stylegan1 import AdaINSynthesis
 
 DEMODULATION_EPSILON = 1e-8
@@ -42,6 +49,8 @@ class GeneratorConfig:
     """Synthesis network: modulated convolutions with skips, or AdaIN."""
     final_tanh: bool = False
     """Pictures of StyleGAN1 go through tanh (in-domain paper)."""
+    transparency: bool = False
+    """The network draws RGB and alpha, and the picture is that on white."""
 
     def __post_init__(self) -> None:
         if self.architecture not in ("stylegan2", "stylegan1"):
@@ -60,6 +69,11 @@ class GeneratorConfig:
     def layers(self) -> int:
         """Vectors in a code: L = 2 log2(H) - 2."""
         return 2 * int(math.log2(self.resolution)) - 2
+
+    @property
+    def drawn_channels(self) -> int:
+        """Maps that the last layer draws: RGB, or RGB and alpha."""
+        return 4 if self.transparency else 3
 
 
 class Mapping(nn.Module):
@@ -154,12 +168,12 @@ class StyledLayer(nn.Module):
 
 
 class ToRGB(nn.Module):
-    """1 x 1 modulated convolution to RGB, without demodulation."""
+    """1 x 1 modulated convolution to RGB, or to RGB and alpha, without demodulation."""
 
     def __init__(self, inputs: int, config: GeneratorConfig) -> None:
         super().__init__()
-        self.conv = ModulatedConv(inputs, 3, 1, config, demodulate=False)
-        self.bias = nn.Parameter(torch.zeros(3))
+        self.conv = ModulatedConv(inputs, config.drawn_channels, 1, config, demodulate=False)
+        self.bias = nn.Parameter(torch.zeros(config.drawn_channels))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         return self.conv(x, w) + self.bias[:, None, None].to(x.dtype)
@@ -181,7 +195,8 @@ class Synthesis(nn.Module):
             self.styled.append(StyledLayer(a, b, resolution, config, up=True))
             self.styled.append(StyledLayer(b, b, resolution, config))
             self.to_rgb.append(ToRGB(b, config))
-        self.register_buffer("rgb_up", (fir_kernel() * 4).expand(3, 1, 4, 4).clone(), persistent=False)
+        rgb_up = (fir_kernel() * 4).expand(config.drawn_channels, 1, 4, 4).clone()
+        self.register_buffer("rgb_up", rgb_up, persistent=False)
         # While the last block is new: a scalar 0..1 that says how much it adds to the picture.
         self.fade: Tensor | None = None
 
@@ -199,7 +214,7 @@ class Synthesis(nn.Module):
             if self.fade is not None and i == len(self.to_rgb) - 1:
                 added = added * self.fade
             rgb = rgb + added
-        return rgb
+        return on_white(rgb) if self.config.transparency else rgb
 
     def affines(self, layer: int) -> list[EqualizedLinear]:
         """The linear layers that make styles of the vector of `layer`: for its convolution, and for RGB if shared."""
@@ -218,7 +233,12 @@ class Generator(nn.Module):
         if config.architecture == "stylegan2":
             self.synthesis = Synthesis(config)
         else:
-            self.synthesis = AdaINSynthesis(config.channels, config.code_size, final_tanh=config.final_tanh)
+            self.synthesis = AdaINSynthesis(
+                config.channels,
+                config.code_size,
+                final_tanh=config.final_tanh,
+                transparency=config.transparency,
+            )
 
     def forward(self, z: Tensor, *, random_noise: bool = False) -> Tensor:
         return self.synthesis(self.mapping(z), random_noise=random_noise)

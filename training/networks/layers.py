@@ -42,6 +42,12 @@ def before_activation(x: Tensor) -> Tensor:
     return torch.where(x > 0, x, x / LEAKY_SLOPE)
 
 
+def on_white(rgba: Tensor) -> Tensor:
+    """Lay a picture with alpha, float [N, 4, H, W] nominally in [-1, 1], on white: [N, 3, H, W]."""
+    opacity = (rgba[:, 3:] / 2 + 0.5).clamp(0, 1)
+    return (rgba[:, :3] - 1) * opacity + 1
+
+
 def fir_kernel(*taps: float) -> Tensor:
     """Make a separable filter float32 [k, k] of k taps, by default the binomial [1, 3, 3, 1]. Its sum is 1."""
     row = torch.tensor(taps or (1.0, 3.0, 3.0, 1.0))

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.networks.layers import ACTIVATION_GAIN, LEAKY_SLOPE, EqualizedLinear, fir_kernel
+from training.networks.layers import ACTIVATION_GAIN, LEAKY_SLOPE, EqualizedLinear, fir_kernel, on_white
 
 NORM_EPSILON = 1e-8
 
@@ -95,10 +95,15 @@ class AdaINLayer(nn.Module):
 class AdaINSynthesis(nn.Module):
     """code float32 [N, L, 512] -> image float [N, 3, H, W], nominally in [-1, 1]; RGB from the last layer only."""
 
-    def __init__(self, channels: tuple[int, ...], code_size: int, *, final_tanh: bool) -> None:
-        """`channels`: feature maps at 4, 8, 16, ... pixels. `final_tanh` bounds the picture."""
+    def __init__(
+        self, channels: tuple[int, ...], code_size: int, *, final_tanh: bool, transparency: bool = False
+    ) -> None:
+        """`channels`: feature maps at 4, 8, 16, ... pixels. `final_tanh` bounds the picture.
+
+        `transparency`: the last layer draws alpha too, and the picture is that on white.
+        """
         super().__init__()
-        self.channels, self.final_tanh = channels, final_tanh
+        self.channels, self.final_tanh, self.transparency = channels, final_tanh, transparency
         # Of the interface of `Synthesis`: StyleGAN1's does not grow.
         self.fade: Tensor | None = None
         first, size = channels[0], code_size
@@ -111,16 +116,18 @@ class AdaINSynthesis(nn.Module):
             self.styled.append(AdaINLayer(UpConv(a, b), b, resolution, size))
             self.styled.append(AdaINLayer(Conv(b, b), b, resolution, size))
         last = channels[-1]
-        self.rgb_weight = nn.Parameter(torch.randn(3, last, 1, 1))
+        drawn = 4 if transparency else 3
+        self.rgb_weight = nn.Parameter(torch.randn(drawn, last, 1, 1))
         self.rgb_scale = 1 / math.sqrt(last)
-        self.rgb_bias = nn.Parameter(torch.zeros(3))
+        self.rgb_bias = nn.Parameter(torch.zeros(drawn))
 
     def forward(self, code: Tensor, *, random_noise: bool = False) -> Tensor:
         x = self.constant.expand(code.shape[0], -1, -1, -1)
         for layer, w in zip(self.styled, code.unbind(1), strict=True):
             x = layer(x, w, random_noise=random_noise)
         rgb = F.conv2d(x, self.rgb_weight * self.rgb_scale, self.rgb_bias).float()
-        return torch.tanh(rgb) if self.final_tanh else rgb
+        rgb = torch.tanh(rgb) if self.final_tanh else rgb
+        return on_white(rgb) if self.transparency else rgb
 
     def affines(self, layer: int) -> list[EqualizedLinear]:
         """The linear layer that makes scales and shifts of the vector of `layer`."""

@@ -28,6 +28,8 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
 
 API_KEY_VARIABLE: Final = "INDOMAIN_API_KEY"
 REQUEST_ID_KEY: Final = "x-request-id"
+# The same id, under a name that proxies do not know: some of them put an x-request-id of their own.
+CALL_ID_KEY: Final = "indomain-request-id"
 ERROR_DETAIL_KEY: Final = "indomain-error-bin"
 
 # Arrays up to this size are sent without compression; larger ones as PNG, to stay under the gateway's limits.

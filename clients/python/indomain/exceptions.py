@@ -124,8 +124,20 @@ class ServerError(IndomainError):
     """Something failed inside the gateway; its log has more under the request id."""
 
 
+class MismatchedAnswerError(IndomainError):
+    """The answer is that of another request. Its content is dropped, and the client opens other connections."""
+
+
+class ForkedError(IndomainError, RuntimeError):
+    """What was opened before a fork is used in the child, and would take answers from the parent."""
+
+
+class NotCopyableError(IndomainError, TypeError):
+    """A client or a session is copied or pickled."""
+
+
 class InvalidFileError(IndomainError, ValueError):
-    """The file was not written by `save` of a result."""
+    """The file holds nothing that can be read here, or is no data alone; the message says which."""
 
 
 class NotInstalledError(IndomainError, ImportError):

@@ -23,6 +23,7 @@ import indomain
 from indomain.v1 import editing_pb2 as pb
 from serving.access.keys import make_key
 from serving.photographs import pictures
+from serving.photographs.formats import loading
 from serving.pipeline import pipeline, stages
 from serving.settings import Settings
 from serving.telemetry.logs import JsonFormatter, LibraryFilter, TextFormatter
@@ -192,7 +193,7 @@ def explode(*_: object, **__: object) -> None:
         (stages, "encode_picture"),
         (pipeline, "apply_edits"),
         (pipeline.RefineSettings, "resolve"),
-        (pictures, "PillowImage"),
+        (loading, "PillowImage"),
     ],
 )
 def test_no_path_and_no_trace_wherever_it_breaks(

@@ -23,8 +23,11 @@ from indomain.v1 import editing_pb2 as pb
 from indomain.v1 import editing_pb2_grpc
 from serving.errors import InvalidPicture
 from serving.jobs import EncodedPicture
-from serving.photographs import headers
-from serving.photographs.headers import MAX_PARTS, MAX_SCANS, read_header, read_orientation
+from serving.photographs.formats import headers
+from serving.photographs.formats.headers import read_header
+from serving.photographs.formats.jpeg import MAX_SCANS
+from serving.photographs.formats.limits import MAX_PARTS
+from serving.photographs.formats.metadata import read_orientation
 from tests.serving.pictures import (
     encoded,
     jpeg_of_scans,

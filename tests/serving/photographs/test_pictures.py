@@ -13,7 +13,8 @@ from PIL import Image
 
 from serving.errors import EditingError, InvalidOption, InvalidPicture, PictureTooLarge
 from serving.jobs import EncodedPicture, ImageFormat, OutputOptions
-from serving.photographs.pictures import centre_square, check_output, encode_picture
+from serving.photographs.formats.encoding import check_output, encode_picture
+from serving.photographs.pictures import centre_square
 from tests.serving.pictures import encoded, photograph, png_header, webp_header
 
 
@@ -27,7 +28,7 @@ def align(data: bytes, resolution: int = 16, **picture: object) -> np.ndarray:
     return image
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "AVIF"])
 def test_every_format_gives_the_same_picture(format: str) -> None:
     image = photograph(3, 64, 64)
     aligned = align(encoded(image, format, quality=95), resolution=64)
@@ -132,10 +133,12 @@ def test_bad_pictures(data: bytes, kind: type[EditingError]) -> None:
         align(data)
 
 
-def test_gif_bmp_and_tiff_are_refused() -> None:
-    for format in ("GIF", "BMP", "TIFF"):
-        with pytest.raises(InvalidPicture, match="PNG, JPEG or WebP"):
+def test_other_bytes_are_refused_with_the_formats_that_are_read() -> None:
+    for format in ("PPM", "ICO", "JPEG2000"):
+        with pytest.raises(InvalidPicture, match="not a PNG, JPEG, WebP, TIFF, BMP, GIF or AVIF picture"):
             align(encoded(photograph(), format))
+    with pytest.raises(InvalidPicture, match="HEIC is not read"):
+        align(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400))
 
 
 def test_bomb_is_refused_without_decoding_it() -> None:
@@ -151,7 +154,7 @@ def test_bomb_is_refused_without_decoding_it() -> None:
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_damaged_bytes_never_do_worse_than_a_typed_error(data: st.DataObject) -> None:
-    format = data.draw(st.sampled_from(["PNG", "JPEG", "WEBP"]))
+    format = data.draw(st.sampled_from(["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF"]))
     whole = bytearray(encoded(photograph(2), format))
     for _ in range(data.draw(st.integers(1, 8))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))

@@ -306,6 +306,55 @@ def test_requests_over_the_limit(strict: RunningGateway) -> None:
     assert (answer.status_code, answer.json()["reason"]) == (413, "request_too_large")
 
 
+def test_a_message_a_little_over_the_limit_is_told_the_setting(strict: RunningGateway) -> None:
+    limit = strict.gateway.settings.max_request_bytes
+    over = pb.InvertRequest(picture=pb.Picture(data=b"\0" * limit))
+    _, detail = refused_by_grpc(strict.stub.Invert, over)
+    assert detail.reason == "request_too_large"
+    assert str(limit) in detail.message
+    assert "INDOMAIN_MAX_REQUEST_BYTES" in detail.message
+
+
+# --- a picture in other forms ------------------------------------------------------------------------
+
+
+def test_a_picture_alone_is_a_body(strict: RunningGateway) -> None:
+    picture = encoded(photograph(), "JPEG")
+    options = json.dumps({"refine": {"steps": 0}, "edits": [{"direction": "smile", "strength": 1.0}]})
+    as_form = strict.http.post("/v1/edit", files={"picture": picture}, data={"options": options})
+    headers = {"content-type": "image/jpeg"}
+    alone = strict.http.post("/v1/edit", content=picture, headers=headers, params={"options": options})
+    assert (alone.status_code, as_form.status_code) == (200, 200)
+    assert alone.json()["image"] == as_form.json()["image"]
+    # without options, as `curl --data-binary @me.jpg` would
+    assert strict.http.post("/v1/invert", content=picture, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("query", [{"smile": "1"}, {"options": "{"}, {"options": '{"smile": 1}'}])
+def test_options_of_a_picture_alone_are_read_strictly(query: dict[str, str], strict: RunningGateway) -> None:
+    answer = strict.http.post(
+        "/v1/edit", content=encoded(photograph()), headers={"content-type": "image/png"}, params=query
+    )
+    assert (answer.status_code, answer.json()["reason"]) == (400, "malformed_request")
+    assert any(word in answer.json()["message"] for word in ("smile", "JSON"))
+
+
+def test_a_picture_alone_is_no_body_where_no_picture_is_asked_for(strict: RunningGateway) -> None:
+    answer = strict.http.post("/v1/sample", content=b"x", headers={"content-type": "image/png"})
+    assert (answer.status_code, answer.json()["reason"]) == (415, "unsupported_media_type")
+    assert "image/png" in answer.json()["message"]
+
+
+def test_data_urls_are_pictures(strict: RunningGateway) -> None:
+    text = base64.b64encode(encoded(photograph())).decode()
+    bodies = [{"picture": {"data": data}} for data in (text, f"data:image/png;base64,{text}")]
+    plain, url = (strict.http.post("/v1/invert", json=body).json()["code"] for body in bodies)
+    assert plain["data"] == url["data"]
+    refused = strict.http.post("/v1/invert", json={"picture": {"data": "data:image/png,%89PNG"}})
+    assert (refused.status_code, refused.json()["reason"]) == (400, "malformed_request")
+    assert "picture.data is a data URL without base64" in refused.json()["message"]
+
+
 def test_a_body_that_hides_its_length_is_not_read_to_its_end(strict: RunningGateway) -> None:
     def chunks() -> Iterator[bytes]:
         for _ in range(100):

@@ -31,6 +31,7 @@ def interpolate(
     refine: Refine | None = None,
     include_pasted: bool = False,
     pasting: Pasting | None = None,
+    strip_metadata: bool = False,
     align: Align | None = None,
     timeout_s: float | None = None,
 ) -> Call[editing_pb2.InterpolateResponse]:
@@ -44,7 +45,7 @@ def interpolate(
         start, end: pictures, codes float32 [L, 512], or results, as in `edit`.
         count: number of pictures, with both ends; from 2 to `Limits.max_interpolated_pictures`.
         bundle, steps, quality, refine, align, timeout_s: as in `edit`.
-        include_pasted, pasting: as in `invert`; the photograph is that of `start`.
+        include_pasted, pasting, strip_metadata: as in `invert`; the photograph is that of `start`.
 
     Raises:
         what `edit` raises, when the first picture is asked for.
@@ -55,7 +56,7 @@ def interpolate(
         end=put_source(editing_pb2.Source(), end),
         count=count,
         refine=refine_options(steps, quality, refine),
-        output=output_options(include_pasted, pasting),
+        output=output_options(include_pasted, pasting, strip_metadata),
         align=align_options(align),
     )
     return Call("Interpolate", request, timeout_s)
@@ -73,6 +74,7 @@ def mix(
     refine: Refine | None = None,
     include_pasted: bool = False,
     pasting: Pasting | None = None,
+    strip_metadata: bool = False,
     align: Align | None = None,
     timeout_s: float | None = None,
 ) -> Call[editing_pb2.MixResponse]:
@@ -86,7 +88,7 @@ def mix(
         layers: taken from the style; low ones hold pose and shape, high ones colours and texture.
         strength: 0 keeps the base's layers, 1 replaces them; None: 1.
         bundle, steps, quality, refine, align, timeout_s: as in `edit`.
-        include_pasted, pasting: as in `invert`; the photograph is that of `base`.
+        include_pasted, pasting, strip_metadata: as in `invert`; the photograph is that of `base`.
 
     Raises:
         what `edit` raises; InvalidOptionError: the bundle has no such layers, or the strength is out of its range.
@@ -98,7 +100,7 @@ def mix(
         layers=layers,
         strength=strength,
         refine=refine_options(steps, quality, refine),
-        output=output_options(include_pasted, pasting),
+        output=output_options(include_pasted, pasting, strip_metadata),
         align=align_options(align),
     )
     return Call("Mix", request, timeout_s)
@@ -118,6 +120,7 @@ def diffuse(
     include_start: bool = False,
     include_pasted: bool = False,
     pasting: Pasting | None = None,
+    strip_metadata: bool = False,
     align: Align | None = None,
     timeout_s: float | None = None,
 ) -> Call[editing_pb2.DiffuseResponse]:
@@ -133,8 +136,8 @@ def diffuse(
             of a face.
         mask: in place of a region, a picture that is white where the target counts.
         include_aligned: also answer the target pasted into the context, as the encoder saw it.
-        bundle, steps, quality, refine, include_start, include_pasted, pasting, align, timeout_s: as in `invert`;
-            the photograph is the context.
+        bundle, steps, quality, refine, include_start, include_pasted, pasting, strip_metadata, align,
+            timeout_s: as in `invert`; the photograph is the context.
 
     Raises:
         what `invert` raises; InvalidOptionError also: the region or the mask is empty.
@@ -144,7 +147,9 @@ def diffuse(
         target=picture_to_wire(target),
         context=picture_to_wire(context),
         refine=refine_options(steps, quality, refine),
-        output=output_options(include_pasted, pasting, aligned=include_aligned, start=include_start),
+        output=output_options(
+            include_pasted, pasting, strip_metadata, aligned=include_aligned, start=include_start
+        ),
         align=align_options(align),
     )
     put_area(request, region, mask)

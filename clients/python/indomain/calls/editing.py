@@ -26,7 +26,7 @@ from indomain.wire.pictures import PictureFormat, PictureLike
 OPENING_OPTIONS: Final = frozenset(
     {
         *("bundle", "steps", "quality", "refine", "align", "timeout_s"),
-        *("include_aligned", "include_start", "include_pasted", "pasting"),
+        *("include_aligned", "include_start", "include_pasted", "pasting", "strip_metadata"),
     }
 )
 
@@ -46,6 +46,7 @@ def edit(
     include_start: bool = False,
     include_pasted: bool = False,
     pasting: Pasting | None = None,
+    strip_metadata: bool = False,
     align: Align | None = None,
     timeout_s: float | None = None,
     **strengths: float,
@@ -67,9 +68,9 @@ def edit(
             The code is refined for that.
         mask: in place of a region, a picture that is white where the picture changes.
         within_range: cut each strength to the range of its direction (of a preset: to 0..1).
-        bundle, steps, quality, refine, include_aligned, include_start, include_pasted, pasting, align, timeout_s:
-            as in `invert`; all but the first and the last count only where the source is a picture, the refinement
-            also with an area.
+        bundle, steps, quality, refine, include_aligned, include_start, include_pasted, pasting, strip_metadata, align,
+            timeout_s: as in `invert`; all but the first and the last count only where the source is a picture, the
+            refinement also with an area.
 
     Raises:
         OSError, TypeError, ValueError: `source` or `mask` cannot be read or is neither picture nor code.
@@ -80,7 +81,9 @@ def edit(
         bundle=bundle_of(bundle, source),
         edits=edit_steps(edits, strengths, keep),
         refine=refine_options(steps, quality, refine),
-        output=output_options(include_pasted, pasting, aligned=include_aligned, start=include_start),
+        output=output_options(
+            include_pasted, pasting, strip_metadata, aligned=include_aligned, start=include_start
+        ),
         align=align_options(align),
         within_range=within_range,
     )
@@ -102,6 +105,7 @@ def session(
     refine: Refine | None = None,
     include_pasted: bool = False,
     pasting: Pasting | None = None,
+    strip_metadata: bool = False,
     align: Align | None = None,
     picture_format: PictureFormat | None = None,
     picture_quality: int | None = None,
@@ -117,7 +121,7 @@ def session(
 
     Args:
         source, bundle, steps, quality, refine, align: as in `edit`.
-        include_pasted, pasting: each answer also has the whole photograph with the result in its place.
+        include_pasted, pasting, strip_metadata: each answer also has the whole photograph with the result in its place.
         picture_format, picture_quality: of the answers, in place of the client's; quality 1..100 for JPEG and WebP.
         timeout_s: seconds for the whole session; None: no limit.
 
@@ -128,7 +132,12 @@ def session(
         bundle=bundle_of(bundle, source),
         refine=refine_options(steps, quality, refine),
         output=output_options(
-            include_pasted, pasting, codes=False, picture_format=picture_format, quality=picture_quality
+            include_pasted,
+            pasting,
+            strip_metadata,
+            codes=False,
+            picture_format=picture_format,
+            quality=picture_quality,
         ),
         align=align_options(align),
     )

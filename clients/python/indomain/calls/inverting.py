@@ -38,6 +38,7 @@ def invert(
     include_start: bool = False,
     include_pasted: bool = False,
     pasting: Pasting | None = None,
+    strip_metadata: bool = False,
     align: Align | None = None,
     timeout_s: float | None = None,
 ) -> Call[editing_pb2.InvertResponse]:
@@ -62,6 +63,8 @@ def invert(
         include_pasted: also answer the whole photograph with the result in its place (`pasted`).
         pasting: "change" adds what the edit changed to the photograph, "replace" puts the generator's face there; None:
             change where a picture is edited, replace where it is not.
+        strip_metadata: `pasted` without the photograph's metadata (EXIF, with the place; XMP; resolution) and without
+            its colour profile, in sRGB.
         align: how the photograph is aligned, and which of several faces is meant.
         timeout_s: seconds for the call; refinement stops in time to answer with the best code found so far.
 
@@ -76,7 +79,9 @@ def invert(
         bundle=bundle,
         picture=picture_to_wire(image),
         refine=refine_options(steps, quality, refine),
-        output=output_options(include_pasted, pasting, aligned=include_aligned, start=include_start),
+        output=output_options(
+            include_pasted, pasting, strip_metadata, aligned=include_aligned, start=include_start
+        ),
         align=align_options(align),
     )
     return Call("Invert", request, timeout_s)
@@ -95,6 +100,7 @@ def watch_invert(
     include_start: bool = False,
     include_pasted: bool = False,
     pasting: Pasting | None = None,
+    strip_metadata: bool = False,
     align: Align | None = None,
     timeout_s: float | None = None,
 ) -> Call[editing_pb2.WatchInvertResponse]:
@@ -109,8 +115,8 @@ def watch_invert(
     Args:
         interval_s: seconds between two reports, at least; 0: as often as there is news; None: a quarter of a second.
         previews: whether reports have a picture and a domain score; each costs a decoding.
-        image, bundle, steps, quality, refine, include_aligned, include_start, include_pasted, pasting, align,
-            timeout_s: as in `invert`.
+        image, bundle, steps, quality, refine, include_aligned, include_start, include_pasted, pasting, strip_metadata,
+            align, timeout_s: as in `invert`.
 
     Raises:
         what `invert` raises, when the first report is asked for. Leaving the iteration early stops the refinement.
@@ -119,7 +125,9 @@ def watch_invert(
         bundle=bundle,
         picture=picture_to_wire(image),
         refine=refine_options(steps, quality, refine),
-        output=output_options(include_pasted, pasting, aligned=include_aligned, start=include_start),
+        output=output_options(
+            include_pasted, pasting, strip_metadata, aligned=include_aligned, start=include_start
+        ),
         align=align_options(align),
         interval_s=interval_s,
         omit_previews=not previews,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -62,11 +62,13 @@ class Align:
         alignment: `"face"` finds a face and aligns it as in the bundle's training pictures; `"centre-crop"` takes the
             largest centred square; None does what the bundle was trained for (`Bundle.alignment`), and takes a picture
             of exactly the bundle's size as it is.
-        face: which of several faces, 0 the largest, in the order of `Client.find_faces`; None: the largest.
+        face: which of several faces, 0 the largest, in the order of `Client.find_faces`; None: the largest. In an edit
+            several, in any order, or `"all"` that can be edited: `Edited.faces` has each of them, and `Edited.pasted`
+            the photograph with all.
     """
 
     alignment: Literal["face", "centre-crop"] | None = None
-    face: int | None = None
+    face: int | Sequence[int] | Literal["all"] | None = None
 
 
 def refine_options(
@@ -82,6 +84,7 @@ def refine_options(
 def output_options(
     pasted: bool = False,
     pasting: Pasting | None = None,
+    strip_metadata: bool = False,
     *,
     aligned: bool = False,
     start: bool = False,
@@ -98,14 +101,28 @@ def output_options(
         omit_codes=not codes,
         include_pasted=pasted,
         pasting=_enum_value("PASTING", pasting, editing_pb2.Pasting),
+        strip_metadata=strip_metadata,
     )
 
 
 def align_options(align: Align | None) -> editing_pb2.AlignOptions:
-    """Raises ValueError where there is no such alignment."""
+    """Raises ValueError where there is no such alignment, and where `face` is no face."""
     align = align or Align()
-    kind = _enum_value("ALIGNMENT", align.alignment, editing_pb2.Alignment)
-    return editing_pb2.AlignOptions(alignment=kind, face=align.face)
+    message = editing_pb2.AlignOptions(
+        alignment=_enum_value("ALIGNMENT", align.alignment, editing_pb2.Alignment)
+    )
+    face = align.face
+    if face == "all":
+        message.all_faces = True
+    elif isinstance(face, str):
+        raise ValueError(f'face is {face!r}; it is a number, numbers, or "all"')
+    elif isinstance(face, Sequence):
+        if not face:
+            raise ValueError("face has no numbers; leave it out for the largest face")
+        message.faces.extend(face)
+    elif face is not None:
+        message.face = face
+    return message
 
 
 def _enum_value(prefix: str, name: str | None, enum: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
@@ -16,7 +17,8 @@ from indomain.calls import combining, editing, generating, inverting
 from indomain.calls.call import Call
 from indomain.clients.base import BaseClient
 from indomain.clients.client import Client
-from indomain.clients.connect import connect_async
+from indomain.clients.connect import connector_async
+from indomain.clients.connections import LoopConnections, check_process
 from indomain.clients.session import AsyncEditSession
 from indomain.exceptions import IndomainError
 from indomain.results import answers
@@ -25,7 +27,8 @@ from indomain.results.inversion import AsyncInversion
 from indomain.results.measures import FoundFaces
 from indomain.results.pictures import Diffused, Edited, InterpolationFrame, InvertProgress, Mixed, Sample
 from indomain.signatures import arguments_of, documented_as
-from indomain.transports.protocols import AsyncTransport
+from indomain.transports.credentials import Credentials
+from indomain.transports.protocols import AsyncConversation
 from indomain.v1 import editing_pb2
 
 _Response = TypeVar("_Response", bound=Message)
@@ -33,7 +36,7 @@ _Result = TypeVar("_Result")
 
 
 @documented_as(Client)
-class AsyncClient(BaseClient[AsyncTransport]):
+class AsyncClient(BaseClient[LoopConnections]):
     """The same calls as `Client`'s, for coroutines: calls with one result are awaited, calls with several are iterated
     over with `async for`, a session is opened with `async with`.
 
@@ -45,11 +48,15 @@ class AsyncClient(BaseClient[AsyncTransport]):
         ...             picture.image.save(f"smile{picture.index}.png")
         >>> asyncio.run(smile("portrait.png"))
 
-    One client serves many tasks of one event loop, that of its first call. It connects at the first call, or where an
-    `async with` begins. Arguments, results and errors are those of `Client`.
+    One client serves many tasks. It connects at the first call, or where an `async with` begins; in each event loop
+    that makes calls it has connections of its own. Arguments, results and errors are those of `Client`.
     """
 
-    _connect = staticmethod(connect_async)
+    @staticmethod
+    def _connect(
+        address: str, credentials: Credentials, model_repository: str | os.PathLike[str] | None
+    ) -> LoopConnections:
+        return LoopConnections(connector_async(address, credentials, model_repository))
 
     @arguments_of(generating.info)
     async def info(self, *args: Any, **options: Any) -> GatewayInfo:
@@ -81,8 +88,12 @@ class AsyncClient(BaseClient[AsyncTransport]):
     def session(self, *args: Any, **options: Any) -> AsyncEditSession:
         call = editing.session(*args, **options)
         self._fill_in_format(call.request)
-        converse = partial(self._transport.session, self._policy.new_request_id(), call.timeout_s)
-        return AsyncEditSession(converse, call.request, self._transport.address)
+        request_id = self._policy.new_request_id()
+
+        async def converse() -> AsyncConversation:
+            return await self._connection.get().session(request_id, call.timeout_s)
+
+        return AsyncEditSession(converse, call.request, request_id, self._policy.address)
 
     @arguments_of(combining.interpolate)
     def interpolate(self, *args: Any, **options: Any) -> AsyncGenerator[InterpolationFrame, None]:
@@ -107,10 +118,10 @@ class AsyncClient(BaseClient[AsyncTransport]):
 
     async def close(self) -> None:
         self._policy.close()
-        await self._transport.close()
+        await self._connection.close()
 
     async def __aenter__(self) -> Self:
-        await self._transport.open()
+        await self._connection.get().open()
         return self
 
     async def __aexit__(
@@ -125,7 +136,8 @@ class AsyncClient(BaseClient[AsyncTransport]):
         attempts = self._attempts(call)
         while True:
             try:
-                answer: Any = await self._transport.call(call.method, *attempts.next())
+                answer: Any = await self._connection.get().call(call.method, *attempts.next())
+                attempts.check(answer)
                 return read(answer)
             except IndomainError as error:
                 wait_s = attempts.wait_after_s(error)
@@ -135,14 +147,17 @@ class AsyncClient(BaseClient[AsyncTransport]):
         self, call: Call[_Response], read: Callable[[_Response], _Result]
     ) -> AsyncGenerator[_Result, None]:
         attempts = self._attempts(call)
+        process = os.getpid()
         while True:
             answered = False
             try:
-                async with aclosing(self._transport.stream(call.method, *attempts.next())) as stream:
+                async with aclosing(self._connection.get().stream(call.method, *attempts.next())) as stream:
                     answer: Any
                     async for answer in stream:
                         answered = True
+                        attempts.check(answer)
                         yield read(answer)
+                        check_process(process, stream)
                 return
             except IndomainError as error:
                 wait_s = attempts.wait_after_s(error, answered=answered)

@@ -7,17 +7,17 @@ from abc import ABC, abstractmethod
 from typing import Any, Generic, TypeVar
 
 from indomain.calls.call import Call
+from indomain.clients.connections import Connection, LoopConnections, NotCopyable
 from indomain.clients.retry import Attempts, RetryPolicy
 from indomain.constants import DEFAULT_ADDRESS, DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT_S
 from indomain.transports.credentials import Credentials
-from indomain.transports.protocols import AsyncTransport, Transport
 from indomain.wire.pictures import WIRE_FORMATS, PictureFormat
 
-_Transport = TypeVar("_Transport", Transport, AsyncTransport)
+_Connection = TypeVar("_Connection", Connection, LoopConnections)
 
 
-class BaseClient(ABC, Generic[_Transport]):
-    """A transport, and how its calls are tried again. The arguments are described in `Client`."""
+class BaseClient(NotCopyable, ABC, Generic[_Connection]):
+    """A connection, and how its calls are tried again. The arguments are described in `Client`."""
 
     def __init__(
         self,
@@ -35,21 +35,21 @@ class BaseClient(ABC, Generic[_Transport]):
         credentials = Credentials.of(
             api_key, tls=tls, root_certificates=root_certificates, client_certificate=client_certificate
         )
-        self._transport: _Transport = self._connect(address, credentials, model_repository)
-        self._policy = RetryPolicy(self._transport.address, timeout_s, max_retries)
+        self._connection: _Connection = self._connect(address, credentials, model_repository)
+        self._policy = RetryPolicy(address.rstrip("/"), timeout_s, max_retries)
         self._format = WIRE_FORMATS[picture_format]
 
     @staticmethod
     @abstractmethod
     def _connect(
         address: str, credentials: Credentials, model_repository: str | os.PathLike[str] | None
-    ) -> _Transport:
-        """The transport to the address."""
+    ) -> _Connection:
+        """The connection to the address."""
 
     def _attempts(self, call: Call[Any]) -> Attempts:
         """Starts a call. Raises ValueError once the client is closed."""
         self._fill_in_format(call.request)
-        return self._policy.attempts(call)
+        return self._policy.attempts(call, on_mismatch=self._connection.renew)
 
     def _fill_in_format(self, request: Any) -> None:
         """Where a request names no format for pictures, it gets the client's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -15,7 +16,8 @@ from PIL import Image
 from indomain.calls import combining, editing, generating, inverting
 from indomain.calls.call import Call
 from indomain.clients.base import BaseClient
-from indomain.clients.connect import connect
+from indomain.clients.connect import connector
+from indomain.clients.connections import Connection, check_process
 from indomain.clients.session import EditSession
 from indomain.exceptions import IndomainError
 from indomain.results import answers
@@ -24,15 +26,16 @@ from indomain.results.inversion import Inversion
 from indomain.results.measures import FoundFaces
 from indomain.results.pictures import Diffused, Edited, InterpolationFrame, InvertProgress, Mixed, Sample
 from indomain.signatures import arguments_of
-from indomain.transports.protocols import Transport
+from indomain.transports.credentials import Credentials
 from indomain.v1 import editing_pb2
 
 _Response = TypeVar("_Response", bound=Message)
 _Result = TypeVar("_Result")
 
 
-class Client(BaseClient[Transport]):
-    """A connection to a gateway. May be used from many threads at once; close it or use it in a `with`.
+class Client(BaseClient[Connection]):
+    """A connection to a gateway. May be used from many threads at once, and in children of a fork, which get
+    connections of their own; close it or use it in a `with`.
 
     Example:
         >>> with indomain.Client("localhost:8500") as client:
@@ -56,14 +59,18 @@ class Client(BaseClient[Transport]):
     Raises OSError where a certificate's file cannot be read, ValueError where the key cannot be one, NotInstalledError
     where the address needs a package that is not installed, ServerError where an embedded gateway cannot start.
 
-    Every call raises an `IndomainError`: `GatewayUnreachableError` where nothing answers, `DeadlineExceededError`
-    when its time ran out, `OverloadedError` when the gateway is full, and what its own docstring names. A call that
-    the gateway refuses for now (`IndomainError.retryable`: it is full, starting or stopping) is tried again after the
-    wait that the gateway asks for, as long as the call's time allows. Nothing else is tried again; a broken connection
-    is not either.
+    Every call raises an `IndomainError`: `GatewayUnreachableError` where nothing answers, `MismatchedAnswerError` where
+    the answer is to another request, `DeadlineExceededError` when its time ran out, `OverloadedError` when the gateway
+    is full, and what its own docstring names. A call that the gateway refuses for now (`IndomainError.retryable`: it is
+    full, starting or stopping) is tried again after the wait that the gateway asks for, as long as the call's time
+    allows. Nothing else is tried again; a broken connection is not either.
     """
 
-    _connect = staticmethod(connect)
+    @staticmethod
+    def _connect(
+        address: str, credentials: Credentials, model_repository: str | os.PathLike[str] | None
+    ) -> Connection:
+        return Connection(connector(address, credentials, model_repository))
 
     @arguments_of(generating.info)
     def info(self, *args: Any, **options: Any) -> GatewayInfo:
@@ -100,8 +107,9 @@ class Client(BaseClient[Transport]):
     def session(self, *args: Any, **options: Any) -> EditSession:
         call = editing.session(*args, **options)
         self._fill_in_format(call.request)
-        conversation = self._transport.session(self._policy.new_request_id(), call.timeout_s)
-        return EditSession(conversation, call.request, self._transport.address)
+        request_id = self._policy.new_request_id()
+        conversation = self._connection.get().session(request_id, call.timeout_s)
+        return EditSession(conversation, call.request, request_id, self._policy.address)
 
     @arguments_of(combining.interpolate)
     def interpolate(self, *args: Any, **options: Any) -> Generator[InterpolationFrame, None, None]:
@@ -127,7 +135,7 @@ class Client(BaseClient[Transport]):
     def close(self) -> None:
         """Closes the connection; calls that are under way fail with `RequestCancelledError`."""
         self._policy.close()
-        self._transport.close()
+        self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -145,7 +153,8 @@ class Client(BaseClient[Transport]):
         attempts = self._attempts(call)
         while True:
             try:
-                answer: Any = self._transport.call(call.method, *attempts.next())
+                answer: Any = self._connection.get().call(call.method, *attempts.next())
+                attempts.check(answer)
                 return read(answer)
             except IndomainError as error:
                 wait_s = attempts.wait_after_s(error)
@@ -156,14 +165,17 @@ class Client(BaseClient[Transport]):
     ) -> Generator[_Result, None, None]:
         """Makes a call with many answers; tries again only before the first. Closing the generator cancels the call."""
         attempts = self._attempts(call)
+        process = os.getpid()
         while True:
             answered = False
             try:
-                with closing(self._transport.stream(call.method, *attempts.next())) as stream:
+                with closing(self._connection.get().stream(call.method, *attempts.next())) as stream:
                     answer: Any
                     for answer in stream:
                         answered = True
+                        attempts.check(answer)
                         yield read(answer)
+                        check_process(process, stream)
                 return
             except IndomainError as error:
                 wait_s = attempts.wait_after_s(error, answered=answered)

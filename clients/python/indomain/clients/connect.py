@@ -1,8 +1,10 @@
-"""Which transport an address needs."""
+"""Which transport an address needs, and how it is opened."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from indomain.constants import EMBEDDED
@@ -13,35 +15,33 @@ from indomain.transports.grpc import AsyncGrpcTransport, GrpcTransport
 from indomain.transports.protocols import AsyncTransport, Transport
 
 
-def connect(
+def connector(
     address: str, credentials: Credentials, model_repository: str | os.PathLike[str] | None
-) -> Transport:
-    """The transport to `address`. The arguments are those of `Client`.
+) -> Callable[[], Transport]:
+    """Returns a function that opens a transport to `address`. The arguments are those of `Client`.
 
-    Raises:
+    This function, or the one returned, raises:
         OSError: a certificate's file cannot be read.
         ValueError: arguments that do not go together.
         NotInstalledError: the transport's packages are not installed.
         ServerError: an embedded gateway cannot start.
     """
     if address == EMBEDDED:
-        return EmbeddedTransport(EmbeddedGateway(model_repository))
+        return partial(EmbeddedTransport, EmbeddedGateway(model_repository))
     if (http := _http_module(address, model_repository)) is not None:
-        over_http: Transport = http.HttpTransport(address, credentials)
-        return over_http
-    return GrpcTransport(address, credentials)
+        return partial(http.HttpTransport, address, credentials)
+    return partial(GrpcTransport, address, credentials)
 
 
-def connect_async(
+def connector_async(
     address: str, credentials: Credentials, model_repository: str | os.PathLike[str] | None
-) -> AsyncTransport:
+) -> Callable[[], AsyncTransport]:
     """The same for coroutines. An embedded gateway starts at the first call, and raises its errors there."""
     if address == EMBEDDED:
-        return AsyncEmbeddedTransport(EmbeddedGateway(model_repository))
+        return partial(AsyncEmbeddedTransport, EmbeddedGateway(model_repository))
     if (http := _http_module(address, model_repository)) is not None:
-        over_http: AsyncTransport = http.AsyncHttpTransport(address, credentials)
-        return over_http
-    return AsyncGrpcTransport(address, credentials)
+        return partial(http.AsyncHttpTransport, address, credentials)
+    return partial(AsyncGrpcTransport, address, credentials)
 
 
 def _http_module(address: str, model_repository: object) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
@@ -10,6 +11,8 @@ from typing import Any, Self
 from indomain.calls import editing
 from indomain.calls.options import Align, Refine
 from indomain.calls.sources import SAME_SOURCE, EditSource
+from indomain.clients.connections import NotCopyable, check_process
+from indomain.clients.retry import mismatched, request_id_of
 from indomain.exceptions import RequestCancelledError
 from indomain.results.answers import session_picture
 from indomain.results.pictures import SessionPicture
@@ -61,17 +64,22 @@ class _Requests:
         self._opening.edit.output.CopyFrom(self._output)
 
 
-def _read(answer: editing_pb2.EditSessionResponse | None, address: str) -> SessionPicture:
-    """The picture of an answer. Raises the error that the answer describes; None: that the session has ended."""
+def _read(answer: editing_pb2.EditSessionResponse | None, request_id: str, address: str) -> SessionPicture:
+    """The picture of an answer. Raises the error that the answer describes; None: that the session has ended.
+
+    Raises MismatchedAnswerError for an answer to another session.
+    """
     if answer is None:
         message = "The session has ended; open another one"
         raise RequestCancelledError(message, reason="cancelled", code="CANCELLED")
+    if (answered := request_id_of(answer)) != request_id:
+        raise mismatched(answered, request_id, address)
     if answer.WhichOneof("outcome") == "error":
         raise error_from_detail(answer.error, address=address)
     return session_picture(answer)
 
 
-class EditSession:
+class EditSession(NotCopyable):
     """Open it with `Client.session`; close it or use it in a `with`.
 
     The gateway works on one request at a time; of the requests that come meanwhile it takes only the newest. One thread
@@ -79,11 +87,23 @@ class EditSession:
     """
 
     def __init__(
-        self, conversation: Conversation, opening: editing_pb2.EditSessionRequest, address: str
+        self,
+        conversation: Conversation,
+        opening: editing_pb2.EditSessionRequest,
+        request_id: str,
+        address: str,
     ) -> None:
-        self._conversation = conversation
+        self._opened = conversation
         self._requests = _Requests(opening)
+        self._request_id = request_id
         self._address = address
+        self._process = os.getpid()
+
+    @property
+    def _conversation(self) -> Conversation:
+        """Raises ForkedError in a child of the process that opened it."""
+        check_process(self._process, self)
+        return self._opened
 
     @_takes_edit_options
     def send(self, *args: Any, **options: Any) -> int:
@@ -119,7 +139,7 @@ class EditSession:
         while True:
             answer = self._conversation.receive()
             if answer is None or answer.sequence >= sequence:
-                return _read(answer, self._address)
+                return _read(answer, self._request_id, self._address)
 
     @arguments_after_first(_Requests.change)
     def change(self, *args: Any, **options: Any) -> None:
@@ -131,8 +151,9 @@ class EditSession:
         self._conversation.finish()
 
     def close(self) -> None:
-        """Ends the session and cancels the request that is under way."""
-        self._conversation.close()
+        """Ends the session and cancels the request that is under way. In the child of a fork it does nothing."""
+        if self._process == os.getpid():
+            self._opened.close()
 
     def __iter__(self) -> Self:
         return self
@@ -142,7 +163,7 @@ class EditSession:
         answer = self._conversation.receive()
         if answer is None:
             raise StopIteration
-        return _read(answer, self._address)
+        return _read(answer, self._request_id, self._address)
 
     def __enter__(self) -> Self:
         return self
@@ -154,7 +175,7 @@ class EditSession:
 
 
 @documented_as(EditSession)
-class AsyncEditSession:
+class AsyncEditSession(NotCopyable):
     """Open it with `AsyncClient.session`; close it or use it in an `async with`.
 
     As `EditSession`: one task may send while another iterates over the answers; `edit` does both, and is for one task.
@@ -164,13 +185,16 @@ class AsyncEditSession:
         self,
         converse: Callable[[], Awaitable[AsyncConversation]],
         opening: editing_pb2.EditSessionRequest,
+        request_id: str,
         address: str,
     ) -> None:
         self._converse = converse
         self._conversation: AsyncConversation | None = None
         self._opening = asyncio.Lock()
         self._requests = _Requests(opening)
+        self._request_id = request_id
         self._address = address
+        self._process = os.getpid()
 
     @_takes_edit_options
     async def send(self, *args: Any, **options: Any) -> int:
@@ -185,7 +209,7 @@ class AsyncEditSession:
         while True:
             answer = await conversation.receive()
             if answer is None or answer.sequence >= sequence:
-                return _read(answer, self._address)
+                return _read(answer, self._request_id, self._address)
 
     @arguments_after_first(_Requests.change)
     async def change(self, *args: Any, **options: Any) -> None:
@@ -195,7 +219,7 @@ class AsyncEditSession:
         await (await self._opened()).finish()
 
     async def close(self) -> None:
-        if self._conversation is not None:
+        if self._conversation is not None and self._process == os.getpid():
             await self._conversation.close()
 
     def __aiter__(self) -> Self:
@@ -205,7 +229,7 @@ class AsyncEditSession:
         answer = await (await self._opened()).receive()
         if answer is None:
             raise StopAsyncIteration
-        return _read(answer, self._address)
+        return _read(answer, self._request_id, self._address)
 
     async def __aenter__(self) -> Self:
         await self._opened()
@@ -217,6 +241,7 @@ class AsyncEditSession:
         await self.close()
 
     async def _opened(self) -> AsyncConversation:
+        check_process(self._process, self)
         async with self._opening:
             if self._conversation is None:
                 self._conversation = await self._converse()

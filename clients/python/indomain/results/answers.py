@@ -25,7 +25,7 @@ from indomain.results.pictures import (
 )
 from indomain.v1 import editing_pb2
 from indomain.wire.codes import code_from_wire
-from indomain.wire.pictures import picture_from_wire
+from indomain.wire.pictures import photograph_from_wire, picture_from_wire
 
 _Inversion = TypeVar("_Inversion", bound=Inversion)
 _Inverted = TypeVar("_Inverted", bound=Inverted)
@@ -92,9 +92,10 @@ def edited(answer: editing_pb2.EditResponse) -> Edited:
         handle=answer.code.handle,
         code_space=answer.code.space,
         source_handle=answer.source_code.handle,
-        pasted=_optional_picture(answer, "pasted", answer.pasted),
+        pasted=_photograph(answer),
         placement=_placement(answer),
         area=_area_change(answer),
+        faces=tuple(edited(face) for face in answer.faces),
     )
 
 
@@ -124,7 +125,7 @@ def session_picture(answer: editing_pb2.EditSessionResponse) -> SessionPicture:
         losses=_losses(edited.losses) if edited.HasField("losses") else None,
         stage_seconds=_stage_seconds(edited.timings),
         request_id=edited.request_id,
-        pasted=_optional_picture(edited, "pasted", edited.pasted),
+        pasted=_photograph(edited),
         placement=_placement(edited),
         area=_area_change(edited),
     )
@@ -139,7 +140,7 @@ def interpolation_frame(answer: editing_pb2.InterpolateResponse) -> Interpolatio
         image=picture_from_wire(answer.image),
         domain_score=answer.domain_score,
         code_space=answer.code.space,
-        pasted=_optional_picture(answer, "pasted", answer.pasted),
+        pasted=_photograph(answer),
         placement=_placement(answer),
     )
 
@@ -154,7 +155,7 @@ def mixed(answer: editing_pb2.MixResponse) -> Mixed:
         request_id=answer.request_id,
         handle=answer.code.handle,
         code_space=answer.code.space,
-        pasted=_optional_picture(answer, "pasted", answer.pasted),
+        pasted=_photograph(answer),
         placement=_placement(answer),
     )
 
@@ -191,7 +192,7 @@ def _inverted(
         start=_optional_picture(answer, "start", answer.start),
         handle=answer.code.handle,
         code_space=answer.code.space,
-        pasted=_optional_picture(answer, "pasted", answer.pasted),
+        pasted=_photograph(answer),
         placement=_placement(answer),
     )
 
@@ -306,3 +307,7 @@ def _stage_seconds(timings: Iterable[editing_pb2.StageTiming]) -> dict[str, floa
 
 def _optional_picture(answer: Message, name: str, picture: editing_pb2.Picture) -> Image.Image | None:
     return picture_from_wire(picture) if answer.HasField(name) else None
+
+
+def _photograph(answer: Any) -> Image.Image | None:
+    return photograph_from_wire(answer.pasted) if answer.HasField("pasted") else None

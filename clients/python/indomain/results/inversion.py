@@ -33,7 +33,8 @@ class Inversion(Inverted):
         domain_score: 0..1, how native `code` is to the latent space.
         stage_seconds: seconds in each stage of the pipeline.
         aligned, start: the picture as the encoder saw it, and that of the encoder's code; None unless asked for.
-        pasted: the whole photograph with the result in its place; None unless asked for.
+        pasted: the whole photograph with the result in its place, in its own mode, with its colour profile and metadata
+            in `info`; None unless asked for.
         placement: where on the photograph that is; None where the source was a code.
         request_id: id of the call, also in the gateway's log.
         handle: a name that the gateway knows the code by, for a while. Calls that take this result send it in place of
@@ -53,6 +54,14 @@ class Inversion(Inverted):
         """
         inversion = super().load(file)
         return inversion if client is None else replace(inversion, _edit=client.edit)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy has, and what arrives in another process: all but the client, which belongs to its process."""
+        return vars(self) | {"_edit": None}
+
+    def __copy__(self) -> Self:
+        """In this process a copy keeps the client."""
+        return replace(self)
 
     @takes_edit_options
     def edit(self, *args: Any, **options: Any) -> Edited:

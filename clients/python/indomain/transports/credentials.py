@@ -10,7 +10,7 @@ from typing import Self
 
 import grpc
 
-from indomain.constants import API_KEY_VARIABLE, REQUEST_ID_KEY
+from indomain.constants import API_KEY_VARIABLE, CALL_ID_KEY, REQUEST_ID_KEY
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -43,7 +43,7 @@ class Credentials:
 
     def metadata_with(self, request_id: str) -> tuple[tuple[str, str], ...]:
         """The metadata (over HTTP: headers) of one call."""
-        return ((REQUEST_ID_KEY, request_id), *self.metadata)
+        return ((REQUEST_ID_KEY, request_id), (CALL_ID_KEY, request_id), *self.metadata)
 
     def for_grpc(self) -> grpc.ChannelCredentials | None:
         """Credentials of a gRPC channel; None without `tls`. Raises OSError where a file cannot be read."""

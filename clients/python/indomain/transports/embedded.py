@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from indomain.constants import EMBEDDED
-from indomain.exceptions import NotInstalledError, ServerError
+from indomain.exceptions import ForkedError, NotInstalledError, ServerError
 from indomain.transports.credentials import Credentials
-from indomain.transports.grpc import AsyncGrpcTransport, GrpcTransport
+from indomain.transports.grpc import USERS_OF_ASYNCIO, AsyncGrpcTransport, GrpcTransport
 
 
 class EmbeddedGateway:
@@ -23,6 +23,7 @@ class EmbeddedGateway:
         self._repository = None if model_repository is None else Path(model_repository)
         self._starting = threading.Lock()
         self._address = ""
+        self._process = 0
         self._stop: Any = None
 
     def start(self) -> str:
@@ -31,7 +32,14 @@ class EmbeddedGateway:
         Raises:
             NotInstalledError: the application is not installed.
             ServerError: the gateway cannot start; the message says why.
+            ForkedError: it was started by the process that this one is a child of, and ended with the fork.
         """
+        if self._process not in (0, os.getpid()):
+            raise ForkedError(
+                "The embedded gateway runs in the process that opened it, and this is a child of it; make a client "
+                "here before the parent makes one, or give the address of a gateway that runs by itself",
+                reason="forked",
+            )
         with self._starting:
             if not self._address:
                 application = _application()
@@ -42,13 +50,16 @@ class EmbeddedGateway:
                     raise ServerError(
                         f"The embedded gateway cannot start: {error}", reason="cannot_start"
                     ) from error
+                self._process = os.getpid()
+                USERS_OF_ASYNCIO.add(self)
                 # Also stops it when this object is collected, and when the program ends.
                 self._stop = weakref.finalize(self, gateway.stop)
             return self._address
 
     def stop(self) -> None:
-        if self._stop is not None:
+        if self._stop is not None and self._process == os.getpid():
             self._stop()
+            USERS_OF_ASYNCIO.discard(self)
 
 
 class EmbeddedTransport(GrpcTransport):

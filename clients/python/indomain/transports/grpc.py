@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
+from weakref import WeakSet
 
 import grpc
 from google.protobuf.message import Message
 
 from indomain.constants import CHANNEL_OPTIONS, REQUEST_ID_KEY
-from indomain.exceptions import RequestCancelledError
+from indomain.exceptions import ForkedError, RequestCancelledError
 from indomain.transports.credentials import Credentials
 from indomain.transports.errors import error_from_rpc
 from indomain.v1 import editing_pb2, editing_pb2_grpc
+
+USERS_OF_ASYNCIO: WeakSet[Any] = WeakSet()
+"""What now uses gRPC's asyncio in this process.
+
+If there is any at a fork, the child cannot use it: its calls would crash or hang, because the thread that waits for all
+of them is not there. gRPC's calls without asyncio survive a fork.
+"""
+_inherited: list[Any] = []
+os.register_at_fork(after_in_child=lambda: _inherited.extend(USERS_OF_ASYNCIO))
 
 # How long a new session waits for the gateway to say that it was let in.
 _ADMISSION_S = 1.0
@@ -113,8 +124,17 @@ class AsyncGrpcTransport(_Stub):
         self._stub = None
 
     async def open(self) -> None:
+        """Raises ForkedError in a child whose parent used gRPC's asyncio when it forked."""
+        if _inherited:
+            raise ForkedError(
+                "This process was forked while its parent had an AsyncClient open over gRPC, and gRPC then cannot "
+                "serve coroutines here. Close the AsyncClient before the fork, use http://..., or start processes "
+                "with the method 'spawn'",
+                reason="forked",
+            )
         # A channel needs a running loop, so it is made here and not in the constructor.
         if self._channel is None:
+            USERS_OF_ASYNCIO.add(self)
             self._channel = (
                 grpc.aio.insecure_channel(self._target, options=CHANNEL_OPTIONS)
                 if self._tls is None
@@ -159,6 +179,7 @@ class AsyncGrpcTransport(_Stub):
     async def close(self) -> None:
         if self._channel is not None:
             await self._channel.close()
+            USERS_OF_ASYNCIO.discard(self)
 
 
 class AsyncGrpcConversation:

@@ -111,9 +111,15 @@ def _expand(values: _Fields, key: str, field: FieldDescriptor, path: str) -> Non
 
 
 def _expand_known(values: _Fields, key: str, field: FieldDescriptor, path: str) -> None:
-    """The same. Raises ValueError for an enum's value that is not known, and for what is no base64."""
-    if field.type == FieldDescriptor.TYPE_BYTES and not _is_base64(values[key]):
-        raise ValueError(f"{path} is no base64")
+    """The same. Takes a data URL (RFC 2397) for the base64 in it, as pages have pictures in this form.
+
+    Raises ValueError for an enum's value that is not known, and for what is no base64.
+    """
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        if isinstance(values[key], str) and values[key].startswith("data:"):
+            values[key] = _content_of_data_url(values[key], path)
+        if not _is_base64(values[key]):
+            raise ValueError(f"{path} is no base64")
     if field.enum_type is not None:
         full = _full_name(field.enum_type, values[key])
         if full is None:
@@ -133,6 +139,15 @@ def _full_name(enum: EnumDescriptor, name: object) -> str | None:
 def _is_base64(value: object) -> bool:
     """protobuf passes over what is outside of base64's alphabet."""
     return isinstance(value, str) and not value.encode("ascii", "replace").translate(None, _BASE64)
+
+
+def _content_of_data_url(url: str, path: str) -> str:
+    head, comma, content = url.partition(",")
+    if not comma or not head.lower().endswith(";base64"):
+        raise ValueError(
+            f"{path} is a data URL without base64; send data:image/png;base64,... or the base64 alone"
+        )
+    return content
 
 
 def _prefix(enum: EnumDescriptor) -> str:

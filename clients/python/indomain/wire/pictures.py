@@ -67,6 +67,19 @@ def picture_from_wire(picture: editing_pb2.Picture) -> Image.Image:
         return image.convert("RGB")
 
 
+def photograph_from_wire(picture: editing_pb2.Picture) -> Image.Image:
+    """The pasted photograph of a message as a PIL picture, in its own mode and with its metadata.
+
+    Its `info` has `icc_profile`, `exif` and `dpi` as Pillow names them, and under `encoded` the file that was answered.
+    """
+    if picture.format == editing_pb2.IMAGE_FORMAT_RAW:
+        return picture_from_wire(picture)
+    with Image.open(io.BytesIO(picture.data)) as image:
+        image.load()
+        image.info["encoded"] = picture.data
+        return image
+
+
 def is_picture(value: object) -> TypeGuard[PictureLike]:
     """Whether `value` is meant as a picture; an array of floats is a code."""
     if isinstance(value, np.ndarray):

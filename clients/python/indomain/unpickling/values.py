@@ -7,9 +7,8 @@ from types import UnionType
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
-from training.run_folders.checkpoint import CheckpointError
+from indomain.exceptions import InvalidFileError
 
 MOST_AXES = 8
 DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "O", "O8")
@@ -24,21 +23,24 @@ class Name:
 
 @dataclass
 class Record:
-    """An object of a class that is not ours: its class's name and its fields as they were written. It does nothing."""
+    """A stand-in for an object of a class that is not ours: its class's name and its fields. It does nothing."""
 
     kind: str
     fields: dict[str, Any] = field(default_factory=dict)
 
     def fill(self, state: Any) -> None:
-        """Pickle's BUILD."""
-        self.fields.update(expect(state, dict, "fields"))
+        """Pickle's BUILD: fields, or (fields, fields in slots). A state of another form is dropped."""
+        for part in state if isinstance(state, tuple) else (state,):
+            if isinstance(part, dict):
+                self.fields.update(part)
 
 
 @dataclass
 class Storage:
-    """The numbers that tensors are views of: a tensor of one axis."""
+    """The numbers that tensors are views of: an array of one axis. numpy has no bfloat16: its bits are uint16 there."""
 
-    values: Tensor
+    values: np.ndarray[Any, Any]
+    dtype: str
 
 
 @dataclass
@@ -53,9 +55,9 @@ class Dtype:
         self.order = str(expect(state, tuple, "a dtype's state")[1])
 
     def numpy(self) -> np.dtype[Any]:
-        """The dtype itself, of plain numbers or of objects. Raises CheckpointError for any other."""
+        """The dtype itself, of plain numbers or of objects. Raises InvalidFileError for any other."""
         if self.code not in DTYPES:
-            raise CheckpointError(f"it holds an array of dtype {self.code!r}")
+            raise InvalidFileError(f"it holds an array of dtype {self.code!r}")
         return np.dtype("O") if self.code.startswith("O") else np.dtype(self.code).newbyteorder(self.order)  # type: ignore[arg-type]
 
 
@@ -79,17 +81,17 @@ class Array:
 
 
 def expect(value: Any, kind: type | UnionType, what: str) -> Any:
-    """Return the value if it is of that type. Raises CheckpointError that says `what` should be there."""
+    """Return the value if it is of that type. Raises InvalidFileError that says `what` should be there."""
     if not isinstance(value, kind):
-        raise CheckpointError(f"it has {type(value).__name__} where {what} should be")
+        raise InvalidFileError(f"it has {type(value).__name__} where {what} should be")
     return value
 
 
 def sizes(values: Any) -> tuple[int, ...]:
-    """A shape, or strides, as a tuple: a few whole numbers, none negative. Raises CheckpointError."""
+    """A shape, or strides, as a tuple: a few whole numbers, none negative. Raises InvalidFileError."""
     numbers = tuple(expect(values, list | tuple, "a shape"))
     if len(numbers) > MOST_AXES or not all(isinstance(n, int) and n >= 0 for n in numbers):
-        raise CheckpointError("it has a shape that no tensor has")
+        raise InvalidFileError("it has a shape that no tensor has")
     return numbers
 
 
@@ -99,7 +101,15 @@ def put_items(target: dict[Any, Any], items: list[Any]) -> None:
 
 
 def simple(key: Any) -> Any:
-    """Return a dict's key if it is a word or a number: the hash of a deeply nested one would overflow the C stack."""
-    if not isinstance(key, str | bytes | int | float | None):
-        raise CheckpointError(f"it has a {type(key).__name__} as a dict's key")
+    """Return a key of a dict if it is a word, a number or a flat tuple of these; for a stand-in its class's name.
+
+    The hash of a deeply nested key would overflow the C stack. Raises InvalidFileError.
+    """
+    if isinstance(key, Name | Record):
+        return key.full if isinstance(key, Name) else key.kind
+    plain = str | bytes | int | float | None
+    if not isinstance(key, plain) and not (
+        isinstance(key, tuple) and all(isinstance(part, plain) for part in key)
+    ):
+        raise InvalidFileError(f"it has a {type(key).__name__} as a dict's key")
     return key

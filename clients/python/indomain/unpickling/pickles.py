@@ -7,12 +7,13 @@ import struct
 from collections.abc import Callable
 from typing import IO, Any
 
-import torch
+import numpy as np
 
-from export.unpickling.functions import FUNCTIONS, STORAGES, make_set
-from export.unpickling.machine import Machine
-from export.unpickling.values import Name, Storage, expect, sizes
-from training.run_folders.checkpoint import CheckpointError
+from indomain.exceptions import InvalidFileError
+from indomain.unpickling.downloads import DownloadError
+from indomain.unpickling.functions import STORAGES, MakeTensor, as_array, functions_with, make_set
+from indomain.unpickling.machine import Machine
+from indomain.unpickling.values import Name, Storage, expect, sizes
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # opens a file of torch.save before 1.6
 LEGACY_PROTOCOL = 1001
@@ -28,7 +29,7 @@ class Storages:
         self.found: dict[str, Storage] = {}
 
     def find(self, mention: Any) -> Storage:
-        """The storage of a persistent id: ("storage", type, key, device, count[, view]). Raises CheckpointError.
+        """The storage of a persistent id: ("storage", type, key, device, count[, view]). Raises InvalidFileError.
 
         Old files may name a view of another storage; that is refused.
         """
@@ -36,13 +37,14 @@ class Storages:
         dtype = STORAGES.get(expect(dtype_name, Name, "a storage's type").full)
         key, (count,) = str(expect(key, str, "a storage's key")), sizes((count,))
         if kind != "storage" or dtype is None or any(view):
-            raise CheckpointError("it names something that is not a storage")
+            raise InvalidFileError("it names something that is not a storage")
         if key not in self.found:
-            room = count * dtype.itemsize
+            numpy_dtype = np.dtype("uint16" if dtype == "bfloat16" else dtype)
+            room = count * numpy_dtype.itemsize
             self.room -= room
             if self.room < 0:
-                raise CheckpointError("its tensors are larger than the file")
-            self.found[key] = Storage(torch.empty(count, dtype=dtype))
+                raise InvalidFileError("its tensors are larger than the file")
+            self.found[key] = Storage(np.empty(count, numpy_dtype), dtype)
             if self.content:
                 self.fill(key, self.content(key, room))
         return self.found[key]
@@ -51,41 +53,53 @@ class Storages:
         """Copy a storage's bytes, little-endian, into it."""
         values = self.found[key].values
         if len(content) != values.nbytes:
-            raise CheckpointError(f"storage {key!r} should have {values.nbytes} bytes and has {len(content)}")
+            raise InvalidFileError(
+                f"storage {key!r} should have {values.nbytes} bytes and has {len(content)}"
+            )
         if content:
-            values.view(torch.uint8).copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+            values.view(np.uint8)[:] = np.frombuffer(content, np.uint8)
 
 
 def make_storage(content: Any) -> Storage:
-    """A storage within a plain pickle: the bytes of a small file of torch's older kind. Raises CheckpointError."""
+    """A storage within a plain pickle: the bytes of a small file of torch's older kind. Raises InvalidFileError."""
     stream = io.BytesIO(expect(content, bytes, "a storage's bytes"))
-    storage = read_pickle(stream, len(stream.getvalue()), nested=True)
-    return expect(storage, Storage, "a storage")
+    storage: Storage = expect(
+        read_pickle(stream, len(stream.getvalue()), as_array, nested=True), Storage, "a storage"
+    )
+    return storage
 
 
-def read_pickle(stream: IO[bytes], size: int, *, nested: bool = False) -> Any:
+def read_pickle(stream: IO[bytes], size: int, make: MakeTensor, *, nested: bool = False) -> Any:
     """Read a plain pickle of `size` bytes, or a file of torch before 1.6: several pickles, then the storages.
 
-    A `nested` one is a storage within a pickle, and may hold no further one. Raises CheckpointError.
+    `make` makes its tensors. A `nested` one is a storage within a pickle, and may hold no further one.
+
+    Raises InvalidFileError.
     """
     storages = Storages(size)
-    functions = FUNCTIONS if nested else FUNCTIONS | {STORAGE_IN_PICKLE: make_storage}
+    functions = functions_with(make) | ({} if nested else {STORAGE_IN_PICKLE: make_storage})
     machine = Machine(functions, storages.find, size)
     value = machine.run(stream)
     if not (isinstance(value, int) and value == LEGACY_MAGIC):
         if storages.found:
-            raise CheckpointError("it names storages that it does not hold")
+            raise InvalidFileError("it names storages that it does not hold")
         return value
     protocol, system = machine.run(stream), machine.run(stream)
     if protocol != LEGACY_PROTOCOL or expect(system, dict, "system").get("little_endian") is not True:
-        raise CheckpointError("it was saved by an unknown version of torch, or on a big-endian machine")
+        raise InvalidFileError("it was saved by an unknown version of torch, or on a big-endian machine")
     value, keys = machine.run(stream), expect(machine.run(stream), list, "storage keys")
     if set(make_set(keys)) != storages.found.keys():
-        raise CheckpointError("it names storages that it does not hold")
+        raise InvalidFileError("it names storages that it does not hold")
     for key in keys:
-        (count,) = struct.unpack("<q", stream.read(8))
+        length = stream.read(8)
+        if len(length) < 8:
+            raise DownloadError(f"it is cut short before storage {key!r}; download it again")
+        (count,) = struct.unpack("<q", length)
         values = storages.found[key].values
-        if count != values.numel():
-            raise CheckpointError(f"storage {key!r} should have {values.numel()} numbers and has {count}")
-        storages.fill(key, stream.read(values.nbytes))
+        if count != values.size:
+            raise InvalidFileError(f"storage {key!r} should have {values.size} numbers and has {count}")
+        content = stream.read(values.nbytes)
+        if len(content) < values.nbytes:
+            raise DownloadError(f"it is cut short within storage {key!r}; download it again")
+        storages.fill(key, content)
     return value

@@ -14,6 +14,12 @@ from training.networks.encoder import EncoderConfig
 from training.networks.generator import GeneratorConfig
 from training.run_folders.checkpoint import CheckpointError
 
+# Maps that a network draws -> what is said about the import.
+PICTURES = {
+    1: "it draws grey pictures; they are served as RGB with three equal channels",
+    3: "",
+    4: "it draws RGB and alpha; pictures are served as RGB on white",
+}
 MOST_LISTED = 40  # names in an error message
 MOST_LAYERS = 32  # of one kind
 MOST_CHANNELS = 4096
@@ -55,6 +61,13 @@ class Foreign(Generic[Config]):
     """Mean of sampled codes by the file's own account, float [512] or [L, 512]."""
     clamp: float | None = None
     """Limit at which the original clamps activations; ours does not clamp."""
+    made: Mapping[str, Tensor] = field(default_factory=dict)
+    """Our tensor's name -> a tensor that the file lacks and that is made for it."""
+    notes: tuple[str, ...] = ()
+    """What people should know about the import: what was left out, or made."""
+    labels: int = 0
+    """Classes that the network is conditional on; then `at_label` gives the network for one of them."""
+    at_label: Callable[[int], Foreign[Config]] | None = None
 
 
 def translate(foreign: Foreign[Config], build: Callable[[Config], Network]) -> Network:
@@ -83,6 +96,7 @@ def translate(foreign: Foreign[Config], build: Callable[[Config], Network]) -> N
             found[key] = state[rule.name]
         if found[key].shape != ours[key].shape:
             unfit.append(f"{rule.name} {tuple(state[rule.name].shape)}")
+    found |= foreign.made
     if unfit:
         raise CheckpointError(f"{name}: other shapes than {foreign.config} has: {listed(unfit)}")
     network = build(foreign.config)
@@ -120,6 +134,30 @@ def shape_of(state: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ..
     return tuple(state[name].shape)
 
 
+def drawn_channels(state: Mapping[str, Tensor], name: str, axis: int) -> int:
+    """Number of maps that a network draws, from the outputs of its last layer's weight: grey, RGB, or RGB and alpha.
+
+    Raises CheckpointError for any other number.
+    """
+    weight = state.get(name)
+    channels = weight.shape[axis] if weight is not None and weight.ndim >= -axis else 3
+    if channels not in PICTURES:
+        raise CheckpointError(
+            f"its {name} draws {channels} maps; grey, RGB, and RGB with alpha can be imported"
+        )
+    return channels
+
+
+def as_rgb(channels: int, change: Callable[[Tensor], Tensor] = same) -> Callable[[Tensor], Tensor]:
+    """How a weight or a bias of a layer that draws becomes ours: that of grey is repeated for RGB."""
+    return (lambda tensor: change(tensor).repeat_interleave(3, 0)) if channels == 1 else change
+
+
+def notes_on(channels: int) -> tuple[str, ...]:
+    """What to say about a network that draws that number of maps."""
+    return (PICTURES[channels],) if PICTURES[channels] else ()
+
+
 def batch_norm(theirs: str, ours: str) -> dict[str, Rule]:
     """Rules for a batch norm, without its count of batches."""
     parts = ("weight", "bias", "running_mean", "running_var")
@@ -144,13 +182,18 @@ def count(state: Mapping[str, Tensor], pattern: str) -> int:
 
 
 def make_config(
-    state: Mapping[str, Tensor], constant: tuple[int, ...], widths: list[str], mapping: list[str], style: str
+    state: Mapping[str, Tensor],
+    constant: tuple[int, ...],
+    widths: list[str],
+    mapping: list[str],
+    style: str,
+    drawn: int,
 ) -> GeneratorConfig:
     """Read a generator's config off its tensors' shapes. Raises CheckpointError.
 
     `constant`: shape of the 4 x 4 input, channels at axis -3. `widths`: names of a weight each for 8, 16, ... pixels,
     with the outputs at axis -4. `mapping`: names of the mapping's weights. `style`: name of a weight that takes a
-    code's vector.
+    code's vector. `drawn`: maps that it draws.
     """
     code_size = shape_of(state, style, 2)[1]
     if not mapping or not 0 < len(widths) <= MOST_BLOCKS:
@@ -169,4 +212,5 @@ def make_config(
         code_size=code_size,
         mapping_depth=len(mapping),
         per_layer_code=last[0] != code_size,
+        transparency=drawn == 4,
     )

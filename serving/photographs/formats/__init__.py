@@ -1,0 +1,1 @@
+"""Files of pictures: what their bytes say before they are decoded, their pixels, colour profiles and metadata."""
