@@ -20,6 +20,7 @@ from serving.access.tls import Certificates
 from serving.backends.backend import Backend
 from serving.backends.embedded import EmbeddedBackend
 from serving.backends.triton import TritonBackend
+from serving.grpc.connections import keep_descriptors_free
 from serving.grpc.interceptor import grpc_handlers
 from serving.grpc.server import GrpcServer
 from serving.http.routes import create_app, create_operations_app
@@ -131,6 +132,7 @@ class Gateway:
             raise
         self._grpc.report(serving=True)
         self._run(self._report_health(), "health")
+        self._run(keep_descriptors_free(self.grpc_port), "grpc-connections")
         self._run(self._watcher.watch(), "repository")
         if self._http is not None:
             _log.info(

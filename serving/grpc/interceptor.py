@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -76,7 +77,7 @@ def _handler(
                 request.trace(metadata)
                 return await _until_hung_up(serve(sent, context, request))
         except EditingError as error:
-            await _abort(error, request.call, context)
+            await _until_hung_up(_abort(error, request.call, context))
 
     # As if all streamed both ways. A handler of another kind is called only when the message is there as a whole, and
     # until then nobody would ask for a key, or count what has come of it; and its answer is sent when it has returned,
@@ -148,12 +149,15 @@ async def _until_hung_up(work: Awaitable[Any]) -> Any:
 
 async def _abort(error: EditingError, call: Call, context: Context) -> NoReturn:
     detail = error_detail(error, call.request_id)
-    await context.abort(
-        grpc.StatusCode[error.row.grpc_code],
-        error.message,
-        (("x-request-id", call.request_id), (ERROR_DETAIL_KEY, detail.SerializeToString())),
-    )
-    raise AssertionError("abort raises")
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_STALL_S):
+            await context.abort(
+                grpc.StatusCode[error.row.grpc_code],
+                error.message,
+                (("x-request-id", call.request_id), (ERROR_DETAIL_KEY, detail.SerializeToString())),
+            )
+    # it is not read
+    raise asyncio.CancelledError
 
 
 class _Messages(AsyncIterator[MessageT]):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from google.protobuf import json_format
 from hypothesis import given
@@ -25,7 +28,7 @@ from serving.http import connections
 from serving.wire.bounds import MAX_VALUES, check_values
 from tests.serving.messages import as_message, sampled
 from tests.serving.pictures import encoded, photograph, zero_png
-from tests.serving.running_gateway import RunningGateway, answered, websocket
+from tests.serving.running_gateway import RunningGateway, answered, start_process, websocket
 from tests.serving.waiting import wait_for
 
 # --- numbers of values ---------------------------------------------------------------------------------
@@ -266,6 +269,33 @@ def test_a_websocket_with_very_many_frames_is_cut(gateway: RunningGateway, frame
 
 
 # --- calls over gRPC that do not go on ----------------------------------------------------------------------
+
+
+def test_idle_grpc_connections_leave_descriptors_to_http(tiny_repository: Path) -> None:
+    """In a process of its own, which may have 128 descriptors."""
+    flags = ("--grpc-port", "0", "--http-port", "0", "--log-format", "json")
+    limit = (128, 128)
+    process = start_process(
+        tiny_repository, *flags, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    )
+    try:
+        assert process.stderr is not None
+        ready = next(line for line in process.stderr if "ready: gRPC" in line)
+        grpc_port, http_port = map(int, re.findall(r"127\.0\.0\.1:(\d+)", ready))
+        opened = [socket.create_connection(("127.0.0.1", grpc_port)) for _ in range(200)]
+
+        def is_healthy() -> bool:
+            with suppress(httpx.HTTPError):
+                return httpx.get(f"http://127.0.0.1:{http_port}/healthz", timeout=1.0).status_code == 200
+            return False
+
+        # sooner than gRPC gives up those that do not even greet
+        wait_for(is_healthy, timeout_s=5.0)
+        for one in opened:
+            one.close()
+    finally:
+        process.kill()
+        process.wait()
 
 
 def silent_calls(gateway: RunningGateway, count: int) -> list[Any]:
