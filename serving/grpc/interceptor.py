@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -18,6 +17,7 @@ from serving.access.lifecycle import Lifecycle, OpenRequest
 from serving.access.memory import HoldBytes
 from serving.call import Call, wanted_request_id
 from serving.errors import DeadlineExceeded, EditingError, MalformedRequest, QueueFull, RequestTooLarge
+from serving.grpc.connections import cut_connection
 from serving.telemetry.metrics import Metrics
 from serving.wire.bounds import check_values
 from serving.wire.contract import METHODS, SERVICE, Method
@@ -114,7 +114,7 @@ def _serving(method: Method, serve: Callable[..., Awaitable[Any]], max_bytes: in
 
 async def _send(context: Context, request: OpenRequest, answer: Message) -> None:
     """Sends an answer. Raises QueueFull where it is large and there is no room for it, and DeadlineExceeded where the
-    caller does not read it."""
+    caller does not read it: then the connection is cut, as gRPC cannot take back what it was given to send."""
     call, size = request.call, answer.ByteSize()
     with call.holding_answer(size):
         seconds = _STALL_S + min(size / _LEAST_BYTES_PER_S, call.deadline.remaining_s)
@@ -122,6 +122,7 @@ async def _send(context: Context, request: OpenRequest, answer: Message) -> None
             async with request.sending(seconds):
                 await _write(context, answer)
         except TimeoutError:
+            cut_connection(context.peer())
             raise DeadlineExceeded("The answer was not read; ask for a smaller one.") from None
 
 
@@ -149,14 +150,16 @@ async def _until_hung_up(work: Awaitable[Any]) -> Any:
 
 async def _abort(error: EditingError, call: Call, context: Context) -> NoReturn:
     detail = error_detail(error, call.request_id)
-    with suppress(TimeoutError):
+    try:
         async with asyncio.timeout(_STALL_S):
             await context.abort(
                 grpc.StatusCode[error.row.grpc_code],
                 error.message,
                 (("x-request-id", call.request_id), (ERROR_DETAIL_KEY, detail.SerializeToString())),
             )
-    # it is not read
+    except TimeoutError:
+        # it is not read either
+        cut_connection(context.peer())
     raise asyncio.CancelledError
 
 

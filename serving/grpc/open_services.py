@@ -15,6 +15,8 @@ from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from serving.grpc.connections import cut_connection
+
 Context = grpc.aio.ServicerContext[Any, Any]
 Sent = AsyncIterator[bytes]
 Handle = Callable[[Sent, Context], Awaitable[None]]
@@ -128,9 +130,13 @@ class OpenServices:
 
 
 async def _send(context: Context, answer: Message) -> None:
-    """Raises TimeoutError where the caller does not read it."""
-    async with asyncio.timeout(_SEND_TIMEOUT_S):
-        await context.write(answer)
+    """Sends an answer; cuts the connection of a caller who does not read it."""
+    try:
+        async with asyncio.timeout(_SEND_TIMEOUT_S):
+            await context.write(answer)
+    except TimeoutError:
+        cut_connection(context.peer())
+        raise asyncio.CancelledError from None
 
 
 def _serialize(message: Message) -> bytes:

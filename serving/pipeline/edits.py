@@ -220,9 +220,11 @@ def mix_codes(base: Code, style: Code, layers: tuple[int, ...], strength: float)
     return mixed
 
 
-def interpolate_codes(start: Code, end: Code, count: int) -> npt.NDArray[np.float32]:
-    """`count` evenly spaced codes on the straight line in W+, float32 [count, L, 512]; both ends are exact."""
-    positions = np.linspace(0.0, 1.0, count, dtype=np.float32)[:, None, None]
+def interpolate_codes(
+    start: Code, end: Code, count: int, part: slice = slice(None)
+) -> npt.NDArray[np.float32]:
+    """`count` evenly spaced codes on the straight line in W+, both ends exact; a part of them, float32 [N, L, 512]."""
+    positions = np.linspace(0.0, 1.0, count, dtype=np.float32)[part, None, None]
     return (1 - positions) * start + positions * end
 
 
