@@ -99,7 +99,8 @@ def read_directory(tiff: bytes, order: Order, start: int) -> Directory:
         left -= size
         if left < 0:
             raise ValueError("values that lie upon each other")
-        if not size or tag in entries:
+        # Nothing that is read here is larger than a profile may be.
+        if not size or size > MAX_PROFILE_BYTES or tag in entries:
             continue
         if place + size > len(tiff):
             raise ValueError("a value beyond the end")
