@@ -171,9 +171,9 @@ class Settings(BaseSettings):
     """Maximum number of small photographs (up to 1.1 megapixels) that are decoded at once, to find faces on them or to
     paste into them; others wait."""
 
-    max_session_photograph_bytes: int = Field(default=512 * _MIB, ge=1024)
-    """Maximum size of the encoded photographs that all open edit sessions hold to paste into. Beyond:
-    RESOURCE_EXHAUSTED / 429."""
+    max_session_photograph_bytes: int = Field(default=256 * _MIB, ge=1024)
+    """Maximum size of the encoded photographs and masks that all open edit sessions hold. Beyond: RESOURCE_EXHAUSTED
+    / 429."""
 
     max_codes: int = Field(default=64, ge=1)
     """Maximum number of codes or seeds in one request."""

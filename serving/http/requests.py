@@ -109,6 +109,16 @@ class _InMemory(MultiPartParser):
 
     spool_max_size = sys.maxsize
 
+    @property
+    def _charset(self) -> str:
+        """Texts are UTF-8, whatever the caller names: of Python's codecs one takes minutes for a megabyte, others make
+        characters that cannot be written, or raise errors of their own."""
+        return "utf-8"
+
+    @_charset.setter
+    def _charset(self, named: str) -> None:
+        pass
+
 
 @contextmanager
 def _caller_there() -> Iterator[None]:

@@ -66,6 +66,11 @@ class HttpServer(uvicorn.Server):
             await asyncio.sleep(0.01)
         self.port = int(listening.getsockname()[1])
 
+    def hurry(self) -> None:
+        """From now on answers that are not read are given up sooner."""
+        for connection in list(self.server_state.connections):
+            connection.hurry()
+
     async def stop(self) -> None:
         """Finishes the requests that run."""
         self.should_exit = True

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import struct
 import threading
 import time
 import zlib
@@ -27,7 +28,7 @@ from serving.photographs.formats import headers
 from serving.photographs.formats.headers import read_header
 from serving.photographs.formats.jpeg import MAX_SCANS
 from serving.photographs.formats.limits import MAX_PARTS
-from serving.photographs.formats.metadata import read_orientation
+from serving.photographs.formats.metadata import Metadata, answered_metadata, read_orientation
 from tests.serving.pictures import (
     encoded,
     jpeg_of_scans,
@@ -121,11 +122,30 @@ def test_a_header_is_read_in_milliseconds() -> None:
         b"\xff\xd8\xff" + b"\xff\0" * 8_000_000,
         b"\xff\xd8\xff\xe0\0\x02" + b"\xff" * 16_000_000,
         b"RIFF\0\0\0\0WEBPVP8X" + bytes(16_000_000),
+        *(tiff_of_numbers(tag) for tag in (256, 258, 339)),
     ):
         begun_s = time.process_time()
         with suppress(InvalidPicture):
             read_header(EncodedPicture(data), 2**25, 2**26)
         assert time.process_time() - begun_s < 0.2
+
+
+def tiff_of_numbers(tag: int) -> bytes:
+    """A TIFF of which one tag is four million numbers."""
+    count = 4_000_000
+    rows = [(256, 4, 1, 16), (257, 4, 1, 16)] if tag != 256 else [(257, 4, 1, 16)]
+    rows = sorted([*rows, (tag, 4, count, 100)])
+    directory = struct.pack("<H", len(rows)) + b"".join(struct.pack("<HHII", *row) for row in rows) + bytes(4)
+    return (b"II*\0" + struct.pack("<I", 8) + directory).ljust(100, b"\0") + struct.pack("<I", 16) * count
+
+
+def test_previews_in_xmp_are_looked_for_in_milliseconds() -> None:
+    """Also where there are none, but much that looks like the beginning of one."""
+    for run in (b"a" * 599 + b"<", (b"b" * 49 + b" ") * 200 + b"<", b"a<"):
+        begun_s = time.process_time()
+        answered_metadata(Metadata(xmp=run * (4_000_000 // len(run))), 16, 16)
+        answered_metadata(Metadata(xmp=run * (1_000_000 // len(run))), 16, 16)
+        assert time.process_time() - begun_s < 0.3
 
 
 def test_metadata_says_how_a_picture_lies_and_is_otherwise_left_alone() -> None:

@@ -261,6 +261,23 @@ def test_forms(files: dict[str, bytes], data: dict[str, str], strict: RunningGat
     assert (answer.status_code, answer.json()["reason"]) == (400, "malformed_request")
 
 
+@pytest.mark.parametrize("charset", ["punycode", "idna", "undefined", "unicode_escape", "utf-16"])
+def test_a_forms_texts_are_utf_8_whatever_it_says(charset: str, strict: RunningGateway) -> None:
+    body = (
+        b'--b\r\nContent-Disposition: form-data; name="options"\r\n\r\n' + b"a-" * 20_000 + b"\r\n--b--\r\n"
+    )
+    headers = {"content-type": f"multipart/form-data; boundary=b; charset={charset}"}
+    answer = strict.http.post("/v1/invert", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["reason"]) == (400, "malformed_request")
+
+
+def test_half_a_surrogate_pair_in_json(strict: RunningGateway) -> None:
+    headers = {"content-type": "application/json"}
+    for body in (b'{"\\ud800": 1}', b'{"bundle": "\\ud800"}'):
+        answer = strict.http.post("/v1/sample", content=body, headers=headers)
+        assert (answer.status_code, answer.json()["reason"]) == (400, "malformed_request")
+
+
 def test_a_form_without_its_boundary(strict: RunningGateway) -> None:
     headers = {"content-type": "multipart/form-data"}
     answer = strict.http.post("/v1/invert", content=b"--x", headers=headers)
