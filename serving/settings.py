@@ -161,7 +161,8 @@ class Settings(BaseSettings):
 
     max_decoded_bytes: int = Field(default=350 * _MIB, ge=1024)
     """Maximum memory for pictures that are decoded at once by processes; others wait. A photograph takes 7 bytes for
-    each pixel, a WebP 16, a progressive JPEG up to 12. One that takes more by itself is refused."""
+    each pixel, a WebP 16, an AVIF 18, a progressive JPEG up to 12, a 16-bit answer 12. One that takes more by itself is
+    refused."""
 
     max_picture_processor_s: float = Field(default=30.0, gt=0.0)
     """Seconds of a processor that one step on a picture (decoding it, pasting into it and encoding it) may take in a

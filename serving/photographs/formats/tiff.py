@@ -22,7 +22,7 @@ _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 
 _SHORT, _LONG, _RATIONAL = 3, 4, 5
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
-_TILE_WIDTH, _TILE_HEIGHT, _SAMPLE_FORMAT, _XMP, _PROFILE = 322, 323, 339, 700, 34675
+_PLANES, _TILE_WIDTH, _TILE_HEIGHT, _SAMPLE_FORMAT, _XMP, _PROFILE = 284, 322, 323, 339, 700, 34675
 # How pixels are stored. Pillow gets these tags only: the others are of no use to a decoder.
 _PIXEL_TAGS = frozenset(
     {*(256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 332, 336, 338)}
@@ -154,8 +154,10 @@ def read_tiff(data: bytes) -> TiffHeader:
         raise InvalidPicture(DAMAGED)
     bits = found.numbers(_BITS, _MAX_SAMPLES + 1) or (1,)
     whole = all(kind == _UNSIGNED for kind in found.numbers(_SAMPLE_FORMAT, _MAX_SAMPLES))
-    inverted = found.number(_PHOTOMETRIC) == _WHITE_IS_ZERO and max(bits) > 8
-    if found.number(_COMPRESSION, 1) not in _COMPRESSIONS or not whole or max(bits) > 16 or inverted:
+    # Pillow mistakes deep samples that are stored in planes, of 12 bits, or with white as 0.
+    odd = found.number(_PHOTOMETRIC) == _WHITE_IS_ZERO or found.number(_PLANES, 1) != 1
+    deep = max(bits) > 8 and (odd or max(bits) != 16)
+    if found.number(_COMPRESSION, 1) not in _COMPRESSIONS or not whole or deep:
         raise InvalidPicture(
             "The TIFF stores its pixels in a way that is not read here; save it with 8 or 16 bits, without compression "
             "or with LZW or Deflate."

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import grpc
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -36,6 +37,7 @@ from tests.serving.pictures import (
     photograph,
     png_chunk,
     zero_png,
+    zero_tiff,
 )
 from tests.serving.running_gateway import RunningGateway, start_process
 from tests.serving.waiting import wait_for
@@ -307,6 +309,22 @@ def test_bombs_take_bounded_memory_and_give_it_back(
             assert resident.peak_mb < 400
             wait_for(lambda resident=resident: resident.now_mb < 60)
         assert served.status_code == 200
+
+
+def test_a_file_that_lies_about_its_size_takes_no_more_memory(
+    start_gateway: Callable[..., RunningGateway],
+) -> None:
+    """An AVIF whose frame is larger than it says, and a TIFF whose one strip of zeros inflates to 300 MB."""
+    gateway = start_gateway(picture_processes=1)
+    assert invert(gateway, encoded(photograph(1, 1600, 1200), "JPEG")).image.data
+    avif = encoded(np.zeros((5000, 5000, 3), np.uint8), "AVIF", speed=10)
+    said, real = struct.pack(">II", 100, 100), struct.pack(">II", 5000, 5000)
+    assert real in avif
+    for data in (avif.replace(real, said), zero_tiff(100, 100, strip_bytes=300_000_000)):
+        with Resident(os.getpid()) as resident, suppress(grpc.RpcError):
+            invert(gateway, data)
+        assert resident.peak_mb < 150
+    assert invert(gateway, encoded(photograph(1, 1600, 1200), "JPEG")).image.data
 
 
 def test_pictures_that_need_more_than_there_is_are_refused_and_others_wait(
