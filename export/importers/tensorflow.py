@@ -95,7 +95,7 @@ def variables_of(network: Record, depth: int) -> dict[str, Tensor]:
 
 def settings_of(network: Record, depth: int) -> dict[str, Any]:
     """A network's settings and those of its components, lists as lists."""
-    found = {}
+    found: dict[str, Any] = {}
     for part in fields_of(network.fields.get("components")).values():
         if isinstance(part, Record) and depth < DEEPEST:
             found |= settings_of(part, depth + 1)
