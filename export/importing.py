@@ -138,7 +138,8 @@ def at_label(foreign: Foreign[GeneratorConfig], label: int | None) -> Foreign[Ge
         raise CheckpointError(
             f"it is conditional on {foreign.labels} classes; choose one with --label 0 to {foreign.labels - 1}"
         )
-    return replace(foreign.at_label(label), notes=(*foreign.notes, *foreign.at_label(label).notes))
+    chosen = foreign.at_label(label)
+    return replace(chosen, notes=(*foreign.notes, *chosen.notes))
 
 
 def add_directions(config: ImportConfig, name: str, found: dict[str, directions.ForeignDirection]) -> str:

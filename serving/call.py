@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -102,6 +102,12 @@ class Call:
     def aside(self) -> Call:
         """A call for side work such as a preview: the same caller and deadline, but times of its own."""
         return replace(self, stage="", seconds={})
+
+    def add_longest(self, calls: Sequence[Call]) -> None:
+        """Adds the times of calls that ran beside each other: of each stage the longest."""
+        for stage in dict.fromkeys(stage for call in calls for stage in call.seconds):
+            longest = max(call.seconds.get(stage, 0.0) for call in calls)
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + longest
 
     @contextmanager
     def during(self, stage: Stage) -> Iterator[StageTimer]:

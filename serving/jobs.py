@@ -140,10 +140,19 @@ Area = Region | EncodedPicture
 
 @dataclass(frozen=True, slots=True)
 class AlignOptions:
-    """alignment None: the bundle's own. face: the number of the face, as FoundFaces counts; None: the largest."""
+    """alignment None: the bundle's own. face: the number of the face, as FoundFaces counts; None: the largest.
+
+    faces, all_faces: several of them, each by itself; in an edit only.
+    """
 
     alignment: Alignment | None = None
     face: int | None = None
+    faces: tuple[int, ...] = ()
+    all_faces: bool = False
+
+    @property
+    def several(self) -> bool:
+        return bool(self.faces) or self.all_faces
 
 
 @dataclass(frozen=True, slots=True)

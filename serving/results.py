@@ -95,7 +95,10 @@ class Inversion:
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """An edited code. `losses` is None if the source was a code, `area` is None if the edit had no area."""
+    """An edited code. `losses` is None if the source was a code, `area` is None if the edit had no area.
+
+    faces: each face of an edit of several; the other fields are those of the first one, but for the pasted photograph.
+    """
 
     bundle: str
     code: NamedCode
@@ -104,6 +107,7 @@ class Edited:
     losses: Losses | None = None
     rendering: Rendering = Rendering()
     area: AreaChange | None = None
+    faces: tuple[Edited, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,8 +73,10 @@ def why_left_out(content: Any) -> str | None:
     if not isinstance(content, dict) or not encoder_part(content):
         return None
     options = fields_of(content.get("opts"))
-    kind, inputs = str(options.get("encoder_type", "of unknown type")), options.get("input_nc", 3)
-    if options.get("learn_in_w") or "IntoW" in kind:
+    kind, inputs = str(options.get("encoder_type")), options.get("input_nc", 3)
+    if "encoder_type" not in options:
+        why = "the file does not say its type (opts.encoder_type)"
+    elif options.get("learn_in_w") or "IntoW" in kind:
         why = f"{kind} gives one w for all layers (into W)"
     elif inputs == 6 or "n_iters_per_batch" in options:
         why = f"{kind} is ReStyle's, which refines a code in several passes over photograph and picture"

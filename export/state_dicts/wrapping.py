@@ -17,7 +17,7 @@ from training.run_folders.checkpoint import CheckpointError
 
 ADDED = re.compile(r"(^|\.)(?:(?:module|_orig_mod)\.)+")
 COUNT_OF_AVERAGES = "n_averaged"  # a tensor that torch's AveragedModel adds beside `module.`
-AVERAGED = re.compile(r"ema|smooth|avg|average|running|shadow", re.IGNORECASE)
+AVERAGED = re.compile(r"(?<![a-z])ema(?![a-z])|smooth|avg|average|shadow", re.IGNORECASE)
 DEEPEST_MODULE = 16  # modules within modules
 DEEPEST_DICT = 4  # dicts around a state dict
 # A name that each family's network has, and none of another family.

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.bundle import FaceTemplate
-from serving.errors import FaceNotUsable, NoFace, NoSuchFace
+from serving.errors import FaceNotUsable, InvalidOption, NoFace, NoSuchFace
 from serving.jobs import Face
 from serving.photographs.alignment import (
     CORNERS,
@@ -212,6 +212,28 @@ def choose(found: Sequence[Detection], wanted: int | None, template: FaceTemplat
     if reason := why_unusable(found[number], template, resolution):
         raise FaceNotUsable(f"Face {number} of {len(found)}: {reason}")
     return number
+
+
+def choose_several(
+    found: Sequence[Detection],
+    wanted: Sequence[int] | None,
+    template: FaceTemplate,
+    resolution: int,
+    most: int,
+) -> list[int]:
+    """The numbers of the faces to edit, in order; `wanted` None: of all that can be edited, `most` at most.
+
+    Raises NoFace, NoSuchFace, FaceNotUsable; InvalidOption for more than `most`.
+    """
+    if wanted is not None:
+        numbers = sorted({choose(found, number, template, resolution) for number in wanted})
+    else:
+        usable = [n for n, face in enumerate(found) if not why_unusable(face, template, resolution)]
+        # Without any, the largest says why.
+        numbers = usable or [choose(found, None, template, resolution)]
+    if len(numbers) > most:
+        raise InvalidOption(f"{len(numbers)} faces; give at most {most} in one call, by their numbers.")
+    return numbers
 
 
 def why_unusable(face: Detection, template: FaceTemplate, resolution: int) -> str:

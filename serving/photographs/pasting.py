@@ -4,11 +4,13 @@ Two ways. `change`: adds what the edit changed (edited - reconstruction) to the 
 however small the generator's pictures are. Where very much changed, the photograph's detail belongs to what is no
 longer there, and is removed. `replace`: puts the generator's picture there, with its colours fitted to the
 photograph's. Both fade out around the face, or towards the edge of the square; beyond, the photograph is untouched.
+Where several results overlap, each counts as much as its own weight among theirs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -34,15 +36,52 @@ _BAND_PIXELS = 2**18
 _BLUR = 1.5  # standard deviation, in pixels of the square
 
 
-def paste_change(
-    photograph: Photograph, place: Similarity, reconstruction: Image, edited: Image, *, face: bool
-) -> None:
-    """Adds the difference of two pictures, uint8 [S, S, 3], to the photograph's square at `place`.
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A result to paste into a photograph.
 
-    face: the square is aligned to a face, and only that face changes.
+    place: the square that it was made from. before: the picture of the code before the edit, uint8 [S, S, 3]; None: no
+    change is pasted but `after` itself. after: the picture of the result, the same shape. face: the square is aligned
+    to a face, and only that face changes.
     """
+
+    place: Similarity
+    before: Image | None
+    after: Image
+    face: bool
+
+
+def paste(photograph: Photograph, patches: Sequence[Patch]) -> None:
+    """Pastes results into the photograph, in their order."""
+    for number, patch in enumerate(patches):
+        others = [other for n, other in enumerate(patches) if n != number]
+        mask = _share(patch, others) if others else soft_mask(len(patch.after), face=patch.face)
+        if patch.before is None:
+            _paste_picture(photograph, patch.place, patch.after, mask, face=patch.face)
+        else:
+            _paste_change(photograph, patch.place, patch.before, patch.after, mask)
+
+
+def _share(patch: Patch, others: Sequence[Patch]) -> Layers:
+    """The weight of a patch beside others, float32 [S, S, 1]: where they overlap, its part of the sum of all weights
+    times its own."""
+    side = len(patch.after)
+    own = soft_mask(side, face=patch.face)
+    at = (np.arange(side) + 0.5) / side
+    points = patch.place(np.stack(np.meshgrid(at, at), axis=-1))
+    total = own.copy()
+    for other in others:
+        x, y = np.moveaxis(other.place.inverse()(points), -1, 0)
+        total += _weight(x, y, face=other.face)[:, :, None]
+    share: Layers = own * np.divide(own, total, out=np.zeros_like(own), where=total > 0)
+    return share
+
+
+def _paste_change(
+    photograph: Photograph, place: Similarity, reconstruction: Image, edited: Image, mask: Layers
+) -> None:
+    """Adds the difference of two pictures, uint8 [S, S, 3], to the photograph's square at `place`."""
     before, after = reconstruction.astype(np.float32), edited.astype(np.float32)
-    mask = soft_mask(len(before), face=face)
     changed = _blurred(np.abs(after - before).mean(2, keepdims=True)) / np.float32(255)
     gone = _smooth_step((changed - _DETAIL_STAYS) / (_DETAIL_GOES - _DETAIL_STAYS)) * mask
     masked_change = (after - before) * mask
@@ -61,15 +100,12 @@ def paste_change(
         photograph.change(box, change, replaced)
 
 
-def paste_picture(
-    photograph: Photograph, place: Similarity, aligned: Image, picture: Image, *, face: bool
+def _paste_picture(
+    photograph: Photograph, place: Similarity, picture: Image, mask: Layers, *, face: bool
 ) -> None:
-    """Puts `picture` into the photograph's square at `place`.
-
-    aligned: the photograph's own pixels in that square; like `picture` uint8 [S, S, 3].
-    """
-    fitted = _fitted_colours(aligned.astype(np.float32), picture.astype(np.float32), face=face)
-    mask = soft_mask(len(picture), face=face)
+    """Puts `picture`, uint8 [S, S, 3], into the photograph's square at `place`."""
+    aligned = photograph.cut(place, len(picture)).astype(np.float32)
+    fitted = _fitted_colours(aligned, picture.astype(np.float32), face=face)
     layers = np.concatenate([fitted * mask, mask], axis=2)
     for box in _bands(photograph.covered(place)):
         spread = photograph.spread(place, layers, box)
@@ -111,12 +147,18 @@ def _tone(photograph: Photograph, box: Box) -> npt.NDArray[np.float32] | None:
 def soft_mask(side: int, *, face: bool) -> Layers:
     """The weight of the result, float32 [S, S, 1]: 1 in the middle (of the face), 0 at the square's edge."""
     at = (np.arange(side, dtype=np.float32) + 0.5) / side
-    inward = _smooth_step((np.minimum(at, 1 - at) - _EDGE) / _FADE)
-    mask: Layers = inward[:, None] * inward[None, :]
+    return _weight(at[None, :], at[:, None], face=face)[:, :, None]
+
+
+def _weight(x: npt.NDArray[Any], y: npt.NDArray[Any], *, face: bool) -> Layers:
+    """The weight of the result at points of its square, in fractions of its side: arrays that broadcast."""
+    inward_x, inward_y = (_smooth_step((np.minimum(at, 1 - at) - _EDGE) / _FADE) for at in (x, y))
+    weight: Layers = inward_x * inward_y
     if face:
-        x, y = ((at - middle) / axis for middle, axis in zip(_OVAL_MIDDLE, _OVAL_AXES, strict=True))
-        mask = mask * _smooth_step((1 - np.hypot(x[None, :], y[:, None])) / (1 - _OVAL_FULL))
-    return mask[:, :, None]
+        (middle_x, middle_y), (axis_x, axis_y) = _OVAL_MIDDLE, _OVAL_AXES
+        distance = np.hypot((x - middle_x) / axis_x, (y - middle_y) / axis_y)
+        weight = weight * _smooth_step((1 - distance) / (1 - _OVAL_FULL))
+    return weight
 
 
 def _fitted_colours(aligned: Layers, picture: Layers, *, face: bool) -> Layers:

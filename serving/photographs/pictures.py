@@ -7,6 +7,7 @@ square is resized with Lanczos.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -28,7 +29,7 @@ from serving.photographs.formats.loading import (
     turned_upright,
 )
 from serving.photographs.formats.metadata import Metadata, answered_metadata
-from serving.photographs.pasting import paste_change, paste_picture
+from serving.photographs.pasting import Patch, paste
 from serving.photographs.photograph import Photograph, flattened
 
 _COLOUR_MODES: dict[str, ColourMode] = {
@@ -74,10 +75,8 @@ class PictureReader:
         photograph = self._opened()
         return np.stack([photograph.cut(place, side, mirrored=False) for place in places])
 
-    def paste(
-        self, place: Similarity, before: Image | None, after: Image, output: OutputOptions, face: bool
-    ) -> EncodedPicture:
-        """The photograph with `after` pasted in, or, if `before` is given, with the change from `before` to `after`.
+    def paste(self, patches: Sequence[Patch], output: OutputOptions) -> EncodedPicture:
+        """The photograph with results pasted in.
 
         It keeps its own colours, transparency, bits and metadata, as far as the format has them and `output` says so.
         """
@@ -88,10 +87,7 @@ class PictureReader:
             photograph.lower = self._lower(photograph.picture, metadata)
         if _changes_colours(photograph, output):
             photograph, metadata = photograph.in_srgb(), replace(metadata, profile=b"")
-        if before is None:
-            paste_picture(photograph, place, photograph.cut(place, len(after)), after, face=face)
-        else:
-            paste_change(photograph, place, before, after, face=face)
+        paste(photograph, patches)
         return _answer(photograph, metadata, output)
 
     def _opened(self) -> Photograph:

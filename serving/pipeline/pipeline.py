@@ -7,7 +7,6 @@ Each method of Pipeline is one job: it checks what is asked for, then runs stage
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -19,57 +18,48 @@ from serving.call import Call
 from serving.deadline import Deadline
 from serving.errors import InvalidCode, InvalidOption, ShuttingDown
 from serving.jobs import (
+    Alignment,
     AlignOptions,
-    Area,
     Code,
-    CodeSource,
     DecodeJob,
     DiffuseJob,
     EditJob,
     EncodedPicture,
     FindFacesJob,
     Image,
+    ImageFormat,
     InterpolateJob,
     InvertJob,
     MixJob,
     NamedCode,
     Origin,
+    OutputOptions,
     RefineOptions,
-    Region,
     SampleJob,
     Source,
     WatchInvertJob,
 )
 from serving.photographs.areas import (
-    Mask,
-    area_change,
     blend,
-    picture_mask,
-    pixel_mse,
-    region_mask,
-    soften,
 )
 from serving.photographs.decoders import Decoders
 from serving.photographs.formats.encoding import check_output
 from serving.pipeline.bundles import ServedBundles
+from serving.pipeline.editing import Editor
 from serving.pipeline.edits import (
-    apply_edits,
     check_codes,
     check_edits,
     check_mixing,
     check_sampling,
-    cut_to_range,
     interpolate_codes,
     mix_codes,
 )
 from serving.pipeline.handles import CodeHandles, Codes
 from serving.pipeline.refinement import ProgressReports, RefineSettings, Report, no_report
-from serving.pipeline.rendering import Renderer, measure
+from serving.pipeline.rendering import Renderer
 from serving.pipeline.session import EditSessions, Receive, SendAnswer
 from serving.pipeline.stages import Aligned, Stages
-from serving.pipeline.warm_up import warm_up
 from serving.results import (
-    AreaChange,
     Decoded,
     Diffused,
     Edited,
@@ -113,6 +103,7 @@ class Pipeline:
         self.decoders = Decoders(settings, lambda reason: metrics.decoders_ended.labels(reason).inc())
         self._stages = Stages(backend, served, self.decoders, settings)
         self._renderer = Renderer(self._stages, metrics)
+        self._editor = Editor(self._stages, self._renderer, self._codes, settings.max_refine_steps)
 
     @property
     def bundles(self) -> Mapping[str, Bundle]:
@@ -134,8 +125,23 @@ class Pipeline:
         self.decoders.start()
         call = Call("warm-up", Deadline.after(self.settings.max_deadline_s))
         for bundle in self.bundles.values():
-            await warm_up(bundle, self._stages, self._renderer, call)
+            await self._warm_up(bundle, call)
         self._admission.open = True
+
+    async def _warm_up(self, bundle: Bundle, call: Call) -> None:
+        """Inverts a grey picture with one refinement step, looks for faces if the bundle has a detector, maps a
+        seed."""
+        side = bundle.resolution
+        grey = EncodedPicture(bytes([128]) * (side * side * 3), ImageFormat.RAW, side, side)
+        one_step = RefineSettings.resolve(RefineOptions(steps=1), bundle.refine, max_steps=1)
+        aligned = await self._stages.align(bundle, grey, AlignOptions(Alignment.CENTRE_CROP), call)
+        start, refined = await self._stages.find_code(bundle, aligned.image, one_step, call)
+        await self._renderer.render_refined(
+            bundle, aligned, start, refined, refined.code, OutputOptions(), call
+        )
+        if bundle.face is not None:
+            await self._stages.find_faces(bundle, grey, call)
+        await self._stages.map(bundle, (0,), 1.0, call)
 
     async def healthy(self) -> bool:
         """Whether a request that is sent now would be served."""
@@ -189,9 +195,7 @@ class Pipeline:
             check_edits(options.edits, bundle, self.settings.max_edits)
             if options.area is not None and self._refine_settings(options.refine, bundle).steps == 0:
                 raise InvalidOption("An area needs refinement; give refine.steps of 1 or more, or no area.")
-            if isinstance(job.source, EncodedPicture):
-                return await self._edit_picture(bundle, job, job.source, call)
-            return await self._edit_code(bundle, job, job.source, call)
+            return await self._editor.edit(bundle, job, call)
 
     async def edit_session(self, receive: Receive, send: SendAnswer, call: Call) -> None:
         """Edits one source again and again, as requests come (session.py)."""
@@ -256,15 +260,15 @@ class Pipeline:
             check_output(output)
             settings = self._refine_settings(job.refine, bundle)
             target = await self._stages.align(bundle, job.target, AlignOptions(job.align.alignment), call)
-            mask = await self._mask(bundle, job.area, target.origin, call)
+            mask = await self._stages.mask(bundle, job.area, target.origin, call)
             context = await self._stages.align(bundle, job.context, job.align, call)
             both = Aligned(blend(target.image, context.image, mask), context.origin)
             start, refined = await self._stages.find_code(bundle, both.image, settings, call, mask=mask)
-            score, losses, rendering = await self._renderer.render_refined(
+            rendered = await self._renderer.render_refined(
                 bundle, both, start, refined, refined.code, output, call, mask=mask
             )
             named = self._codes.name(refined.code, bundle, output, call)
-            return Diffused(bundle.name, named, score, losses, rendering)
+            return Diffused(bundle.name, named, rendered.score, rendered.losses, rendered.rendering)
 
     async def decode(self, job: DecodeJob, call: Call) -> Decoded:
         """Codes -> pictures, in their order."""
@@ -305,84 +309,11 @@ class Pipeline:
     ) -> Inversion:
         aligned = await self._stages.align(bundle, job.picture, job.align, call)
         start, refined = await self._stages.find_code(bundle, aligned.image, settings, call, report=report)
-        score, losses, rendering = await self._renderer.render_refined(
+        rendered = await self._renderer.render_refined(
             bundle, aligned, start, refined, refined.code, job.output, call
         )
         named = self._codes.name(refined.code, bundle, job.output, call)
-        return Inversion(bundle.name, named, score, losses, rendering)
-
-    async def _edit_picture(
-        self, bundle: Bundle, job: EditJob, picture: EncodedPicture, call: Call
-    ) -> Edited:
-        options = job.options
-        settings = self._refine_settings(options.refine, bundle)
-        aligned = await self._stages.align(bundle, picture, options.align, call)
-        mask = await self._edit_mask(bundle, options.area, aligned.origin, call)
-        # With an area a second refinement follows: the first may take half of the time.
-        reserve_s = 0.0 if mask is None else call.deadline.remaining_s / 2
-        start, refined = await self._stages.find_code(
-            bundle, aligned.image, settings, call, extra_reserve_s=reserve_s
-        )
-        code, change = await self._apply(bundle, refined.code, job, mask, call)
-        score, losses, rendering = await self._renderer.render_refined(
-            bundle, aligned, start, refined, code, options.output, call, edited=True
-        )
-        named = self._codes.name(code, bundle, options.output, call)
-        source = self._codes.name(refined.code, bundle, options.output, call)
-        return Edited(bundle.name, named, source, score, losses, rendering, change)
-
-    async def _edit_code(self, bundle: Bundle, job: EditJob, source: CodeSource, call: Call) -> Edited:
-        options = job.options
-        mask = await self._edit_mask(bundle, options.area, job.origin, call)
-        before = self._codes.read_one(source, bundle, call)
-        code, change = await self._apply(bundle, before, job, mask, call)
-        score, rendering = await self._renderer.render_code(
-            bundle, code, before, job.origin, options.output, call
-        )
-        named = self._codes.name(code, bundle, options.output, call)
-        named_source = self._codes.name_source(before, source, bundle, options.output, call)
-        return Edited(bundle.name, named, named_source, score, None, rendering, change)
-
-    async def _apply(
-        self, bundle: Bundle, source: Code, job: EditJob, mask: Mask | None, call: Call
-    ) -> tuple[Code, AreaChange | None]:
-        """Applies the job's edits to a code; with a mask, so that the picture changes only inside it.
-
-        For that a code is refined towards the edited picture inside the mask and the source's picture outside
-        (Image2StyleGAN++, Abdal et al. 2020), from whichever of the two codes is nearer.
-        """
-        with call.during("edit"):
-            edits = job.options.edits
-            edited = apply_edits(
-                source, cut_to_range(edits, bundle) if job.options.within_range else edits, bundle
-            )
-        if mask is None:
-            return edited, None
-        settings = self._refine_settings(job.options.refine, bundle)
-        before, unrestricted = await self._stages.generate(bundle, np.stack([source, edited]), call)
-        wanted = blend(unrestricted, before, mask)
-        if np.array_equal(wanted, unrestricted):
-            # The edit changes nothing outside the mask.
-            settings = replace(settings, steps=0)
-        start, start_image = edited, unrestricted
-        if pixel_mse(before, wanted) < pixel_mse(unrestricted, wanted):
-            start, start_image = source, before
-        refined = await self._stages.refine(bundle, start, wanted, settings, call)
-        (after,) = await self._stages.generate(bundle, refined.code[None], call)
-        losses = measure(wanted, start_image, after, refined, None)
-        return refined.code, area_change(before, unrestricted, after, mask, losses)
-
-    async def _edit_mask(
-        self, bundle: Bundle, area: Area | None, origin: Origin | None, call: Call
-    ) -> Mask | None:
-        """The mask of an edit's area, with soft edges."""
-        return None if area is None else soften(await self._mask(bundle, area, origin, call))
-
-    async def _mask(self, bundle: Bundle, area: Area, origin: Origin | None, call: Call) -> Mask:
-        """The mask of an area on the encoder's square. origin: the photograph that a mask picture may belong to."""
-        if isinstance(area, Region):
-            return region_mask(area, bundle.resolution)
-        return picture_mask(await self._stages.cut_mask(bundle, area, origin, call))
+        return Inversion(bundle.name, named, rendered.score, rendered.losses, rendered.rendering)
 
     async def _code_of(
         self, source: Source, settings: RefineSettings, align: AlignOptions, bundle: Bundle, call: Call

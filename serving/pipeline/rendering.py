@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 from serving.bundle import Bundle
 from serving.call import Call
 from serving.errors import InvalidOption
-from serving.jobs import Code, EncodedPicture, Image, Origin, OutputOptions, Pasting
+from serving.jobs import Alignment, Code, EncodedPicture, Image, Origin, OutputOptions, Pasting
+from serving.photographs.alignment import Similarity
 from serving.photographs.areas import Mask, pixel_mse
+from serving.photographs.pasting import Patch
 from serving.pipeline.refinement import Refinement
 from serving.pipeline.stages import Aligned, Stages
 from serving.results import Losses, Rendering
 from serving.telemetry.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A code that was made from a picture: its domain score, how refinement went, its pictures, and what to paste."""
+
+    score: float
+    losses: Losses
+    rendering: Rendering
+    patch: Patch
 
 
 class Renderer:
@@ -32,8 +47,8 @@ class Renderer:
         *,
         mask: Mask | None = None,
         edited: bool = False,
-    ) -> tuple[float, Losses, Rendering]:
-        """Renders a code that was made from a picture: its domain score, how refinement went, and the pictures.
+    ) -> Rendered:
+        """Renders a code that was made from a picture.
 
         start: the encoder's code. code: the refined code, or, if `edited`, what edits made of it. mask: the part of
         the aligned picture that counts in the losses. Raises InvalidOption, and what the back end raises.
@@ -48,10 +63,11 @@ class Renderer:
         ]
         image, aligned_image, start_image = await self._stages.encode_wanted(wanted, output, call)
         before = images[1] if edited else None
-        pasted = await self.paste(aligned.origin, before, images[2], output, call)
+        patch = _patch(aligned.origin, before, images[2])
+        pasted = await self.paste_all(aligned.origin.picture, [patch], output, call)
         rendering = Rendering(image, aligned_image, start_image, pasted, aligned.origin.placement)
         self._stages.answer_s.add(call.deadline.clock.now() - begun_s)
-        return score, measure(aligned.image, images[0], images[1], refined, mask), rendering
+        return Rendered(score, measure(aligned.image, images[0], images[1], refined, mask), rendering, patch)
 
     async def render_code(
         self,
@@ -88,12 +104,27 @@ class Renderer:
                 "There is no photograph to paste into, as a code is edited; send the picture, or send it to an edit "
                 "session, which keeps it."
             )
-        if output.pasting is Pasting.CHANGE and before is None:
+        return await self.paste_all(origin.picture, [_patch(origin, before, after)], output, call)
+
+    async def paste_all(
+        self, picture: EncodedPicture, patches: Sequence[Patch], output: OutputOptions, call: Call
+    ) -> EncodedPicture | None:
+        """The same for several results of one photograph."""
+        if not output.pasted:
+            return None
+        if output.pasting is Pasting.CHANGE and any(patch.before is None for patch in patches):
             raise InvalidOption(
                 "Nothing is edited whose change could be pasted; ask for the pasting replace."
             )
-        base = None if output.pasting is Pasting.REPLACE else before
-        return await self._stages.pasted_picture(origin, base, after, output, call)
+        if output.pasting is Pasting.REPLACE:
+            patches = [replace(patch, before=None) for patch in patches]
+        return await self._stages.pasted_picture(picture, patches, output, call)
+
+
+def _patch(origin: Origin, before: Image | None, after: Image) -> Patch:
+    placement = origin.placement
+    place = Similarity.of_corners(placement.corners)
+    return Patch(place, before, after, placement.alignment is Alignment.FACE)
 
 
 def measure(aligned: Image, start: Image, final: Image, refined: Refinement, mask: Mask | None) -> Losses:

@@ -21,6 +21,7 @@ from serving.errors import InvalidOption, about
 from serving.jobs import (
     Alignment,
     AlignOptions,
+    Area,
     Code,
     EncodedPicture,
     Image,
@@ -28,11 +29,22 @@ from serving.jobs import (
     Origin,
     OutputOptions,
     Placement,
+    Region,
 )
 from serving.photographs.alignment import Similarity, centred_square, corners_agree, face_square
+from serving.photographs.areas import Mask, picture_mask, region_mask
 from serving.photographs.decoders import Decoders, OpenPicture
-from serving.photographs.faces import Detect, Detection, as_face, choose, find_faces, refine_landmarks
+from serving.photographs.faces import (
+    Detect,
+    Detection,
+    as_face,
+    choose,
+    choose_several,
+    find_faces,
+    refine_landmarks,
+)
 from serving.photographs.formats.encoding import encode_picture
+from serving.photographs.pasting import Patch
 from serving.photographs.pictures import PictureReader
 from serving.pipeline.bundles import ServedBundles
 from serving.pipeline.edits import gaussian_inputs, truncate
@@ -74,6 +86,10 @@ class Stages:
         Raises InvalidPicture, PictureTooLarge, InvalidOption, NoFace, NoSuchFace, FaceNotUsable, and what the back
         end raises.
         """
+        if options.several:
+            raise InvalidOption(
+                "align.faces and align.all_faces count in an Edit of a picture only; give align.face."
+            )
         with call.during("align") as timer:
             kind = _alignment(bundle, options)
             self.check_room(bundle, "encoder")
@@ -87,7 +103,13 @@ class Stages:
                         return await self._align_face(bundle, picture, opened, size, options, call, timer)
                 return await self._centre_square(bundle, picture, opened)
 
-    async def cut_mask(
+    async def mask(self, bundle: Bundle, area: Area, origin: Origin | None, call: Call) -> Mask:
+        """The mask of an area on the encoder's square. origin: the photograph that a mask picture may belong to."""
+        if isinstance(area, Region):
+            return region_mask(area, bundle.resolution)
+        return picture_mask(await self._cut_mask(bundle, area, origin, call))
+
+    async def _cut_mask(
         self, bundle: Bundle, mask: EncodedPicture, origin: Origin | None, call: Call
     ) -> Image:
         """Cuts a mask to the encoder's square, uint8 [H, W, 3]. Raises InvalidPicture, PictureTooLarge.
@@ -134,10 +156,49 @@ class Stages:
         timer: StageTimer,
     ) -> Aligned:
         assert bundle.face is not None, "_alignment has checked it"
-        template, side = bundle.face, bundle.resolution
         detect, input_side = self._detector(bundle, opened, call, timer)
         found = await find_faces(detect, *size, input_side)
-        number = choose(found, options.face, template, side)
+        number = choose(found, options.face, bundle.face, bundle.resolution)
+        return await self._cut_face(bundle, picture, opened, size, found, number, detect, input_side)
+
+    async def align_faces(
+        self, bundle: Bundle, picture: EncodedPicture, options: AlignOptions, call: Call
+    ) -> list[Aligned]:
+        """Cuts the squares of several faces out of a picture, in the order of `find_faces`.
+
+        Raises what `align` raises.
+        """
+        with call.during("align") as timer:
+            if options.face is not None or (options.faces and options.all_faces):
+                raise InvalidOption("Give one of align.face, align.faces and align.all_faces.")
+            if _alignment(bundle, options) is not Alignment.FACE or bundle.face is None:
+                raise InvalidOption("align.faces and align.all_faces count with the alignment by faces only.")
+            self.check_room(bundle, "encoder")
+            async with self._decoders.open(picture, whole=True) as opened:
+                timer.queued_s += opened.queued_s
+                size = await opened.run(PictureReader.size)
+                detect, input_side = self._detector(bundle, opened, call, timer)
+                found = await find_faces(detect, *size, input_side)
+                wanted = None if options.all_faces else options.faces
+                most = self._settings.max_codes
+                return [
+                    await self._cut_face(bundle, picture, opened, size, found, number, detect, input_side)
+                    for number in choose_several(found, wanted, bundle.face, bundle.resolution, most)
+                ]
+
+    async def _cut_face(
+        self,
+        bundle: Bundle,
+        picture: EncodedPicture,
+        opened: OpenPicture,
+        size: tuple[int, int],
+        found: Sequence[Detection],
+        number: int,
+        detect: Detect,
+        input_side: int,
+    ) -> Aligned:
+        assert bundle.face is not None, "_alignment has checked it"
+        template, side = bundle.face, bundle.resolution
         face = found[number]
         square = face_square(face.landmarks, template)
         if corners_agree(square, centred_square(*size), template.tolerance):
@@ -176,15 +237,13 @@ class Stages:
         return Aligned(image, Origin(picture, _placement(Alignment.CENTRE_CROP, place, width, height)))
 
     async def pasted_picture(
-        self, origin: Origin, before: Image | None, after: Image, output: OutputOptions, call: Call
+        self, picture: EncodedPicture, patches: Sequence[Patch], output: OutputOptions, call: Call
     ) -> EncodedPicture:
-        """The photograph with `after` pasted in, or, if `before` is given, with the change from `before` to `after`."""
-        place = Similarity.of_corners(origin.placement.corners)
-        face = origin.placement.alignment is Alignment.FACE
+        """A photograph with results pasted in."""
         with call.during("image") as timer:
-            async with self._decoders.open(origin.picture, whole=True, answer=output) as opened:
+            async with self._decoders.open(picture, whole=True, answer=output) as opened:
                 timer.queued_s += opened.queued_s
-                return await opened.run(PictureReader.paste, place, before, after, output, face)
+                return await opened.run(PictureReader.paste, list(patches), output)
 
     async def find_code(
         self,

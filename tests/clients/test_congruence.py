@@ -109,6 +109,10 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "paste an edit": lambda client: client.edit(
         HOPPER, smile=1.5, steps=0, include_pasted=True, align=indomain.Align("face", face=0)
     ),
+    "edit all faces": lambda client: client.edit(
+        HOPPER, smile=1.5, steps=0, include_pasted=True, align=indomain.Align(face="all")
+    ),
+    "edit faces by number": lambda client: client.edit(HOPPER, smile=1.5, align=indomain.Align(face=[0])),
     "paste a way": lambda client: client.interpolate(
         HOPPER, PORTRAIT, 2, steps=0, include_pasted=True, pasting="replace"
     ),

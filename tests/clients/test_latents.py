@@ -173,7 +173,7 @@ def test_a_code_of_another_generator_is_told(client: indomain.Client, tmp_path: 
         for code in (own, refined):
             np.save(tmp_path / "own.npy", code)
             indomain.load_code(tmp_path / "own.npy", client)
-    np.save(tmp_path / "other.npy", np.random.default_rng(0).permutation(own.T).T * 3.0)
+    np.save(tmp_path / "other.npy", 100.0 * np.random.default_rng(0).standard_normal(own.shape))
     with pytest.warns(indomain.ForeignCodeWarning, match="another generator"):
         indomain.load_code(tmp_path / "other.npy", client)
 

@@ -370,6 +370,16 @@ def test_a_face_is_chosen_edited_and_seen_in_its_photograph(
     assert changed.size > 0
     assert changed.max() < 0.6 * change.size, "the smaller face, on the left, and that one alone"
 
+    everybody = downloaded(page, "#download-everybody")
+    with (
+        Image.open(io.BytesIO(everybody)) as edited_photograph,
+        Image.open(io.BytesIO(two_people())) as taken,
+    ):
+        change = np.abs(np.asarray(edited_photograph, float) - np.asarray(taken, float)).mean(axis=(0, 2))
+    changed = np.flatnonzero(change > 0.5)
+    assert changed.min() < 0.4 * change.size
+    assert changed.max() > 0.6 * change.size
+
 
 # --- what goes wrong ---------------------------------------------------------------------------------
 

@@ -1,9 +1,8 @@
 """A generator of another project, run by that project's own code: saves it as that project does, and draws with it.
 
 `python draw_with_original.py FORMAT WORK_TREE FOLDER` writes FOLDER/network.* and FOLDER/pictures.pt, for an encoder
-in a file of its own FOLDER/encoder.pth too. It is a process
-of its own (`test_originals.py` starts it) since those projects have modules called `training` and `models` too, and it
-imports nothing of ours.
+in a file of its own FOLDER/encoder.pth too. It is a process of its own (`test_originals.py` starts it) since those
+projects have modules called `training` and `models` too. It imports nothing of ours but what writes foreign pickles.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 SIZE, CODE, Z, DEPTH = 32, 24, 24, 4
 CHANNELS = {4: 20, 8: 16, 16: 12, 32: 8, 64: 8, 128: 8, 256: 8}
+LABELS, LABEL = 5, 3
 PICTURES = 10
 SAMPLES = 10_000  # of the mean code
 # Parts of names of tensors that training never changes.
@@ -95,6 +95,18 @@ def rosinality_trained(file: Path) -> None:
     save_and_draw(file, content, *rosinality_pictures(g_ema))
 
 
+@torch.no_grad()
+def rosinality_without_noises(file: Path) -> None:
+    """As its first version saved: without noise maps. Drawn with those that our import makes."""
+    _, _, g_ema = rosinality_networks()
+    state = {name: value for name, value in g_ema.state_dict().items() if not name.startswith("noises.")}
+    random = torch.Generator().manual_seed(0)
+    sides = [4] + [side for side in (8, 16, 32) for _ in range(2)]
+    noise = [torch.randn(1, 1, side, side, generator=random) for side in sides]
+    z = torch.randn(PICTURES, g_ema.style_dim)
+    save_and_draw(file, {"g_ema": state}, z, g_ema([z], noise=noise)[0])
+
+
 def rosinality_converted(file: Path) -> None:
     """As `convert_weight.py` saves NVIDIA's older networks."""
     g, d, g_ema = rosinality_networks()
@@ -144,15 +156,15 @@ def pyramid(file: Path, kind: str) -> None:
 # --- NVlabs/stylegan2-ada-pytorch -----------------------------------------------------------------------------------
 
 
-def nvidia(file: Path) -> None:
-    """As `train.py` saves: whole networks, pickled with their source code."""
+def nvidia_networks(labels: int, channels: int) -> dict[str, nn.Module]:
+    """G, D, G_ema and the augmentation, of G_ema the weights are random and the mean code is its own."""
     sys.modules.setdefault("requests", types.ModuleType("requests"))  # only its downloads need it
     import dnnlib  # type: ignore[import-not-found]
 
     half = {"num_fp16_res": 4, "conv_clamp": 256}
     synthesis = dnnlib.EasyDict(channel_base=256, channel_max=20, fp16_channels_last=True, **half)
     mapping = dnnlib.EasyDict(num_layers=DEPTH)
-    common = {"c_dim": 0, "img_resolution": SIZE, "img_channels": 3}
+    common = {"c_dim": labels, "img_resolution": SIZE, "img_channels": channels}
     make = dnnlib.util.construct_class_by_name
     G, G_ema = (
         randomise(
@@ -173,20 +185,61 @@ def nvidia(file: Path) -> None:
         channel_max=20,
         block_kwargs=dnnlib.EasyDict(),
         epilogue_kwargs=dnnlib.EasyDict(mbstd_group_size=4),
+        mapping_kwargs=dnnlib.EasyDict(),
         **half,
         **common,
     )
     augment_pipe = make(class_name="training.augment.AugmentPipe", xflip=1, rotate90=1, imgfilter=1)
     with torch.no_grad():
-        G_ema.mapping.w_avg.copy_(G_ema.mapping(torch.randn(SAMPLES, Z), None)[:, 0].mean(0))
-    content = {"training_set_kwargs": {"class_name": "training.dataset.ImageFolderDataset", "xflip": False}}
-    for name, module in {"G": G, "D": D, "G_ema": G_ema, "augment_pipe": augment_pipe}.items():
+        c = one_hot(SAMPLES, labels)
+        G_ema.mapping.w_avg.copy_(G_ema.mapping(torch.randn(SAMPLES, Z), c)[:, 0].mean(0))
+    return {"G": G, "D": D, "G_ema": G_ema, "augment_pipe": augment_pipe}
+
+
+def one_hot(count: int, labels: int) -> Tensor | None:
+    """The label LABEL for each of some pictures; None where there are no classes."""
+    return torch.eye(labels)[LABEL].expand(count, -1) if labels else None
+
+
+def on_white(pictures: Tensor) -> Tensor:
+    """RGB pictures as they are, grey ones three times, and RGBA ones on white."""
+    if pictures.shape[1] < 4:
+        return pictures.expand(-1, 3, -1, -1)
+    opacity = (pictures[:, 3:] / 2 + 0.5).clamp(0, 1)
+    return pictures[:, :3] * opacity + (1 - opacity)
+
+
+@torch.no_grad()
+def nvidia_pictures(file: Path, generator: nn.Module, labels: int) -> None:
+    """Writes pictures of random z by NVIDIA's own generator."""
+    z = torch.randn(PICTURES, Z)
+    images = generator(z, one_hot(PICTURES, labels), noise_mode="const", force_fp32=True)
+    torch.save({"z": z, "images": on_white(images)}, file.with_name("pictures.pt"))
+
+
+def nvidia(file: Path, labels: int = 0, channels: int = 3) -> None:
+    """As `train.py` saves: whole networks, pickled with their source code."""
+    content: dict[str, Any] = {"training_set_kwargs": {"class_name": "training.dataset.ImageFolderDataset"}}
+    networks = nvidia_networks(labels, channels)
+    for name, module in networks.items():
         content[name] = copy.deepcopy(module).eval().requires_grad_(False).cpu()
     file.with_suffix(".pkl").write_bytes(pickle.dumps(content))
-    z = torch.randn(PICTURES, Z)
-    with torch.no_grad():
-        images = G_ema(z, None, noise_mode="const", force_fp32=True)
-    torch.save({"z": z, "images": images}, file.with_name("pictures.pt"))
+    nvidia_pictures(file, networks["G_ema"], labels)
+
+
+def tensorflow_stylegan2(file: Path, labels: int = 0) -> None:
+    """A pickle of TensorFlow's code, and the network that NVIDIA's own converter makes of it."""
+    from tests.export.foreign_pickles import stylegan2_variables, tensorflow
+
+    variables = stylegan2_variables(nvidia_networks(labels, 3)["G_ema"].state_dict())
+    shape = {"latent_size": Z, "dlatent_size": CODE, "mapping_fmaps": CODE, "mapping_layers": DEPTH}
+    widths = {"resolution": SIZE, "num_channels": 3, "label_size": labels, "fmap_base": 128, "fmap_max": 20}
+    file.with_suffix(".pkl").write_bytes(tensorflow(4, *variables, **shape, **widths))
+    import legacy  # type: ignore[import-not-found]
+
+    with file.with_suffix(".pkl").open("rb") as stream:
+        _, _, smooth = legacy._LegacyUnpickler(stream).load()
+    nvidia_pictures(file, legacy.convert_tf_generator(smooth), labels)
 
 
 # --- genforce/genforce ----------------------------------------------------------------------------------------------
@@ -230,6 +283,28 @@ def genforce_stylegan1(file: Path, size: int, fmaps_max: int) -> None:
     save_and_draw(file, {"models": {"generator_smooth": generator.state_dict()}}, z, images)
 
 
+@torch.no_grad()
+def tensorflow_stylegan1(file: Path, size: int) -> None:
+    """A pickle of TensorFlow's code with the variables that GenForce names for its own network."""
+    from models import build_generator
+
+    from tests.export.foreign_pickles import tensorflow
+
+    generator = randomise(build_generator("stylegan", resolution=size, fmaps_max=32))
+    z = torch.randn(PICTURES, 512)
+    generator.truncation.w_avg.copy_(generator.mapping(torch.randn(SAMPLES, 512))["w"].mean(0))
+    variables: dict[str, dict[str, Any]] = {"truncation": {}, "mapping": {}, "synthesis": {}}
+    state = generator.state_dict()
+    for ours, theirs in generator.pth_to_tf_var_mapping.items():
+        value = state[ours].numpy()
+        if value.ndim == 4 and theirs.endswith("weight"):
+            value = value.transpose(2, 3, 1, 0)
+        variables[ours.split(".")[0]][theirs] = value.T if value.ndim == 2 else value
+    file.with_suffix(".pkl").write_bytes(tensorflow(3, *variables.values(), resolution=size))
+    images = torch.cat([generator(one[None])["image"] for one in z])
+    torch.save({"z": z, "images": images}, file.with_name("pictures.pt"))
+
+
 # --- genforce/idinvert_pytorch --------------------------------------------------------------------------------------
 
 
@@ -260,8 +335,16 @@ def idinvert(file: Path, size: int, fmaps_max: int, encoder_max: int) -> None:
 FORMATS: dict[str, Callable[[Path], None]] = {
     "rosinality, trained": rosinality_trained,
     "rosinality, converted": rosinality_converted,
+    "rosinality without noise maps": rosinality_without_noises,
     "pSp": psp,
     "NVIDIA": nvidia,
+    "NVIDIA, conditional on classes": lambda file: nvidia(file, labels=LABELS),
+    "NVIDIA, grey": lambda file: nvidia(file, channels=1),
+    "NVIDIA, RGBA": lambda file: nvidia(file, channels=4),
+    "StyleGAN2 of TensorFlow": tensorflow_stylegan2,
+    "StyleGAN2-ADA of TensorFlow, conditional": lambda file: tensorflow_stylegan2(file, labels=LABELS),
+    "StyleGAN of TensorFlow": lambda file: tensorflow_stylegan1(file, 32),
+    "StyleGAN of TensorFlow, 128 pixels": lambda file: tensorflow_stylegan1(file, 128),
     "GenForce": genforce,
     "GenForce, w per layer": lambda file: genforce(file, repeat_w=False),
     "GenForce StyleGAN1": lambda file: genforce_stylegan1(file, 128, 32),
@@ -275,5 +358,6 @@ FORMATS: dict[str, Callable[[Path], None]] = {
 if __name__ == "__main__":
     chosen, work_tree, folder = sys.argv[1:]
     sys.path.insert(0, work_tree)  # before everything else, this folder's and any installed `training`
+    sys.path.append(str(Path(__file__).parents[2]))  # for tests.export
     torch.manual_seed(1)
     FORMATS[chosen](Path(folder) / "network")

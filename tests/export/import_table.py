@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 import indomain
 from export.__main__ import main as export
@@ -27,6 +26,7 @@ from training.run_folders.json_files import read_config
 PORTRAIT = Path(__file__).parents[2] / "clients/python/examples/portrait.png"
 HEAD = "| file | tensors read | pictures differ by at most | edit |\n| --- | --- | --- | --- |"
 SEED = 3
+DIRECTION = "sefa-0-3-1"
 
 
 def load(run: Path) -> Generator:
@@ -88,9 +88,10 @@ def changed_by_edit(repository: Path) -> float:
     Raises RuntimeError where a picture is not RGB of 32 pixels, or shows nothing.
     """
     with indomain.Client(":embedded:", model_repository=repository) as client:
-        plain = client.edit(PORTRAIT, {"sefa-0-3-1": 0.0}).image
-        edited = client.edit(PORTRAIT, {"sefa-0-3-1": 2.0}).image
-    before, after = (np.asarray(Image.fromarray(np.asarray(image)), np.float32) for image in (plain, edited))
+        pictures = [
+            client.edit(PORTRAIT, indomain.Edit(DIRECTION, strength)).image for strength in (0.0, 1.0)
+        ]
+    before, after = (np.asarray(picture, np.float32) for picture in pictures)
     if after.shape != (32, 32, 3) or after.std() < 1:
         raise RuntimeError(f"the edited picture has shape {after.shape} and deviation {after.std():.2f}")
     return float(np.abs(after - before).mean())
@@ -108,4 +109,6 @@ def row(name: str) -> str:
 
 
 if __name__ == "__main__":
-    print(HEAD, *(row(name) for name in sys.argv[1:] or VARIANTS), sep="\n", flush=True)
+    print(HEAD)
+    for chosen in sys.argv[1:] or VARIANTS:
+        print(row(chosen), flush=True)

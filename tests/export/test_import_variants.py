@@ -225,3 +225,9 @@ def test_several_networks_of_equal_rank_are_an_error(
 
 def test_channels_that_are_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "draws 2 maps" in refused(tmp_path, saved(nvidia(drawn=2).state), capsys)
+
+
+def test_the_documents_have_a_row_for_each_file() -> None:
+    text = (Path(__file__).parents[2] / "docs/export.md").read_text()
+    for name, make in VARIANTS.items():
+        assert f"| {name} | {make().keys} | " in text

@@ -28,8 +28,16 @@ MEAN_CODE_TOLERANCE = 0.1  # of a mean over 10,000 codes, in standard deviations
 WORK_TREES = {
     "rosinality, trained": "stylegan2-pytorch",
     "rosinality, converted": "stylegan2-pytorch",
+    "rosinality without noise maps": "stylegan2-pytorch",
     "pSp": "stylegan2-pytorch",
     "NVIDIA": "stylegan2-ada-pytorch",
+    "NVIDIA, conditional on classes": "stylegan2-ada-pytorch",
+    "NVIDIA, grey": "stylegan2-ada-pytorch",
+    "NVIDIA, RGBA": "stylegan2-ada-pytorch",
+    "StyleGAN2 of TensorFlow": "stylegan2-ada-pytorch",
+    "StyleGAN2-ADA of TensorFlow, conditional": "stylegan2-ada-pytorch",
+    "StyleGAN of TensorFlow": "genforce",
+    "StyleGAN of TensorFlow, 128 pixels": "genforce",
     "GenForce": "genforce",
     "GenForce, w per layer": "genforce",
     "GenForce StyleGAN1": "genforce",
@@ -39,7 +47,14 @@ WORK_TREES = {
     "pSp with its encoder": "pixel2style2pixel",
     "e4e with its encoder": "encoder4editing",
 }
-NO_MEAN_CODE = {"rosinality, trained", "idinvert", "idinvert, as published"}
+CONDITIONAL = {"NVIDIA, conditional on classes", "StyleGAN2-ADA of TensorFlow, conditional"}
+LABEL = "3"
+NO_MEAN_CODE = CONDITIONAL | {
+    "rosinality, trained",
+    "rosinality without noise maps",
+    "idinvert",
+    "idinvert, as published",
+}
 
 pytestmark = [
     pytest.mark.slow,
@@ -58,7 +73,8 @@ def test_pictures_are_those_of_the_original(tmp_path: Path, chosen: str) -> None
     (file,) = tmp_path.glob("network.*")
     for part in [file, *tmp_path.glob("encoder.pth")]:
         with torch.enable_grad():
-            assert main(["import", str(part), "--to", str(tmp_path / "run")]) == 0
+            label = ["--label", LABEL] if chosen in CONDITIONAL else []
+            assert main(["import", str(part), "--to", str(tmp_path / "run"), *label]) == 0
     meta = load_meta(tmp_path / "run")
     generator = Generator(read_config(GeneratorConfig, meta["generator"])).eval()
     load_network(tmp_path / "run", "generator", generator)

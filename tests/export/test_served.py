@@ -17,6 +17,8 @@ from tests.export.foreign_pyramid import content_of, encoder_state
 from tests.export.foreign_stylegan1 import generator as stylegan1
 from tests.export.foreign_stylegan1 import idinvert_encoder
 from tests.export.foreign_stylegan2 import CODE, FORMATS
+from tests.export.foreign_variants import VARIANTS
+from tests.export.import_table import SEED, changed_by_edit, make_bundle
 from training.__main__ import main as training
 
 PORTRAIT = Path(__file__).parents[2] / "clients/python/examples/portrait.png"
@@ -62,3 +64,11 @@ def test_a_format_is_served(tmp_path: Path, name: str) -> None:
     with Image.open(out) as edited:
         assert edited.size == (32, 32)
         assert np.asarray(edited).std() > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_file_as_people_have_it_is_served(tmp_path: Path, name: str) -> None:
+    torch.manual_seed(SEED)
+    _, repository = make_bundle(VARIANTS[name](), tmp_path)
+    assert changed_by_edit(repository) > 0.1

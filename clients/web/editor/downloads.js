@@ -29,9 +29,11 @@ export class Downloads {
     if (!source) return;
     ask(/** @type {HTMLDialogElement} */ (byId("download-dialog")), (close) => {
       byId("download-photograph").hidden = !source.isPart;
+      byId("download-everybody").hidden = source.faces < 2;
       byId("download-close").onclick = () => close(null);
       byId("download-picture").onclick = () => (close(null), this.#savePicture(source, this.editing.edits).catch(this.onError));
-      byId("download-photograph").onclick = () => (close(null), this.#savePhotograph(source, this.editing.edits).catch(this.onError));
+      byId("download-photograph").onclick = () => (close(null), this.#savePhotograph(source, this.editing.edits, source.align).catch(this.onError));
+      byId("download-everybody").onclick = () => (close(null), this.#savePhotograph(source, this.editing.edits, { all_faces: true }).catch(this.onError));
       byId("download-edit").onclick = () => (close(null), save(editFile(source, this.editing.edits), `${source.name}.edit.json`));
     });
   }
@@ -47,11 +49,12 @@ export class Downloads {
   }
 
   /**
-   * The photograph with the edited face in its place, in the photograph's own size.
+   * The photograph with the edited face in its place, or with all faces, in the photograph's own size.
    * @param {Source} source
    * @param {Edits} edits
+   * @param {import("../state/messages.js").Align | undefined} align  which faces are edited
    */
-  async #savePhotograph({ photograph, bundle, align, name }, edits) {
+  async #savePhotograph({ photograph, bundle, name }, edits, align) {
     if (!photograph) return;
     const picture = { data: await photographBase64(photograph) };
     const body = { bundle: bundle.name, picture, align, ...encodedEdits(edits), output: { include_pasted: true } };

@@ -13,9 +13,9 @@
  * @typedef {{bundles: Bundle[], limits: Limits, server_version: string}} Bundles
  * @typedef {{code: Code & {handle?: string}, domain_score: number, bundle: string, image?: EncodedPicture,
  *   aligned?: EncodedPicture, placement?: Placement}} Result
- * @typedef {{width: number, height: number, corners: {x: number, y: number}[]}} Placement  where the code's square lies,
- *   in pixels of the upright photograph
- * @typedef {{alignment?: string, face?: number}} Align
+ * @typedef {{width: number, height: number, faces: number, corners: {x: number, y: number}[]}} Placement  where the
+ *   code's square lies, in pixels of the upright photograph, and how many faces are on it
+ * @typedef {{alignment?: string, face?: number, all_faces?: boolean}} Align
  * @typedef {{step: number, steps: number, preview?: EncodedPicture, domain_score?: number}} Progress
  * @typedef {{left: number, top: number, right: number, bottom: number}} Box  in pixels of the upright photograph
  * @typedef {{box: Box, unusable: string}} Face  `unusable`: why the face cannot be edited; empty: it can be

@@ -19,6 +19,7 @@ const WHOLE = 0.98;
  * @property {import("./pictures.js").Photograph | null} photograph
  * @property {import("./messages.js").Align | undefined} align  how the photograph was aligned; undefined: the bundle's way
  * @property {boolean} isPart  whether the code shows only a part of the photograph
+ * @property {number} faces  on the photograph; 0: nobody looked for them
  * @property {string} name  for people and for file names
  */
 
@@ -41,6 +42,7 @@ export function sourceFrom(result, bundle, name, { photograph = null, align } = 
     photograph,
     align,
     isPart: result.placement !== undefined && coverage(result.placement) < WHOLE,
+    faces: photograph ? (result.placement?.faces ?? 0) : 0,
     name,
   };
 }

@@ -23,9 +23,9 @@ from indomain.v1 import editing_pb2 as pb
 from serving.bundle import FaceTemplate
 from serving.photographs.alignment import CORNERS, Similarity, corners_agree
 from serving.photographs.faces import Detection, why_unusable
-from serving.photographs.pasting import paste_change, paste_picture, soft_mask
+from serving.photographs.pasting import Patch, paste, soft_mask
 from serving.photographs.photograph import Photograph
-from tests.serving.messages import session_request
+from tests.serving.messages import code_of, session_request
 from tests.serving.pictures import encoded, photograph
 from tests.serving.running_gateway import RunningGateway, settings_for
 from tests.serving.tiny_bundle import write_tiny_bundle
@@ -94,9 +94,9 @@ def test_what_is_shrunk_is_averaged() -> None:
 def test_pasting_what_was_cut_gives_the_photograph_back(place: Similarity, face: bool) -> None:
     picture = Photograph(Image.fromarray(SMOOTH))
     cut = picture.cut(place, 64)
-    paste_change(picture, place, cut, cut, face=face)
+    paste(picture, [Patch(place, cut, cut, face)])
     assert np.array_equal(picture.pixels, SMOOTH)
-    paste_picture(picture, place, cut, cut, face=face)
+    paste(picture, [Patch(place, None, cut, face)])
     replaced = picture.pixels
     inside = ((place(CORNERS) > 0) & (place(CORNERS) < np.array([120, 100]))).all()
     if inside:
@@ -108,7 +108,7 @@ def test_a_change_ends_before_the_squares_border() -> None:
     grey, light = np.full((32, 32, 3), 100, np.uint8), np.full((32, 32, 3), 130, np.uint8)
     for face in (False, True):
         picture = Photograph(Image.fromarray(SMOOTH))
-        paste_change(picture, place, grey, light, face=face)
+        paste(picture, [Patch(place, grey, light, face)])
         moved = picture.pixels.astype(int) - SMOOTH
         points = np.stack(np.meshgrid(np.arange(120) + 0.5, np.arange(100) + 0.5), -1)
         within = place.inverse()(points)
@@ -119,6 +119,27 @@ def test_a_change_ends_before_the_squares_border() -> None:
         assert soft_mask(32, face=face).max() == pytest.approx(1.0)
 
 
+def test_patches_that_overlap_leave_no_seam() -> None:
+    """Two results of one change: where they overlap it is the change once, and there is no step anywhere."""
+    places = [Similarity.square(45 + 50j, 70, 10.0), Similarity.square(75 + 50j, 70, -20.0)]
+    before, after = np.full((32, 32, 3), 100, np.uint8), np.full((32, 32, 3), 130, np.uint8)
+
+    def moved(*where: Similarity) -> np.ndarray:
+        picture = Photograph(Image.fromarray(SMOOTH))
+        paste(picture, [Patch(place, before, after, False) for place in where])
+        return picture.pixels.astype(int) - SMOOTH
+
+    both = moved(*places)
+    assert both.max() <= 31
+    assert both[50, 60].min() >= 28
+    assert np.abs(np.diff(both, axis=1)).max() <= 8
+    assert np.abs(both - moved(*places[::-1])).max() <= 1
+    # Beside the overlap each is as it is alone.
+    left = places[1].inverse()(np.stack(np.meshgrid(np.arange(120) + 0.5, np.arange(100) + 0.5), -1))
+    beside = ((left < 0.0) | (left > 1.0)).any(-1)
+    assert np.array_equal(both[beside], moved(places[0])[beside])
+
+
 def test_no_colours_come_into_a_photograph_of_one_tone() -> None:
     """Black and white, and sepia; a photograph in colours takes the change's."""
     place = Similarity.square(60 + 50j, 70, 30.0)
@@ -127,7 +148,7 @@ def test_no_colours_come_into_a_photograph_of_one_tone() -> None:
     sepia = (grey * np.array([1.0, 0.8, 0.6])).astype(np.uint8)
     pictures = [Photograph(Image.fromarray(own)) for own in (grey, sepia, SMOOTH)]
     for picture in pictures:
-        paste_change(picture, place, before, after, face=True)
+        paste(picture, [Patch(place, before, after, True)])
     pasted = [picture.pixels.astype(int) for picture in pictures]
     assert pasted[0][50, 60, 0] > grey[50, 60, 0] + 5
     assert np.ptp(pasted[0], axis=2).max() <= 1
@@ -354,6 +375,67 @@ def test_http_answers_what_grpc_does(gateway: RunningGateway, both: Image.Image)
     assert columns.max() <= max(xs)
     assert min(ys) <= rows.min()
     assert rows.max() <= max(ys)
+
+
+def edit_faces(gateway: RunningGateway, picture: Image.Image, **align: Any) -> pb.EditResponse:
+    return gateway.stub.Edit(
+        pb.EditRequest(
+            picture=jpeg(picture),
+            edits=[pb.EditStep(direction="smile", strength=2)],
+            refine=pb.RefineOptions(steps=0),
+            output=pb.OutputOptions(include_pasted=True),
+            align=pb.AlignOptions(**align),
+        )
+    )
+
+
+def test_several_faces_are_edited_in_one_call(gateway: RunningGateway, both: Image.Image) -> None:
+    first, second = (edit_faces(gateway, both, face=number) for number in (0, 1))
+    together = edit_faces(gateway, both, all_faces=True)
+    assert [face.placement.face for face in together.faces] == [0, 1]
+    for alone, face in zip((first, second), together.faces, strict=True):
+        np.testing.assert_allclose(code_of(face.code), code_of(alone.code), atol=1e-4)
+        assert face.placement == alone.placement
+        assert not face.HasField("pasted")
+    assert together.code == together.faces[0].code
+    # the photograph has both changes, each where it is alone, and nothing else
+    own = image_of(jpeg(both)).astype(int)
+    change = image_of(together.pasted) - own
+    alone = [image_of(answer.pasted) - own for answer in (first, second)]
+    apart = (alone[0] == 0) | (alone[1] == 0)
+    assert np.abs(change - sum(alone))[apart].max() <= 1
+    assert all(np.abs(one).max() > 3 for one in alone)
+
+
+def test_the_order_of_faces_does_not_matter(gateway: RunningGateway, both: Image.Image) -> None:
+    asked = [edit_faces(gateway, both, faces=faces) for faces in ([0, 1], [1, 0], [1, 0, 1])]
+    assert len({answer.pasted.data for answer in asked}) == 1
+    assert {len(answer.faces) for answer in asked} == {2}
+    (only,) = edit_faces(gateway, both, faces=[1]).faces
+    assert only.placement.face == 1
+
+
+@pytest.mark.parametrize(
+    ("align", "reason"),
+    [
+        ({"faces": [0, 2]}, "no_such_face"),
+        ({"faces": [0], "all_faces": True}, "invalid_option"),
+        ({"face": 1, "all_faces": True}, "invalid_option"),
+        ({"faces": [0], "alignment": pb.ALIGNMENT_CENTRE_CROP}, "invalid_option"),
+    ],
+)
+def test_faces_that_make_no_sense(
+    gateway: RunningGateway, both: Image.Image, align: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(grpc.RpcError) as raised:
+        edit_faces(gateway, both, **align)
+    (detail,) = [v for k, v in raised.value.trailing_metadata() if k == "indomain-error-bin"]
+    assert pb.ErrorDetail.FromString(detail).reason == reason
+
+
+def test_several_faces_are_for_edits(gateway: RunningGateway, both: Image.Image) -> None:
+    with pytest.raises(grpc.RpcError, match="in an Edit of a picture only"):
+        invert(gateway, both, align=pb.AlignOptions(all_faces=True))
 
 
 def test_nothing_edited_is_the_photograph(gateway: RunningGateway) -> None:

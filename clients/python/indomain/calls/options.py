@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -65,11 +65,13 @@ class Align:
         alignment: `"face"` finds a face and aligns it as in the bundle's training pictures; `"centre-crop"` takes the
             largest centred square; None does what the bundle was trained for (`Bundle.alignment`), and takes a picture
             of exactly the bundle's size as it is.
-        face: which of several faces, 0 the largest, in the order of `Client.find_faces`; None: the largest.
+        face: which of several faces, 0 the largest, in the order of `Client.find_faces`; None: the largest. In an edit
+            several, in any order, or `"all"` that can be edited: `Edited.faces` has each of them, and `Edited.pasted`
+            the photograph with all.
     """
 
     alignment: Alignment | None = None
-    face: int | None = None
+    face: int | Sequence[int] | Literal["all"] | None = None
 
 
 def refine_options(
@@ -108,10 +110,26 @@ def output_options(
 
 
 def align_options(align: Align | Alignment | None) -> editing_pb2.AlignOptions:
-    """The message of `align`; a word is its `alignment`. Raises ValueError where there is no such alignment."""
+    """The message of `align`; a word is its `alignment`.
+
+    Raises ValueError where there is no such alignment, and where `face` is no face.
+    """
     align = Align(align) if isinstance(align, str) else align or Align()
-    kind = _enum_value("ALIGNMENT", align.alignment, editing_pb2.Alignment)
-    return editing_pb2.AlignOptions(alignment=kind, face=align.face)
+    message = editing_pb2.AlignOptions(
+        alignment=_enum_value("ALIGNMENT", align.alignment, editing_pb2.Alignment)
+    )
+    face = align.face
+    if face == "all":
+        message.all_faces = True
+    elif isinstance(face, str):
+        raise ValueError(f'face is {face!r}; it is a number, numbers, or "all"')
+    elif isinstance(face, Sequence):
+        if not face:
+            raise ValueError("face has no numbers; leave it out for the largest face")
+        message.faces.extend(int(number) for number in face)
+    elif face is not None:
+        message.face = face
+    return message
 
 
 def _enum_value(prefix: str, name: str | None, enum: Any) -> Any:

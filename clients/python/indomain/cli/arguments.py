@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from indomain import Align
 from indomain.constants import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
@@ -46,6 +46,17 @@ def options_of(call: Callable[..., Any], arguments: argparse.Namespace) -> dict[
 
 
 # --- values ------------------------------------------------------------------------------------------
+
+
+def faces(text: str) -> int | list[int] | Literal["all"]:
+    """`1`, `0,2` or `all`."""
+    if text == "all":
+        return "all"
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not like 1, 0,2 or all") from None
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def seeds(text: str) -> list[int]:
@@ -173,7 +184,10 @@ def inversion_options() -> argparse.ArgumentParser:
         help="with --paste: drop the photograph's metadata (EXIF, XMP) and its colour profile; it is then in sRGB",
     )
     photographs.add_argument(
-        "--face", metavar="N", type=int, help="which of several faces, 0 the largest (default)"
+        "--face",
+        metavar="N[,N]|all",
+        type=faces,
+        help="which of several faces, 0 the largest (default); for an edit with --paste several, or all",
     )
     photographs.add_argument(
         "--align",

@@ -95,6 +95,7 @@ def edited(answer: editing_pb2.EditResponse) -> Edited:
         pasted=_photograph(answer),
         placement=_placement(answer),
         area=_area_change(answer),
+        faces=tuple(edited(face) for face in answer.faces),
     )
 
 

@@ -98,6 +98,8 @@ class Edited(Result):
         handle, source_handle: names that the gateway knows the codes by, for a while. Calls that take this result send
             them in place of the codes.
         area: how well the edit was confined to its area; None where it had none.
+        faces: each face of an edit of several, the largest first; the other attributes are those of the first one, but
+            for `pasted`.
         bundle, stage_seconds, aligned, start, pasted, placement, request_id, code_space: as in `Inversion`.
     """
 
@@ -117,6 +119,7 @@ class Edited(Result):
     pasted: Image.Image | None = field(default=None, repr=False)
     placement: Placement | None = field(default=None, repr=False)
     area: AreaChange | None = None
+    faces: tuple[Edited, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,7 @@ class SessionPicture(_WithPicture):
     pasted: Image.Image | None = field(default=None, repr=False)
     placement: Placement | None = field(default=None, repr=False)
     area: AreaChange | None = None
+    faces: tuple[Edited, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -101,12 +101,16 @@ class Source(_message.Message):
     def __init__(self, picture: _Optional[_Union[Picture, _Mapping]] = ..., code: _Optional[_Union[Code, _Mapping]] = ...) -> None: ...
 
 class AlignOptions(_message.Message):
-    __slots__ = ("alignment", "face")
+    __slots__ = ("alignment", "face", "faces", "all_faces")
     ALIGNMENT_FIELD_NUMBER: _ClassVar[int]
     FACE_FIELD_NUMBER: _ClassVar[int]
+    FACES_FIELD_NUMBER: _ClassVar[int]
+    ALL_FACES_FIELD_NUMBER: _ClassVar[int]
     alignment: Alignment
     face: int
-    def __init__(self, alignment: _Optional[_Union[Alignment, str]] = ..., face: _Optional[int] = ...) -> None: ...
+    faces: _containers.RepeatedScalarFieldContainer[int]
+    all_faces: bool
+    def __init__(self, alignment: _Optional[_Union[Alignment, str]] = ..., face: _Optional[int] = ..., faces: _Optional[_Iterable[int]] = ..., all_faces: _Optional[bool] = ...) -> None: ...
 
 class Point(_message.Message):
     __slots__ = ("x", "y")
@@ -496,7 +500,7 @@ class EditRequest(_message.Message):
     def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., edits: _Optional[_Iterable[_Union[EditStep, _Mapping]]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mask: _Optional[_Union[Picture, _Mapping]] = ..., within_range: _Optional[bool] = ...) -> None: ...
 
 class EditResponse(_message.Message):
-    __slots__ = ("bundle", "code", "image", "domain_score", "losses", "timings", "request_id", "source_code", "aligned", "start", "pasted", "placement", "area")
+    __slots__ = ("bundle", "code", "image", "domain_score", "losses", "timings", "request_id", "source_code", "aligned", "start", "pasted", "placement", "area", "faces")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -510,6 +514,7 @@ class EditResponse(_message.Message):
     PASTED_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     AREA_FIELD_NUMBER: _ClassVar[int]
+    FACES_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     code: Code
     image: Picture
@@ -523,7 +528,8 @@ class EditResponse(_message.Message):
     pasted: Picture
     placement: Placement
     area: AreaChange
-    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., source_code: _Optional[_Union[Code, _Mapping]] = ..., aligned: _Optional[_Union[Picture, _Mapping]] = ..., start: _Optional[_Union[Picture, _Mapping]] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., area: _Optional[_Union[AreaChange, _Mapping]] = ...) -> None: ...
+    faces: _containers.RepeatedCompositeFieldContainer[EditResponse]
+    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., source_code: _Optional[_Union[Code, _Mapping]] = ..., aligned: _Optional[_Union[Picture, _Mapping]] = ..., start: _Optional[_Union[Picture, _Mapping]] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., area: _Optional[_Union[AreaChange, _Mapping]] = ..., faces: _Optional[_Iterable[_Union[EditResponse, _Mapping]]] = ...) -> None: ...
 
 class AreaChange(_message.Message):
     __slots__ = ("inside_mse_before", "inside_mse_after", "outside_mse_before", "outside_mse_after", "losses")

@@ -21,7 +21,7 @@ examples:
   find . -name '*.jpg' | indomain edit - smile=1.5 -o smiling/
   indomain edit portrait.jpg age=1 --keep smile    (older, but the smile stays)
   indomain invert portrait.jpg -o portrait.png     (writes portrait.npy too)
-  indomain edit group.jpg smile=1.5 --face 1 --paste -o group-smiles.jpg
+  indomain edit group.jpg smile=1.5 --face all --paste -o group-smiles.jpg   (or --face 1, --face 0,2)
   indomain edit portrait.npy yaw=1 -o turned.png   (a code: nothing to invert again; .npz, and .pt of others, too)
 """
 
@@ -64,6 +64,8 @@ def run(client: Client, arguments: argparse.Namespace) -> bool:
             "name at least one edit, as in smile=2; `indomain bundles` lists the directions"
         )
     check_mask(arguments.mask)
+    if not isinstance(arguments.face, int | None) and not arguments.paste:
+        raise shared.UsageError("several faces come back in one photograph: add --paste")
     jobs = plan(arguments, items, codes_in=True)
     codes = code_reader(client, arguments.bundle)
     edits = [Edit(direction, strength) for direction, strength in strengths.items()]
