@@ -54,6 +54,11 @@ def python_part() -> Iterator[str]:
     first = ["Client", "AsyncClient", "EditSession"]
     for name in [*first, *(name for name in names if name not in errors and name not in first)]:
         yield from class_part(name, classes[name], with_methods=not name.startswith("Async"))
+    for name in indomain.__all__:
+        if inspect.isfunction(function := getattr(indomain, name)):
+            yield f"### {name}\n"
+            yield code_block(signature(name, function))
+            yield from text_part(function)
     yield "### Errors\n"
     yield from text_part(indomain.IndomainError)
     yield "| error | base | when |\n| --- | --- | --- |"
@@ -132,7 +137,7 @@ def text_part(item: Any) -> Iterator[str]:
     """A docstring: prose, then its sections (`Args:` and their like) as lists, and its examples as code."""
     section, lines = "", []
     for line in [*(inspect.getdoc(item) or "").splitlines(), "End:"]:
-        heading = re.fullmatch(r"(Example|Args|Attributes|Raises|End):", line)
+        heading = re.fullmatch(r"(Example|Args|Attributes|Warns|Raises|End):", line)
         if heading:
             yield from section_part(section, textwrap.dedent("\n".join(lines)).strip("\n"))
             section, lines = heading[1], []

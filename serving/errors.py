@@ -5,7 +5,8 @@ No transport is imported here: gRPC codes are names, HTTP statuses are numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -164,6 +165,19 @@ class CertificateInvalid(EditingError):
 
 class InternalError(EditingError):
     """A fault of the gateway itself. The log has the traceback under the request id."""
+
+
+@contextmanager
+def about(what: str) -> Iterator[None]:
+    """Makes the message of an EditingError say which part of a request it is about: `mask: The bytes are not a ...`.
+
+    Without it, callers take an error for one of the photograph.
+    """
+    try:
+        yield
+    except EditingError as error:
+        error.message = f"{what}: {error.message}"
+        raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,8 +114,8 @@ class Decoders:
         if needed_bytes > settings.max_decoded_bytes:
             raise PictureTooLarge(
                 f"The picture takes {needed_bytes // 1_000_000} MB of memory, the limit is "
-                f"{settings.max_decoded_bytes // 1_000_000} MB; send a smaller one, or use PNG or plain (not "
-                "progressive) JPEG, to send and to get."
+                f"{settings.max_decoded_bytes // 1_000_000} MB (INDOMAIN_MAX_DECODED_BYTES); send a smaller one, or "
+                "use PNG or plain (not progressive) JPEG, to send and to get."
             )
         loop = asyncio.get_running_loop()
         begun_s = loop.time()
@@ -149,8 +149,8 @@ class Decoders:
             self._count_ended("budget" if ended.over_budget else "crash")
             if ended.over_budget:
                 raise PictureTooLarge(
-                    f"The picture takes more than {self._settings.max_picture_processor_s:g} s of a processor; send a "
-                    "smaller one, or save it again as a plain JPEG."
+                    f"The picture takes more than {self._settings.max_picture_processor_s:g} s of a processor "
+                    "(INDOMAIN_MAX_PICTURE_PROCESSOR_S); send a smaller one, or save it again as a plain JPEG."
                 ) from None
             raise InvalidPicture("The picture breaks its decoder; open it and save it again.") from None
         if answer.error is not None:

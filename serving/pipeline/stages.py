@@ -17,7 +17,7 @@ import numpy.typing as npt
 from serving.backends.backend import Backend, Inference
 from serving.bundle import Bundle, Role
 from serving.call import Call, StageTimer
-from serving.errors import InvalidOption
+from serving.errors import InvalidOption, about
 from serving.jobs import (
     Alignment,
     AlignOptions,
@@ -120,12 +120,13 @@ class Stages:
 
         side = bundle.resolution
         placement = None if origin is None else origin.placement
-        with call.during("align") as timer:
+        with call.during("align") as timer, about("mask"):
             async with self._decoders.open(mask, whole=True) as opened:
                 timer.queued_s += opened.queued_s
                 size = await opened.run(PictureReader.size)
                 if placement is not None and size == (placement.width, placement.height):
-                    return await opened.run(PictureReader.cut, Similarity.of_corners(placement.corners), side)
+                    place = Similarity.of_corners(placement.corners)
+                    return await opened.run(PictureReader.cut, place, side)
                 square, _ = await opened.run(PictureReader.centre_square, side)
                 return square
 

@@ -26,10 +26,11 @@ def documented() -> Iterator[tuple[str, str]]:
     seen = set()
     for name in sorted(indomain.__all__, key=lambda name: (name.startswith("Async"), name)):
         item = getattr(indomain, name)
-        if not inspect.isclass(item):
-            continue
-        members = [(name, item)]
-        members += [(f"{name}.{key}", member) for key, member in inspect.getmembers(item, inspect.isroutine)]
+        members = [(name, item)] if inspect.isclass(item) or inspect.isfunction(item) else []
+        if inspect.isclass(item):
+            members += [
+                (f"{name}.{key}", member) for key, member in inspect.getmembers(item, inspect.isroutine)
+            ]
         for where, member in members:
             text = inspect.getdoc(member) or ""
             if ">>>" in text and text not in seen:

@@ -150,11 +150,12 @@ def test_a_journal_that_grows_too_large_within_a_line(capsys: pytest.CaptureFixt
 
 @pytest.mark.usefixtures("server")
 def test_a_name_that_is_too_long_fails_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """The name of the result, not that of the file that is written first."""
     long = "a" * 251
     Path("photos/00.png").rename(f"photos/{long}.png")
-    assert invert() == 1
+    assert main(["invert", "photos", "-o", "out", "--full-names"]) == 1
     text = capsys.readouterr().err
-    assert f"photos/{long}.png: results cannot be written to out/{long}.npy: File name too long" in text
+    assert f"photos/{long}.png: results cannot be written to out/{long}.png.npy: File name too long" in text
     assert events().count("done") == PICTURES - 1
 
 

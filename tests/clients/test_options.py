@@ -10,6 +10,7 @@ import pytest
 
 import indomain
 from indomain.calls import editing
+from indomain.calls.options import align_options, refine_options
 from tests.clients.scripted_gateway import ScriptedGateway
 
 EDITS = [
@@ -86,3 +87,15 @@ def test_the_former_name_of_a_frame_still_works(tmp_path: Path) -> None:
     assert former is indomain.InterpolationFrame
     with pytest.raises(AttributeError, match="Betwen"):
         _ = indomain.Betwen  # type: ignore[attr-defined]
+
+
+def test_words_stand_for_options_of_one_obvious_field(
+    client: indomain.Client, gateway: ScriptedGateway
+) -> None:
+    """As on the command line."""
+    client.invert(np.zeros((5, 5, 3), np.uint8), align="centre-crop", refine="fast")
+    sent = gateway.requests[-1]
+    assert sent.align == align_options(indomain.Align("centre-crop"))
+    assert sent.refine == refine_options(None, None, indomain.Refine(quality="fast"))
+    with pytest.raises(ValueError, match="one of face, centre-crop"):
+        client.invert(np.zeros((5, 5, 3), np.uint8), align="left")  # type: ignore[arg-type]

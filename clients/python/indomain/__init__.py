@@ -43,6 +43,7 @@ from indomain.exceptions import (
     UnknownCodeHandleError,
     UnknownDirectionError,
 )
+from indomain.latents import Code, ForeignCodeWarning, load_code, load_codes
 from indomain.results.bundles import Bundle, Direction, GatewayInfo, HeldOut, Limits, Preset
 from indomain.results.inversion import AsyncInversion, Inversion
 from indomain.results.measures import AreaChange, Face, FoundFaces, Losses, Placement
@@ -68,6 +69,7 @@ __all__ = [
     "AsyncInversion",
     "Bundle",
     "Client",
+    "Code",
     "CodeArray",
     "DeadlineExceededError",
     "Diffused",
@@ -75,6 +77,7 @@ __all__ = [
     "Edit",
     "EditSession",
     "Edited",
+    "ForeignCodeWarning",
     "ForkedError",
     "GatewayInfo",
     "GatewayUnreachableError",
@@ -119,6 +122,8 @@ __all__ = [
     "FaceError",
     "FoundFaces",
     "Placement",
+    "load_code",
+    "load_codes",
 ]
 
 if TYPE_CHECKING:

@@ -64,7 +64,8 @@ def read_header(picture: EncodedPicture, max_bytes: int, max_pixels: int) -> Hea
         raise InvalidPicture(f"The picture is empty; send the bytes of a {READ_FORMATS} file.")
     if len(data) > max_bytes:
         raise PictureTooLarge(
-            f"The picture has {len(data)} bytes, the limit is {max_bytes}; send a smaller one."
+            f"The picture has {len(data)} bytes, the limit is {max_bytes}; send a smaller one, or ask for a higher "
+            "max_picture_bytes (INDOMAIN_MAX_PICTURE_BYTES) of the gateway."
         )
     bits, pixel_bytes = 8, _PIXEL_BYTES
     file_format: Format
@@ -111,7 +112,8 @@ def read_header(picture: EncodedPicture, max_bytes: int, max_pixels: int) -> Hea
         raise InvalidPicture(f"The bytes are not a {READ_FORMATS} picture; convert it to one of these.")
     if width * height > max_pixels:
         raise PictureTooLarge(
-            f"The picture has {width} x {height} pixels, the limit is {max_pixels}; send a smaller one."
+            f"The picture has {width} x {height} pixels, the limit is {max_pixels}; send a smaller one, or ask for a "
+            "higher max_picture_pixels (INDOMAIN_MAX_PICTURE_PIXELS) of the gateway."
         )
     if max(width, height) > _MAX_SIDE:
         raise PictureTooLarge(

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from indomain.calls.call import Call
 from indomain.calls.options import (
     Align,
+    Alignment,
     Area,
     Pasting,
     Refine,
@@ -28,11 +29,11 @@ def interpolate(
     bundle: str = "",
     steps: int | None = None,
     quality: str | None = None,
-    refine: Refine | None = None,
+    refine: Refine | str | None = None,
     include_pasted: bool = False,
     pasting: Pasting | None = None,
     strip_metadata: bool = False,
-    align: Align | None = None,
+    align: Align | Alignment | None = None,
     timeout_s: float | None = None,
 ) -> Call[editing_pb2.InterpolateResponse]:
     """Gives the pictures on the straight line from one code to another, in order, each as soon as it is decoded.
@@ -71,11 +72,11 @@ def mix(
     bundle: str = "",
     steps: int | None = None,
     quality: str | None = None,
-    refine: Refine | None = None,
+    refine: Refine | str | None = None,
     include_pasted: bool = False,
     pasting: Pasting | None = None,
     strip_metadata: bool = False,
-    align: Align | None = None,
+    align: Align | Alignment | None = None,
     timeout_s: float | None = None,
 ) -> Call[editing_pb2.MixResponse]:
     """Puts layers of one code into another.
@@ -115,13 +116,13 @@ def diffuse(
     bundle: str = "",
     steps: int | None = None,
     quality: str | None = None,
-    refine: Refine | None = None,
+    refine: Refine | str | None = None,
     include_aligned: bool = False,
     include_start: bool = False,
     include_pasted: bool = False,
     pasting: Pasting | None = None,
     strip_metadata: bool = False,
-    align: Align | None = None,
+    align: Align | Alignment | None = None,
     timeout_s: float | None = None,
 ) -> Call[editing_pb2.DiffuseResponse]:
     """Semantic diffusion: pastes a region of a target into a context, and refines the code on that region, so that the

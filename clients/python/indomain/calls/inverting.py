@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from indomain.calls.call import Call
-from indomain.calls.options import Align, Pasting, Refine, align_options, output_options, refine_options
+from indomain.calls.options import (
+    Align,
+    Alignment,
+    Pasting,
+    Refine,
+    align_options,
+    output_options,
+    refine_options,
+)
 from indomain.v1 import editing_pb2
 from indomain.wire.pictures import PictureLike, picture_to_wire
 
@@ -33,13 +41,13 @@ def invert(
     bundle: str = "",
     steps: int | None = None,
     quality: str | None = None,
-    refine: Refine | None = None,
+    refine: Refine | str | None = None,
     include_aligned: bool = False,
     include_start: bool = False,
     include_pasted: bool = False,
     pasting: Pasting | None = None,
     strip_metadata: bool = False,
-    align: Align | None = None,
+    align: Align | Alignment | None = None,
     timeout_s: float | None = None,
 ) -> Call[editing_pb2.InvertResponse]:
     """Finds the latent code of a picture: align, encode, refine, decode.
@@ -57,7 +65,7 @@ def invert(
         bundle: its name; empty: the gateway's default.
         steps: refinement steps, 0 for the encoder's code as it is; None: the bundle's default.
         quality: in place of steps, "fast", "balanced" or "best" (`Bundle.quality_steps`).
-        refine: the other refinement options.
+        refine: the other refinement options; a word is the quality.
         include_aligned: also answer the picture as the encoder saw it, cropped and resized.
         include_start: also answer the picture of the encoder's code, before refinement.
         include_pasted: also answer the whole photograph with the result in its place (`pasted`).
@@ -65,7 +73,8 @@ def invert(
             change where a picture is edited, replace where it is not.
         strip_metadata: `pasted` without the photograph's metadata (EXIF, with the place; XMP; resolution) and without
             its colour profile, in sRGB.
-        align: how the photograph is aligned, and which of several faces is meant.
+        align: how the photograph is aligned, and which of several faces is meant; `"centre-crop"` and `"face"` are
+            short for `Align("centre-crop")` and `Align("face")`.
         timeout_s: seconds for the call; refinement stops in time to answer with the best code found so far.
 
     Raises:
@@ -95,13 +104,13 @@ def watch_invert(
     bundle: str = "",
     steps: int | None = None,
     quality: str | None = None,
-    refine: Refine | None = None,
+    refine: Refine | str | None = None,
     include_aligned: bool = False,
     include_start: bool = False,
     include_pasted: bool = False,
     pasting: Pasting | None = None,
     strip_metadata: bool = False,
-    align: Align | None = None,
+    align: Align | Alignment | None = None,
     timeout_s: float | None = None,
 ) -> Call[editing_pb2.WatchInvertResponse]:
     """Inverts a picture and reports progress: an `InvertProgress` now and then, and at the end the `Inversion`.

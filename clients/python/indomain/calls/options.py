@@ -12,6 +12,9 @@ from indomain.wire.pictures import WIRE_FORMATS, PictureFormat, PictureLike, pic
 Pasting: TypeAlias = Literal["change", "replace"]
 """How a result is put into its photograph: its change is added, or the generator's face replaces what is there."""
 
+Alignment: TypeAlias = Literal["face", "centre-crop"]
+"""Find a face and align it, or take the largest centred square."""
+
 Area: TypeAlias = tuple[float, float, float, float]
 """Left, top, right, bottom of a rectangle, as fractions of the picture's width and height."""
 
@@ -67,15 +70,16 @@ class Align:
             the photograph with all.
     """
 
-    alignment: Literal["face", "centre-crop"] | None = None
+    alignment: Alignment | None = None
     face: int | Sequence[int] | Literal["all"] | None = None
 
 
 def refine_options(
-    steps: int | None, quality: str | None, refine: Refine | None
+    steps: int | None, quality: str | None, refine: Refine | str | None
 ) -> editing_pb2.RefineOptions:
-    """The message of `refine`; `steps` or `quality`, where given, replace those of `refine`."""
-    options = {name: value for name, value in asdict(refine or Refine()).items() if value is not None}
+    """The message of `refine`, of which a word is the quality; `steps` or `quality`, where given, replace its own."""
+    refine = Refine(quality=refine) if isinstance(refine, str) else refine or Refine()
+    options = {name: value for name, value in asdict(refine).items() if value is not None}
     if steps is not None or quality is not None:
         options |= {"steps": steps, "quality": quality}
     return editing_pb2.RefineOptions(**options)
@@ -105,9 +109,12 @@ def output_options(
     )
 
 
-def align_options(align: Align | None) -> editing_pb2.AlignOptions:
-    """Raises ValueError where there is no such alignment, and where `face` is no face."""
-    align = align or Align()
+def align_options(align: Align | Alignment | None) -> editing_pb2.AlignOptions:
+    """The message of `align`; a word is its `alignment`.
+
+    Raises ValueError where there is no such alignment, and where `face` is no face.
+    """
+    align = Align(align) if isinstance(align, str) else align or Align()
     message = editing_pb2.AlignOptions(
         alignment=_enum_value("ALIGNMENT", align.alignment, editing_pb2.Alignment)
     )

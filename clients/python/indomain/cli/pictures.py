@@ -6,22 +6,69 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from PIL import Image, ImageCms
 
-from indomain import Diffused, Edited, InterpolationFrame, Inversion, Mixed
+from indomain import Client, Code, Diffused, Edited, InterpolationFrame, Inversion, Mixed
+from indomain.cli import report
 from indomain.cli.arguments import UsageError
 from indomain.cli.output import write_file
+from indomain.latents import CodeReader
+from indomain.wire.heif import is_heif
 
+# How results are written.
 PICTURE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 CODE_SUFFIX: Final = ".npy"
+# A whole result in one file, as `Result.save` writes it.
+RESULT_SUFFIX: Final = ".npz"
+# What is read: pictures by the gateway (HEIC: by the SDK), codes by `indomain.load_code`.
+SOURCE_SUFFIXES: Final = PICTURE_SUFFIXES | {
+    *(".apng", ".jpe", ".jfif", ".jif", ".mpo", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".avif"),
+    *(".heic", ".heif", ".hif"),
+}
+CODE_SUFFIXES: Final = frozenset({CODE_SUFFIX, RESULT_SUFFIX, ".pt", ".pth", ".pkl"})
+# The first bytes of pictures, for files whose names do not say what they are.
+_STARTS: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
 
 
-def source_of(path: Path) -> Any:
-    """The code in a .npy file, otherwise the picture's path: what `Client.edit` takes."""
-    return np.load(path, allow_pickle=False) if path.suffix.lower() == CODE_SUFFIX else path
+def code_reader(client: Client, bundle: str) -> CodeReader:
+    """Reads codes for a bundle; of one that looks foreign it says so on standard error."""
+    return CodeReader(client, bundle, on_foreign=report.say)
+
+
+def source_of(path: Path, codes: CodeReader) -> Path | Code:
+    """What `Client.edit` takes: the code in a file of codes, otherwise the picture's path.
+
+    Raises OSError, IndomainError.
+    """
+    return codes.read(path) if path.suffix.lower() in CODE_SUFFIXES else path
+
+
+def is_picture_file(path: Path) -> bool:
+    """Whether a file is a picture: by its name, or else by its first bytes. Raises OSError."""
+    if path.suffix.lower() in SOURCE_SUFFIXES:
+        return True
+    with path.open("rb") as file:
+        head = file.read(64)
+    webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    avif = head[4:12] in (b"ftypavif", b"ftypavis")
+    return head.startswith(_STARTS) or webp or avif or is_heif(head)
+
+
+def check_mask(mask: Path | None) -> None:
+    """Raises UsageError where a mask cannot be read: each picture would fail, and look as if it were at fault."""
+    if mask is None:
+        return
+    try:
+        with Image.open(mask) as image:
+            image.load()
+    except OSError as error:
+        raise UsageError(f"--mask {mask}: {error.strerror or 'it is no picture that can be read'}") from None
+    # Pillow raises errors of many types for damaged pictures.
+    except Exception:
+        raise UsageError(f"--mask {mask}: it is a damaged picture, or a far too large one") from None
 
 
 def picture_of(result: Inversion | Edited | InterpolationFrame | Mixed | Diffused) -> Image.Image:
@@ -81,6 +128,13 @@ def save_code(code: np.ndarray, path: Path) -> None:
     encoded = io.BytesIO()
     np.save(encoded, code)
     write_file(path, encoded.getvalue())
+
+
+def save_result(result: Inversion, path: Path) -> None:
+    """Writes what `Inversion.load` and `indomain edit` read. Raises OutputError."""
+    content = io.BytesIO()
+    result.save(content)
+    write_file(path, content.getvalue())
 
 
 def save_with_code(result: Mixed | Diffused, output: Path) -> None:

@@ -36,7 +36,9 @@ from indomain import (
     InterpolationFrame,
     Inversion,
     Mixed,
+    PermissionDeniedError,
     Sample,
+    UnauthenticatedError,
 )
 from indomain.cli.output import OutputError
 
@@ -63,7 +65,10 @@ def complain(text: str, hint: str = "") -> None:
 
 def complain_of(error: IndomainError) -> None:
     """Prints an error of the gateway, with the request id, under which the gateway's log has more."""
-    complain(_with_stage(error), hint=f"request id: {error.request_id}")
+    which = f"request id: {error.request_id}" if error.request_id else ""
+    key = isinstance(error, (UnauthenticatedError, PermissionDeniedError))
+    advice = "The key is that of $INDOMAIN_API_KEY." if key else ""
+    complain(_with_stage(error), hint="\n".join(filter(None, [advice, which])))
 
 
 def print_json(value: object) -> None:
@@ -218,9 +223,11 @@ def samples_as_json(samples: Sequence[Sample], outputs: Sequence[Path]) -> list[
 def error_as_json(error: Exception) -> dict[str, Any]:
     if isinstance(error, OutputError):
         return {"message": str(error), "reason": "unwritable_result"}
-    if not isinstance(error, IndomainError):
+    if isinstance(error, (OSError, ValueError, TypeError)) and not isinstance(error, IndomainError):
         text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
         return {"message": text, "reason": "unreadable_file"}
+    if not isinstance(error, IndomainError):
+        return {"message": f"{type(error).__name__}: {error}", "reason": "unforeseen"}
     return {
         "message": error.message,
         "reason": error.reason,

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from indomain.calls import editing
-from indomain.calls.options import Align, Refine
+from indomain.calls.options import Align, Alignment, Refine
 from indomain.calls.sources import SAME_SOURCE, EditSource
 from indomain.clients.connections import NotCopyable, check_process
 from indomain.clients.retry import mismatched, request_id_of
@@ -56,8 +56,8 @@ class _Requests:
         source: EditSource,
         *,
         bundle: str = "",
-        refine: Refine | None = None,
-        align: Align | None = None,
+        refine: Refine | str | None = None,
+        align: Align | Alignment | None = None,
     ) -> None:
         """Puts another source into the next request."""
         self._opening = editing.session(source, bundle=bundle, refine=refine, align=align).request

@@ -7,6 +7,7 @@ import os
 import types
 import typing
 import zipfile
+import zlib
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, fields, is_dataclass
@@ -17,17 +18,37 @@ import numpy as np
 from PIL import Image
 
 from indomain.exceptions import InvalidFileError
+from indomain.wire.codes import CodeArray
 
 _FORMAT: Final = 1
 # The gateway forgets handles, and a client cannot be saved.
 _NOT_SAVED: Final = ("handle", "source_handle", "_edit")
+
+# What bad bytes raise in numpy and json.
+_NO_FILE_OF_OURS: Final = (
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    AttributeError,
+    IndexError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 # What a kind of result was called in the files of earlier versions.
 _FORMER_KINDS: Final = {"Between": "InterpolationFrame"}
 
 
 def save(result: Any, file: str | os.PathLike[str] | BinaryIO) -> None:
-    """Writes a result, which is a dataclass with a picture `image`. Raises OSError."""
+    """Writes a result, which is a dataclass with a picture `image`; into a file named .npy only its code.
+
+    Raises OSError.
+    """
+    if isinstance(file, (str, os.PathLike)) and Path(file).suffix.lower() == ".npy":
+        np.save(file, result.code)
+        return
     arrays: dict[str, Any] = {}
     facts: dict[str, Any] = {}
     for field in fields(result):
@@ -57,8 +78,9 @@ def load(kind: type, file: str | os.PathLike[str] | BinaryIO) -> dict[str, Any]:
             about = json.loads(str(stored["about"]))
             arrays = {name: stored[name] for name in stored.files if name != "about"}
         facts = about["facts"]
-    except (ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise _invalid(kind, file, "it is no .npz of this package") from error
+    except _NO_FILE_OF_OURS as error:
+        why = "it is no .npz of this package; indomain.load_code reads codes alone"
+        raise _invalid(kind, file, why) from error
     found = about.get("kind")
     found = _FORMER_KINDS.get(str(found), found)
     if about.get("format") != _FORMAT or found != _kind(kind):
@@ -69,6 +91,19 @@ def load(kind: type, file: str | os.PathLike[str] | BinaryIO) -> dict[str, Any]:
         return values | {name: _array(array, hints[name]) for name, array in arrays.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise _invalid(kind, file, f"its {error} does not fit") from error
+
+
+def saved_code(file: Path) -> tuple[CodeArray, str, str] | None:
+    """The code of a saved result of whatever kind, its bundle and its code space; None for any other file.
+
+    Raises OSError.
+    """
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            facts = json.loads(str(stored["about"]))["facts"]
+            return stored["code"].astype(np.float32, casting="no"), facts["bundle"], facts["code_space"]
+    except _NO_FILE_OF_OURS:
+        return None
 
 
 def _kind(cls: type) -> str:

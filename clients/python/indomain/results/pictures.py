@@ -49,7 +49,8 @@ class Result(_WithPicture):
     code_space: str
 
     def save(self, file: str | os.PathLike[str] | BinaryIO) -> None:
-        """Writes code, pictures, figures and the code space into one .npz file, which `numpy.load` reads too.
+        """Writes code, pictures, figures and the code space into one .npz file, which `numpy.load`, `load_code` and
+        `indomain edit` read too. Into a file named .npy it writes the code alone.
 
         Raises OSError where the file cannot be written.
         """

@@ -52,6 +52,21 @@ CLASS_OF_REASON: Mapping[str, type[IndomainError]] = MappingProxyType(
         "deadline_exceeded": DeadlineExceededError,
         "malformed_request": InvalidRequestError,
         "key_limit": KeyLimitError,
+        "unsupported_media_type": InvalidRequestError,
+        "unauthenticated": UnauthenticatedError,
+        "permission_denied": PermissionDeniedError,
+        "not_found": NotFoundError,
+        "method_not_allowed": NotFoundError,
+        "cancelled": RequestCancelledError,
+        "not_ready": UnavailableError,
+        "shutting_down": UnavailableError,
+        "backend_unavailable": UnavailableError,
+        "backend_failed": ServerError,
+        "internal": ServerError,
+        # The gateway does not start with these, so that no caller gets them unless a reload goes wrong.
+        "bundle_invalid": ServerError,
+        "keys_invalid": ServerError,
+        "certificate_invalid": ServerError,
     }
 )
 

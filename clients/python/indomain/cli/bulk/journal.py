@@ -115,7 +115,7 @@ class Journal:
         if entry is None or entry.stale or entry.fingerprint != fingerprint(job.source):
             return None
         done = entry.error is None
-        return None if done and not all(output.exists() for output in job.outputs) else entry
+        return None if done and not all(map(os.path.exists, job.outputs)) else entry
 
     def add(
         self, job: Job, seen: tuple[int, int] | None, facts: Mapping[str, Any], *, failed: bool = False
@@ -166,7 +166,7 @@ class Journal:
             if entry is None or entry.stale or entry.error is not None:
                 continue
             other = entry.source != os.path.abspath(job.source)
-            if other and job.output.exists() and os.path.exists(entry.source):
+            if other and os.path.exists(job.output) and os.path.exists(entry.source):
                 raise UsageError(
                     f"{job.output} is the result of {entry.source} by an earlier run, and would be that of "
                     f"{job.source}; name another folder with -o"
@@ -186,7 +186,7 @@ def fingerprint(source: Path) -> tuple[int, int] | None:
 
 
 def _check_untouched(folder: Path, jobs: Sequence[Job]) -> None:
-    there = [job.output for job in jobs if job.output.exists()]
+    there = [job.output for job in jobs if os.path.exists(job.output)]
     if there:
         raise UsageError(
             f"{there[0]} is there already ({len(there)} such in all), and {folder} has no journal that knows it; name "

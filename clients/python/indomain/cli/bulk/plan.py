@@ -5,15 +5,23 @@ from __future__ import annotations
 import argparse
 import glob
 import os
+import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 from indomain.cli.arguments import UsageError
-from indomain.cli.pictures import CODE_SUFFIX, PICTURE_SUFFIXES, check_picture_name
+from indomain.cli.pictures import (
+    CODE_SUFFIX,
+    CODE_SUFFIXES,
+    PICTURE_SUFFIXES,
+    RESULT_SUFFIX,
+    check_picture_name,
+    is_picture_file,
+)
 
 STANDARD_INPUT: Final = "-"
 
@@ -33,16 +41,26 @@ class Job:
 
     @property
     def outputs(self) -> tuple[Path, ...]:
-        return (self.output, self.code_output) if self.with_code else (self.output,)
+        alone = not self.with_code or self.output.suffix.lower() == RESULT_SUFFIX
+        return (self.output,) if alone else (self.output, self.code_output)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A file of a folder or glob that no job is made of, and why."""
+
+    path: Path
+    why: str
 
 
 @dataclass(frozen=True)
 class Plan:
     """Jobs in a stable order; none overwrites a source or another job's result. `folder` is where all results go; None
-    for a single picture."""
+    for a single picture. `left_out`: the other files that the arguments name, but for hidden ones and results."""
 
     jobs: tuple[Job, ...]
     folder: Path | None
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def plan(
@@ -67,8 +85,10 @@ def plan(
     items = [item for item in items if item != STANDARD_INPUT]
     # By absolute path: the source, and its path below the output.
     found: dict[str, tuple[Path, Path]] = {}
+    left_out: list[LeftOut] = []
     for item in items:
-        for source, place in _expand(item, recursive=arguments.recursive, codes_in=codes_in, below=output):
+        sources = _expand(item, left_out, recursive=arguments.recursive, codes_in=codes_in, below=output)
+        for source, place in sources:
             found.setdefault(os.path.abspath(source), (source, place))
     for name in lists:
         for source in _listed(name):
@@ -80,24 +100,29 @@ def plan(
         if output.suffix.lower() in PICTURE_SUFFIXES and not named_once:
             raise UsageError(f"{output} is one file, but there are {len(found)} pictures; name a folder")
         if named_once:
-            check_picture_name(output)
+            if not (codes_out and output.suffix.lower() == RESULT_SUFFIX):
+                check_picture_name(output)
             ((source, _),) = found.values()
             jobs: tuple[Job, ...] = (Job(source, output, codes_out),)
             _check_sources(jobs)
-            return Plan(jobs, None)
+            return Plan(jobs, None, tuple(left_out))
     jobs = tuple(_job(source, place, arguments, codes_out) for source, place in found.values())
     _check_sources(jobs)
     _check_names(jobs)
     single = not lists and len(items) == 1 and Path(items[0]).is_file()
-    return Plan(jobs, None if single else output)
+    return Plan(jobs, None if single else output, tuple(left_out))
 
 
 # --- finding sources ---------------------------------------------------------------------------------
 
 
-def _expand(item: str, *, recursive: bool, codes_in: bool, below: Path) -> Iterator[tuple[Path, Path]]:
-    """The pictures of a folder or glob, or the file itself, each with its path below the output. Files in the folder
-    `below`, where results are written, are left out."""
+def _expand(
+    item: str, left_out: list[LeftOut], *, recursive: bool, codes_in: bool, below: Path
+) -> Iterator[tuple[Path, Path]]:
+    """The pictures of a folder or glob, or the file itself, each with its path below the output.
+
+    Files in the folder `below`, where results are written, do not count. Other files are added to `left_out`.
+    """
     path = Path(item)
     if path.is_dir():
         if path.resolve() == below.resolve():
@@ -105,30 +130,58 @@ def _expand(item: str, *, recursive: bool, codes_in: bool, below: Path) -> Itera
                 f"results would be written among the pictures of {item}; name another output with -o"
             )
         # Codes in a folder are left out: `invert` wrote them beside its reconstructions.
-        files = [file for file in _files_in(path, recursive) if not _is_below(file, below)]
+        there = [file for file in _files_in(path, left_out, recursive) if not _is_below(file, below)]
+        files = list(_pictures(there, left_out))
         if not files:
             hint = "" if recursive else "; with --recursive folders within it count too"
-            raise UsageError(f"{item} has no .png, .jpg, .jpeg or .webp file{hint}")
+            raise UsageError(f"{item} has no picture among its {len(there)} files{hint}")
         yield from ((file, file.relative_to(path)) for file in files)
     elif path.exists():
         yield path, Path(path.name)
     else:
-        suffixes = PICTURE_SUFFIXES | ({CODE_SUFFIX} if codes_in else set())
         top = _fixed_part(path)
-        files = [Path(name) for name in sorted(glob.glob(item, recursive=True))]
-        files = [file for file in files if file.suffix.lower() in suffixes and not _is_below(file, below)]
+        named = [Path(name) for name in sorted(glob.glob(item, recursive=True))]
+        files = [file for file in named if not file.is_dir() and not _is_below(file, below)]
+        files = list(_pictures(files, left_out, codes_in=codes_in))
         if not files:
             raise UsageError(f"{item}: no such file")
         yield from ((file, file.relative_to(top)) for file in files)
 
 
-def _files_in(folder: Path, recursive: bool) -> Iterator[Path]:
-    """Pictures, sorted by name. Files and folders that begin with a dot are left out."""
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in PICTURE_SUFFIXES:
-                yield Path(parent, name)
+def _files_in(folder: Path, left_out: list[LeftOut], recursive: bool) -> Iterator[Path]:
+    """Files, sorted by name, but for those in folders that cannot be listed, or are not entered: they are left out.
+
+    Files and folders that begin with a dot do not count.
+    """
+
+    def cannot_list(error: OSError) -> None:
+        left_out.append(LeftOut(Path(error.filename), error.strerror or "it cannot be listed"))
+
+    for parent, folders, names in os.walk(folder, onerror=cannot_list):
+        inner = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = inner if recursive else []
+        if not recursive:
+            left_out += [
+                LeftOut(Path(parent, name), "a folder: --recursive takes its pictures") for name in inner
+            ]
+        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _pictures(files: Iterable[Path], left_out: list[LeftOut], *, codes_in: bool = False) -> Iterator[Path]:
+    """The pictures among files; with `codes_in` codes count too. The others are added to `left_out`."""
+    for file in files:
+        is_code = file.suffix.lower() in CODE_SUFFIXES
+        try:
+            if not stat.S_ISREG(file.stat().st_mode):
+                left_out.append(LeftOut(file, "neither a file nor a folder"))
+            elif is_code and not codes_in:
+                left_out.append(LeftOut(file, "a code, not a picture: name the file itself to edit it"))
+            elif is_code or is_picture_file(file):
+                yield file
+            else:
+                left_out.append(LeftOut(file, "no picture"))
+        except OSError as error:
+            left_out.append(LeftOut(file, error.strerror or str(error)))
 
 
 def _fixed_part(pattern: Path) -> Path:

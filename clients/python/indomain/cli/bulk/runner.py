@@ -20,7 +20,7 @@ from indomain import (
     Client,
     Edited,
     GatewayInfo,
-    IndomainError,
+    GatewayUnreachableError,
     InvalidOptionError,
     Inversion,
     NotFoundError,
@@ -48,8 +48,11 @@ _NOT_NOTED: Final = frozenset(
     }
 )
 
-# Errors that every picture would have.
-_FATAL_ERRORS: Final = (NotFoundError, UnauthenticatedError, PermissionDeniedError, InvalidOptionError)
+# Errors that every picture would have, or that end the run.
+_FATAL_ERRORS: Final = (
+    *(NotFoundError, UnauthenticatedError, PermissionDeniedError, InvalidOptionError),
+    *(OutageTooLongError, StoppedError),
+)
 
 
 class _WorkerEnded:
@@ -90,6 +93,7 @@ def run_jobs(
     bundle = _bundle(client.info(), arguments.bundle)
     options = _options(bundle, edits, arguments)
     tally = Tally(title, len(plan.jobs), plan.folder, as_json=arguments.json)
+    tally.add_left_out(plan.left_out)
     with Journal.of(plan.folder, options, plan.jobs, restart=arguments.restart) as journal:
         left: list[Job] = []
         for job in plan.jobs:
@@ -129,9 +133,12 @@ def run_jobs(
 
 
 def _one(job: Job, work: Work, title: str, arguments: argparse.Namespace) -> bool:
-    """Does a single job: without a journal, and without waiting for the gateway."""
+    """Does a single job: without a journal, and without waiting for the gateway.
+
+    Raises GatewayUnreachableError, and what `_do` raises.
+    """
     tally = Tally(title, 1, None, as_json=arguments.json)
-    done = _do(job, work, lambda call: call())
+    done = _do(job, work, lambda call: call(), (*_FATAL_ERRORS, GatewayUnreachableError))
     tally.add(job, done.facts, failed=done.failed)
     tally.print_summary()
     return not done.failed
@@ -221,21 +228,26 @@ def _run_concurrently(
         raise failure
 
 
-def _do(job: Job, work: Work, call: Callable[[Callable[[], Outcome]], Outcome]) -> _Done:
-    """Does one job.
+def _do(
+    job: Job,
+    work: Work,
+    call: Callable[[Callable[[], Outcome]], Outcome],
+    fatal: tuple[type[Exception], ...] = _FATAL_ERRORS,
+) -> _Done:
+    """Does one job. A picture that cannot be read, in whatever way, fails alone.
 
     Raises IndomainError or OutputError where every picture would have the error, StoppedError.
     """
     seen = fingerprint(job.source)
     try:
         facts = report.outcome_as_json(call(lambda: work(job)))
-    except (OutageTooLongError, *_FATAL_ERRORS):
+    except fatal:
         raise
     except OutputError as error:
         if error.ends_run:
             raise
         return _Done(job, seen, {"error": report.error_as_json(error)}, failed=True)
-    except (IndomainError, OSError, ValueError, TypeError) as error:
+    except Exception as error:
         return _Done(job, seen, {"error": report.error_as_json(error)}, failed=True)
     return _Done(job, seen, facts, failed=False)
 

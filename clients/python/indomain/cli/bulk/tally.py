@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from indomain.cli import report
-from indomain.cli.bulk.plan import Job
+from indomain.cli.bulk.plan import Job, LeftOut
 
 # A table of more pictures is not printed: nobody would read it.
 _TABLE_UP_TO: Final = 24
@@ -23,7 +23,10 @@ _FAILURES_SHOWN: Final = 40
 _ADVICE: Final[Mapping[str, str]] = {
     "unreadable_file": "Is the file there, and may it be read?",
     "unwritable_result": "Another name or folder for the result: --full-names, --root or -o.",
-    "invalid_picture": "The gateway reads PNG, JPEG and WebP; convert the picture, or leave it out.",
+    "invalid_picture": "The gateway reads PNG, JPEG, WebP, TIFF, BMP, GIF and AVIF; convert the picture, or leave it "
+    "out.",
+    "not_installed": "A package for these files is missing; the message names it.",
+    "unforeseen": "A fault of this program, at this file only; please report it.",
     "deadline_exceeded": "More time for each picture: --timeout SECONDS; fewer at once: --jobs N.",
     "unavailable": "The connection broke at this picture again and again; look into the gateway's log.",
     "internal": "The gateway's log has more under the request id.",
@@ -45,6 +48,7 @@ class Tally:
         self._failed: Counter[str] = Counter()
         self._shown_failures: list[tuple[Job, Mapping[str, Any]]] = []
         self._rows: list[tuple[Job, Mapping[str, Any]]] = []
+        self._left_out: Sequence[LeftOut] = ()
         self._begun_s = time.monotonic()
         self._advance: Callable[[int], None] = lambda count: None
 
@@ -55,6 +59,13 @@ class Tally:
     @property
     def unfinished(self) -> int:
         return self._total - self._done - self._done_earlier - self.failed
+
+    def add_left_out(self, left_out: Sequence[LeftOut]) -> None:
+        """Takes the files that no job is made of."""
+        self._left_out = left_out
+        if self._as_json:
+            for file in left_out:
+                report.print_json_line({"event": "left_out", "source": str(file.path), "why": file.why})
 
     def add_earlier(self, job: Job, error: Mapping[str, Any] | None) -> None:
         """Counts a picture of an earlier run: done, or failed with `error`."""
@@ -102,6 +113,8 @@ class Tally:
             which = f"request id: {error['request_id']}" if error.get("request_id") else ""
             where = f" (in {error['stage']})" if error.get("stage") else ""
             report.complain(f"{job.source}: {error['message']}{where}", hint=which)
+        for file in self._left_out[:_FAILURES_SHOWN]:
+            report.say(f"left out: {file.path}: {file.why}")
         for reason in self._failed:
             if reason in _ADVICE:
                 report.say(f"{reason}: {_ADVICE[reason]}")
@@ -116,7 +129,7 @@ class Tally:
         seconds = time.monotonic() - self._begun_s
         if self._as_json:
             counts = {"done": self._done, "done_earlier": self._done_earlier, "failed": self.failed}
-            counts["unfinished"] = self.unfinished
+            counts |= {"unfinished": self.unfinished, "left_out": len(self._left_out)}
             report.print_json_line({"event": "summary", **counts, "seconds": seconds, "output": str(folder)})
         parts = [f"{self._done:,} of {self._total:,} pictures done in {report.duration(seconds)}"]
         if self._done:
@@ -125,6 +138,8 @@ class Tally:
             parts.append(f"{self._done_earlier:,} by earlier runs")
         if self.failed:
             parts.append(f"{self.failed:,} failed")
+        if self._left_out:
+            parts.append(f"{len(self._left_out):,} other files left out")
         report.say(f"{'; '.join(parts)}: {folder}")
         if self.failed > len(self._shown_failures):
             report.say(f"All failures stand in {folder / '.indomain' / 'journal.jsonl'}.")

@@ -12,7 +12,7 @@ from indomain import Client, Edit, Edited
 from indomain.cli import arguments as shared
 from indomain.cli.bulk.plan import Job, plan
 from indomain.cli.bulk.runner import run_jobs
-from indomain.cli.pictures import picture_of, save_picture, source_of
+from indomain.cli.pictures import check_mask, code_reader, picture_of, save_picture, source_of
 
 EXAMPLES = """\
 examples:
@@ -22,7 +22,7 @@ examples:
   indomain edit portrait.jpg age=1 --keep smile    (older, but the smile stays)
   indomain invert portrait.jpg -o portrait.png     (writes portrait.npy too)
   indomain edit group.jpg smile=1.5 --face all --paste -o group-smiles.jpg   (or --face 1, --face 0,2)
-  indomain edit portrait.npy yaw=1 -o turned.png   (a code: nothing to invert again)
+  indomain edit portrait.npy yaw=1 -o turned.png   (a code: nothing to invert again; .npz, and .pt of others, too)
 """
 
 _EDIT = re.compile(r"(?P<direction>[A-Za-z_][\w.-]*)=(?P<strength>.*)", re.DOTALL)
@@ -40,7 +40,7 @@ def add(name: str, commands: shared.Subparsers) -> None:
         "items",
         nargs="*",
         metavar="PHOTO|DIRECTION=STRENGTH",
-        help="files, folders, 'globs', codes (.npy) or - for a list; and the edits",
+        help="files, folders, 'globs', codes (.npy, .npz, .pt) or - for a list; and the edits",
     )
     shared.add_output(parser, "a picture's file name, or a folder for several", "edited/")
     # Flags of options of Client.edit, under their names: run() passes them on.
@@ -63,14 +63,16 @@ def run(client: Client, arguments: argparse.Namespace) -> bool:
         raise shared.UsageError(
             "name at least one edit, as in smile=2; `indomain bundles` lists the directions"
         )
+    check_mask(arguments.mask)
     if not isinstance(arguments.face, int | None) and not arguments.paste:
         raise shared.UsageError("several faces come back in one photograph: add --paste")
     jobs = plan(arguments, items, codes_in=True)
+    codes = code_reader(client, arguments.bundle)
     edits = [Edit(direction, strength) for direction, strength in strengths.items()]
     options = shared.options_of(client.edit, arguments)
 
     def edit(job: Job) -> Edited:
-        result = client.edit(source_of(job.source), *edits, **options)
+        result = client.edit(source_of(job.source, codes), *edits, **options)
         save_picture(picture_of(result), job.output)
         return result
 

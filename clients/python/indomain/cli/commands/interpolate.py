@@ -8,15 +8,15 @@ from pathlib import Path
 from indomain import Client, InterpolationFrame
 from indomain.cli import arguments as shared
 from indomain.cli import report
-from indomain.cli.pictures import picture_of, save_animation, save_pictures, source_of
+from indomain.cli.pictures import code_reader, picture_of, save_animation, save_pictures, source_of
 
 
 def add(name: str, commands: shared.Subparsers) -> None:
     parser = commands.add_parser(
         name, parents=shared.inverting(), help="pictures on the way from one to another"
     )
-    parser.add_argument("start", type=Path, metavar="START", help="a picture or a code (.npy)")
-    parser.add_argument("end", type=Path, metavar="END", help="a picture or a code (.npy)")
+    parser.add_argument("start", type=Path, metavar="START", help="a picture or a code (.npy, .npz, .pt)")
+    parser.add_argument("end", type=Path, metavar="END", help="a picture or a code (.npy, .npz, .pt)")
     parser.add_argument(
         "-n",
         "--count",
@@ -31,7 +31,8 @@ def add(name: str, commands: shared.Subparsers) -> None:
 
 def run(client: Client, arguments: argparse.Namespace) -> bool:
     output: Path = arguments.output
-    start, end = source_of(arguments.start), source_of(arguments.end)
+    codes = code_reader(client, arguments.bundle)
+    start, end = source_of(arguments.start, codes), source_of(arguments.end, codes)
     options = shared.options_of(client.interpolate, arguments)
     frames: list[InterpolationFrame] = []
     with report.progress("Interpolating", arguments.count) as advance:

@@ -8,7 +8,7 @@ from indomain import Client, Inversion
 from indomain.cli import arguments as shared
 from indomain.cli.bulk.plan import Job, plan
 from indomain.cli.bulk.runner import run_jobs
-from indomain.cli.pictures import picture_of, save_code, save_picture
+from indomain.cli.pictures import RESULT_SUFFIX, picture_of, save_code, save_picture, save_result
 
 
 def add(name: str, commands: shared.Subparsers) -> None:
@@ -18,7 +18,8 @@ def add(name: str, commands: shared.Subparsers) -> None:
     parser.add_argument(
         "items", nargs="*", metavar="PHOTO", help="files, folders, 'globs', or - for a list on standard input"
     )
-    shared.add_output(parser, "a picture's file name, or a folder for several", "inverted/")
+    where = "a picture's file name, a name with .npz for all in one file, or a folder for several"
+    shared.add_output(parser, where, "inverted/")
 
 
 def run(client: Client, arguments: argparse.Namespace) -> bool:
@@ -27,6 +28,9 @@ def run(client: Client, arguments: argparse.Namespace) -> bool:
 
     def invert(job: Job) -> Inversion:
         result = client.invert(job.source, **options)
+        if job.output.suffix.lower() == RESULT_SUFFIX:
+            save_result(result, job.output)
+            return result
         save_code(result.code, job.code_output)
         save_picture(picture_of(result), job.output)
         return result

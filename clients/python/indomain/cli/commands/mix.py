@@ -8,16 +8,19 @@ from pathlib import Path
 from indomain import Client
 from indomain.cli import arguments as shared
 from indomain.cli import report
-from indomain.cli.pictures import save_with_code, source_of
+from indomain.cli.pictures import code_reader, save_with_code, source_of
 
 
 def add(name: str, commands: shared.Subparsers) -> None:
     parser = commands.add_parser(
         name, parents=shared.inverting(), help="put layers of one picture's code into another's"
     )
-    parser.add_argument("base", type=Path, metavar="BASE", help="a picture or a code (.npy)")
+    parser.add_argument("base", type=Path, metavar="BASE", help="a picture or a code (.npy, .npz, .pt)")
     parser.add_argument(
-        "style", type=Path, metavar="STYLE", help="a picture or a code (.npy), whose layers are taken"
+        "style",
+        type=Path,
+        metavar="STYLE",
+        help="a picture or a code (.npy, .npz, .pt), whose layers are taken",
     )
     parser.add_argument(
         "--layers",
@@ -30,7 +33,8 @@ def add(name: str, commands: shared.Subparsers) -> None:
 
 
 def run(client: Client, arguments: argparse.Namespace) -> bool:
-    base, style = source_of(arguments.base), source_of(arguments.style)
+    codes = code_reader(client, arguments.bundle)
+    base, style = source_of(arguments.base, codes), source_of(arguments.style, codes)
     options = shared.options_of(client.mix, arguments)
     result = client.mix(base, style, arguments.layers, arguments.strength, **options)
     save_with_code(result, arguments.output)

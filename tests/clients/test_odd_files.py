@@ -1,0 +1,215 @@
+"""`indomain` with folders as people have them: every file is done, has failed, or is left out with its reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from indomain.cli import main
+from tests.clients.scripted_gateway import ScriptedGateway
+
+PICTURE = Image.new("RGB", (9, 7), "teal")
+# Names of pictures -> Pillow's formats.
+PICTURES = {
+    "a.PNG": "PNG", "b.jpg": "JPEG", "c.jpeg": "JPEG", "d.jpe": "JPEG", "e.jfif": "JPEG", "f.MPO": "JPEG",
+    "g.webp": "WEBP", "h.tif": "TIFF", "i.tiff": "TIFF", "j.bmp": "BMP", "k.gif": "GIF", "l.avif": "AVIF",
+    "no suffix": "PNG", "another.suffix": "JPEG",
+}  # fmt: skip
+
+
+@pytest.fixture
+def server(gateway: ScriptedGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScriptedGateway:
+    """The scripted gateway; photos/ has a picture of each kind, and other files."""
+    monkeypatch.setenv("INDOMAIN_SERVER", gateway.address)
+    monkeypatch.chdir(tmp_path)
+    folder = Path("photos")
+    folder.mkdir()
+    for name, file_format in PICTURES.items():
+        PICTURE.save(folder / name, file_format)
+    (folder / "notes.txt").write_text("BM is no picture")
+    (folder / "empty").touch()
+    np.save(folder / "code.npy", gateway.code)
+    (folder / "gone.jpg").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.png")
+    (folder / "deeper").mkdir()
+    PICTURE.save(folder / "deeper/a.png")
+    (folder / ".hidden.png").touch()
+    return gateway
+
+
+LEFT_OUT = {"notes.txt", "empty", "code.npy", "gone.jpg", "pipe.png", "deeper"}
+
+
+def edit(*arguments: str) -> int:
+    return main(["edit", "smile=1", "-o", "out", *arguments])
+
+
+def test_every_file_of_a_folder_is_accounted_for(
+    server: ScriptedGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert edit("photos", "--full-names", "--json") == 0
+    captured = capsys.readouterr()
+    lines = [json.loads(line) for line in captured.out.splitlines()]
+    done = {Path(line["source"]).name for line in lines if line["event"] == "done"}
+    left_out = {Path(line["source"]).name: line["why"] for line in lines if line["event"] == "left_out"}
+    assert done == set(PICTURES)
+    assert set(left_out) == LEFT_OUT
+    assert "--recursive" in left_out["deeper"]
+    assert "code" in left_out["code.npy"]
+    assert lines[-1]["left_out"] == len(LEFT_OUT)
+    assert "left out: photos/notes.txt: no picture" in captured.err
+    assert "6 other files left out" in captured.err
+
+
+@pytest.mark.usefixtures("server")
+def test_a_glob_accounts_for_its_files_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert edit("photos/*.*", "--full-names") == 0
+    assert "left out: photos/notes.txt: no picture" in capsys.readouterr().err
+    assert Path("out/code.npy.png").exists()
+
+
+@pytest.mark.usefixtures("server")
+def test_a_folder_without_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("texts").mkdir()
+    Path("texts/a.txt").write_text("a")
+    assert edit("texts") == 2
+    assert "texts has no picture among its 1 files" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read all")
+@pytest.mark.usefixtures("server")
+def test_a_folder_that_may_not_be_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("photos/deeper").chmod(0)
+    assert edit("photos", "-r", "--full-names") == 0
+    assert "left out: photos/deeper: Permission denied" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("empty.npy", b""),
+        ("cut.npy", b"\x93NUMPY\x01\x00"),
+        ("page.npz", b"<!DOCTYPE html>"),
+        ("attack.pt", b"cos\nsystem\n(S'true'\ntR."),
+    ],
+)
+def test_a_code_that_cannot_be_read_fails_alone(
+    server: ScriptedGateway, name: str, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(name).write_bytes(content)
+    np.save("good.npy", server.code)
+    assert edit(name, "good.npy") == 1
+    assert Path("out/good.png").exists()
+    assert f"{name}: {name} was refused" in capsys.readouterr().err
+    assert edit(name, "-o", "one.png") == 1
+
+
+def test_whatever_reading_an_item_raises_it_fails_alone(
+    server: ScriptedGateway, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def source_of(path: Path, codes: object) -> Path:
+        if path.name == "b.jpg":
+            raise RecursionError("too deep")
+        return path
+
+    monkeypatch.setattr("indomain.cli.commands.edit.source_of", source_of)
+    assert edit("photos/a.PNG", "photos/b.jpg") == 1
+    assert Path("out/a.png").exists()
+    assert "photos/b.jpg: RecursionError: too deep" in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_text(server: ScriptedGateway) -> None:
+    shutil.copyfile("photos/b.jpg", b"photos/\xff\xfe.jpg")
+    assert edit("photos", "--full-names") == 0
+    assert edit("photos", "--full-names", "--json") == 0
+    assert os.path.exists(b"out/\xff\xfe.jpg.png")
+
+
+# --- errors name what is at fault -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["edit", "invert"])
+def test_one_picture_without_a_gateway(
+    server: ScriptedGateway, command: str, dead_address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edits = ["smile=1"] if command == "edit" else []
+    assert main([command, "photos/b.jpg", *edits, "-o", "x.png", "--server", dead_address]) == 3
+    error = capsys.readouterr().err
+    assert f"No gateway answers at {dead_address}" in error
+    assert "photos" not in error
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "No such file"),
+        (b"no picture", "it is no picture that can be read"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "picture"),
+    ],
+)
+@pytest.mark.parametrize("command", ["edit", "diffuse"])
+def test_a_bad_mask_is_the_masks_fault(
+    server: ScriptedGateway,
+    command: str,
+    content: bytes | None,
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if content is not None:
+        Path("mask.png").write_bytes(content)
+    what = ["photos/a.PNG", "photos/b.jpg", *(["smile=1"] if command == "edit" else [])]
+    out = "out" if command == "edit" else "out.png"
+    assert main([command, *what, "--mask", "mask.png", "-o", out]) == 2
+    error = capsys.readouterr().err
+    assert "--mask mask.png: " in error
+    assert says in error
+    assert "photos" not in error
+    assert not server.requests
+
+
+@pytest.mark.parametrize("items", [["photos/b.jpg"], ["photos/b.jpg", "photos/c.jpeg"]])
+def test_an_output_below_a_file_is_the_outputs_fault(
+    server: ScriptedGateway, items: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").write_text("no folder")
+    assert edit(*items, "-o", "file/out") == 1
+    error = capsys.readouterr().err
+    assert "results cannot be written to file/out" in error
+    assert "part of this path is a file" in error
+
+
+def test_the_longest_names_can_be_written(
+    server: ScriptedGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longest = "n" * 251
+    PICTURE.save(f"photos/{longest}.png")
+    assert edit(f"photos/{longest}.png", "photos/a.PNG") == 0
+    assert edit(f"photos/{longest}.png", "photos/a.PNG", "--full-names", "-o", "full") == 1
+    error = capsys.readouterr().err
+    assert (
+        f"results cannot be written to full/{longest}.png.png: File name too long; name a shorter one"
+        in error
+    )
+    assert Path("full/a.PNG.png").exists()
+
+
+def test_a_folder_where_nothing_may_be_written_ends_the_run(
+    server: ScriptedGateway, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(file: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("indomain.cli.output.os.fsync", refuse)
+        assert edit("photos", "--full-names", "--jobs", "1") == 1
+    error = capsys.readouterr().err
+    assert error.count("error:") == 1
+    assert "Permission denied; name a folder that may be written to with -o" in error
+    assert "the same command again goes on" in error
+    assert edit("photos", "--full-names") == 0
