@@ -37,7 +37,9 @@ class OpenServices:
 
     def __init__(self, services: tuple[str, ...]) -> None:
         self.names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        self._statuses = dict.fromkeys(("", *services), health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._statuses: dict[str, Any] = dict.fromkeys(
+            ("", *services), health_pb2.HealthCheckResponse.NOT_SERVING
+        )
         self._changed = asyncio.Event()
         self._reflection = reflection.aio.ReflectionServicer(self.names)
         self._receiving = asyncio.Semaphore(_RECEIVED_AT_ONCE)
@@ -59,7 +61,9 @@ class OpenServices:
     def report(self, *, serving: bool) -> None:
         """Tells all who ask and all who watch whether requests would be served."""
         kinds = health_pb2.HealthCheckResponse
-        self._statuses = dict.fromkeys(self._statuses, kinds.SERVING if serving else kinds.NOT_SERVING)
+        status = kinds.SERVING if serving else kinds.NOT_SERVING
+        for service in self._statuses:
+            self._statuses[service] = status
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -106,12 +110,14 @@ class OpenServices:
                     # who wants to know more asks again
                     return
 
-        async for answer in self._reflection.ServerReflectionInfo(requests(), context):
+        answers: Any = self._reflection.ServerReflectionInfo(requests(), context)
+        async for answer in answers:
             await _send(context, answer)
 
     async def _service_name(self, sent: Sent, context: Context) -> str:
         try:
-            return (await self._receive(health_pb2.HealthCheckRequest, sent, context)).service
+            request = await self._receive(health_pb2.HealthCheckRequest, sent, context)
+            return str(request.service)
         except StopAsyncIteration:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "The request has no message.")
             raise

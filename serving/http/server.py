@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -68,7 +69,8 @@ class HttpServer(uvicorn.Server):
 
     def hurry(self) -> None:
         """From now on answers that are not read are given up sooner."""
-        for connection in list(self.server_state.connections):
+        connections: list[Any] = list(self.server_state.connections)
+        for connection in connections:
             connection.hurry()
 
     async def stop(self) -> None:

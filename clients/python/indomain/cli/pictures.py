@@ -117,7 +117,10 @@ def _grey_as_srgb(image: Image.Image) -> Image.Image:
         return grey.convert("RGB")
     srgb = ImageCms.createProfile("sRGB")
     own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    return ImageCms.profileToProfile(grey, own, srgb, outputMode="RGB")
+    converted = ImageCms.profileToProfile(grey, own, srgb, outputMode="RGB")
+    # It is None only where a picture is changed in place.
+    assert converted is not None
+    return converted
 
 
 def save_code(code: np.ndarray, path: Path) -> None:
