@@ -66,7 +66,8 @@ def test_edits_may_stand_before_and_after_options(server: ScriptedGateway) -> No
 def test_edit_folders_and_globs(item: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["edit", item, "smile=1", "-o", "out", "--json"]) == 0
     assert sorted(file.name for file in Path("out").glob("*.png")) == ["a.png", "b.png"]
-    *results, summary = map(json.loads, capsys.readouterr().out.splitlines())
+    left_out, *results, summary = map(json.loads, capsys.readouterr().out.splitlines())
+    assert left_out == {"event": "left_out", "source": "photos/notes.txt", "why": "no picture"}
     assert sorted(Path(result["source"]).name for result in results) == ["a.png", "b.jpg"]
     assert (summary["event"], summary["done"], summary["failed"]) == ("summary", 2, 0)
 
