@@ -84,7 +84,7 @@ def _handler(
     # As if all streamed both ways. A handler of another kind is called only when the message is there as a whole, and
     # until then nobody would ask for a key, or count what has come of it; and its answer is sent when it has returned,
     # when nobody counts that any longer.
-    return grpc.stream_stream_rpc_method_handler(handle, response_serializer=_serialize)
+    return grpc.stream_stream_rpc_method_handler(handle)
 
 
 Sent = AsyncIterator[bytes]
@@ -97,27 +97,32 @@ def _serving(method: Method, serve: Callable[..., Awaitable[Any]], max_bytes: in
 
     async def unary(sent: Sent, context: Context, request: OpenRequest) -> None:
         message = await _Messages(method.request, sent, request, max_bytes).only()
-        await _send(context, request, await serve(message, request.call))
+        await _send(context, request, _serialize(await serve(message, request.call)))
 
     async def server_stream(sent: Sent, context: Context, request: OpenRequest) -> None:
         message = await _Messages(method.request, sent, request, max_bytes).only()
-        await serve(message, request.call, partial(_send, context, request))
+        await serve(message, request.call, _sender(context, request))
 
     async def two_way_stream(sent: Sent, context: Context, request: OpenRequest) -> None:
         messages = _Messages(method.request, sent, request, max_bytes, waits=True)
         # tells the caller that it is let in, before there is anything to answer
         await context.send_initial_metadata((("x-request-id", request.call.request_id),))
-        await serve(partial(anext, messages, None), request.call, partial(_send, context, request))
+        await serve(partial(anext, messages, None), request.call, _sender(context, request))
 
     if method.streams_requests:
         return two_way_stream
     return server_stream if method.streams_responses else unary
 
 
-async def _send(context: Context, request: OpenRequest, answer: Message) -> None:
+def _sender(context: Context, request: OpenRequest) -> Callable[[Message], Awaitable[None]]:
+    """Sends one of several answers."""
+    return lambda answer: _send(context, request, _serialize(answer))
+
+
+async def _send(context: Context, request: OpenRequest, answer: bytes) -> None:
     """Sends an answer. Raises QueueFull where it is large and there is no room for it, and DeadlineExceeded where the
     caller does not read it: then the connection is cut, as gRPC cannot take back what it was given to send."""
-    call, size = request.call, answer.ByteSize()
+    call, size = request.call, len(answer)
     with call.holding_answer(size):
         seconds = _STALL_S + min(size / _LEAST_BYTES_PER_S, call.deadline.remaining_s)
         try:
@@ -128,7 +133,7 @@ async def _send(context: Context, request: OpenRequest, answer: Message) -> None
             raise DeadlineExceeded("The answer was not read; ask for a smaller one.") from None
 
 
-async def _write(context: Context, answer: Message) -> None:
+async def _write(context: Context, answer: bytes) -> None:
     """Writes an answer, to its end even where it is cancelled meanwhile: until then gRPC may refuse to send an error.
 
     A caller who does not read is not waited for long.
@@ -266,6 +271,7 @@ def _parse(kind: type[MessageT], data: bytes, hold: HoldBytes) -> MessageT:
 
 
 def _serialize(message: Message) -> bytes:
+    """The bytes of an answer. They alone are kept while it is sent: the message would take as much again."""
     return message.SerializeToString()
 
 
