@@ -6,7 +6,7 @@ An error before the first event is answered with its status like any other; a la
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from itertools import chain
 from typing import Any
 
@@ -21,7 +21,7 @@ from serving.call import Call
 from serving.errors import EditingError
 from serving.http.middleware import cancelled_on_disconnect
 from serving.wire.editing import Editing
-from serving.wire.json import JsonPieces, read_json_aside, write_json
+from serving.wire.json import LARGE_BYTES, JsonPieces, read_json_aside, write_json
 from serving.wire.responses import error_detail
 
 SendMessage = Callable[[Any], Awaitable[None]]
@@ -54,7 +54,7 @@ class EventStream(Response):
                 started = True
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             with self._call.holding_answer(data.ByteSize()):
-                for piece in chain((f"event: {name}\ndata: ".encode(),), JsonPieces(data), (b"\n\n",)):
+                for piece in _event_pieces(name, data):
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
 
         async def send_message(message: Message) -> None:
@@ -70,6 +70,13 @@ class EventStream(Response):
             # the lifecycle counts it
             raise
         await send({"type": "http.response.body", "body": b""})
+
+
+def _event_pieces(name: str, data: Message) -> Iterable[bytes]:
+    """The text of an event: in one piece, but for large ones."""
+    if data.ByteSize() <= LARGE_BYTES:
+        return (f"event: {name}\ndata: {write_json(data)}\n\n".encode(),)
+    return chain((f"event: {name}\ndata: ".encode(),), JsonPieces(data), (b"\n\n",))
 
 
 def event_of(message: Any) -> tuple[str, Message]:
