@@ -76,7 +76,7 @@ def make_bundle(variant: Variant, folder: Path) -> tuple[Generator, Path]:
     (run,) = folder.glob("*-inversion-*")
     step(training(["factors", "--run", str(run), "--count", "1", "--layers", "0-3"]), "factors")
     repository = folder / "repository"
-    options = ["--refine.steps", "2", "--refine.chunk-steps", "2", "--sampled-codes", "64"]
+    options = ["--refine.steps", "1", "--refine.chunk-steps", "1", "--sampled-codes", "64"]
     step(export(["bundle", str(run), "--to", str(repository), *options]), "bundle")
     step(export(["verify", str(repository)]), "verify")
     return load(folder / "run"), repository
