@@ -13,6 +13,7 @@ import ctypes
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 from contextlib import suppress
@@ -31,6 +32,8 @@ from serving.errors import EditingError
 from serving.gateway import Gateway
 from serving.settings import Settings
 from serving.telemetry.logs import LogWriter, configure
+
+_MOST_DESCRIPTORS = 16_384
 
 
 async def _serve(settings: Settings, log: LogWriter) -> None:
@@ -78,6 +81,14 @@ def give_back_large_memory() -> None:
         mallopt(trim_threshold, 2**20)
 
 
+def allow_more_descriptors() -> None:
+    """Takes as many file descriptors as the system allows: the usual default, 1024, is soon used up by connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+
+
 def _make_key(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m serving key", description="Makes an API key and adds its hash to the file of keys."
@@ -118,6 +129,7 @@ def main() -> int:
         return 2
     log = configure(settings)
     give_back_large_memory()
+    allow_more_descriptors()
     try:
         uvloop.run(_serve(settings, log))
     except (EditingError, OSError) as error:

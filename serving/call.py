@@ -6,9 +6,10 @@ in jobs.py.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -68,6 +69,7 @@ class Call:
     `observe(stage, seconds)` is called at the end of each stage. `owner` names the caller, as far as the transport
     knows it: owners share the graphs fairly, and a code handle belongs to one owner. `charge()` counts one more message
     of a session against the caller's key. `hold(count)` counts bytes that the request holds (access/memory.py).
+    Whoever is about to copy megabytes on the event loop awaits `turn()` first (access/lifecycle.py).
     """
 
     request_id: str
@@ -79,6 +81,7 @@ class Call:
     trace: Trace | None = None
     charge: Callable[[], None] = lambda: None
     hold: Callable[[int], None] = lambda count: None
+    turn: Callable[[], Awaitable[None]] = lambda: asyncio.sleep(0)
 
     def hold_answer(self, size: int) -> int:
         """Counts an answer of so many bytes until the request ends; a small one is not worth it.

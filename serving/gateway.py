@@ -20,6 +20,7 @@ from serving.access.tls import Certificates
 from serving.backends.backend import Backend
 from serving.backends.embedded import EmbeddedBackend
 from serving.backends.triton import TritonBackend
+from serving.grpc.connections import keep_descriptors_free
 from serving.grpc.interceptor import grpc_handlers
 from serving.grpc.server import GrpcServer
 from serving.http.routes import create_app, create_operations_app
@@ -129,8 +130,9 @@ class Gateway:
         except BaseException:
             await self.stop()
             raise
-        await self._grpc.report(serving=True)
+        self._grpc.report(serving=True)
         self._run(self._report_health(), "health")
+        self._run(keep_descriptors_free(self.grpc_port), "grpc-connections")
         self._run(self._watcher.watch(), "repository")
         if self._http is not None:
             _log.info(
@@ -155,10 +157,12 @@ class Gateway:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._grpc.report(serving=False)
+        self._grpc.report(serving=False)
         if self.pipeline.ready:
             await asyncio.sleep(self.settings.drain_delay_s)
         self._lifecycle.stop_receiving(_LAST_BODIES_S)
+        for server in self._http_servers():
+            server.hurry()
         # Only a caller that does not read its answers can keep a session open longer; it is cut off below.
         with suppress(TimeoutError):
             async with asyncio.timeout(self.settings.drain_timeout_s):
@@ -184,7 +188,7 @@ class Gateway:
         while True:
             await asyncio.sleep(_HEALTH_INTERVAL_S)
             if serving != (serving := await self.pipeline.healthy()):
-                await self._grpc.report(serving=serving)
+                self._grpc.report(serving=serving)
 
 
 def _make_tracing(settings: Settings) -> Tracing | None:

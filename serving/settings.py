@@ -161,7 +161,8 @@ class Settings(BaseSettings):
 
     max_decoded_bytes: int = Field(default=350 * _MIB, ge=1024)
     """Maximum memory for pictures that are decoded at once by processes; others wait. A photograph takes 7 bytes for
-    each pixel, a WebP 16, a progressive JPEG up to 12. One that takes more by itself is refused."""
+    each pixel, a WebP 16, an AVIF 18, a progressive JPEG up to 12, a 16-bit answer 12. One that takes more by itself is
+    refused."""
 
     max_picture_processor_s: float = Field(default=30.0, gt=0.0)
     """Seconds of a processor that one step on a picture (decoding it, pasting into it and encoding it) may take in a
@@ -171,9 +172,9 @@ class Settings(BaseSettings):
     """Maximum number of small photographs (up to 1.1 megapixels) that are decoded at once, to find faces on them or to
     paste into them; others wait."""
 
-    max_session_photograph_bytes: int = Field(default=512 * _MIB, ge=1024)
-    """Maximum size of the encoded photographs that all open edit sessions hold to paste into. Beyond:
-    RESOURCE_EXHAUSTED / 429."""
+    max_session_photograph_bytes: int = Field(default=256 * _MIB, ge=1024)
+    """Maximum size of the encoded photographs and masks that all open edit sessions hold. Beyond: RESOURCE_EXHAUSTED
+    / 429."""
 
     max_codes: int = Field(default=64, ge=1)
     """Maximum number of codes or seeds in one request."""

@@ -11,7 +11,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+# While the gateway shuts down, reading an answer may take so long.
+_LAST_ANSWER_S = 2.0
 _ALWAYS_LOGGED = ("UNAUTHENTICATED", "PERMISSION_DENIED")
 
 
@@ -52,6 +54,7 @@ class Lifecycle:
         self._begun: Counter[str] = Counter()
         self._ended = asyncio.Event()
         self._receiving: set[asyncio.Timeout] = set()
+        self._sending: set[asyncio.Timeout] = set()
         self._turn = asyncio.Lock()
         self._closes_at_s: float | None = None
 
@@ -77,7 +80,7 @@ class Lifecycle:
         What leaves is an EditingError (also for faults that nobody foresaw) or a cancellation.
         """
         deadline = Deadline.after(self._settings.default_deadline_s)
-        call = Call(request_id_or_new(request_id), deadline, self._metrics.observe_stage)
+        call = Call(request_id_or_new(request_id), deadline, self._metrics.observe_stage, turn=self.turn)
         CALL.set(call)
         loop, started_s = asyncio.get_running_loop(), deadline.clock.now()
         code = "OK"
@@ -136,11 +139,26 @@ class Lifecycle:
                 "The gateway is shutting down; send the request to another one, or later."
             ) from None
 
+    @asynccontextmanager
+    async def sending(self, seconds: float) -> AsyncIterator[None]:
+        """Bounds the wait for a caller who reads an answer, and while the gateway shuts down to _LAST_ANSWER_S.
+
+        Raises TimeoutError.
+        """
+        async with asyncio.timeout(
+            seconds if self._closes_at_s is None else min(seconds, _LAST_ANSWER_S)
+        ) as limit:
+            self._sending.add(limit)
+            try:
+                yield
+            finally:
+                self._sending.discard(limit)
+
     async def turn(self) -> None:
         """Returns once in each turn of the event loop, for one of those that wait for it, in their order.
 
-        Whoever takes in large pieces of bodies waits for it before the next one: however many send at once, the loop
-        is never busy with more than one piece before it looks after small requests.
+        Whoever has taken in a large piece of a body, or is about to copy a large picture, waits for it: however many
+        do at once, the loop is never busy with more than one before it looks after small requests.
         """
         async with self._turn:
             await asyncio.sleep(0)
@@ -151,10 +169,13 @@ class Lifecycle:
         return self._closes_at_s is not None
 
     def stop_receiving(self, within_s: float) -> None:
-        """Gives requests that are still coming in so long to be whole: the gateway is shutting down."""
-        self._closes_at_s = asyncio.get_running_loop().time() + within_s
-        for limit in self._receiving:
-            limit.reschedule(min(limit.when() or self._closes_at_s, self._closes_at_s))
+        """The gateway is shutting down: requests that are still coming in get so long to be whole, and answers that are
+        being read get _LAST_ANSWER_S."""
+        now_s = asyncio.get_running_loop().time()
+        self._closes_at_s = now_s + within_s
+        for limits, at_s in ((self._receiving, self._closes_at_s), (self._sending, now_s + _LAST_ANSWER_S)):
+            for limit in limits:
+                limit.reschedule(min(limit.when() or at_s, at_s))
 
     async def until_idle(self, transport: str, quiet_s: float) -> None:
         """Returns when no request of a transport has been under way for so long."""
@@ -222,6 +243,14 @@ class OpenRequest:
         if math.isnan(wanted_s):
             raise InvalidOption("The time for the request is a number of seconds above 0.")
         self.call.deadline = Deadline.after(min(wanted_s, settings.max_deadline_s))
+
+    def receiving(self, seconds: float) -> AbstractAsyncContextManager[None]:
+        """Lifecycle.receiving."""
+        return self._lifecycle.receiving(seconds)
+
+    def sending(self, seconds: float) -> AbstractAsyncContextManager[None]:
+        """Lifecycle.sending."""
+        return self._lifecycle.sending(seconds)
 
     def hold(self) -> HoldBytes:
         """What the request counts the bytes with that it holds; all of them are released when it ends."""

@@ -17,6 +17,7 @@ from serving.access.lifecycle import Lifecycle, OpenRequest
 from serving.access.memory import HoldBytes
 from serving.call import Call, wanted_request_id
 from serving.errors import DeadlineExceeded, EditingError, MalformedRequest, QueueFull, RequestTooLarge
+from serving.grpc.connections import cut_connection
 from serving.telemetry.metrics import Metrics
 from serving.wire.bounds import check_values
 from serving.wire.contract import METHODS, SERVICE, Method
@@ -32,9 +33,11 @@ ERROR_DETAIL_KEY = "indomain-error-bin"
 _PATIENCE_S, _LOOKS = 0.25, 8
 # A timer that is later than this says that the event loop is behind, not that the caller is slow.
 _LATE_S = 0.05
-# Longer answers must be read; within this time after the deadline.
-_SMALL_BYTES, _STALL_S = 64 * 1024, 10.0
-# What is being written when its work is cancelled is given so long.
+# Longer messages take turns.
+_SMALL_BYTES = 64 * 1024
+# An answer must be read in so long, and a large one at this rate; none later than so long after the deadline.
+_STALL_S, _LEAST_BYTES_PER_S = 10.0, 32 * 1024
+# What is being written when its work is cancelled is given so long, and so is the error of a call that does not read.
 _LAST_WRITE_S = 0.25
 # A message that is not there after this is given up.
 _RECEIVE_TIMEOUT_S = 30.0
@@ -76,12 +79,12 @@ def _handler(
                 request.trace(metadata)
                 return await _until_hung_up(serve(sent, context, request))
         except EditingError as error:
-            await _abort(error, request.call, context)
+            await _until_hung_up(_abort(error, request.call, context))
 
     # As if all streamed both ways. A handler of another kind is called only when the message is there as a whole, and
     # until then nobody would ask for a key, or count what has come of it; and its answer is sent when it has returned,
     # when nobody counts that any longer.
-    return grpc.stream_stream_rpc_method_handler(handle, response_serializer=_serialize)
+    return grpc.stream_stream_rpc_method_handler(handle)
 
 
 Sent = AsyncIterator[bytes]
@@ -93,40 +96,44 @@ def _serving(method: Method, serve: Callable[..., Awaitable[Any]], max_bytes: in
     call is cancelled wherever its work is."""
 
     async def unary(sent: Sent, context: Context, request: OpenRequest) -> None:
-        message = await _Messages(method.request, sent, request.hold(), max_bytes).only()
-        await _send(context, request.call, await serve(message, request.call))
+        message = await _Messages(method.request, sent, request, max_bytes).only()
+        await _send(context, request, _serialize(await serve(message, request.call)))
 
     async def server_stream(sent: Sent, context: Context, request: OpenRequest) -> None:
-        message = await _Messages(method.request, sent, request.hold(), max_bytes).only()
-        await serve(message, request.call, partial(_send, context, request.call))
+        message = await _Messages(method.request, sent, request, max_bytes).only()
+        await serve(message, request.call, _sender(context, request))
 
     async def two_way_stream(sent: Sent, context: Context, request: OpenRequest) -> None:
-        messages = _Messages(method.request, sent, request.hold(), max_bytes, waits=True)
+        messages = _Messages(method.request, sent, request, max_bytes, waits=True)
         # tells the caller that it is let in, before there is anything to answer
         await context.send_initial_metadata((("x-request-id", request.call.request_id),))
-        await serve(partial(anext, messages, None), request.call, partial(_send, context, request.call))
+        await serve(partial(anext, messages, None), request.call, _sender(context, request))
 
     if method.streams_requests:
         return two_way_stream
     return server_stream if method.streams_responses else unary
 
 
-async def _send(context: Context, call: Call, answer: Message) -> None:
+def _sender(context: Context, request: OpenRequest) -> Callable[[Message], Awaitable[None]]:
+    """Sends one of several answers."""
+    return lambda answer: _send(context, request, _serialize(answer))
+
+
+async def _send(context: Context, request: OpenRequest, answer: bytes) -> None:
     """Sends an answer. Raises QueueFull where it is large and there is no room for it, and DeadlineExceeded where the
-    caller does not read it."""
-    size = answer.ByteSize()
-    if size <= _SMALL_BYTES:
-        await _write(context, answer)
-        return
+    caller does not read it: then the connection is cut, as gRPC cannot take back what it was given to send."""
+    call, size = request.call, len(answer)
     with call.holding_answer(size):
+        seconds = _STALL_S + min(size / _LEAST_BYTES_PER_S, call.deadline.remaining_s)
         try:
-            async with asyncio.timeout(call.deadline.remaining_s + _STALL_S):
+            async with request.sending(seconds):
                 await _write(context, answer)
         except TimeoutError:
+            cut_connection(context.peer())
             raise DeadlineExceeded("The answer was not read; ask for a smaller one.") from None
 
 
-async def _write(context: Context, answer: Message) -> None:
+async def _write(context: Context, answer: bytes) -> None:
     """Writes an answer, to its end even where it is cancelled meanwhile: until then gRPC may refuse to send an error.
 
     A caller who does not read is not waited for long.
@@ -150,12 +157,17 @@ async def _until_hung_up(work: Awaitable[Any]) -> Any:
 
 async def _abort(error: EditingError, call: Call, context: Context) -> NoReturn:
     detail = error_detail(error, call.request_id)
-    await context.abort(
-        grpc.StatusCode[error.row.grpc_code],
-        error.message,
-        (("x-request-id", call.request_id), (ERROR_DETAIL_KEY, detail.SerializeToString())),
-    )
-    raise AssertionError("abort raises")
+    try:
+        async with asyncio.timeout(_STALL_S):
+            await context.abort(
+                grpc.StatusCode[error.row.grpc_code],
+                error.message,
+                (("x-request-id", call.request_id), (ERROR_DETAIL_KEY, detail.SerializeToString())),
+            )
+    except TimeoutError:
+        # it is not read either
+        cut_connection(context.peer())
+    raise asyncio.CancelledError
 
 
 class _Messages(AsyncIterator[MessageT]):
@@ -167,11 +179,12 @@ class _Messages(AsyncIterator[MessageT]):
     """
 
     def __init__(
-        self, kind: type[MessageT], sent: Sent, hold: HoldBytes, max_bytes: int, *, waits: bool = False
+        self, kind: type[MessageT], sent: Sent, request: OpenRequest, max_bytes: int, *, waits: bool = False
     ) -> None:
         self._kind = kind
         self._sent = sent
-        self._hold = hold
+        self._request = request
+        self._hold = request.hold()
         self._max_bytes = max_bytes
         self._waits = waits
         self._held_bytes = 0
@@ -185,6 +198,9 @@ class _Messages(AsyncIterator[MessageT]):
             raise RequestTooLarge.over(self._max_bytes)
         message = _parse(self._kind, data, self._hold)
         self._held_bytes = len(data)
+        # A session that gives up waiting must not lose a message here.
+        if len(data) > _SMALL_BYTES and not self._waits:
+            await self._request.call.turn()
         return message
 
     async def only(self) -> MessageT:
@@ -223,17 +239,15 @@ class _Messages(AsyncIterator[MessageT]):
             due_s = loop.time() + _PATIENCE_S
             timers.append(loop.call_at(due_s, reserve, due_s, looks))
 
-        def give_up() -> None:
-            nonlocal failure
-            failure = DeadlineExceeded(
-                "The request came in too slowly; send it over a faster connection, or smaller."
-            )
-            task.cancel()
-
-        timers = [loop.call_later(_RECEIVE_TIMEOUT_S, give_up)]
+        timers: list[asyncio.TimerHandle] = []
         look_later(1)
         try:
-            return await anext(self._sent)
+            async with self._request.receiving(_RECEIVE_TIMEOUT_S):
+                return await anext(self._sent)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                "The request came in too slowly; send it over a faster connection, or smaller."
+            ) from None
         except asyncio.CancelledError:
             if failure is None:
                 raise
@@ -257,6 +271,7 @@ def _parse(kind: type[MessageT], data: bytes, hold: HoldBytes) -> MessageT:
 
 
 def _serialize(message: Message) -> bytes:
+    """The bytes of an answer. They alone are kept while it is sent: the message would take as much again."""
     return message.SerializeToString()
 
 

@@ -1,4 +1,5 @@
-"""The gRPC server: its port, the health service and reflection. The methods come from interceptor.py."""
+"""The gRPC server: its port and its limits. The methods come from interceptor.py, health and reflection
+from open_services.py."""
 
 from __future__ import annotations
 
@@ -8,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from serving.access.tls import Certificates
+from serving.grpc.open_services import OpenServices
 from serving.settings import Settings
 
 _MAX_STREAMS = 256
@@ -34,13 +34,12 @@ class GrpcServer:
         until_idle: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         self.port = 0
-        self._service = service
         self._handler = handler
         self._settings = settings
         self._certificates = certificates
         self._unix_socket = unix_socket
         self._until_idle = until_idle
-        self._health = health.aio.HealthServicer()
+        self._open_services = OpenServices((service,))
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
@@ -64,11 +63,7 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),
             ],
         )
-        server.add_generic_rpc_handlers((self._handler,))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        await self.report(serving=False)
-        names = (self._service, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        server.add_generic_rpc_handlers((self._handler, *self._open_services.handlers()))
         address = f"{settings.host}:{settings.grpc_port}"
         if self._unix_socket is not None:
             address = f"unix:{self._unix_socket}"
@@ -81,12 +76,9 @@ class GrpcServer:
             raise OSError(f"port {settings.grpc_port} of {settings.host} cannot be had for gRPC") from error
         await server.start()
 
-    async def report(self, *, serving: bool) -> None:
+    def report(self, *, serving: bool) -> None:
         """Tells the health service, and everyone who watches it, whether requests would be served."""
-        answer = health_pb2.HealthCheckResponse
-        status = answer.SERVING if serving else answer.NOT_SERVING
-        for service in ("", self._service):
-            await self._health.set(service, status)
+        self._open_services.report(serving=serving)
 
     async def stop(self) -> None:
         """Takes no new calls, and gives those that run `settings.drain_timeout_s` to finish.

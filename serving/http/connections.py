@@ -24,15 +24,30 @@ from serving.settings import Settings
 HEADER_TIMEOUT_S = 10.0
 # An answer or a message of which nothing moves for this long is given up.
 STALL_TIMEOUT_S = 10.0
-# A message may take as long as at this rate, and STALL_TIMEOUT_S more.
+# Messages and answers that are slower than this for longer than STALL_TIMEOUT_S are given up.
 LEAST_BYTES_PER_S = 32 * 1024
+# While the gateway shuts down, an answer is given up when nothing of it moves for so long.
+_LAST_STALL_S = 2.0
 # Chunks smaller than this on average cost more than they carry; the first ones are not judged.
 _LEAST_CHUNK_BYTES, _FREE_CHUNKS = 64, 256
+# Frames of a websocket that may come at once, and how many more each second.
+_FRAMES_AT_ONCE, _FRAMES_PER_S = 1000, 200.0
+# What comes is taken apart in pieces, of this size at first: a frame may have six bytes.
+_PIECE_BYTES = 4096
 
 
-def receive_time_s(received_bytes: int) -> float:
-    """How long a body or message of which so much has come may take so far, in seconds."""
-    return STALL_TIMEOUT_S + received_bytes / LEAST_BYTES_PER_S
+class Patience:
+    """How long a message that comes in is still waited for: `left_s` seconds.
+
+    STALL_TIMEOUT_S at first. Waiting takes from it, and bytes add to it, a second for LEAST_BYTES_PER_S, up to
+    STALL_TIMEOUT_S again: what was sent fast at first is no excuse for silence afterwards.
+    """
+
+    def __init__(self) -> None:
+        self.left_s = STALL_TIMEOUT_S
+
+    def waited(self, seconds: float, received_bytes: int) -> None:
+        self.left_s = min(STALL_TIMEOUT_S, self.left_s - seconds + received_bytes / LEAST_BYTES_PER_S)
 
 
 class ConnectionConfig(Config):
@@ -70,30 +85,38 @@ class _Connection(h11.Connection):
 
 
 class _StallGuard:
-    """Aborts a connection whose answer is not read: its buffer is full, and nothing of it goes for a while."""
+    """Aborts a connection whose answer is read too slowly: its buffer is full, and too little of it goes."""
 
     def __init__(self) -> None:
         self._timer: asyncio.TimerHandle | None = None
+        self._window_s = STALL_TIMEOUT_S
 
     def start(self, transport: asyncio.Transport) -> None:
         if self._timer is None:
-            self._look_later(transport, transport.get_write_buffer_size())
+            self._look_later(transport)
 
     def stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _look_later(self, transport: asyncio.Transport, waiting_bytes: int) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(STALL_TIMEOUT_S, self._look, transport, waiting_bytes)
+    def hurry(self, transport: asyncio.Transport) -> None:
+        """From now on it aborts sooner: the gateway is shutting down."""
+        self._window_s = min(self._window_s, _LAST_STALL_S)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._look_later(transport)
 
-    def _look(self, transport: asyncio.Transport, waiting_bytes: int) -> None:
-        still_bytes = transport.get_write_buffer_size()
-        if still_bytes >= waiting_bytes:
+    def _look_later(self, transport: asyncio.Transport) -> None:
+        most_bytes = transport.get_write_buffer_size() - int(LEAST_BYTES_PER_S * self._window_s)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._window_s, self._look, transport, most_bytes)
+
+    def _look(self, transport: asyncio.Transport, most_bytes: int) -> None:
+        if transport.get_write_buffer_size() > max(0, most_bytes):
             transport.abort()
         else:
-            self._look_later(transport, still_bytes)
+            self._look_later(transport)
 
 
 class BoundedH11Protocol(H11Protocol):
@@ -110,6 +133,15 @@ class BoundedH11Protocol(H11Protocol):
     @property
     def waits_for_request(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def waits_for_body(self) -> bool:
+        """Whether the body of its request is not whole yet, even where it has been refused already."""
+        return self.cycle is not None and self.cycle.more_body
+
+    def hurry(self) -> None:
+        """The gateway is shutting down: an answer that is not read is not waited for as long as before."""
+        self._stall.hurry(self.transport)
 
     def connection_made(self, transport: Any) -> None:
         if len(self.connections) >= self._max_connections and not self._make_room():
@@ -156,11 +188,11 @@ class BoundedH11Protocol(H11Protocol):
             self.transport.abort()
 
     def _make_room(self) -> bool:
-        """Closes the connection that has waited for a request the longest; False where none waits."""
-        waiting = [
-            each
-            for each in self.connections
-            if isinstance(each, BoundedH11Protocol) and each.waits_for_request
+        """Closes the connection that has waited the longest for a request, or else for the rest of one. False where
+        none waits."""
+        ours = [each for each in self.connections if isinstance(each, BoundedH11Protocol)]
+        waiting = [each for each in ours if each.waits_for_request] or [
+            each for each in ours if each.waits_for_body
         ]
         if not waiting:
             return False
@@ -171,14 +203,18 @@ class BoundedH11Protocol(H11Protocol):
 
 
 class BoundedWebSocketProtocol(WebSocketsSansIOProtocol):
-    """A websocket. What has come of a message counts as held memory of its owner, and must go on coming."""
+    """A websocket. What has come of a message counts as held memory of its owner, and must go on coming.
+
+    A connection with very many frames is cut: each costs more than it carries.
+    """
 
     def __init__(self, config: Any, *args: Any, **options: Any) -> None:
         super().__init__(config, *args, **options)
         self._memory: MemoryBudget = config.memory
         self._held = ExitStack()
         self._held_bytes = 0
-        self._begun_s = 0.0
+        self._patience, self._looked_s = Patience(), 0.0
+        self._frames_left, self._filled_s = float(_FRAMES_AT_ONCE), self.loop.time()
         self._refused: QueueFull | None = None
         self._progress_timer: asyncio.TimerHandle | None = None
         self._stall = _StallGuard()
@@ -193,7 +229,26 @@ class BoundedWebSocketProtocol(WebSocketsSansIOProtocol):
                 self.transport.pause_reading()
                 self.queue.put_nowait({"type": "websocket.receive", "text": ""})
                 return
-        super().data_received(data)
+        at, piece_bytes = 0, _PIECE_BYTES
+        while at < len(data) and not self.transport.is_closing():
+            super().data_received(data[at : at + piece_bytes])
+            at += piece_bytes
+            # Pieces of a large frame need not be small.
+            piece_bytes *= 2 if self._frames_left > _FRAMES_AT_ONCE / 2 else 1
+
+    def handle_events(self) -> None:
+        now_s = self.loop.time()
+        refilled = self._frames_left + _FRAMES_PER_S * (now_s - self._filled_s)
+        self._frames_left = min(_FRAMES_AT_ONCE, refilled) - len(self.conn.events)
+        self._filled_s = now_s
+        if self._frames_left < 0.0:
+            self.transport.abort()
+            return
+        super().handle_events()
+
+    def hurry(self) -> None:
+        """The gateway is shutting down: an answer that is not read is not waited for as long as before."""
+        self._stall.hurry(self.transport)
 
     async def receive(self) -> Any:
         message = await super().receive()
@@ -220,9 +275,12 @@ class BoundedWebSocketProtocol(WebSocketsSansIOProtocol):
         if not self._held_bytes:
             call: Call | None = self.scope["state"].get("call")
             self._add = self._held.enter_context(self._memory.request(call.owner if call else ANONYMOUS))
-            self._begun_s = self.loop.time()
-            self._progress_timer = self.loop.call_later(STALL_TIMEOUT_S, self._look_at_progress)
+            self._patience, self._looked_s = Patience(), self.loop.time()
+            self._progress_timer = self.loop.call_later(self._patience.left_s, self._look_at_progress)
         self._add(count)
+        now_s = self.loop.time()
+        self._patience.waited(now_s - self._looked_s, count)
+        self._looked_s = now_s
         self._held_bytes += count
 
     def _release(self) -> None:
@@ -237,7 +295,7 @@ class BoundedWebSocketProtocol(WebSocketsSansIOProtocol):
         self._progress_timer = None
         if not self.queue.empty() or not self._held_bytes:
             return
-        remaining_s = receive_time_s(self._held_bytes) - (self.loop.time() - self._begun_s)
+        remaining_s = self._patience.left_s - (self.loop.time() - self._looked_s)
         if remaining_s <= 0.0:
             self.transport.abort()
         else:

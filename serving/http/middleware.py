@@ -32,7 +32,7 @@ from serving.errors import (
     RequestTooLarge,
     ShuttingDown,
 )
-from serving.http.connections import receive_time_s
+from serving.http.connections import Patience
 from serving.settings import Settings
 from serving.wire.contract import METHODS
 from serving.wire.json import write_json
@@ -281,22 +281,23 @@ class _Body:
     def limited(self, hold: HoldBytes, call: Call) -> Receive:
         """A `receive` that counts each piece, refuses a body over the limit as it grows, and gives up one that comes
         too slowly, or is not whole at the call's deadline."""
-        seen, begun_s = 0, call.deadline.clock.now()
+        seen, patience, clock = 0, Patience(), call.deadline.clock
 
         async def limited() -> Message:
             nonlocal seen
             if self._whole:
                 # nothing is waited for any more but the caller hanging up
                 return await self.receive()
-            left_s = receive_time_s(seen) - (call.deadline.clock.now() - begun_s)
+            begun_s, left_s = clock.now(), call.deadline.remaining_s
             try:
-                async with self._lifecycle.receiving(min(left_s, call.deadline.remaining_s)):
+                async with self._lifecycle.receiving(min(patience.left_s, left_s)):
                     message = await self.receive()
             except TimeoutError:
-                why = "allow more time" if left_s > call.deadline.remaining_s else "it came too slowly"
+                why = "allow more time" if patience.left_s > left_s else "it came too slowly"
                 raise DeadlineExceeded(f"Time ran out before the request had come in whole; {why}.") from None
             self._whole = not message.get("more_body", False)
             count = len(message.get("body", b""))
+            patience.waited(clock.now() - begun_s, count)
             seen += count
             if seen > self._max_bytes:
                 raise RequestTooLarge.over(self._max_bytes)

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from indomain.v1 import editing_pb2 as pb
+from serving.call import Call
 from serving.errors import Cancelled, InvalidOption, MalformedRequest, UnsupportedMediaType
 from serving.wire.contract import picture_fields
 from serving.wire.json import LARGE_BYTES, JsonPieces, read_json, read_json_aside, write_json
@@ -92,6 +93,8 @@ async def _read_form(request: Request, kind: type[MessageT]) -> MessageT:
         for name in names:
             file = form.get(name)
             if isinstance(file, UploadFile):
+                call: Call = request.state.call
+                await call.turn()
                 getattr(message, name).data = await file.read()
             elif file is not None:
                 raise MalformedRequest(f"The form's part {name!r} is no file; /docs has the schema.")
@@ -105,6 +108,16 @@ class _InMemory(MultiPartParser):
     picture lies on one."""
 
     spool_max_size = sys.maxsize
+
+    @property
+    def _charset(self) -> str:
+        """Texts are UTF-8, whatever the caller names: of Python's codecs one takes minutes for a megabyte, others make
+        characters that cannot be written, or raise errors of their own."""
+        return "utf-8"
+
+    @_charset.setter
+    def _charset(self, named: str) -> None:
+        pass
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from serving.settings import Settings
 from serving.telemetry.metrics import Metrics
 from serving.wire.contract import METHODS, Method, answers_picture
 from serving.wire.editing import Editing
+from serving.wire.json import LARGE_BYTES
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -88,11 +89,14 @@ def _unary(method: Method, serve: Callable[..., Any]) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         accept = wanted_picture_format(request) if has_picture else None
         message: Any = await read_message(request, method.request)
+        if message.ByteSize() > LARGE_BYTES:
+            await _call(request).turn()
         if accept is not None and not message.output.format:
             message.output.format = accept
         call = _call(request)
         answer = await cancelled_on_disconnect(request, serve(message, call))
-        call.hold_answer(answer.ByteSize())
+        if call.hold_answer(answer.ByteSize()):
+            await call.turn()
         return answer_json(answer) if accept is None else answer_picture(answer)
 
     return endpoint

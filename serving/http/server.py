@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -65,6 +66,12 @@ class HttpServer(uvicorn.Server):
                 raise BackendUnavailable("The HTTP server did not start.")
             await asyncio.sleep(0.01)
         self.port = int(listening.getsockname()[1])
+
+    def hurry(self) -> None:
+        """From now on answers that are not read are given up sooner."""
+        connections: list[Any] = list(self.server_state.connections)
+        for connection in connections:
+            connection.hurry()
 
     async def stop(self) -> None:
         """Finishes the requests that run."""

@@ -5,6 +5,7 @@ They hold no secrets and are not generated. The middleware's policy says what th
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ _FILES = "/studio"
 
 class _Files(StaticFiles):
     """Browsers keep the files, and ask each time whether they have changed: the page fits the gateway's version."""
+
+    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
+        # No file's name has a zero byte; the system's functions raise ValueError at one.
+        return ("", None) if "\0" in path else super().lookup_path(path)
 
     def file_response(self, *arguments: Any, **options: Any) -> Response:
         response = super().file_response(*arguments, **options)

@@ -11,18 +11,25 @@ It imports as little as it can: it starts in a quarter of a second, and takes 33
 from __future__ import annotations
 
 import pickle
+import resource
 import signal
 import socket
 import sys
 import traceback
 from dataclasses import dataclass, field
 from io import BufferedRWPair
+from pathlib import Path
 from typing import Any
 
 from serving.errors import EditingError
 from serving.jobs import EncodedPicture
 from serving.photographs.formats.headers import Header
 from serving.photographs.pictures import PictureReader
+
+# Sizes of this process in pages; the sixth is that of its data (Linux).
+_OWN_MEMORY = Path("/proc/self/statm")
+# For answers, libraries that are loaded late, and stacks of threads.
+_SPARE_BYTES = 96 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,16 @@ def send(message: Step | Answer, stream: BufferedRWPair) -> None:
     stream.flush()
 
 
+def limit_memory(header: Header) -> None:
+    """Bounds the memory of this process while it decodes a picture whose library allocates what other bytes than the
+    header's say: libtiff its strips and tiles, dav1d (AVIF) its frames. Without a limit otherwise."""
+    limit = resource.RLIM_INFINITY
+    if header.format in ("TIFF", "AVIF") and _OWN_MEMORY.exists():
+        pages = int(_OWN_MEMORY.read_text().split()[5])
+        limit = pages * resource.getpagesize() + 2 * header.decoded_bytes + _SPARE_BYTES
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, resource.RLIM_INFINITY))
+
+
 def main() -> None:
     # Run as a module this file is `__main__`; what is sent must be of the module's own name.
     from serving.photographs import decoder
@@ -96,6 +113,7 @@ def main() -> None:
         except EOFError:
             return
         if step.opened is not None:
+            limit_memory(step.opened[1])
             reader = PictureReader(*step.opened)
         answer = decoder.Answer()
         if step.method:

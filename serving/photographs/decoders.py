@@ -171,9 +171,10 @@ class Decoders:
         """Ends threads and processes. No picture may be open."""
         for process in self._processes:
             process.close()
+        # All of it is idle, or ended already. Not in threads: while a program ends, none can be started.
         for process in self._processes:
-            await asyncio.to_thread(process.join)
-        await asyncio.to_thread(self.threads.shutdown)
+            process.join()
+        self.threads.shutdown()
 
     @asynccontextmanager
     async def _limited(self) -> AsyncIterator[None]:

@@ -139,7 +139,8 @@ def _without(vector: Vectors, edit: EditStep, bundle: Bundle) -> Vectors:
 def _within(vector: Vectors, layers: tuple[int, ...]) -> Vectors:
     """The vector, zero outside the given layers."""
     narrowed = np.zeros_like(vector)
-    chosen = [layer for layer in layers if 0 <= layer < len(vector)]
+    # each once: indexing copies a layer as often as it is named
+    chosen = [layer for layer in set(layers) if 0 <= layer < len(vector)]
     narrowed[chosen] = vector[chosen]
     return narrowed
 
@@ -210,7 +211,8 @@ def check_mixing(layers: tuple[int, ...], strength: float, bundle: Bundle) -> No
 
 def mix_codes(base: Code, style: Code, layers: tuple[int, ...], strength: float) -> Code:
     """`base` with `layers` moved towards those of `style`, all the way at strength 1; float32 [L, 512]."""
-    mixed, chosen = base.copy(), list(layers)
+    # each once: indexing copies a layer as often as it is named
+    mixed, chosen = base.copy(), list(set(layers))
     if strength == 1.0:
         mixed[chosen] = style[chosen]
     else:
@@ -218,9 +220,11 @@ def mix_codes(base: Code, style: Code, layers: tuple[int, ...], strength: float)
     return mixed
 
 
-def interpolate_codes(start: Code, end: Code, count: int) -> npt.NDArray[np.float32]:
-    """`count` evenly spaced codes on the straight line in W+, float32 [count, L, 512]; both ends are exact."""
-    positions = np.linspace(0.0, 1.0, count, dtype=np.float32)[:, None, None]
+def interpolate_codes(
+    start: Code, end: Code, count: int, part: slice = slice(None)
+) -> npt.NDArray[np.float32]:
+    """`count` evenly spaced codes on the straight line in W+, both ends exact; a part of them, float32 [N, L, 512]."""
+    positions = np.linspace(0.0, 1.0, count, dtype=np.float32)[part, None, None]
     return (1 - positions) * start + positions * end
 
 

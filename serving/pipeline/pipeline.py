@@ -216,11 +216,13 @@ class Pipeline:
             settings = self._refine_settings(job.refine, bundle)
             start, origin = await self._code_of(job.start, settings, job.align, bundle, call)
             end, _ = await self._code_of(job.end, settings, job.align, bundle, call)
-            with call.during("edit"):
-                codes = list(interpolate_codes(start, end, job.count))
             first_image: Image | None = None
             for first in range(0, job.count, _FRAMES_AT_ONCE):
-                part = codes[first : first + _FRAMES_AT_ONCE]
+                with call.during("edit"):
+                    # not all at once: they may take ten megabytes, for whoever does not read them, too
+                    part = list(
+                        interpolate_codes(start, end, job.count, slice(first, first + _FRAMES_AT_ONCE))
+                    )
                 images, scores = await self._stages.generate_and_score(bundle, part, len(part), call)
                 pictures: Sequence[EncodedPicture | None] = [None] * len(part)
                 if output.image:

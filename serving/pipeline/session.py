@@ -18,6 +18,7 @@ from serving.deadline import Deadline
 from serving.errors import DeadlineExceeded, EditingError, MalformedRequest, QueueFull, ShuttingDown
 from serving.jobs import (
     AlignOptions,
+    Area,
     EditJob,
     EncodedPicture,
     Origin,
@@ -115,7 +116,8 @@ class EditSession:
     """One session.
 
     request_s: the time for each request, from when it is begun. idle_s: the session ends after such a time without a
-    request. hold: counts the bytes of the photograph that is kept to paste into.
+    request. hold: counts the bytes of the pictures that it has: the source, which is kept to paste into, and masks of
+    requests that are not answered yet. They count from when they have come: whoever sends them has given them up then.
     """
 
     def __init__(
@@ -137,6 +139,7 @@ class EditSession:
         self._request_s = request_s
         self._idle_s = idle_s
         self._subject: _Subject | None = None
+        self._source_bytes = 0
         self._output = OutputOptions()
         self._waiting: SessionRequest | None = None
         self._skipped = 0
@@ -182,11 +185,14 @@ class EditSession:
         """Takes a request as the newest one; a request that still waits is skipped."""
         if self._ending:
             return
+        try:
+            self._hold_pictures(request)
+        except QueueFull as error:
+            request = SessionRequest(request.sequence, fault=error)
         options = request.options
         if request.output_given:
             self._output = options.output
         if request.source is not None:
-            self._release_photograph()
             self._subject = _Subject(request.source, request.bundle, options.refine, options.align)
             if self._editing is not None:
                 # Nobody waits for a picture of the old source.
@@ -194,18 +200,25 @@ class EditSession:
                 self._editing.cancel()
         if self._waiting is not None:
             self._skipped += 1
+            self._release_mask(self._waiting)
         self._waiting = request
         self._wake.set()
 
-    def _release_photograph(self) -> None:
-        if self._subject is not None and self._subject.origin is not None:
-            self._hold(-len(self._subject.origin.picture.data))
+    def _hold_pictures(self, request: SessionRequest) -> None:
+        """Counts a request's mask, and its source in place of the one before. Raises QueueFull."""
+        source_bytes = self._source_bytes if request.source is None else _size(request.source)
+        self._hold(source_bytes - self._source_bytes + _size(request.options.area))
+        self._source_bytes = source_bytes
+
+    def _release_mask(self, request: SessionRequest) -> None:
+        self._hold(-_size(request.options.area))
 
     async def _work(self) -> None:
         while True:
             request, self._waiting = self._waiting, None
             if request is not None:
                 await self._answer(request)
+                self._release_mask(request)
             elif self._ending:
                 raise ShuttingDown("The gateway is shutting down; open the session again in a while.")
             elif self._all_received:
@@ -262,8 +275,12 @@ class EditSession:
             subject.source, subject.bundle = edited.source_code, edited.bundle
             placement = edited.rendering.placement
             if isinstance(source, EncodedPicture) and placement is not None:
-                self._hold(len(source.data))
                 subject.origin = Origin(source, placement)
         if output.codes:
             return edited
         return replace(edited, code=edited.code.by_handle(), source_code=edited.source_code.by_handle())
+
+
+def _size(part: Source | Area | None) -> int:
+    """The bytes of a picture; other parts of a request are small."""
+    return len(part.data) if isinstance(part, EncodedPicture) else 0

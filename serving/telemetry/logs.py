@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import threading
 from collections import Counter
@@ -32,6 +33,9 @@ _MAX_SHORTENED_CHARACTERS: Final = 200
 # What parsers raise on bytes that break their protocol.
 _PROTOCOL_ERRORS: Final = (h11.ProtocolError, websockets.InvalidHandshake, websockets.ConnectionClosed)
 _LIBRARIES: Final = frozenset({"uvicorn", "websockets", "asyncio", "grpc", "py"})
+
+# What a terminal obeys, or shows in another order than it stands there. In JSON most of it is escaped already.
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 _requests = logging.getLogger("serving.requests")
 
@@ -100,7 +104,7 @@ class LogWriter(logging.Handler):
         except Exception as error:
             # A wrong call of the logger. `Handler.handleError` would print to standard error, and block there.
             text = f"{record.name}: a line could not be formatted: {record.msg!r} ({error})"
-        return f"{text}\n".encode(errors="backslashreplace")
+        return f"{_CONTROLS.sub(_escaped, text)}\n".encode(errors="backslashreplace")
 
     def _notice(self) -> logging.LogRecord:
         message = "%d log lines were dropped: they were not read in time"
@@ -246,4 +250,10 @@ class TextFormatter(logging.Formatter):
         fields = " ".join(
             f"{name}={value}" for name, value in _fields(record).items() if value not in ("", {})
         )
-        return f"{super().formatMessage(record)}{' | ' if fields else ''}{fields}"
+        line = f"{super().formatMessage(record)}{' | ' if fields else ''}{fields}"
+        # only a traceback has lines of its own
+        return line.replace("\n", "\\n")
+
+
+def _escaped(character: re.Match[str]) -> str:
+    return f"\\u{ord(character[0]):04x}"

@@ -18,6 +18,7 @@ MAX_VALUES = 20_000
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 _LONGEST_VARINT = 10
 _MAX_DEPTH = 16
+_CONTINUED = bytes(range(0x80, 0x100))
 
 
 def check_values(data: bytes, kind: Any) -> None:
@@ -43,8 +44,7 @@ def _count(data: bytes, at: int, end: int, kind: Descriptor, count: int, depth: 
             if number in parts and depth < _MAX_DEPTH:
                 count = _count(data, at, min(at + length, end), parts[number], count, depth + 1)
             elif number in packed:
-                # at least so many values; those that take a byte each are few enough to build
-                count += length // _LONGEST_VARINT
+                count += _count_packed(data, at, min(at + length, end))
             at += length
         elif wire_type == _VARINT:
             _, at = _varint(data, at, end)
@@ -53,6 +53,13 @@ def _count(data: bytes, at: int, end: int, kind: Descriptor, count: int, depth: 
         elif wire_type == _FIXED32:
             at += 4
     return count
+
+
+def _count_packed(data: bytes, at: int, end: int) -> int:
+    """How many numbers one piece holds; of a very long one, the least that there may be."""
+    least = (end - at) // _LONGEST_VARINT
+    # all bytes of a number but its last one are 128 or more
+    return least if least > MAX_VALUES else max(least, len(data[at:end].translate(None, _CONTINUED)))
 
 
 def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:

@@ -31,10 +31,17 @@ def read_json(kind: type[MessageT], content: bytes | str) -> MessageT:
     """The message that a JSON text holds. Raises MalformedRequest."""
     _check_size(content)
     try:
-        return message_from_json(json.loads(content), kind, ignore_unknown_fields=False)
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
+        values = json.loads(text)
+        if "\\u" in text:
+            # raises UnicodeEncodeError at half of a surrogate pair, which protobuf cannot look up
+            json.dumps(values, ensure_ascii=False).encode()
+        # a large one is not needed twice
+        del text
+        return message_from_json(values, kind, ignore_unknown_fields=False)
     except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise MalformedRequest(f"The JSON cannot be read: {reason[:400]}; /docs has the schema.") from None
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)[:400]
+        raise MalformedRequest(f"The JSON cannot be read: {reason}; /docs has the schema.") from None
 
 
 async def read_json_aside(kind: type[MessageT], content: bytes | str) -> MessageT:

@@ -230,8 +230,9 @@ def test_failures_are_tried_again_when_asked(
     assert "--retry-failed" in capsys.readouterr().err
     assert written() == ["b.png"]
     assert edit("photos", "--json") == 1  # nothing is left to do, and it has failed still
-    failed, summary = map(json.loads, capsys.readouterr().out.splitlines())
+    left_out, failed, summary = map(json.loads, capsys.readouterr().out.splitlines())
     assert failed["earlier"]
+    assert left_out["event"] == "left_out"
     assert (summary["done"], summary["done_earlier"], summary["failed"]) == (0, 1, 1)
     assert edit("photos", "--retry-failed") == 0
     assert edit("photos") == 0

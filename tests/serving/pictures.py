@@ -50,6 +50,22 @@ def _png(width: int, height: int, bits: int, colour_type: int, data: bytes, extr
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
+def zero_tiff(width: int, height: int, *, strip_bytes: int) -> bytes:
+    """A grey TIFF with one strip, compressed by Deflate, that holds so many zeros."""
+    packer = zlib.compressobj(1)
+    data = packer.compress(bytes(strip_bytes)) + packer.flush()
+    rows = {256: width, 257: height, 258: 8, 259: 8, 262: 1, 273: 8, 277: 1, 278: height, 279: len(data)}
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in rows.items())
+    return (
+        b"II*\0"
+        + struct.pack("<I", 8 + len(data))
+        + data
+        + struct.pack("<H", len(rows))
+        + directory
+        + bytes(4)
+    )
+
+
 # Red, green and blue of colour spaces (XYZ, D50), and their gamma.
 DISPLAY_P3 = ((0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407), 2.2)
 ADOBE_RGB = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457), 2.2)

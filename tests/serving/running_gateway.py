@@ -79,8 +79,8 @@ def settings_for(repository: Path, **overrides: Any) -> Settings:
     return Settings(**(base | overrides))
 
 
-def start_process(repository: Path, *flags: str) -> subprocess.Popen[str]:
-    """Starts `python -m serving` over the repository. Its log comes through `stderr`."""
+def start_process(repository: Path, *flags: str, **options: Any) -> subprocess.Popen[str]:
+    """Starts `python -m serving` over the repository. Its log comes through `stderr`. options: of Popen."""
     environment = os.environ | {
         "INDOMAIN_MODEL_REPOSITORY": str(repository),
         "INDOMAIN_INTRA_OP_THREADS": "1",
@@ -88,7 +88,7 @@ def start_process(repository: Path, *flags: str) -> subprocess.Popen[str]:
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     command = [sys.executable, "-m", "serving", *flags]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, **options)
 
 
 def run_command(*flags: str) -> subprocess.CompletedProcess[str]:

@@ -35,8 +35,8 @@ QUICK_INFLATED = 4
 _PIXEL_BYTES = 7
 # libwebp's two canvases, their copy and Pillow's pixels, 4 each.
 _WEBP_PIXEL_BYTES = 16
-# The planes of up to 12 bits that the decoder keeps twice, RGBA of libavif and its copy, and Pillow's pixels.
-_AVIF_PIXEL_BYTES = 24
+# The planes of up to 12 bits, 6 at most, RGBA of libavif and its copy, and Pillow's pixels, 4 each.
+_AVIF_PIXEL_BYTES = 18
 # As in a JPEG. A band of a picture, for which memory is needed beside the picture itself, is at least one row.
 _MAX_SIDE = 65_535
 

@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
+from PIL import AvifImagePlugin, ImageFile, UnidentifiedImageError
 from PIL import Image as PillowImage
-from PIL import ImageFile, UnidentifiedImageError
 
 from serving.errors import InvalidPicture, PictureTooLarge
 from serving.jobs import EncodedPicture
@@ -63,6 +63,8 @@ _OWN_MODES = {
 _OTHER_ORDER = "B" if sys.byteorder == "little" else "L"
 # Pillow's own check for decompression bombs stays on after ours. Its warnings, one for each odd tag, are of no use.
 warnings.filterwarnings("ignore", module="PIL")
+# The planes of an AVIF are decoded once, not once for each thread.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 # Each picture in one piece of memory: the memory of a large one is given back as a whole.
 PillowImage.core.set_use_block_allocator(1)
 

@@ -14,13 +14,15 @@ Order = Literal["<", ">"]
 
 ORIENTATION = 0x0112
 _MAX_ENTRIES = 2_000
+# Of a pixel.
+_MAX_SAMPLES = 8
 _ORDERS: dict[bytes, Order] = {b"II*\0": "<", b"MM\0*": ">"}
 # Bytes of a value of each type: BYTE, ASCII, SHORT, LONG, RATIONAL, the signed ones, FLOAT, DOUBLE, IFD.
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _SHORT, _LONG, _RATIONAL = 3, 4, 5
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
-_TILE_WIDTH, _TILE_HEIGHT, _SAMPLE_FORMAT, _XMP, _PROFILE = 322, 323, 339, 700, 34675
+_PLANES, _TILE_WIDTH, _TILE_HEIGHT, _SAMPLE_FORMAT, _XMP, _PROFILE = 284, 322, 323, 339, 700, 34675
 # How pixels are stored. Pillow gets these tags only: the others are of no use to a decoder.
 _PIXEL_TAGS = frozenset(
     {*(256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 317, 320, 322, 323, 324, 325, 332, 336, 338)}
@@ -50,13 +52,18 @@ class Directory:
 
     def number(self, tag: int, default: int = 0) -> int:
         """A whole number; of several, the first."""
-        return next(iter(self.numbers(tag)), default)
+        return next(iter(self.numbers(tag, 1)), default)
 
-    def numbers(self, tag: int) -> Sequence[int]:
-        """Whole numbers; empty if the tag is missing or of another type."""
+    def numbers(self, tag: int, most: int) -> Sequence[int]:
+        """Whole numbers, the first `most` of them: a file may hold millions. Empty if the tag is missing or of another
+        type."""
         entry = self.entries.get(tag)
         code = {1: "B", _SHORT: "H", _LONG: "I", 13: "I"}.get(entry.type if entry else 0)
-        return struct.unpack(f"{self.order}{entry.count}{code}", entry.value) if entry and code else ()
+        return (
+            struct.unpack_from(f"{self.order}{min(entry.count, most)}{code}", entry.value)
+            if entry and code
+            else ()
+        )
 
     def fraction(self, tag: int) -> float:
         """A rational number; 0 if the tag is missing, of another type, or divides by 0."""
@@ -92,7 +99,8 @@ def read_directory(tiff: bytes, order: Order, start: int) -> Directory:
         left -= size
         if left < 0:
             raise ValueError("values that lie upon each other")
-        if not size or tag in entries:
+        # Nothing that is read here is larger than a profile may be.
+        if not size or size > MAX_PROFILE_BYTES or tag in entries:
             continue
         if place + size > len(tiff):
             raise ValueError("a value beyond the end")
@@ -144,17 +152,19 @@ def read_tiff(data: bytes) -> TiffHeader:
     width, height = found.number(_WIDTH), found.number(_HEIGHT)
     if not width or not height:
         raise InvalidPicture(DAMAGED)
-    bits = found.numbers(_BITS) or (1,)
-    whole = all(kind == _UNSIGNED for kind in found.numbers(_SAMPLE_FORMAT))
-    inverted = found.number(_PHOTOMETRIC) == _WHITE_IS_ZERO and max(bits) > 8
-    if found.number(_COMPRESSION, 1) not in _COMPRESSIONS or not whole or max(bits) > 16 or inverted:
+    bits = found.numbers(_BITS, _MAX_SAMPLES + 1) or (1,)
+    whole = all(kind == _UNSIGNED for kind in found.numbers(_SAMPLE_FORMAT, _MAX_SAMPLES))
+    # Pillow mistakes deep samples that are stored in planes, of 12 bits, or with white as 0.
+    odd = found.number(_PHOTOMETRIC) == _WHITE_IS_ZERO or found.number(_PLANES, 1) != 1
+    deep = max(bits) > 8 and (odd or max(bits) != 16)
+    if found.number(_COMPRESSION, 1) not in _COMPRESSIONS or not whole or deep:
         raise InvalidPicture(
             "The TIFF stores its pixels in a way that is not read here; save it with 8 or 16 bits, without compression "
             "or with LZW or Deflate."
         )
     # A tile may reach beyond the picture, but is not larger than it by much.
     tiles = zip((_TILE_WIDTH, _TILE_HEIGHT), (width, height), strict=True)
-    if any(found.number(tag) > side + 1024 for tag, side in tiles) or len(bits) > 8:
+    if any(found.number(tag) > side + 1024 for tag, side in tiles) or len(bits) > _MAX_SAMPLES:
         raise InvalidPicture(DAMAGED)
     return TiffHeader(
         width,

@@ -24,7 +24,7 @@ from indomain.v1 import editing_pb2 as pb
 from serving.access.keys import make_key
 from serving.photographs import pictures
 from serving.photographs.formats import loading
-from serving.pipeline import pipeline, stages
+from serving.pipeline import editing, pipeline, stages
 from serving.settings import Settings
 from serving.telemetry.logs import JsonFormatter, LibraryFilter, TextFormatter
 from tests.serving.pictures import encoded, photograph
@@ -191,7 +191,7 @@ def explode(*_: object, **__: object) -> None:
     [
         (pictures.PictureReader, "centre_square"),
         (stages, "encode_picture"),
-        (pipeline, "apply_edits"),
+        (editing, "apply_edits"),
         (pipeline.RefineSettings, "resolve"),
         (loading, "PillowImage"),
     ],

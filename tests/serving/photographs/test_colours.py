@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
 import zlib
 from typing import Any
@@ -12,12 +13,14 @@ import pytest
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
+from indomain.v1 import editing_pb2 as pb
 from serving.errors import InvalidPicture
 from serving.jobs import EncodedPicture, ImageFormat, OutputOptions
 from serving.photographs.alignment import Similarity
 from serving.photographs.formats import headers
 from serving.photographs.formats.headers import read_header
 from serving.photographs.formats.limits import MAX_PROFILE_BYTES, is_plain
+from serving.photographs.pasting import Patch
 from serving.photographs.pictures import PictureReader
 from tests.serving.pictures import (
     ADOBE_RGB,
@@ -33,6 +36,7 @@ from tests.serving.pictures import (
     rgb_profile,
     samples_of_png,
 )
+from tests.serving.running_gateway import RunningGateway
 
 PROFILES = {
     "P3": rgb_profile(*DISPLAY_P3),
@@ -56,7 +60,7 @@ def reader(data: bytes) -> PictureReader:
 
 def paste(data: bytes, *, replace: bool = False, **output: Any) -> bytes:
     before = None if replace else BEFORE
-    return reader(data).paste(PLACE, before, AFTER, OutputOptions(**output), True).data
+    return reader(data).paste([Patch(PLACE, before, AFTER, True)], OutputOptions(**output)).data
 
 
 def opened(data: bytes) -> Image.Image:
@@ -467,3 +471,40 @@ def test_tiffs_and_avifs_are_always_decoded_in_processes(monkeypatch: pytest.Mon
     monkeypatch.setattr(headers, "_AVIF", False)
     with pytest.raises(InvalidPicture, match="not a PNG"):
         read_header(EncodedPicture(encoded(np.asarray(PHOTOGRAPH), "AVIF")), 2**25, 2**25)
+
+
+# --- through the gateway ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strip", [False, True])
+def test_both_transports_answer_the_photograph_as_it_was(gateway: RunningGateway, strip: bool) -> None:
+    source = with_metadata("JPEG")
+    output = pb.OutputOptions(include_pasted=True, strip_metadata=strip)
+    steps = pb.RefineOptions(steps=0)
+    over_grpc = gateway.stub.Invert(
+        pb.InvertRequest(picture=pb.Picture(data=source), refine=steps, output=output)
+    )
+    options = {"refine": {"steps": 0}, "output": {"include_pasted": True, "strip_metadata": strip}}
+    over_http = gateway.http.post(
+        "/v1/invert",
+        files={"picture": source},
+        data={"options": json.dumps(options)},
+        headers={"accept": "image/png"},
+    )
+    assert over_http.content == over_grpc.pasted.data
+    answer = opened(over_grpc.pasted.data)
+    assert ("icc_profile" in answer.info, bool(answer.getexif())) == (not strip, not strip)
+
+
+def test_a_tiff_of_16_bits_comes_through_its_process(gateway: RunningGateway) -> None:
+    grey = RANDOM.integers(0, 65536, (80, 96), np.uint16)
+    answer = gateway.stub.Invert(
+        pb.InvertRequest(
+            picture=pb.Picture(data=encoded(grey, "TIFF")),
+            refine=pb.RefineOptions(steps=0),
+            output=pb.OutputOptions(include_pasted=True),
+        )
+    )
+    samples = samples_of_png(answer.pasted.data)[:, :, 0]
+    assert np.array_equal(samples[:, :5], grey[:, :5])
+    assert len(np.unique(samples >> 8)) > 200

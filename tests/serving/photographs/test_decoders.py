@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import struct
 import threading
 import time
 import zlib
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import grpc
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -27,7 +29,7 @@ from serving.photographs.formats import headers
 from serving.photographs.formats.headers import read_header
 from serving.photographs.formats.jpeg import MAX_SCANS
 from serving.photographs.formats.limits import MAX_PARTS
-from serving.photographs.formats.metadata import read_orientation
+from serving.photographs.formats.metadata import Metadata, answered_metadata, read_orientation
 from tests.serving.pictures import (
     encoded,
     jpeg_of_scans,
@@ -35,6 +37,7 @@ from tests.serving.pictures import (
     photograph,
     png_chunk,
     zero_png,
+    zero_tiff,
 )
 from tests.serving.running_gateway import RunningGateway, start_process
 from tests.serving.waiting import wait_for
@@ -121,11 +124,30 @@ def test_a_header_is_read_in_milliseconds() -> None:
         b"\xff\xd8\xff" + b"\xff\0" * 8_000_000,
         b"\xff\xd8\xff\xe0\0\x02" + b"\xff" * 16_000_000,
         b"RIFF\0\0\0\0WEBPVP8X" + bytes(16_000_000),
+        *(tiff_of_numbers(tag) for tag in (256, 258, 339)),
     ):
         begun_s = time.process_time()
         with suppress(InvalidPicture):
             read_header(EncodedPicture(data), 2**25, 2**26)
         assert time.process_time() - begun_s < 0.2
+
+
+def tiff_of_numbers(tag: int) -> bytes:
+    """A TIFF of which one tag is four million numbers."""
+    count = 4_000_000
+    rows = [(256, 4, 1, 16), (257, 4, 1, 16)] if tag != 256 else [(257, 4, 1, 16)]
+    rows = sorted([*rows, (tag, 4, count, 100)])
+    directory = struct.pack("<H", len(rows)) + b"".join(struct.pack("<HHII", *row) for row in rows) + bytes(4)
+    return (b"II*\0" + struct.pack("<I", 8) + directory).ljust(100, b"\0") + struct.pack("<I", 16) * count
+
+
+def test_previews_in_xmp_are_looked_for_in_milliseconds() -> None:
+    """Also where there are none, but much that looks like the beginning of one."""
+    for run in (b"a" * 599 + b"<", (b"b" * 49 + b" ") * 200 + b"<", b"a<"):
+        begun_s = time.process_time()
+        answered_metadata(Metadata(xmp=run * (4_000_000 // len(run))), 16, 16)
+        answered_metadata(Metadata(xmp=run * (1_000_000 // len(run))), 16, 16)
+        assert time.process_time() - begun_s < 0.3
 
 
 def test_metadata_says_how_a_picture_lies_and_is_otherwise_left_alone() -> None:
@@ -287,6 +309,22 @@ def test_bombs_take_bounded_memory_and_give_it_back(
             assert resident.peak_mb < 400
             wait_for(lambda resident=resident: resident.now_mb < 60)
         assert served.status_code == 200
+
+
+def test_a_file_that_lies_about_its_size_takes_no_more_memory(
+    start_gateway: Callable[..., RunningGateway],
+) -> None:
+    """An AVIF whose frame is larger than it says, and a TIFF whose one strip of zeros inflates to 300 MB."""
+    gateway = start_gateway(picture_processes=1)
+    assert invert(gateway, encoded(photograph(1, 1600, 1200), "JPEG")).image.data
+    avif = encoded(np.zeros((5000, 5000, 3), np.uint8), "AVIF", speed=10)
+    said, real = struct.pack(">II", 100, 100), struct.pack(">II", 5000, 5000)
+    assert real in avif
+    for data in (avif.replace(real, said), zero_tiff(100, 100, strip_bytes=300_000_000)):
+        with Resident(os.getpid()) as resident, suppress(grpc.RpcError):
+            invert(gateway, data)
+        assert resident.peak_mb < 150
+    assert invert(gateway, encoded(photograph(1, 1600, 1200), "JPEG")).image.data
 
 
 def test_pictures_that_need_more_than_there_is_are_refused_and_others_wait(

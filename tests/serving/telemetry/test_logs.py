@@ -22,7 +22,7 @@ import pytest
 
 from serving.call import CALL, Call
 from serving.deadline import Deadline
-from serving.telemetry.logs import JsonFormatter, LibraryFilter, LogWriter
+from serving.telemetry.logs import JsonFormatter, LibraryFilter, LogWriter, TextFormatter
 from tests.serving.running_gateway import start_process
 from tests.serving.waiting import wait_for
 
@@ -73,6 +73,21 @@ def test_a_line_names_the_request_that_logged_it(pipe: tuple[int, int]) -> None:
     assert (first["request_id"], first["owner"], first["stage"]) == ("first", "owner of first", "encode")
     assert second["request_id"] == "second"
     assert "request_id" not in last
+
+
+@pytest.mark.parametrize("form", [TextFormatter(), JsonFormatter()])
+def test_what_a_caller_names_can_neither_begin_a_line_nor_steer_a_terminal(
+    pipe: tuple[int, int], form: logging.Formatter
+) -> None:
+    writer = LogWriter(pipe[1])
+    logger = logger_of(writer)
+    writer.setFormatter(form)
+    logger.info("%s", "/a\n2026 ERROR forged\r\x1b[31m\x9b31m\u202e\u2028")
+    writer.flush()
+    line = os.read(pipe[0], 10_000).decode()
+    assert line.count("\n") == 1
+    assert "forged" in line
+    assert all(character.isprintable() for character in line[:-1])
 
 
 def test_lines_that_have_no_room_are_dropped_counted_and_told(pipe: tuple[int, int]) -> None:

@@ -71,8 +71,8 @@ PICTURES = {
     "text": (b"hello", "invalid_picture"),
     "truncated png": (encoded(photograph())[:500], "invalid_picture"),
     "truncated jpeg": (encoded(photograph(), "JPEG")[:300], "invalid_picture"),
-    "gif": (encoded(photograph(), "GIF"), "invalid_picture"),
-    "bmp": (encoded(photograph(), "BMP"), "invalid_picture"),
+    "ppm": (encoded(photograph(), "PPM"), "invalid_picture"),
+    "tga": (encoded(photograph(), "TGA"), "invalid_picture"),
     "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "invalid_picture"),
     "too many bytes": (b"\x89PNG" + b"\0" * MAX_BYTES, "picture_too_large"),
     "png bomb": (png_header(50_000, 50_000), "picture_too_large"),
@@ -259,6 +259,23 @@ def test_bodies(content: bytes, content_type: str, reason: str, status: int, str
 def test_forms(files: dict[str, bytes], data: dict[str, str], strict: RunningGateway) -> None:
     answer = strict.http.post("/v1/invert", files=files, data=data)
     assert (answer.status_code, answer.json()["reason"]) == (400, "malformed_request")
+
+
+@pytest.mark.parametrize("charset", ["punycode", "idna", "undefined", "unicode_escape", "utf-16"])
+def test_a_forms_texts_are_utf_8_whatever_it_says(charset: str, strict: RunningGateway) -> None:
+    body = (
+        b'--b\r\nContent-Disposition: form-data; name="options"\r\n\r\n' + b"a-" * 20_000 + b"\r\n--b--\r\n"
+    )
+    headers = {"content-type": f"multipart/form-data; boundary=b; charset={charset}"}
+    answer = strict.http.post("/v1/invert", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["reason"]) == (400, "malformed_request")
+
+
+def test_half_a_surrogate_pair_in_json(strict: RunningGateway) -> None:
+    headers = {"content-type": "application/json"}
+    for body in (b'{"\\ud800": 1}', b'{"bundle": "\\ud800"}'):
+        answer = strict.http.post("/v1/sample", content=body, headers=headers)
+        assert (answer.status_code, answer.json()["reason"]) == (400, "malformed_request")
 
 
 def test_a_form_without_its_boundary(strict: RunningGateway) -> None:

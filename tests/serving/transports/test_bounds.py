@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+import resource
 import socket
-from collections.abc import Callable
+import threading
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from google.protobuf import json_format
 from hypothesis import given
 from hypothesis import strategies as st
+from websockets.exceptions import ConnectionClosed
 
 from indomain.v1 import editing_pb2 as pb
 from serving.errors import MalformedRequest
 from serving.grpc import interceptor
 from serving.http import connections
 from serving.wire.bounds import MAX_VALUES, check_values
+from tests.serving.messages import as_message, sampled
 from tests.serving.pictures import encoded, photograph, zero_png
-from tests.serving.running_gateway import RunningGateway
+from tests.serving.running_gateway import RunningGateway, answered, start_process, websocket
 from tests.serving.waiting import wait_for
 
 # --- numbers of values ---------------------------------------------------------------------------------
@@ -40,8 +49,9 @@ def refused(gateway: RunningGateway, method: str, data: bytes) -> pb.ErrorDetail
         ("Sample", b"\x12\x80\x89\x7a" + b"\x01" * 2_000_000),
         ("Edit", b"\x22\x84\x80\x7a" + b"\x1a\x00" * 1_000_002),
         ("Sample", b"\x78\x01" * 2_000_000),
+        ("Mix", pb.MixRequest(layers=[0] * 20_001).SerializeToString()),
     ],
-    ids=["edits", "codes", "packed seeds", "layers within an edit", "unknown fields"],
+    ids=["edits", "codes", "packed seeds", "layers within an edit", "unknown fields", "packed layers"],
 )
 def test_millions_of_values_are_refused(gateway: RunningGateway, method: str, data: bytes) -> None:
     assert refused(gateway, method, data).reason == "malformed_request"
@@ -126,6 +136,38 @@ def test_waiting_connections_make_room_for_new_ones(start_gateway: Callable[...,
         opened.close()
 
 
+@pytest.mark.parametrize("key", ["", "authorization: Bearer nobody\r\n"])
+def test_bodies_that_do_not_come_make_room_for_new_connections(
+    start_gateway: Callable[..., RunningGateway], tmp_path: Path, key: str
+) -> None:
+    """Also those of callers who have been refused already, and go on sending."""
+    (tmp_path / "keys.toml").touch()
+    running = start_gateway(max_http_connections=8, **{"keys_file": tmp_path / "keys.toml"} if key else {})
+    opened = [connected(running) for _ in range(8)]
+    for one in opened:
+        one.sendall(HEAD + key.encode() + b"content-length: 50\r\n\r\n{")
+    if key:
+        assert all(one.recv(12) == b"HTTP/1.1 401" for one in opened)
+    else:
+        wait_for(lambda: held(running) == 8)
+    assert running.http.get("/healthz").status_code == 200
+
+    def has_ended(one: socket.socket) -> bool:
+        one.setblocking(False)
+        try:
+            while one.recv(1000):
+                pass
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
+
+    assert sum(has_ended(one) for one in opened) == 1
+    for one in opened:
+        one.close()
+
+
 def test_a_body_in_tiny_chunks_is_refused(gateway: RunningGateway) -> None:
     with connected(gateway) as opened:
         opened.sendall(HEAD + b"transfer-encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 5000)
@@ -141,6 +183,12 @@ def test_two_lengths_for_one_body_are_refused(gateway: RunningGateway) -> None:
 def test_a_body_must_go_on_coming(impatient: RunningGateway) -> None:
     with connected(impatient) as opened:
         opened.sendall(HEAD + b"content-length: 50\r\n\r\n{")
+        assert opened.recv(1000).startswith(b"HTTP/1.1 504")
+
+
+def test_a_body_must_go_on_coming_however_much_has_come(impatient: RunningGateway) -> None:
+    with connected(impatient) as opened:
+        opened.sendall(HEAD + b"content-length: 5000000\r\n\r\n" + b" " * 4_000_000)
         assert opened.recv(1000).startswith(b"HTTP/1.1 504")
 
 
@@ -219,6 +267,140 @@ def test_half_a_websocket_message_is_counted_and_must_go_on(impatient: RunningGa
         session.socket.sendall(b"\x82\xff" + (1_000_000).to_bytes(8, "big") + b"\0\0\0\0" + b"x" * 500_000)
         wait_for(lambda: held(impatient) >= 500_000, timeout_s=5.0)
         wait_for(lambda: held(impatient) == 0, timeout_s=20.0)
+
+
+# six bytes each: pings, continuations of nothing, texts of nothing
+@pytest.mark.parametrize("frame", [b"\x89\x80", b"\x00\x80", b"\x81\x80"], ids=["pings", "parts", "texts"])
+def test_a_websocket_with_very_many_frames_is_cut(gateway: RunningGateway, frame: bytes) -> None:
+    with websocket(gateway) as session:
+        if frame == b"\x00\x80":
+            session.socket.sendall(b"\x02\x80" + bytes(4))
+        with suppress(OSError):
+            session.socket.sendall((frame + bytes(4)) * 40_000)
+        with pytest.raises(ConnectionClosed):
+            list(session)
+
+
+# --- calls over gRPC that do not go on ----------------------------------------------------------------------
+
+
+def test_idle_grpc_connections_leave_descriptors_to_http(tiny_repository: Path) -> None:
+    """In a process of its own, which may have 128 descriptors."""
+    flags = ("--grpc-port", "0", "--http-port", "0", "--log-format", "json")
+    limit = (128, 128)
+    process = start_process(
+        tiny_repository, *flags, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    )
+    try:
+        assert process.stderr is not None
+        ready = next(line for line in process.stderr if "ready: gRPC" in line)
+        grpc_port, http_port = map(int, re.findall(r"127\.0\.0\.1:(\d+)", ready))
+        opened = [socket.create_connection(("127.0.0.1", grpc_port)) for _ in range(200)]
+
+        def is_healthy() -> bool:
+            with suppress(httpx.HTTPError):
+                return httpx.get(f"http://127.0.0.1:{http_port}/healthz", timeout=1.0).status_code == 200
+            return False
+
+        # sooner than gRPC gives up those that do not even greet
+        wait_for(is_healthy, timeout_s=5.0)
+        for one in opened:
+            one.close()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def silent_calls(gateway: RunningGateway, count: int) -> list[Any]:
+    """Calls that have begun and send no message."""
+
+    def nothing() -> Iterator[bytes]:
+        threading.Event().wait(30)
+        yield b""
+
+    edit = gateway.channel.stream_stream("/indomain.v1.Editing/Edit")
+    return [edit(nothing(), timeout=60) for _ in range(count)]
+
+
+def test_large_messages_that_do_not_come_leave_room_for_small_ones(
+    start_gateway: Callable[..., RunningGateway],
+) -> None:
+    running = start_gateway()
+    calls = silent_calls(running, 8)
+    wait_for(lambda: held(running) == 160 * 2**20)
+    assert running.stub.Sample(pb.SampleRequest(seeds=[1]), timeout=20).images
+    assert running.http.post("/v1/sample", json={"seeds": [1]}).status_code == 200
+    for call in calls:
+        call.cancel()
+
+
+def test_an_ending_gateway_does_not_wait_for_messages_and_readers(
+    start_gateway: Callable[..., RunningGateway],
+) -> None:
+    running = start_gateway(drain_timeout_s=600.0)
+    silent_calls(running, 1)
+    call = unread_frames(running)
+    wait_for(lambda: running.metric("indomain_requests_in_flight") == 1.0)
+    wait_for(lambda: held(running) > 0)
+    running.run(running.gateway.stop(), timeout_s=20.0)
+    call.cancel()
+
+
+def test_codes_of_an_interpolation_are_made_as_they_are_sent(gateway: RunningGateway) -> None:
+    """All of them would take 2.4 MB here, ten in a large bundle, for each caller."""
+    start, end = sampled(gateway, 1, 2)
+    request = pb.InterpolateRequest(
+        start=pb.Source(code=as_message(start)), end=pb.Source(code=as_message(end)), count=200
+    )
+    tracemalloc.start()
+    try:
+        frames = gateway.stub.Interpolate(request, timeout=60)
+        next(frames)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+        frames.cancel()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 2_000_000
+
+
+def test_small_answers_that_are_not_read_are_given_up(
+    start_gateway: Callable[..., RunningGateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(interceptor, "_STALL_S", 0.1)
+    running = start_gateway()
+    call = unread_frames(running)
+    ended = {"method": "Interpolate", "code": "DEADLINE_EXCEEDED"}
+    wait_for(lambda: running.metric("indomain_requests_total", **ended) == 1.0)
+    assert running.metric("indomain_requests_in_flight") == 0.0
+    # gRPC cannot take back what it was given to send
+    assert call.code() is grpc.StatusCode.UNAVAILABLE
+    assert running.stub.Sample(pb.SampleRequest(seeds=[1]), timeout=20).images
+
+
+def unread_frames(gateway: RunningGateway) -> Any:
+    """An interpolation whose pictures are not read."""
+    start, end = sampled(gateway, 1, 2)
+    request = pb.InterpolateRequest(
+        start=pb.Source(code=as_message(start)), end=pb.Source(code=as_message(end)), count=200
+    )
+    options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65536)]
+    channel = grpc.insecure_channel(gateway.target, options)
+    return channel.unary_stream("/indomain.v1.Editing/Interpolate")(request.SerializeToString(), timeout=60)
+
+
+def test_a_sessions_pictures_are_counted_as_soon_as_they_have_come(
+    start_gateway: Callable[..., RunningGateway],
+) -> None:
+    """Also where they are none: a session keeps its source, whatever becomes of it."""
+    running = start_gateway(max_session_photograph_bytes=150_000)
+    told = []
+    for _ in range(2):
+        session = websocket(running).__enter__()
+        session.send(b"\x89PNG\r\n\x1a\n" + bytes(100_000))
+        told.append(answered(session)["error"]["reason"])
+        session.send('{"sequence": 2, "edit": {}}')
+        told.append(answered(session)["error"]["reason"])
+    assert told == ["invalid_picture", "invalid_picture", "queue_full", "malformed_request"]
 
 
 def held(gateway: RunningGateway) -> int:

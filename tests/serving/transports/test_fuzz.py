@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import copy
 import gc
+import io
 import json
 import os
 import socket
@@ -23,22 +24,31 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from indomain.v1 import editing_pb2 as pb
 from serving.errors import ERROR_TABLE, InvalidPicture, PictureTooLarge
-from serving.jobs import EncodedPicture, ImageFormat
-from serving.photographs.pictures import centre_square
+from serving.jobs import EncodedPicture, ImageFormat, OutputOptions
+from serving.photographs.alignment import Similarity
+from serving.photographs.formats.headers import read_header
+from serving.photographs.pasting import Patch
+from serving.photographs.pictures import PictureReader, centre_square
 from serving.wire.bounds import MAX_VALUES
 from serving.wire.json import MAX_VALUES as JSON_MAX_VALUES
 from tests.serving.messages import session_request
 from tests.serving.pictures import (
+    DISPLAY_P3,
+    cmyk_profile,
     encoded,
+    grey_profile,
     jpeg_of_scans,
     jpeg_with_segments,
     photograph,
+    png_16_bit,
     png_header,
+    rgb_profile,
     webp_header,
     zero_png,
 )
@@ -139,11 +149,20 @@ def damaged(draw: st.DrawFn, samples: list[bytes], most: int = 8) -> bytes:
     return bytes(data)
 
 
+def exif_block() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif.get_ifd(0x8769)[0x9003] = "2024:05:01 10:00:00"
+    exif.get_ifd(0x8825)[1] = "N"
+    return exif
+
+
 def pictures() -> list[bytes]:
     """Small ones of every kind that is read, and some that are not."""
     small = photograph(1, 20, 14)
     grey = small[:, :, 0]
     transparent = np.dstack([small, grey])
+    profile = rgb_profile(*DISPLAY_P3)
     return [
         encoded(small),
         encoded(grey),
@@ -154,8 +173,19 @@ def pictures() -> list[bytes]:
         encoded(grey, "JPEG"),
         encoded(small, "WEBP"),
         encoded(transparent, "WEBP", lossless=True),
-        encoded(small, "GIF"),
-        encoded(small, "TIFF"),
+        *(encoded(small, format) for format in ("GIF", "BMP", "AVIF")),
+        *(
+            encoded(small, "TIFF", compression=kind)
+            for kind in ("raw", "tiff_lzw", "tiff_adobe_deflate", "jpeg")
+        ),
+        encoded(grey.astype(np.uint16) << 8, "TIFF"),
+        png_16_bit(transparent.astype(np.uint16) << 7),
+        *(
+            encoded(small, format, icc_profile=profile, exif=exif_block())
+            for format in ("PNG", "JPEG", "WEBP", "TIFF")
+        ),
+        encoded(small, "JPEG", icc_profile=cmyk_profile()),
+        encoded(grey, "PNG", icc_profile=grey_profile(2.2)),
         png_header(60_000, 60_000),
         webp_header(16_000, 16_000),
     ]
@@ -364,6 +394,28 @@ def test_pictures(turn: int, data: bytes, kind: ImageFormat | None) -> None:
     except (InvalidPicture, PictureTooLarge):
         return
     assert (aligned.shape, aligned.dtype) == ((16, 16, 3), np.uint8)
+
+
+@pytest.mark.usefixtures("flat_memory")
+@pytest.mark.parametrize("turn", range(TURNS))
+@fuzz(150)
+@given(data=damaged(PICTURES), format=st.sampled_from(ImageFormat), strip=st.booleans())
+def test_pasting(turn: int, data: bytes, format: ImageFormat, strip: bool) -> None:
+    """Profiles and metadata are damaged, too: the answer can be opened, and is upright."""
+    picture = EncodedPicture(data)
+    before = np.full((8, 8, 3), 100, np.uint8)
+    patch = Patch(Similarity(10, 3 + 2j), before, before + np.uint8(50), False)
+    try:
+        reader = PictureReader(picture, read_header(picture, 50_000, 200_000))
+        answer = reader.paste([patch], OutputOptions(format, strip_metadata=strip))
+        size = reader.size()
+    except (InvalidPicture, PictureTooLarge):
+        return
+    if format is not ImageFormat.RAW:
+        with Image.open(io.BytesIO(answer.data)) as image:
+            image.load()
+            assert image.size == size
+            assert image.getexif().get(0x0112, 1) == 1
 
 
 @pytest.mark.usefixtures("flat_memory")

@@ -49,7 +49,14 @@ def test_the_policy_of_the_page_allows_no_inline_code_and_no_other_host(gateway:
 
 
 @pytest.mark.parametrize(
-    "path", ["/studio/", "/studio/nothing.js", "/studio/../pyproject.toml", "/studio/%2e%2e/proto"]
+    "path",
+    [
+        "/studio/",
+        "/studio/nothing.js",
+        "/studio/../pyproject.toml",
+        "/studio/%2e%2e/proto",
+        "/studio/a%00.js",
+    ],
 )
 def test_nothing_but_the_pages_files_is_served(gateway: RunningGateway, path: str) -> None:
     answer = gateway.http.get(path)

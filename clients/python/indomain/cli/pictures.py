@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 from indomain import Client, Code, Diffused, Edited, InterpolationFrame, Inversion, Mixed
 from indomain.cli import report
@@ -84,14 +84,43 @@ def save_picture(image: Image.Image, path: Path) -> None:
         write_file(path, image.info["encoded"])
         return
     kept = {name: image.info[name] for name in ("icc_profile", "exif", "xmp", "dpi") if name in image.info}
-    # JPEG has no transparency: what is transparent becomes white.
-    if file_format == "JPEG" and image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    image = _as_written(image, file_format)
+    # The profile of a grey picture does not fit one in colours.
+    if image.mode not in ("L", "LA") and kept.get("icc_profile", b"")[16:20] == b"GRAY":
+        del kept["icc_profile"]
     encoded = io.BytesIO()
     # PNG ignores the quality.
     image.save(encoded, file_format, quality=95, **kept)
     write_file(path, encoded.getvalue())
+
+
+def _as_written(image: Image.Image, file_format: str) -> Image.Image:
+    """A picture in a mode that JPEG or WebP has, with 8 bits. In JPEG, what is transparent becomes white."""
+    if image.mode == "I;16":
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if file_format == "WEBP" and image.mode in ("L", "LA"):
+        rgb = _grey_as_srgb(image)
+        if image.mode == "LA":
+            rgb.putalpha(image.getchannel("A"))
+        return rgb
+    if file_format == "JPEG" and image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        flat = Image.alpha_composite(white, image.convert("RGBA"))
+        return flat.convert("L" if image.mode == "LA" else "RGB")
+    return image
+
+
+def _grey_as_srgb(image: Image.Image) -> Image.Image:
+    """A grey picture in mode RGB, by its colour profile if it has one."""
+    profile, grey = image.info.get("icc_profile"), image.convert("L")
+    if not profile:
+        return grey.convert("RGB")
+    srgb = ImageCms.createProfile("sRGB")
+    own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    converted = ImageCms.profileToProfile(grey, own, srgb, outputMode="RGB")
+    # It is None only where a picture is changed in place.
+    assert converted is not None
+    return converted
 
 
 def save_code(code: np.ndarray, path: Path) -> None:

@@ -1,0 +1,90 @@
+"""Connections of the gRPC server, which its core does not let anybody limit or cut.
+
+The sockets are the core's own. So they are found among the process's descriptors, and shut down there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import resource
+import socket
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from urllib.parse import unquote
+
+# Of all descriptors of the process. HTTP may have half of them.
+_MOST_SHARE = 0.75
+_INTERVAL_S = 0.25
+# Where there is none left to list them with, so many are tried.
+_MOST_TRIED = 65_536
+_DESCRIPTORS = "/proc/self/fd"
+# `struct tcp_info` of Linux: milliseconds since data came.
+_LAST_DATA_RECEIVED = struct.Struct("=52xI")
+
+
+async def keep_descriptors_free(port: int) -> None:
+    """Runs for as long as the server of that port does: when descriptors become few, it cuts the connections from which
+    nothing has come for the longest. The core would take all descriptors, and HTTP would get none. On Linux only."""
+    if platform.system() != "Linux":
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    while True:
+        await asyncio.sleep(_INTERVAL_S)
+        descriptors = _descriptors()
+        excess = len(descriptors) - int(limit * _MOST_SHARE)
+        if excess > 0:
+            _cut_silent(descriptors, port, excess)
+
+
+def cut_connection(peer: str) -> None:
+    """Cuts the connection of a peer, as gRPC names it (`ipv4:127.0.0.1:50000`), with all of its calls.
+
+    For callers who do not read: until they do, the core keeps what was written for them, for ever.
+    """
+    host, _, port = unquote(peer).partition(":")[2].rpartition(":")
+    for connection in _connections(_descriptors()):
+        found = connection.getpeername()
+        if str(found[1]) == port and found[0].removeprefix("::ffff:") == host.strip("[]"):
+            _cut(connection)
+
+
+def _cut_silent(descriptors: Sequence[int], port: int, count: int) -> None:
+    silent_ms: dict[int, int] = {}
+    for connection in _connections(descriptors):
+        if connection.getsockname()[1] == port:
+            state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECEIVED.size)
+            (silent_ms[connection.fileno()],) = _LAST_DATA_RECEIVED.unpack(state)
+    longest = sorted(silent_ms, key=silent_ms.__getitem__, reverse=True)[:count]
+    for connection in _connections(longest):
+        _cut(connection)
+
+
+def _cut(connection: socket.socket) -> None:
+    # it may just have ended by itself
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def _descriptors() -> Sequence[int]:
+    """The descriptors of this process. Where there is none left to list them with: all that there may be."""
+    try:
+        return [int(name) for name in os.listdir(_DESCRIPTORS)]
+    except OSError:
+        return range(min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], _MOST_TRIED))
+
+
+def _connections(descriptors: Iterable[int]) -> Iterator[socket.socket]:
+    """Those that are connected over the internet protocols. Each belongs to another, and is let go of when the next one
+    comes."""
+    for descriptor in descriptors:
+        # ValueError: no socket of a kind that Python knows
+        with suppress(OSError, ValueError):
+            found = socket.socket(fileno=descriptor)
+            try:
+                if found.family in (socket.AF_INET, socket.AF_INET6) and found.getpeername():
+                    yield found
+            finally:
+                found.detach()
