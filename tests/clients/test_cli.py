@@ -103,6 +103,7 @@ def test_one_bad_picture_does_not_stop_the_others(photos: Path, capsys: pytest.C
     captured = capsys.readouterr()
     assert "bad.png: not a picture" in captured.err
     assert "request id" in captured.err
+    assert "PNG, JPEG, WebP, TIFF, BMP, GIF and AVIF" in captured.err
     assert "left out: photos/notes.txt: no picture" in captured.err
     assert main(["invert", "photos", "-o", "again", "--json"]) == 1
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

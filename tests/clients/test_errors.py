@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import Thread
 
 import grpc
 import pytest
@@ -170,6 +174,36 @@ def test_a_gateway_that_comes_back_is_found_again_soon() -> None:
                 except indomain.GatewayUnreachableError:
                     assert time.monotonic() - came_back_s < 5.0
                     time.sleep(0.05)
+
+
+@contextmanager
+def far_away(address: str, delay_s: float) -> Iterator[str]:
+    """An address from which all that is sent comes to a gateway and back so much later."""
+
+    def pass_on(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                time.sleep(delay_s)
+                target.sendall(data)
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                host, _, port = address.rpartition(":")
+                far = socket.create_connection((host, int(port)))
+                for pair in ((near, far), (far, near)):
+                    Thread(target=pass_on, args=pair, daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_gateway_that_is_far_away(gateway: ScriptedGateway) -> None:
+    """Connecting may take some round trips, of which TLS over an ocean has half a second."""
+    with far_away(gateway.address, 0.3) as address, indomain.Client(address, timeout_s=20) as client:
+        assert client.bundles()
 
 
 def test_calls_after_the_end_are_refused(gateway: ScriptedGateway) -> None:

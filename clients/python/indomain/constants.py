@@ -21,7 +21,8 @@ MAX_RECEIVE_BYTES: Final = 256 * 1024 * 1024
 # With gRPC's default back-off a channel needs up to half a minute to notice that a gateway is back.
 CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # In spite of its name the time that one attempt to connect may take: some round trips, with TLS.
+    ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
 )
