@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.fabric import Fabric
@@ -36,10 +36,13 @@ from training.networks.latent_discriminator import (
 from training.networks.pyramid_encoder import PyramidEncoder
 from training.optimisation.adam import ParameterGroup, adam, set_rates, warm_up
 from training.optimisation.adversary import Adversary, Regularisation, ReplayPool, discriminator_adam
+from training.optimisation.captured_step import CapturedStep
 from training.optimisation.step import Compute, draw_batch, update
 from training.run_folders.checkpoint import CheckpointError, load_meta, load_network, load_optimiser
 from training.run_folders.json_files import read_config
 from training.run_folders.trained_inversion import build_encoder
+
+Placed = TypeVar("Placed", bound=nn.Module)
 
 NO_DISCRIMINATOR = "none"  # in checkpoint.json of an imported generator, which has no image discriminator
 FRESH_DISCRIMINATOR = "projected"  # trained for such a generator
@@ -148,7 +151,7 @@ class InversionTrainer:
         load_network(config.gan, "generator", self.generator)
         self.image = self._start_image_adversary()
         mean, deviation = code_statistics(self.generator)
-        self.encoder = self._start_encoder().to(fabric.device, memory_format=layout)
+        self.encoder = self._start_encoder()
         self.latent = self._start_latent_adversary(mean, deviation)
         perceptual = VGG16Conv43(config.vgg) if config.vgg else LPIPSSq()
         self.perceptual = perceptual.to(fabric.device, memory_format=layout)
@@ -158,6 +161,10 @@ class InversionTrainer:
             [ParameterGroup(list(self.encoder.parameters()), config.rate, (0.9, 0.99))]
         )
         self._open_pictures()
+        captures = config.compute.captures(fabric)
+        self.train_encoder = CapturedStep(self._encoder_step, capture=captures)
+        self.train_image_discriminator = CapturedStep(self._image_discriminator_step, capture=captures)
+        self.train_latent_discriminator = CapturedStep(self._latent_discriminator_step, capture=captures)
 
     @property
     def name(self) -> str:
@@ -185,19 +192,22 @@ class InversionTrainer:
             wanted = (channels, config.bottleneck, config.activation)
             held = (known.channels, known.bottleneck, known.activation)
             if known.architecture != "residual" or held == wanted:
-                encoder = build_encoder(known)
+                encoder = self._place(build_encoder(known))
                 load_network(config.gan, "encoder", encoder)
                 if isinstance(encoder, Encoder) and known.architecture == "residual" and config.bounded:
                     encoder.bound_by(sample_codes(self.generator, 10_000))
                 return encoder
-        fresh = Encoder(
+        fresh = self._place(Encoder(
             EncoderConfig(
                 shape.resolution, channels, config.bottleneck, layers=shape.layers, code_size=shape.code_size,
                 activation=config.activation, bounded=config.bounded,
             )
-        )  # fmt: skip
+        ))  # fmt: skip
         fresh.start_from(sample_codes(self.generator, 10_000))
         return fresh
+
+    def _place(self, network: Placed) -> Placed:
+        return network.to(self.fabric.device, memory_format=torch.channels_last)
 
     def _start_latent_adversary(self, mean: Tensor, deviation: Tensor) -> Adversary:
         """A fresh latent discriminator, from the statistics of sampled codes float [L, 512]."""
@@ -280,12 +290,14 @@ class InversionTrainer:
         self._set_rate()
         with torch.no_grad():
             sampled = self.generator.mapping(z)
-        code, reconstruction, figures = self._encoder_step(real, sampled)
+        made = self.train_encoder(real, sampled, key=None)
+        code, reconstruction = made["codes"], made["reconstructions"]
+        figures = {name: made[name] for name in self.weights}
         if "image" in self.weights:
-            figures["image_discriminator"] = self.image.step(
-                real, reconstruction, regularise=self.image.regularises(self.step)
-            ).loss
-        figures |= self._latent_discriminator_step(sampled, code)
+            regularises = self.image.regularises(self.step)
+            figures |= self.train_image_discriminator(real, reconstruction, key=regularises)
+        shown = self.pool.swap(code)
+        figures |= self.train_latent_discriminator(sampled, shown, key=self.latent.regularises(self.step))
         self.step += 1
         self.seen += config.batch * fabric.world_size
         return figures
@@ -296,8 +308,11 @@ class InversionTrainer:
         set_rates([self.encoder_optimiser], rising * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))))
         set_rates([self.image.optimiser, self.latent.optimiser], rising)
 
-    def _encoder_step(self, real: Tensor, sampled: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Real pictures, sampled codes -> E(real), G(E(real)), terms of the loss. Terms of no weight are skipped."""
+    def _encoder_step(self, real: Tensor, sampled: Tensor, *, key: None) -> dict[str, Tensor]:
+        """Real pictures, sampled codes -> terms of the loss, and "codes" E(real) and "reconstructions" G(E(real)).
+
+        Terms of no weight are skipped. There is one kind of this step, so it has no key.
+        """
         weights = self.weights
         terms: dict[str, Tensor] = {}
         with self.fabric.autocast():
@@ -322,11 +337,15 @@ class InversionTrainer:
             terms["code_cycle"] = error.square().mean()
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         update(self.fabric, loss, self.encoder_optimiser)
-        return code.detach(), reconstruction.detach(), {name: term.detach() for name, term in terms.items()}
+        made = {name: term.detach() for name, term in terms.items()}
+        return made | {"codes": code.detach(), "reconstructions": reconstruction.detach()}
 
-    def _latent_discriminator_step(self, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    def _image_discriminator_step(self, real: Tensor, fake: Tensor, *, key: bool) -> dict[str, Tensor]:
+        return {"image_discriminator": self.image.step(real, fake, regularise=key).loss}
+
+    def _latent_discriminator_step(self, real: Tensor, fake: Tensor, *, key: bool) -> dict[str, Tensor]:
         """The latent discriminator is trained even where its weight is 0: the domain score is made of it."""
-        done = self.latent.step(real, self.pool.swap(fake), regularise=self.latent.regularises(self.step))
+        done = self.latent.step(real, fake, regularise=key)
         return {
             "latent_discriminator": done.loss,
             "code_real": done.real_logits.sigmoid().mean(),

@@ -16,10 +16,18 @@ CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 NORM_EPSILON = 1e-8
 
 
-def caffe_input(image: Tensor) -> Tensor:
+class CaffeInput(nn.Module):
     """RGB float [N, 3, H, W] in [-1, 1] -> BGR in 0..255 with the ImageNet mean subtracted."""
-    mean = image.new_tensor(CAFFE_MEAN_BGR)[:, None, None]
-    return (image.flip(1) + 1) * 127.5 - mean
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        # A buffer, as a constant that is made in the step could not be captured in a CUDA graph.
+        self.register_buffer("mean", torch.tensor(CAFFE_MEAN_BGR)[:, None, None], persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return (image.flip(1) + 1) * 127.5 - self.mean.to(image.dtype)
 
 
 class Fire(nn.Module):
@@ -46,6 +54,7 @@ class LPIPSSq(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.input = CaffeInput()
         self.conv1 = nn.Conv2d(3, 64, 3, stride=2)
         widths = {
             2: (64, 16, 64),
@@ -70,7 +79,7 @@ class LPIPSSq(nn.Module):
     def features(self, image: Tensor) -> list[Tensor]:
         """Features at seven depths of the network, normalised over channels and weighted."""
         taps = []
-        x = F.relu(self.conv1(caffe_input(image)))
+        x = F.relu(self.conv1(self.input(image)))
         taps.append(x)
         for i in range(2, 10):
             if i in (2, 4, 6):
@@ -118,6 +127,7 @@ class VGG16Conv43(nn.Module):
 
     def __init__(self, weights: Path) -> None:
         super().__init__()
+        self.input = CaffeInput()
         state = (
             load_file(weights)
             if weights.suffix == ".safetensors"
@@ -138,7 +148,7 @@ class VGG16Conv43(nn.Module):
 
     def features(self, image: Tensor) -> list[Tensor]:
         """The features of conv4_3 after its ReLU."""
-        return [self.layers(caffe_input(image))]
+        return [self.layers(self.input(image))]
 
     def between(self, a: list[Tensor], b: list[Tensor], mask: Tensor | None = None) -> Tensor:
         """Distance float [N] of two feature lists. `mask` float [N, 1, H, W] weighs places."""

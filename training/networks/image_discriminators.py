@@ -201,8 +201,9 @@ class ProjectedDiscriminator(Discriminator):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        x = F.interpolate(image, size=(self.side, self.side), mode="bilinear")
-        features = self.projection(self.features(x))
+        if image.shape[2] != self.side:
+            image = F.interpolate(image, size=(self.side, self.side), mode="bilinear")
+        features = self.projection(self.features(image))
         pairs = zip(self.discriminators, features, strict=True)
         return torch.cat([discriminator(feature).flatten(1) for discriminator, feature in pairs], 1)
 
@@ -246,8 +247,8 @@ class PairedDiscriminator(Discriminator):
 
     def certainty(self, real_logits: Tensor) -> Tensor:
         """The mean of both parts', so that the many logits of the projected one do not drown StyleGAN2's."""
-        parts = (real_logits[:, :1], real_logits[:, 1:])
-        return torch.stack([super().certainty(part) for part in parts]).mean()
+        of_stylegan2, of_projected = super().certainty(real_logits[:, :1]), super().certainty(real_logits[:, 1:])
+        return (of_stylegan2 + of_projected) / 2
 
     def regulariser(self, real: Tensor) -> Tensor:
         """R1 of StyleGAN2's discriminator on real pictures."""

@@ -59,8 +59,8 @@ def fir_kernel(*taps: float) -> Tensor:
 #
 # Each has two forms with the same result. The plain one, a convolution and a 4 x 4 blur of each map, is faster on
 # CPUs and is what the exporter knows. On GPUs these blurs take most of a step. There the other form is used: on
-# phases ("polyphase") convolution and blur are one ordinary 3 x 3 convolution, of `pixel_unshuffle`d maps or before a
-# `pixel_shuffle`. Its kernel is the product of the weights with a constant matrix.
+# phases ("polyphase") convolution and blur are one ordinary 3 x 3 convolution, of maps taken apart into 2 x 2 phases or
+# before phases are put together. Its kernel is the product of the weights with a constant matrix.
 
 
 def on_phases(x: Tensor) -> bool:
@@ -86,6 +86,24 @@ def _kernel_matrix(down: bool, device: torch.device) -> Tensor:
     return matrix.reshape(9, 36).to(device)
 
 
+def from_phases(x: Tensor) -> Tensor:
+    """Put phases together: [N, 4 * C, H, W], the phase before the map -> [N, C, 2H, 2W] in channels-last layout.
+
+    PyTorch's `pixel_shuffle` has the map before the phase and gives another layout, which the next convolution copies
+    back.
+    """
+    n, maps, h, w = x.shape
+    x = x.permute(0, 2, 3, 1).reshape(n, h, w, 2, 2, maps // 4)
+    return x.transpose(2, 3).reshape(n, 2 * h, 2 * w, maps // 4).permute(0, 3, 1, 2)
+
+
+def to_phases(x: Tensor) -> Tensor:
+    """The inverse of `from_phases`: [N, C, 2H, 2W] -> [N, 4 * C, H, W]."""
+    n, maps, h, w = x.shape
+    x = x.permute(0, 2, 3, 1).reshape(n, h // 2, 2, w // 2, 2, maps)
+    return x.transpose(2, 3).reshape(n, h // 2, w // 2, 4 * maps).permute(0, 3, 1, 2)
+
+
 def convolve_up(x: Tensor, weight: Tensor, blur: Tensor) -> Tensor:
     """Transposed convolution of stride two, then a blur: [N, C_in, H, W] -> [N, C_out, 2H, 2W].
 
@@ -96,8 +114,8 @@ def convolve_up(x: Tensor, weight: Tensor, blur: Tensor) -> Tensor:
         x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # [N, C_out, 2H + 1, 2W + 1]
         return F.conv2d(x, blur.to(x.dtype), padding=1, groups=outputs)
     kernel = weight.reshape(-1, 9) @ _kernel_matrix(False, x.device)
-    kernel = kernel.reshape(outputs, inputs, 4, 3, 3).transpose(1, 2).reshape(4 * outputs, inputs, 3, 3)
-    return F.pixel_shuffle(F.conv2d(x, kernel, padding=1), 2)
+    kernel = kernel.reshape(outputs, inputs, 4, 3, 3).permute(2, 0, 1, 3, 4).reshape(4 * outputs, inputs, 3, 3)
+    return from_phases(F.conv2d(x, kernel, padding=1))
 
 
 def convolve_down(x: Tensor, weight: Tensor, bias: Tensor | None, blur: Tensor) -> Tensor:
@@ -113,8 +131,9 @@ def convolve_down(x: Tensor, weight: Tensor, bias: Tensor | None, blur: Tensor) 
         # Three averages of two neighbours in turn are the binomial blur, the last of them at every other place.
         x = F.avg_pool2d(F.avg_pool2d(F.pad(x, (1, 1, 1, 1)), 2, 1), 2, 1)
         return F.conv2d(F.avg_pool2d(x, 2), weight, bias)
-    kernel = (weight.reshape(-1, 9) @ _kernel_matrix(True, x.device)).reshape(outputs, 4 * inputs, 3, 3)
-    return F.conv2d(F.pixel_unshuffle(x, 2), kernel, bias, padding=1)
+    kernel = (weight.reshape(-1, 9) @ _kernel_matrix(True, x.device)).reshape(outputs, inputs, 4, 3, 3)
+    kernel = kernel.transpose(1, 2).reshape(outputs, 4 * inputs, 3, 3)
+    return F.conv2d(to_phases(x), kernel, bias, padding=1)
 
 
 def upsample(x: Tensor, blur: Tensor) -> Tensor:

@@ -133,7 +133,8 @@ class ReplayPool:
         if self.size == 0:
             return codes
         shown = []
-        for code in codes:
+        # A captured step's codes are overwritten by its next replay, so the pool keeps copies.
+        for code in codes.clone():
             if len(self.codes) < self.size:
                 self.codes.append(code)
                 shown.append(code)

@@ -106,12 +106,12 @@ def update(fabric: Fabric, loss: Tensor, *optimisers: torch.optim.Optimizer) -> 
 def mend_gradients(gradients: list[Tensor]) -> None:
     """Replace what is not finite: a single overflow in bfloat16 must not end a run of hours."""
     if gradients and gradients[0].is_cuda:
-        # Laid end to end they are a few kernels, where one by one they are hundreds.
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        # Laid end to end they are a few kernels, where one by one they are hundreds. Gradients are dense, so each is
+        # taken as it lies in memory, whatever its layout is.
+        lying = [gradient.as_strided((gradient.numel(),), (1,)) for gradient in gradients]
+        flat = torch.cat(lying)
         torch.nan_to_num(flat, nan=0.0, posinf=1e5, neginf=-1e5, out=flat)
-        parts = flat.split([gradient.numel() for gradient in gradients])
-        views = [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
-        torch._foreach_copy_(gradients, views)
+        torch._foreach_copy_(lying, flat.split([gradient.numel() for gradient in gradients]))
         return
     for gradient in gradients:
         torch.nan_to_num(gradient, nan=0.0, posinf=1e5, neginf=-1e5, out=gradient)
