@@ -112,7 +112,9 @@ class Tally:
         for job, error in self._shown_failures:
             which = f"request id: {error['request_id']}" if error.get("request_id") else ""
             where = f" (in {error['stage']})" if error.get("stage") else ""
-            report.complain(f"{job.source}: {error['message']}{where}", hint=which)
+            # Errors of codes name their file.
+            named = error["message"].startswith(str(job.source))
+            report.complain(f"{'' if named else f'{job.source}: '}{error['message']}{where}", hint=which)
         for file in self._left_out[:_FAILURES_SHOWN]:
             report.say(f"left out: {file.path}: {file.why}")
         for reason in self._failed:
