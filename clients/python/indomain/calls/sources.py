@@ -60,11 +60,8 @@ def put_source(message: _Sourced, source: EditSource) -> _Sourced:
 
 def codes_to_wire(codes: Codes) -> list[editing_pb2.Code]:
     """The messages of one code or several. Raises TypeError for what is none."""
-    several = isinstance(codes, Sequence) and not isinstance(codes, (str, bytes))
-    return [
-        _named_code(code) if isinstance(code, HasCode) else code_to_wire(code)
-        for code in (codes if several else [codes])
-    ]
+    each: Any = codes if isinstance(codes, Sequence) and not isinstance(codes, (str, bytes)) else [codes]
+    return [_named_code(code) if isinstance(code, HasCode) else code_to_wire(code) for code in each]
 
 
 def _named_code(source: HasCode) -> editing_pb2.Code:
