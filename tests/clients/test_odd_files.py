@@ -164,6 +164,13 @@ def test_a_pipe_in_a_list_does_not_hold_up_the_run(
     assert "left out: /dev/zero: neither a file nor a folder" in error
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_list_that_a_program_of_windows_wrote(server: ScriptedGateway, encoding: str) -> None:
+    Path("list").write_text("photos/a.PNG\r\nphotos/b.jpg\r\n", encoding=encoding)
+    assert edit("--from-list", "list") == 0
+    assert {path.name for path in Path("out").glob("*.png")} == {"a.png", "b.png"}
+
+
 @pytest.mark.usefixtures("server")
 def test_a_picture_in_place_of_a_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert edit("--from-list", "photos/a.PNG") == 2
@@ -181,6 +188,8 @@ def test_a_picture_in_place_of_a_list(capsys: pytest.CaptureFixture[str]) -> Non
         (["mix", "photos/a.PNG", "nowhere.png", "--layers", "1"], "error: nowhere.png: No such file"),
         (["mix", "photos/a.PNG", "photos/a.PNG", "--layers", "1", "-o", "x.tif"], "x.tif: the result is written as"),
         (["interpolate", "photos/a.PNG", "photos/a.PNG", "-o", "x.npz"], ".gif is an animation"),
+        (["edit", "photos", "smile=1", "smile=2"], "`smile=2`: smile is given twice"),
+        (["bundles", "--root-certificates", "photos/notes.txt"], "photos/notes.txt holds no certificate or key"),
         (["sample", "-o", "x.tif"], "x.tif: the result is written as"),
         (["bundles", "--server", ""], "is no address of a gateway"),
     ],

@@ -150,6 +150,8 @@ def error_without_detail(
             code=status.name,
             request_id=request_id,
         )
+    elif status is grpc.StatusCode.CANCELLED:
+        message = f"The call was cancelled ({text})"
     return kind(message, reason=status.name.lower(), code=status.name, request_id=request_id)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import glob
 import os
 import stat
@@ -215,6 +216,10 @@ def _listed(name: str, left_out: list[LeftOut]) -> Iterator[Path]:
     if is_picture(data[:64]):
         named = "standard input (/dev/stdin names it)" if name == STANDARD_INPUT else name
         raise UsageError(f"{named} is a picture, and - and --from-list take a list of names")
+    # Programs of Windows begin texts with a mark, and write UTF-16, of which every second byte may be 0.
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        data = data.decode("utf-16").encode()
+    data = data.removeprefix(codecs.BOM_UTF8)
     separated = data.split(b"\0") if b"\0" in data else data.splitlines()
     for entry in separated:
         if entry.strip():
@@ -256,7 +261,6 @@ def _check_names(jobs: Sequence[Job]) -> None:
         if first is not job.source:
             apart = first.parent != job.source.parent
             top = os.path.commonpath([os.path.abspath(first.parent), os.path.abspath(job.source.parent)])
-            advice = (
-                f"--root {os.path.relpath(top)} keeps their folders" if apart else "--full-names keeps .jpg"
-            )
+            kept = f"--full-names keeps {job.source.suffix}"
+            advice = f"--root {os.path.relpath(top)} keeps their folders" if apart else kept
             raise UsageError(f"{first} and {job.source} would both be written to {job.output}; {advice}")
