@@ -219,6 +219,48 @@ def test_who_reads_the_answers_may_go(server: ScriptedGateway) -> None:
     assert edit("photos", "--full-names") == 0
 
 
+def test_names_that_the_terminal_cannot_print(server: ScriptedGateway) -> None:
+    """Nor may they move its cursor."""
+    for name in ("\N{GRINNING FACE}.png", "\x1b[31mred.png", "new\nline.png"):
+        PICTURE.save(Path("photos", name))
+    Path("photos/\x1b[2J.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    for options in ([], ["--json"]):
+        command = [*AS_A_PROCESS, "--restart", *options]
+        done = subprocess.run(command, env=ascii_only, capture_output=True, check=False, timeout=60)
+        assert done.returncode == 1
+        assert b"\x1b" not in done.stdout + done.stderr
+        if options:
+            assert "\N{GRINNING FACE}.png" in {
+                Path(json.loads(line).get("source", "")).name for line in done.stdout.splitlines()
+            }
+        else:
+            assert rb"photos/\x1b[2J.heic: the picture is HEIC" in done.stderr
+    mixed = [
+        *AS_A_PROCESS[:3],
+        "mix",
+        "photos/\N{GRINNING FACE}.png",
+        "photos/a.PNG",
+        "--layers",
+        "1",
+        "--json",
+    ]
+    done = subprocess.run(
+        [*mixed, "-o", "\N{GRINNING FACE}.png"], env=ascii_only, capture_output=True, check=False, timeout=60
+    )
+    assert json.loads(done.stdout)["output"] == "\N{GRINNING FACE}.png"
+
+
+@pytest.mark.parametrize(("target", "code"), [(">&-", 0), (">/dev/full", 1)])
+def test_an_output_that_takes_nothing(server: ScriptedGateway, target: str, code: int) -> None:
+    command = f"{sys.executable} -m indomain bundles {target}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == code, done.stderr
+    assert done.stderr == (
+        "" if code == 0 else "error: what is printed cannot be written: No space left on device\n"
+    )
+
+
 def test_a_folder_of_odd_files_killed_and_gone_on_with(server: ScriptedGateway) -> None:
     """Each file is done once, has failed once, or is left out with its reason, in the report of the second run."""
     for n in range(30):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         3: no gateway answers, or it was away for too long.
         130: interrupted; also where nobody reads what is printed any more.
     """
+    _prepare_streams()
     try:
         import filelock  # noqa: F401
         import rich  # noqa: F401
@@ -53,7 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_INTERRUPTED
     except OSError as error:
-        report.complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        if error.filename is None:
+            report.complain(f"what is printed cannot be written: {error.strerror or error}")
+            return EXIT_FAILED
+        report.complain(f"{error.filename}: {error.strerror}")
         return EXIT_USAGE
     except (UsageError, ValueError) as error:
         report.complain(str(error))
@@ -76,3 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         report.complain("Interrupted.")
         return EXIT_INTERRUPTED
+
+
+def _prepare_streams() -> None:
+    """Makes names print that the terminal's encoding does not have, and a closed stream (`>&-`) do no harm."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -160,8 +160,8 @@ class Tally:
         for job, facts in self._rows:
             losses = facts["losses"]
             table.add_row(
-                escape(str(job.source)),
-                escape(str(job.output)),
+                escape(report.plain(str(job.source))),
+                escape(report.plain(str(job.output))),
                 f"{facts['domain_score']:.2f}",
                 "-" if losses is None else f"{losses['pixel_mse_before']:.4f}",
                 "-" if losses is None else f"{losses['pixel_mse_after']:.4f}",
