@@ -29,7 +29,7 @@ for reading in binary, a PIL picture, or an array [H, W], [H, W, 1], [H, W, 3] o
 PictureFormat: TypeAlias = Literal["png", "jpeg", "webp", "raw"]
 
 # How files of arrays begin: .npy; .npz, .pt and other zips.
-_CODES: Final = (b"\x93NUMPY", b"PK\x03\x04")
+_CODES: Final = (b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06")
 _ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:[^/]*/")
 
 WIRE_FORMATS: Final[dict[str, editing_pb2.ImageFormat]] = {
