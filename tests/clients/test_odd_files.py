@@ -74,6 +74,17 @@ def test_every_file_of_a_folder_is_accounted_for(
 
 
 @pytest.mark.usefixtures("server")
+def test_where_more_files_are_left_out_than_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    for n in range(60):
+        Path(f"photos/{n}.txt").touch()
+    assert edit("photos", "--full-names") == 0
+    error = capsys.readouterr().err
+    assert error.count("left out: ") < 60
+    assert f"{60 + len(LEFT_OUT)} other files left out" in error
+    assert "--json tells all files that were left out" in error
+
+
+@pytest.mark.usefixtures("server")
 def test_a_glob_accounts_for_its_files_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert edit("photos/*.*", "--full-names") == 0
     assert "left out: photos/notes.txt: no picture" in capsys.readouterr().err

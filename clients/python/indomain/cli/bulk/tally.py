@@ -145,6 +145,8 @@ class Tally:
         report.say(f"{'; '.join(parts)}: {folder}")
         if self.failed > len(self._shown_failures):
             report.say(f"All failures stand in {folder / '.indomain' / 'journal.jsonl'}.")
+        if len(self._left_out) > _FAILURES_SHOWN:
+            report.say("--json tells all files that were left out.")
         if self.unfinished:
             report.say(f"{self.unfinished:,} are left; the same command again goes on.")
         elif self.failed:
