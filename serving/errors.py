@@ -167,15 +167,22 @@ class InternalError(EditingError):
     """A fault of the gateway itself. The log has the traceback under the request id."""
 
 
+# Errors of one picture or one code. All others (no time left, a full queue) are of the whole request.
+_OF_A_SOURCE = (
+    *(InvalidPicture, PictureTooLarge, NoFace, NoSuchFace, FaceNotUsable),
+    *(InvalidCode, UnknownCodeHandle),
+)
+
+
 @contextmanager
 def about(what: str) -> Iterator[None]:
-    """Makes the message of an EditingError say which part of a request it is about: `mask: The bytes are not a ...`.
+    """Makes an error of a picture or a code say which one of the request it is: `mask: The bytes are not a ...`.
 
-    Without it, callers take an error for one of the photograph.
+    Without it, callers take an error of the mask, or of the second of two pictures, for one of the first.
     """
     try:
         yield
-    except EditingError as error:
+    except _OF_A_SOURCE as error:
         error.message = f"{what}: {error.message}"
         raise
 

@@ -44,6 +44,11 @@ async def read_message(request: Request, kind: type[MessageT]) -> MessageT:
     if request.method == "GET":
         return kind()
     pictures = picture_fields(kind)
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise UnsupportedMediaType(
+            f"The content-encoding is {encoding[:80]!r}; send the body as it is, without compression."
+        )
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "multipart/form-data" and pictures:
         return await _read_form(request, kind)
@@ -60,16 +65,34 @@ async def read_message(request: Request, kind: type[MessageT]) -> MessageT:
 
 
 async def _read_picture(request: Request, kind: type[MessageT]) -> MessageT:
-    for name in request.query_params:
+    given = request.query_params.multi_items()
+    for name, _ in given:
         if name != OPTIONS_PART:
             raise MalformedRequest(
                 f"The query has an unknown {name[:80]!r}; beside a picture it may have {OPTIONS_PART}, as JSON."
             )
+    if len(given) > 1:
+        raise MalformedRequest(f"The query has {OPTIONS_PART!r} more than once; send it once.")
     options = request.query_params.get(OPTIONS_PART)
-    message: Any = read_json(kind, options) if options else kind()
+    message = read_json(kind, options) if options else kind()
     with _caller_there():
-        getattr(message, PICTURE_FIELD).data = await request.body()
-    return message  # type: ignore[no-any-return]
+        content = await request.body()
+    _put_picture(message, PICTURE_FIELD, content)
+    return message
+
+
+def _put_picture(message: Any, field: str, content: bytes) -> None:
+    """Puts the bytes of a picture into a field. Raises MalformedRequest where the options have one there already, or
+    another member of the field's oneof: it would be lost without a word."""
+    oneof = message.DESCRIPTOR.fields_by_name[field].containing_oneof
+    there = (
+        message.WhichOneof(oneof.name) if oneof is not None else field if message.HasField(field) else None
+    )
+    if there is not None:
+        raise MalformedRequest(
+            f"The options have {there!r}, and there is a file for {field!r}; send one of them."
+        )
+    getattr(message, field).data = content
 
 
 async def _read_form(request: Request, kind: type[MessageT]) -> MessageT:
@@ -87,6 +110,8 @@ async def _read_form(request: Request, kind: type[MessageT]) -> MessageT:
             if name not in names and name != OPTIONS_PART:
                 parts = ", ".join([*names, OPTIONS_PART])
                 raise MalformedRequest(f"The form has an unknown part {name[:80]!r}; it may have {parts}.")
+            if len(form.getlist(name)) > 1:
+                raise MalformedRequest(f"The form has {name!r} more than once; send it once.")
         options = form.get(OPTIONS_PART)
         content = await options.read() if isinstance(options, UploadFile) else options
         message = await read_json_aside(kind, content) if content else kind()
@@ -95,9 +120,11 @@ async def _read_form(request: Request, kind: type[MessageT]) -> MessageT:
             if isinstance(file, UploadFile):
                 call: Call = request.state.call
                 await call.turn()
-                getattr(message, name).data = await file.read()
+                _put_picture(message, name, await file.read())
             elif file is not None:
-                raise MalformedRequest(f"The form's part {name!r} is no file; /docs has the schema.")
+                raise MalformedRequest(
+                    f"The form's part {name!r} is no file; send it as one (curl: -F {name}=@FILE)."
+                )
         return message
     finally:
         await form.close()

@@ -16,7 +16,7 @@ from serving.backends.backend import Backend
 from serving.bundle import Bundle
 from serving.call import Call
 from serving.deadline import Deadline
-from serving.errors import InvalidCode, InvalidOption, ShuttingDown
+from serving.errors import InvalidCode, InvalidOption, ShuttingDown, about
 from serving.jobs import (
     Alignment,
     AlignOptions,
@@ -214,8 +214,10 @@ class Pipeline:
                     f"count is {job.count}; it goes from 2 to {self.settings.max_interpolated_pictures}."
                 )
             settings = self._refine_settings(job.refine, bundle)
-            start, origin = await self._code_of(job.start, settings, job.align, bundle, call)
-            end, _ = await self._code_of(job.end, settings, job.align, bundle, call)
+            with about("start"):
+                start, origin = await self._code_of(job.start, settings, job.align, bundle, call)
+            with about("end"):
+                end, _ = await self._code_of(job.end, settings, job.align, bundle, call)
             first_image: Image | None = None
             for first in range(0, job.count, _FRAMES_AT_ONCE):
                 with call.during("edit"):
@@ -245,8 +247,10 @@ class Pipeline:
             check_output(job.output)
             check_mixing(job.layers, job.strength, bundle)
             settings = self._refine_settings(job.refine, bundle)
-            base, origin = await self._code_of(job.base, settings, job.align, bundle, call)
-            style, _ = await self._code_of(job.style, settings, job.align, bundle, call)
+            with about("base"):
+                base, origin = await self._code_of(job.base, settings, job.align, bundle, call)
+            with about("style"):
+                style, _ = await self._code_of(job.style, settings, job.align, bundle, call)
             with call.during("edit"):
                 code = mix_codes(base, style, job.layers, job.strength)
             score, rendering = await self._renderer.render_code(bundle, code, base, origin, job.output, call)
@@ -261,9 +265,11 @@ class Pipeline:
             bundle, output = self._served.find(job.bundle), job.output
             check_output(output)
             settings = self._refine_settings(job.refine, bundle)
-            target = await self._stages.align(bundle, job.target, AlignOptions(job.align.alignment), call)
+            with about("target"):
+                target = await self._stages.align(bundle, job.target, AlignOptions(job.align.alignment), call)
             mask = await self._stages.mask(bundle, job.area, target.origin, call)
-            context = await self._stages.align(bundle, job.context, job.align, call)
+            with about("context"):
+                context = await self._stages.align(bundle, job.context, job.align, call)
             both = Aligned(blend(target.image, context.image, mask), context.origin)
             start, refined = await self._stages.find_code(bundle, both.image, settings, call, mask=mask)
             rendered = await self._renderer.render_refined(

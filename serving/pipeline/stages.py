@@ -17,7 +17,7 @@ import numpy.typing as npt
 from serving.backends.backend import Backend, Inference
 from serving.bundle import Bundle, Role
 from serving.call import Call, StageTimer
-from serving.errors import InvalidOption, about
+from serving.errors import InvalidOption, InvalidPicture, about
 from serving.jobs import (
     Alignment,
     AlignOptions,
@@ -112,12 +112,13 @@ class Stages:
     async def _cut_mask(
         self, bundle: Bundle, mask: EncodedPicture, origin: Origin | None, call: Call
     ) -> Image:
-        """Cuts a mask to the encoder's square, uint8 [H, W, 3]. Raises InvalidPicture, PictureTooLarge.
+        """Cuts a mask to the encoder's square, uint8 [H, W, 3].
 
-        A mask of the photograph's size is cut where the photograph was cut. Any other mask is of the square itself;
-        its centred square is taken.
+        A mask of the photograph's size is cut where the photograph was cut. A square one of another size is of the
+        encoder's square itself.
+
+        Raises PictureTooLarge; InvalidPicture, also for a mask of neither kind: nobody can say where it lies.
         """
-
         side = bundle.resolution
         placement = None if origin is None else origin.placement
         with call.during("align") as timer, about("mask"):
@@ -127,6 +128,12 @@ class Stages:
                 if placement is not None and size == (placement.width, placement.height):
                     place = Similarity.of_corners(placement.corners)
                     return await opened.run(PictureReader.cut, place, side)
+                if size[0] != size[1]:
+                    photograph = f" ({placement.width} x {placement.height})" if placement else ""
+                    raise InvalidPicture(
+                        f"It has {size[0]} x {size[1]} pixels; send one of the photograph's size{photograph}, or a "
+                        "square one, which lies on the square that is encoded."
+                    )
                 square, _ = await opened.run(PictureReader.centre_square, side)
                 return square
 

@@ -32,7 +32,7 @@ def read_json(kind: type[MessageT], content: bytes | str) -> MessageT:
     _check_size(content)
     try:
         text = content if isinstance(content, str) else content.decode("utf-8-sig")
-        values = json.loads(text)
+        values = json.loads(text, object_pairs_hook=_without_repeats)
         if "\\u" in text:
             # raises UnicodeEncodeError at half of a surrogate pair, which protobuf cannot look up
             json.dumps(values, ensure_ascii=False).encode()
@@ -42,6 +42,16 @@ def read_json(kind: type[MessageT], content: bytes | str) -> MessageT:
     except (ValueError, RecursionError) as error:
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)[:400]
         raise MalformedRequest(f"The JSON cannot be read: {reason}; /docs has the schema.") from None
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The members of a JSON object. Raises ValueError where a name comes twice: one of its values would be lost."""
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"{name[:80]} comes more than once")
+        values[name] = value
+    return values
 
 
 async def read_json_aside(kind: type[MessageT], content: bytes | str) -> MessageT:

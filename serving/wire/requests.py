@@ -18,7 +18,7 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 
 from indomain.v1 import editing_pb2 as pb
-from serving.errors import EditingError, InvalidCode, InvalidOption, MalformedRequest
+from serving.errors import EditingError, InvalidCode, InvalidOption, MalformedRequest, about
 from serving.jobs import (
     Alignment,
     AlignOptions,
@@ -189,7 +189,7 @@ def _reader(field: FieldDescriptor, *, optional: bool) -> Reader:
         if field.is_repeated:
             return lambda message: tuple(convert(item) for item in getattr(message, name))
         if field.message_type is pb.Source.DESCRIPTOR:
-            return lambda message: _source(getattr(message, name), f"The {name}")
+            return partial(_named_source, name)
         return lambda message: (
             convert(getattr(message, name)) if message.HasField(name) else _left_out(name, optional)
         )
@@ -200,6 +200,11 @@ def _reader(field: FieldDescriptor, *, optional: bool) -> Reader:
     if field.has_presence:
         return lambda message: getattr(message, name) if message.HasField(name) else _NOT_SET
     return lambda message: getattr(message, name)
+
+
+def _named_source(name: str, message: Any) -> Source:
+    with about(name):
+        return _source(getattr(message, name), f"The {name}")
 
 
 def _left_out(name: str, optional: bool) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -106,6 +109,62 @@ def test_decode(client: indomain.Client, shape: tuple[int, ...]) -> None:
 
 def test_decode_a_list_of_codes(client: indomain.Client) -> None:
     assert len(client.decode([np.zeros((LAYERS, 512))] * 2)) == 2
+
+
+def test_results_and_codes_of_files_are_decoded(
+    client: indomain.Client, gateway: ScriptedGateway, tmp_path: Path
+) -> None:
+    inversion = client.invert(PIXELS)
+    inversion.save(tmp_path / "a.npz")
+    code = indomain.load_code(tmp_path / "a.npz", client)
+    assert len(client.decode(code)) == 1
+    assert len(client.decode([code, inversion, inversion.code])) == 3
+    assert [sent.space for sent in gateway.requests[-1].codes] == [inversion.code_space] * 2 + [""]
+
+
+@pytest.mark.parametrize("wrong", ["a.npy", b"a", Path("a.npy")])
+def test_what_is_no_code_is_said(client: indomain.Client, wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"a code is an array float32 \[L, 512\], not .*load_code"):
+        client.decode(wrong)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+def test_a_file_of_a_code_is_no_picture_and_says_how_it_is_read(
+    client: indomain.Client, gateway: ScriptedGateway, tmp_path: Path, name: str
+) -> None:
+    client.invert(PIXELS).save(tmp_path / name)
+    asked = len(gateway.requests)
+    for call in (client.invert, client.edit, client.find_faces):
+        with pytest.raises(indomain.InvalidPictureError, match=r"load_code reads it"):
+            call(tmp_path / name)
+    assert len(gateway.requests) == asked
+
+
+@pytest.mark.parametrize("address", ["https://example.org/a.png", "data:image/png;base64,AAAA"])
+def test_an_address_is_no_picture(client: indomain.Client, address: str) -> None:
+    with pytest.raises(ValueError, match="is an address, and a picture is a file"):
+        client.invert(address)
+
+
+def test_the_argument_that_is_at_fault_is_named(client: indomain.Client) -> None:
+    wrong = np.zeros((4, 4, 3), np.int64)
+    for call, name in (
+        (lambda: client.edit(PIXELS, smile=1, mask=wrong), "mask"),
+        (lambda: client.mix(PIXELS, wrong, [1]), "style"),
+        (lambda: client.mix(wrong, PIXELS, [1]), "base"),
+        (lambda: list(client.interpolate(PIXELS, wrong)), "end"),
+        (lambda: client.diffuse(PIXELS, wrong), "context"),
+        (lambda: client.diffuse(PIXELS, b"PK\3\4"), "context"),
+    ):
+        with pytest.raises((TypeError, ValueError, indomain.InvalidPictureError), match=f"^{name}: "):
+            call()
+
+
+def test_options_of_another_kind_are_refused_in_words(client: indomain.Client) -> None:
+    with pytest.raises(TypeError, match="align is an indomain"):
+        client.invert(PIXELS, align=True)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="a region is left, top, right, bottom"):
+        client.edit(PIXELS, smile=1, region=(0, 0, 1))  # type: ignore[arg-type]
 
 
 def test_sample(client: indomain.Client, gateway: ScriptedGateway) -> None:

@@ -320,6 +320,35 @@ def test_nobody_there(ways: Ways, dead_address: str, kind: Any, scheme: str) -> 
 
 @pytest.mark.parametrize("kind", [indomain.Client, indomain.AsyncClient])
 @pytest.mark.parametrize(
+    "address",
+    [
+        *(
+            "",
+            "localhost:",
+            "localhost:99999",
+            "localhost:port",
+            "localhost:8500/path",
+            "::1:8500",
+            "ftp://host",
+        ),
+        *("http:/host", "http://", "https://host:port"),
+    ],
+)
+def test_what_is_no_address_is_said_before_anybody_is_asked(kind: Any, address: str) -> None:
+    """gRPC takes port 99999 for port 34463."""
+    with pytest.raises(ValueError, match="is no address of a gateway; give HOST:PORT"):
+        kind(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["localhost", "[::1]:8500", "unix:/a", "unix:///a", "dns:///a:1", "http://a", "https://a:1/b"]
+)
+def test_every_kind_of_address(address: str) -> None:
+    indomain.Client(address).close()
+
+
+@pytest.mark.parametrize("kind", [indomain.Client, indomain.AsyncClient])
+@pytest.mark.parametrize(
     ("address", "package", "words"),
     [
         (":embedded:", "serving", "indomain-gateway"),

@@ -14,9 +14,10 @@ import pytest
 import indomain
 from indomain.clients.retry import _retry_wait_s, _should_retry
 from indomain.exceptions import IndomainError, ServerError
-from indomain.transports.errors import CLASS_OF_CODE, CLASS_OF_REASON
+from indomain.transports.errors import CLASS_OF_CODE, CLASS_OF_REASON, error_without_detail
 from serving.errors import ERROR_TABLE
 from tests.clients.scripted_gateway import Failure, ScriptedGateway, serving_on
+from tests.serving.running_gateway import RunningGateway
 
 BUSY = Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "queue_full", retryable=True, retry_after_s=0.01)
 
@@ -204,6 +205,35 @@ def test_a_gateway_that_is_far_away(gateway: ScriptedGateway) -> None:
     """Connecting may take some round trips, of which TLS over an ocean has half a second."""
     with far_away(gateway.address, 0.3) as address, indomain.Client(address, timeout_s=20) as client:
         assert client.bundles()
+
+
+@pytest.mark.parametrize("scheme", ["", "http://"])
+def test_a_request_over_the_limit_is_told_the_setting(live_gateway: RunningGateway, scheme: str) -> None:
+    """A little over it the gateway refuses, far over it gRPC, before the gateway sees the request."""
+    limit = live_gateway.gateway.settings.max_request_bytes
+    address = live_gateway.url if scheme else live_gateway.target
+    with indomain.Client(address) as client:
+        for size in (limit, 2 * limit):
+            with pytest.raises(indomain.RequestTooLargeError) as caught:
+                client.invert(bytes(size))
+            error = caught.value
+            assert (error.reason, error.code) == ("request_too_large", "RESOURCE_EXHAUSTED")
+            assert "send a smaller picture" in error.message
+            assert "INDOMAIN_MAX_REQUEST_BYTES" in error.message
+            assert not error.retryable
+        assert client.bundles()
+
+
+async def test_coroutines_are_told_it_too(live_gateway: RunningGateway) -> None:
+    async with indomain.AsyncClient(live_gateway.target) as client:
+        with pytest.raises(indomain.RequestTooLargeError, match="INDOMAIN_MAX_REQUEST_BYTES"):
+            await client.invert(bytes(2 * live_gateway.gateway.settings.max_request_bytes))
+
+
+def test_an_answer_over_the_clients_limit_is_no_request_that_is_too_large() -> None:
+    text = "CLIENT: Received message larger than max (5 vs. 4)"
+    error = error_without_detail(grpc.StatusCode.RESOURCE_EXHAUSTED, text, request_id="", address="here")
+    assert (type(error), error.message) == (indomain.OverloadedError, text)
 
 
 def test_calls_after_the_end_are_refused(gateway: ScriptedGateway) -> None:

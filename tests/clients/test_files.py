@@ -122,6 +122,15 @@ def test_what_is_no_saved_result_is_refused(client: indomain.Client, tmp_path: P
         indomain.Inversion.load(tmp_path / "nowhere.npz")
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.JPG"])
+def test_a_result_is_not_saved_under_the_name_of_a_picture(
+    client: indomain.Client, tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(ValueError, match=r"its picture with result\.image\.save"):
+        client.sample(1)[0].save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
     file, trace = tmp_path / "x.npz", tmp_path / "trace"
 

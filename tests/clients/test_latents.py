@@ -86,6 +86,7 @@ def test_several_codes_in_a_file(tmp_path: Path) -> None:
     [
         (b"", "it is empty"),
         (b"\x93NUMPY", "cut short"),
+        (b"PK\5\6" + bytes(18), "nothing in it"),
         (b"<!DOCTYPE html><title>Quota exceeded</title>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\nsize 5\n", "Git LFS"),
         (b"cos\nsystem\n(S'true'\ntR.", "system"),

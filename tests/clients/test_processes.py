@@ -135,6 +135,23 @@ client.close()
     assert run(program, "", tiny_repository) == f"{version} ForkedError {version}"
 
 
+def test_a_new_embedded_gateway_in_a_child(tiny_repository: Any) -> None:
+    """While the parent has one open it would hang; before and after it works."""
+    program = """
+def new():
+    with indomain.Client(":embedded:", model_repository=repository) as client:
+        return client.info().version
+def child():
+    return said(new)
+client = indomain.Client(":embedded:", model_repository=repository)
+client.info()
+print(in_child(child))
+client.close()
+print(in_child(child))
+"""
+    assert run(program, "", tiny_repository).split() == ["ForkedError", indomain.__version__]
+
+
 # --- threads and event loops ------------------------------------------------------------------------------------------
 
 

@@ -134,7 +134,7 @@ class CodeReader:
         if code.code.shape != shape:
             raise OtherCodeSpaceError(
                 f"{file} has a code {list(code.code.shape)}, and {bundle.name} has codes {list(shape)}: it is of "
-                "another generator",
+                "another generator, or no code",
                 reason="other_code_space",
             )
         if why := self._foreign(code.code, bundle):

@@ -31,6 +31,8 @@ _PIXEL_TAGS = frozenset(
 # None, LZW, JPEG, deflate (both numbers), PackBits. The others are for fax machines, or seldom read.
 _COMPRESSIONS = (1, 5, 7, 8, 32946, 32773)
 _WHITE_IS_ZERO, _UNSIGNED = 0, 1
+# Files of cameras' sensors (DNG, NEF, ARW, CR2) are TIFFs whose first picture is a small preview, or of colour filters.
+_KIND_OF_PICTURE, _DNG_VERSION, _CR2_MARK = 254, 50706, b"CR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,11 @@ def read_tiff(data: bytes) -> TiffHeader:
         found = first_directory(data)
     except (ValueError, struct.error):
         raise InvalidPicture(DAMAGED) from None
+    if found.number(_KIND_OF_PICTURE) & 1 or _DNG_VERSION in found.entries or data[8:10] == _CR2_MARK:
+        raise InvalidPicture(
+            "The file holds what a camera's sensor saw (a raw file), or begins with a small preview; develop it, and "
+            "send the JPEG, PNG or TIFF."
+        )
     width, height = found.number(_WIDTH), found.number(_HEIGHT)
     if not width or not height:
         raise InvalidPicture(DAMAGED)

@@ -464,6 +464,26 @@ def test_tiffs_of_other_kinds_are_refused_in_words(picture: Image.Image, options
         reader(target.getvalue()).centre_square(8)
 
 
+def camera_raw(kind: str) -> bytes:
+    """A file that Pillow reads: only what cameras write into its first directory says that it is no photograph."""
+    tags = {"preview": {254: 1}, "DNG": {50706: b"\1\4\0\0"}, "CR2": {}}[kind]
+    target = io.BytesIO()
+    Image.new("RGB", (16, 12), "teal").save(target, "TIFF", tiffinfo=tags)
+    data = target.getvalue()
+    if kind == "CR2":
+        # The directory goes to the end, and a mark stands in the place that this makes.
+        (start,) = struct.unpack_from("<I", data, 4)
+        data = data[:4] + struct.pack("<I", len(data)) + b"CR\2\0" + data[12:] + data[start:]
+    return data
+
+
+@pytest.mark.parametrize("kind", ["preview", "DNG", "CR2"])
+def test_what_a_cameras_sensor_saw_is_refused_by_its_name(kind: str) -> None:
+    """Its first picture is a preview of some hundred pixels: that would be edited without a word."""
+    with pytest.raises(InvalidPicture, match="raw file"):
+        reader(camera_raw(kind)).centre_square(8)
+
+
 def test_tiffs_and_avifs_are_always_decoded_in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     for format in ("TIFF", "AVIF"):
         data = encoded(np.asarray(PHOTOGRAPH), format)

@@ -288,8 +288,8 @@ def test_only_the_area_changes(running: RunningGateway, code: np.ndarray) -> Non
 
 
 def test_a_form_has_a_mask_too_and_a_picture_its_figures(running: RunningGateway, photo_png: bytes) -> None:
-    mask = np.zeros((40, 30, 3), np.uint8)
-    mask[:20] = 255
+    mask = np.zeros((30, 40, 3), np.uint8)
+    mask[:15] = 255
     options = json.dumps({"edits": [{"direction": "age", "strength": 2}], "refine": {"steps": 10}})
     answer = running.http.post(
         "/v1/edit", files={"picture": photo_png, "mask": encoded(mask)}, data={"options": options},
@@ -333,6 +333,7 @@ def test_an_area_that_cannot_be_is_said(running: RunningGateway, code: np.ndarra
     assert asked(region=pb.Region(left=1)) == "invalid_option"
     assert asked(mask=pb.Picture(data=encoded(np.zeros((16, 16, 3), np.uint8)))) == "invalid_option"
     assert asked(mask=pb.Picture(data=b"no picture")) == "invalid_picture"
+    assert asked(mask=pb.Picture(data=encoded(np.full((16, 8, 3), 255, np.uint8)))) == "invalid_picture"
     region = {"left": 0, "top": 0, "right": 1, "bottom": 1}
     both = {"code": as_json(code), "region": region, "mask": {"data": "AAAA"}}
     assert running.http.post("/v1/edit", json=both).json()["reason"] == "malformed_request"

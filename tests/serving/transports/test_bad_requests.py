@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import math
 import socket
@@ -374,3 +375,110 @@ def test_a_length_that_is_announced_is_refused_before_the_body(strict: RunningGa
         )
         connection.sendall("\r\n".join([*lines, "", ""]).encode())
         assert b" 413 " in connection.recv(200)
+
+
+# --- which part of a request is at fault -------------------------------------------------------------
+
+GOOD_PICTURE = encoded(photograph(width=16, height=16))
+GOOD_SOURCE = pb.Source(picture=pb.Picture(data=GOOD_PICTURE))
+BAD_SOURCES = {
+    "text": (pb.Source(picture=pb.Picture(data=b"hello")), "invalid_picture"),
+    "too many pixels": (pb.Source(picture=pb.Picture(data=png_header(50_000, 50_000))), "picture_too_large"),
+    "a code of another shape": (pb.Source(code=pb.Code(data=code_bytes(), shape=[3, 1024])), "invalid_code"),
+    "a code whose bytes are missing": (pb.Source(code=pb.Code(data=b"", shape=[6, 512])), "invalid_code"),
+    "an unknown handle": (pb.Source(code=pb.Code(handle="nobody's")), "unknown_code_handle"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_SOURCES)
+@pytest.mark.parametrize(
+    ("rpc", "field"), [("Mix", "base"), ("Mix", "style"), ("Interpolate", "start"), ("Interpolate", "end")]
+)
+def test_of_two_sources_the_bad_one_is_named(rpc: str, field: str, bad: str, strict: RunningGateway) -> None:
+    source, reason = BAD_SOURCES[bad]
+    message: Any = pb.MixRequest(layers=[0]) if rpc == "Mix" else pb.InterpolateRequest(count=2)
+    for name in ("base", "style") if rpc == "Mix" else ("start", "end"):
+        getattr(message, name).CopyFrom(source if name == field else GOOD_SOURCE)
+    check_names(strict, rpc, message, field, reason)
+
+
+@pytest.mark.parametrize("field", ["target", "context", "mask"])
+def test_of_the_pictures_of_a_diffusion_the_bad_one_is_named(field: str, strict: RunningGateway) -> None:
+    pictures = {
+        name: pb.Picture(data=b"hello" if name == field else GOOD_PICTURE)
+        for name in ("target", "context", "mask")
+    }
+    check_names(strict, "Diffuse", pb.DiffuseRequest(**pictures), field, "invalid_picture")
+
+
+def test_a_bad_mask_of_an_edit_is_named(strict: RunningGateway) -> None:
+    message = pb.EditRequest(
+        picture=pb.Picture(data=GOOD_PICTURE),
+        mask=pb.Picture(data=b"hello"),
+        edits=[pb.EditStep(direction="smile", strength=1.0)],
+    )
+    check_names(strict, "Edit", message, "mask", "invalid_picture")
+
+
+def check_names(strict: RunningGateway, rpc: str, message: Any, field: str, reason: str) -> None:
+    """Over both transports the request is refused, and the message begins with the field that is at fault."""
+    if rpc == "Interpolate":
+        detail = refused_by_grpc(
+            lambda *args, **options: list(strict.stub.Interpolate(*args, **options)), message
+        )[1]
+    else:
+        detail = refused_by_grpc(getattr(strict.stub, rpc), message)[1]
+    body = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    answer = strict.http.post(f"/v1/{rpc.lower()}", json=body).json()
+    assert (detail.reason, answer["reason"]) == (reason, reason)
+    assert detail.message.startswith(f"{field}: ")
+    assert answer["message"] == detail.message
+
+
+# --- nothing is dropped without a word ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ([("picture", GOOD_PICTURE), ("picture", GOOD_PICTURE)], "'picture' more than once"),
+        ([("picture", GOOD_PICTURE), ("options", b"{}"), ("options", b"{}")], "'options' more than once"),
+        ([("picture", GOOD_PICTURE), ("options", b'{"picture": {"data": "AAAA"}}')], "have 'picture'"),
+        ([("picture", GOOD_PICTURE), ("options", b'{"code": {"handle": "a"}}')], "have 'code'"),
+        ([("mask", GOOD_PICTURE), ("options", b'{"region": {"right": 1, "bottom": 1}}')], "have 'region'"),
+        (
+            [("picture", GOOD_PICTURE), ("options", b'{"edits": [], "edits": []}')],
+            "edits comes more than once",
+        ),
+    ],
+)
+def test_a_form_says_everything_once(
+    parts: list[tuple[str, bytes]], says: str, strict: RunningGateway
+) -> None:
+    answer = strict.http.post("/v1/edit", files=[(name, (name, content)) for name, content in parts])
+    assert (answer.status_code, answer.json()["reason"]) == (400, "malformed_request")
+    assert says in answer.json()["message"]
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ([("options", "{}"), ("options", "{}")], "'options' more than once"),
+        ([("options", '{"picture": {"data": "AAAA"}}')], "have 'picture'"),
+        ([("options", '{"code": {"handle": "a"}}')], "have 'code'"),
+    ],
+)
+def test_a_picture_alone_is_the_only_source(
+    query: list[tuple[str, str]], says: str, strict: RunningGateway
+) -> None:
+    headers = {"content-type": "image/png"}
+    answer = strict.http.post("/v1/edit", content=GOOD_PICTURE, headers=headers, params=query)
+    assert (answer.status_code, answer.json()["reason"]) == (400, "malformed_request")
+    assert says in answer.json()["message"]
+
+
+def test_a_compressed_body_is_refused_by_its_name(strict: RunningGateway) -> None:
+    headers = {"content-type": "image/png", "content-encoding": "gzip"}
+    answer = strict.http.post("/v1/invert", content=gzip.compress(GOOD_PICTURE), headers=headers)
+    assert (answer.status_code, answer.json()["reason"]) == (415, "unsupported_media_type")
+    assert "'gzip'" in answer.json()["message"]

@@ -18,7 +18,17 @@ from indomain.calls.options import (
 )
 from indomain.calls.sources import EditSource, bundle_of, put_source
 from indomain.v1 import editing_pb2
-from indomain.wire.pictures import PictureLike, picture_to_wire
+from indomain.wire.pictures import PictureLike, about, picture_to_wire
+
+
+def _source(name: str, source: EditSource) -> editing_pb2.Source:
+    with about(name):
+        return put_source(editing_pb2.Source(), source)
+
+
+def _picture(name: str, picture: PictureLike) -> editing_pb2.Picture:
+    with about(name):
+        return picture_to_wire(picture)
 
 
 def interpolate(
@@ -53,8 +63,8 @@ def interpolate(
     """
     request = editing_pb2.InterpolateRequest(
         bundle=bundle_of(bundle, start, end),
-        start=put_source(editing_pb2.Source(), start),
-        end=put_source(editing_pb2.Source(), end),
+        start=_source("start", start),
+        end=_source("end", end),
         count=count,
         refine=refine_options(steps, quality, refine),
         output=output_options(include_pasted, pasting, strip_metadata),
@@ -96,8 +106,8 @@ def mix(
     """
     request = editing_pb2.MixRequest(
         bundle=bundle_of(bundle, base, style),
-        base=put_source(editing_pb2.Source(), base),
-        style=put_source(editing_pb2.Source(), style),
+        base=_source("base", base),
+        style=_source("style", style),
         layers=layers,
         strength=strength,
         refine=refine_options(steps, quality, refine),
@@ -145,8 +155,8 @@ def diffuse(
     """
     request = editing_pb2.DiffuseRequest(
         bundle=bundle,
-        target=picture_to_wire(target),
-        context=picture_to_wire(context),
+        target=_picture("target", target),
+        context=_picture("context", context),
         refine=refine_options(steps, quality, refine),
         output=output_options(
             include_pasted, pasting, strip_metadata, aligned=include_aligned, start=include_start

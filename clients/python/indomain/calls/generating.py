@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy.typing as npt
-
 from indomain.calls.call import Call
 from indomain.calls.options import output_options
+from indomain.calls.sources import Codes, codes_to_wire
 from indomain.v1 import editing_pb2
-from indomain.wire.codes import codes_to_wire
 
 
 def info(*, timeout_s: float | None = None) -> Call[editing_pb2.ListBundlesResponse]:
@@ -23,7 +21,7 @@ def info(*, timeout_s: float | None = None) -> Call[editing_pb2.ListBundlesRespo
 
 
 def decode(
-    codes: npt.ArrayLike, *, bundle: str = "", timeout_s: float | None = None
+    codes: Codes, *, bundle: str = "", timeout_s: float | None = None
 ) -> Call[editing_pb2.DecodeResponse]:
     """Gives the pictures of codes.
 
@@ -32,9 +30,11 @@ def decode(
         >>> [halfway] = client.decode((one.code + other.code) / 2)
 
     Args:
-        codes: float32 [L, 512], [N, L, 512], or a sequence of such.
+        codes: float32 [L, 512], [N, L, 512], what has one (a result, or what `indomain.load_code` read), or a sequence
+            of such.
 
     Raises:
+        TypeError: what is no code.
         InvalidCodeError: a wrong shape, or values that are not finite.
         UnknownBundleError: no such bundle.
     """

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
 from indomain.v1 import editing_pb2
-from indomain.wire.pictures import WIRE_FORMATS, PictureFormat, PictureLike, picture_to_wire
+from indomain.wire.pictures import WIRE_FORMATS, PictureFormat, PictureLike, about, picture_to_wire
 
 Pasting: TypeAlias = Literal["change", "replace"]
 """How a result is put into its photograph: its change is added, or the generator's face replaces what is there."""
@@ -112,8 +112,10 @@ def output_options(
 def align_options(align: Align | Alignment | None) -> editing_pb2.AlignOptions:
     """The message of `align`; a word is its `alignment`.
 
-    Raises ValueError where there is no such alignment, and where `face` is no face.
+    Raises ValueError where there is no such alignment, and where `face` is no face; TypeError.
     """
+    if not isinstance(align, str | Align | None):
+        raise TypeError(f'align is an indomain.Align, "face" or "centre-crop", not {align!r}')
     align = Align(align) if isinstance(align, str) else align or Align()
     message = editing_pb2.AlignOptions(
         alignment=_enum_value("ALIGNMENT", align.alignment, editing_pb2.Alignment)
@@ -172,11 +174,17 @@ def put_area(
     region: Area | None,
     mask: PictureLike | None,
 ) -> None:
-    """Puts an area into a request; none where both are None. Raises ValueError where both are given."""
+    """Puts an area into a request; none where both are None.
+
+    Raises ValueError where both are given or the region has not four numbers, and what `picture_to_wire` raises.
+    """
     if region is not None and mask is not None:
         raise ValueError("the area is a region or a mask; give one of them")
     if region is not None:
+        if len(region) != 4:
+            raise ValueError(f"a region is left, top, right, bottom, each from 0 to 1, not {region!r}")
         left, top, right, bottom = region
         request.region.CopyFrom(editing_pb2.Region(left=left, top=top, right=right, bottom=bottom))
     if mask is not None:
-        request.mask.CopyFrom(picture_to_wire(mask))
+        with about("mask"):
+            request.mask.CopyFrom(picture_to_wire(mask))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 from google.protobuf.message import Message
 
 from indomain.v1 import editing_pb2
@@ -30,6 +31,9 @@ class HasCode(Protocol):
 EditSource: TypeAlias = PictureLike | CodeArray | HasCode
 """A picture, which is inverted first; or a code float32 [L, 512], alone or within a result."""
 
+Codes: TypeAlias = npt.ArrayLike | HasCode | Sequence[npt.ArrayLike | HasCode]
+"""Codes float32 [L, 512] or [N, L, 512], results that have one, or several of these."""
+
 # In place of a source, within a session: the source that the session has.
 SAME_SOURCE: Final[Any] = object()
 
@@ -45,13 +49,25 @@ def put_source(message: _Sourced, source: EditSource) -> _Sourced:
     if source is SAME_SOURCE:
         return message
     if isinstance(source, HasCode):
-        message.code.CopyFrom(code_to_wire(source.code))
+        message.code.CopyFrom(_named_code(source))
         message.code.handle = getattr(source, "handle", "")
-        message.code.space = source.code_space
     elif is_picture(source):
         message.picture.CopyFrom(picture_to_wire(source))
     else:
         message.code.CopyFrom(_code_to_wire(source))
+    return message
+
+
+def codes_to_wire(codes: Codes) -> list[editing_pb2.Code]:
+    """The messages of one code or several. Raises TypeError for what is none."""
+    each: Any = codes if isinstance(codes, Sequence) and not isinstance(codes, (str, bytes)) else [codes]
+    return [_named_code(code) if isinstance(code, HasCode) else code_to_wire(code) for code in each]
+
+
+def _named_code(source: HasCode) -> editing_pb2.Code:
+    """The message of a result's code, with the space that it is of."""
+    message = code_to_wire(source.code)
+    message.space = source.code_space
     return message
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -22,8 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             results cannot be written.
         2: wrong usage; also a folder with results of another run.
         3: no gateway answers, or it was away for too long.
-        130: interrupted.
+        130: interrupted; also where nobody reads what is printed any more.
     """
+    _prepare_streams()
     try:
         import filelock  # noqa: F401
         import rich  # noqa: F401
@@ -47,7 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         ) as client:
             succeeded = parser.COMMANDS[arguments.command].run(client, arguments)
         return EXIT_OK if succeeded else EXIT_FAILED
-    except (UsageError, OSError, ValueError) as error:
+    except BrokenPipeError:
+        # Who read the answers has gone (`| head`). Python would complain once more when it closes the pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        if error.filename is None:
+            report.complain(f"what is printed cannot be written: {error.strerror or error}")
+            return EXIT_FAILED
+        report.complain(f"{error.filename}: {error.strerror}")
+        return EXIT_USAGE
+    except (UsageError, ValueError) as error:
         report.complain(str(error))
         return EXIT_USAGE
     except OutputError as error:
@@ -56,10 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OutageTooLongError as error:
         report.complain(error.message)
         return EXIT_UNREACHABLE
-    except GatewayUnreachableError:
+    except GatewayUnreachableError as error:
         report.complain(
-            f"No gateway answers at {arguments.server}.",
-            hint="Start one with `make serve`, or name another with --server HOST:PORT.",
+            error.message,
+            hint="Start one with `make serve`, or name another with --server HOST:PORT (gRPC) or http://HOST:PORT.",
         )
         return EXIT_UNREACHABLE
     except IndomainError as error:
@@ -68,3 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         report.complain("Interrupted.")
         return EXIT_INTERRUPTED
+
+
+def _prepare_streams() -> None:
+    """Makes names print that the terminal's encoding does not have, and a closed stream (`>&-`) do no harm."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -123,7 +123,7 @@ def connection() -> argparse.ArgumentParser:
     parser.add_argument(
         "--server",
         metavar="ADDRESS",
-        default=os.environ.get("INDOMAIN_SERVER", DEFAULT_ADDRESS),
+        default=os.environ.get("INDOMAIN_SERVER") or DEFAULT_ADDRESS,
         help="the gateway's gRPC address, HOST:PORT; or its URL, http://HOST:PORT; or :embedded: to run the pipeline "
         "in this process, where the application is installed (default: $INDOMAIN_SERVER, or %(default)s)",
     )

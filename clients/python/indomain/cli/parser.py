@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 import indomain
 from indomain.cli.commands import bundles, diffuse, edit, interpolate, invert, mix, sample
@@ -28,7 +29,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if "items" in arguments and late:
         arguments.items += late
     elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        files = [item for item in rest if Path(item).exists()]
+        hint = f" (a file's name that begins with - is written ./{files[0]})" if files else ""
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
     return arguments
 
 

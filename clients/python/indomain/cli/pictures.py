@@ -28,6 +28,43 @@ SOURCE_SUFFIXES: Final = PICTURE_SUFFIXES | {
     *(".apng", ".jpe", ".jfif", ".jif", ".mpo", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".avif"),
     *(".heic", ".heif", ".hif"),
 }
+# Pictures that are not read.
+_OTHER_PICTURES: Final = frozenset(
+    {
+        *(
+            ".jp2",
+            ".j2k",
+            ".jxl",
+            ".psd",
+            ".svg",
+            ".pdf",
+            ".eps",
+            ".ico",
+            ".icns",
+            ".tga",
+            ".pcx",
+            ".dds",
+            ".qoi",
+        ),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".exr", ".hdr", ".xcf"),
+        # Of cameras' sensors.
+        *(
+            ".cr2",
+            ".cr3",
+            ".crw",
+            ".nef",
+            ".nrw",
+            ".arw",
+            ".dng",
+            ".raf",
+            ".orf",
+            ".rw2",
+            ".pef",
+            ".srw",
+            ".raw",
+        ),
+    }
+)
 CODE_SUFFIXES: Final = frozenset({CODE_SUFFIX, RESULT_SUFFIX, ".pt", ".pth", ".pkl"})
 # The first bytes of pictures, for files whose names do not say what they are.
 _STARTS: Final = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")
@@ -51,10 +88,21 @@ def is_picture_file(path: Path) -> bool:
     if path.suffix.lower() in SOURCE_SUFFIXES:
         return True
     with path.open("rb") as file:
-        head = file.read(64)
+        return is_picture(file.read(64))
+
+
+def is_picture(head: bytes) -> bool:
+    """Whether a file that begins so is a picture."""
     webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
     avif = head[4:12] in (b"ftypavif", b"ftypavis")
     return head.startswith(_STARTS) or webp or avif or is_heif(head)
+
+
+def why_not_read(path: Path) -> str:
+    """Why a file that is no picture to `is_picture_file` is left out."""
+    if path.suffix.lower() in _OTHER_PICTURES:
+        return f"pictures of the kind {path.suffix.lower()} are not read: convert it to PNG or JPEG"
+    return "no picture"
 
 
 def check_mask(mask: Path | None) -> None:
@@ -143,17 +191,22 @@ def save_result(result: Inversion, path: Path) -> None:
 def save_with_code(result: Mixed | Diffused, output: Path) -> None:
     """Writes the picture of a result, and its code (.npy) beside it.
 
-    Raises UsageError where `output` is no picture's file name, OutputError.
+    Raises OutputError.
     """
-    check_picture_name(output)
     save_picture(picture_of(result), output)
     save_code(result.code, output.with_suffix(CODE_SUFFIX))
 
 
-def check_picture_name(output: Path) -> None:
-    """Raises UsageError where pictures are not written in the format that the name stands for."""
+def check_picture_name(output: Path, also: str = "") -> None:
+    """Raises UsageError where pictures are not written in the format that the name stands for. also: other names."""
     if output.suffix.lower() not in PICTURE_SUFFIXES:
-        raise UsageError(f"{output}: the result is written as .png, .jpg or .webp")
+        raise UsageError(f"{output}: the result is written as .png, .jpg or .webp{also}")
+
+
+def check_sheet_name(output: Path, also: str = "") -> None:
+    """The same for what is written on one sheet, or into the folder `output`."""
+    if output.suffix.lower() in SOURCE_SUFFIXES | {".npy", ".npz"} and not output.is_dir():
+        check_picture_name(output, also)
 
 
 def save_pictures(images: Sequence[Image.Image], output: Path, names: Sequence[str]) -> list[Path]:

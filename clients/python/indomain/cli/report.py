@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.markup import escape
@@ -47,18 +47,25 @@ from indomain.cli.output import OutputError
 _answers = Console(width=None if sys.stdout.isatty() else 200)
 _notes = Console(stderr=True)
 
+_CONTROL: Final = {number: f"\\x{number:02x}" for number in (*range(32), *range(127, 160))}
+
 # Seconds between two lines of progress, where there is no terminal but a log.
 _LINE_EVERY_S = 10.0
 
 
+def plain(text: str) -> str:
+    """A line of text without control characters: in a file's name they would move the cursor, or break the line."""
+    return text.translate(_CONTROL)
+
+
 def say(text: str) -> None:
     """Prints a line on standard error."""
-    _notes.print(escape(text), highlight=False, soft_wrap=True)
+    _notes.print(escape(plain(text)), highlight=False, soft_wrap=True)
 
 
 def complain(text: str, hint: str = "") -> None:
     """Prints what went wrong, and on a second line what to do."""
-    _notes.print(f"[bold red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
+    _notes.print(f"[bold red]error:[/] {escape(plain(text))}", highlight=False, soft_wrap=True)
     if hint:
         _notes.print(escape(hint), highlight=False, soft_wrap=True)
 
@@ -73,7 +80,7 @@ def complain_of(error: IndomainError) -> None:
 
 def print_json(value: object) -> None:
     """Prints one JSON document on standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json.dumps(value, indent=2))
 
 
 def print_json_line(value: object) -> None:

@@ -44,8 +44,13 @@ _FORMER_KINDS: Final = {"Between": "InterpolationFrame"}
 def save(result: Any, file: str | os.PathLike[str] | BinaryIO) -> None:
     """Writes a result, which is a dataclass with a picture `image`; into a file named .npy only its code.
 
-    Raises OSError.
+    Raises OSError; ValueError for the name of a picture.
     """
+    if isinstance(file, (str, os.PathLike)) and Path(file).suffix.lower() in Image.registered_extensions():
+        raise ValueError(
+            f"{os.fspath(file)} is the name of a picture; a result is saved as .npz, its code as .npy, and its picture "
+            "with result.image.save(...)"
+        )
     if isinstance(file, (str, os.PathLike)) and Path(file).suffix.lower() == ".npy":
         np.save(file, result.code)
         return

@@ -46,23 +46,34 @@ class Credentials:
         return ((REQUEST_ID_KEY, request_id), (CALL_ID_KEY, request_id), *self.metadata)
 
     def for_grpc(self) -> grpc.ChannelCredentials | None:
-        """Credentials of a gRPC channel; None without `tls`. Raises OSError where a file cannot be read."""
+        """Credentials of a gRPC channel; None without `tls`.
+
+        Raises OSError where a file cannot be read, ValueError where it is not PEM.
+        """
         if not self.tls:
             return None
         certificate, private_key = self.client_certificate or (None, None)
         return grpc.ssl_channel_credentials(
-            root_certificates=_bytes(self.root_certificates),
-            certificate_chain=_bytes(certificate),
-            private_key=_bytes(private_key),
+            root_certificates=_pem(self.root_certificates),
+            certificate_chain=_pem(certificate),
+            private_key=_pem(private_key),
         )
 
     def for_https(self) -> ssl.SSLContext:
-        """TLS settings of HTTPS and websockets. Raises OSError where a file cannot be read."""
+        """TLS settings of HTTPS and websockets. Raises OSError, ValueError as `for_grpc` does."""
+        for file in (self.root_certificates, *(self.client_certificate or ())):
+            _pem(file)
         context = ssl.create_default_context(cafile=self.root_certificates)
         if self.client_certificate is not None:
             context.load_cert_chain(*self.client_certificate)
         return context
 
 
-def _bytes(file: str | os.PathLike[str] | None) -> bytes | None:
-    return None if file is None else Path(file).read_bytes()
+def _pem(file: str | os.PathLike[str] | None) -> bytes | None:
+    """The content of a file. gRPC and OpenSSL would say of one that is not PEM that the gateway cannot be reached."""
+    if file is None:
+        return None
+    content = Path(file).read_bytes()
+    if b"-----BEGIN " not in content:
+        raise ValueError(f"{os.fspath(file)} holds no certificate or key in PEM (-----BEGIN ...)")
+    return content

@@ -13,7 +13,12 @@ from typing import Any
 from indomain.constants import EMBEDDED
 from indomain.exceptions import ForkedError, NotInstalledError, ServerError
 from indomain.transports.credentials import Credentials
-from indomain.transports.grpc import USERS_OF_ASYNCIO, AsyncGrpcTransport, GrpcTransport
+from indomain.transports.grpc import (
+    USERS_OF_ASYNCIO,
+    AsyncGrpcTransport,
+    GrpcTransport,
+    refuse_asyncio_after_fork,
+)
 
 
 class EmbeddedGateway:
@@ -32,7 +37,8 @@ class EmbeddedGateway:
         Raises:
             NotInstalledError: the application is not installed.
             ServerError: the gateway cannot start; the message says why.
-            ForkedError: it was started by the process that this one is a child of, and ended with the fork.
+            ForkedError: it was started by the process that this one is a child of, and ended with the fork; or that
+                process had another one, or an AsyncClient over gRPC, open at the fork.
         """
         if self._process not in (0, os.getpid()):
             raise ForkedError(
@@ -42,6 +48,7 @@ class EmbeddedGateway:
             )
         with self._starting:
             if not self._address:
+                refuse_asyncio_after_fork()
                 application = _application()
                 gateway = application.InProcessGateway(self._repository)
                 try:

@@ -140,9 +140,18 @@ def error_without_detail(
         message = f"No gateway answers at {address} ({text})"
     elif status is grpc.StatusCode.DEADLINE_EXCEEDED:
         message = f"The gateway at {address} did not answer in time"
-    elif status is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        # Without a word of the gateway, only the size of a message causes this status.
-        kind = RequestTooLargeError
+    elif status is grpc.StatusCode.RESOURCE_EXHAUSTED and not text.startswith("CLIENT: "):
+        # Without a word of the gateway, only the size of a message causes this status: gRPC refuses a request far over
+        # the limit before the gateway sees it. (With CLIENT it refuses an answer here.)
+        return RequestTooLargeError(
+            f"The request is larger than the gateway at {address} takes ({text}); send a smaller picture or fewer "
+            "codes, or ask for a higher max_request_bytes (INDOMAIN_MAX_REQUEST_BYTES) of the gateway.",
+            reason="request_too_large",
+            code=status.name,
+            request_id=request_id,
+        )
+    elif status is grpc.StatusCode.CANCELLED:
+        message = f"The call was cancelled ({text})"
     return kind(message, reason=status.name.lower(), code=status.name, request_id=request_id)
 
 

@@ -28,6 +28,18 @@ of them is not there. gRPC's calls without asyncio survive a fork.
 _inherited: list[Any] = []
 os.register_at_fork(after_in_child=lambda: _inherited.extend(USERS_OF_ASYNCIO))
 
+
+def refuse_asyncio_after_fork() -> None:
+    """Raises ForkedError in a child whose parent used gRPC's asyncio when it forked: it would hang."""
+    if _inherited:
+        raise ForkedError(
+            "This process was forked while its parent had an AsyncClient open over gRPC, or an embedded gateway, and "
+            "gRPC then can serve neither here. Close them before the fork, use http://..., or start processes with "
+            "the method 'spawn'",
+            reason="forked",
+        )
+
+
 # How long a new session waits for the gateway to say that it was let in.
 _ADMISSION_S = 1.0
 
@@ -125,13 +137,7 @@ class AsyncGrpcTransport(_Stub):
 
     async def open(self) -> None:
         """Raises ForkedError in a child whose parent used gRPC's asyncio when it forked."""
-        if _inherited:
-            raise ForkedError(
-                "This process was forked while its parent had an AsyncClient open over gRPC, and gRPC then cannot "
-                "serve coroutines here. Close the AsyncClient before the fork, use http://..., or start processes "
-                "with the method 'spawn'",
-                reason="forked",
-            )
+        refuse_asyncio_after_fork()
         # A channel needs a running loop, so it is made here and not in the constructor.
         if self._channel is None:
             USERS_OF_ASYNCIO.add(self)

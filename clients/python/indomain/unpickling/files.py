@@ -86,7 +86,9 @@ def read_zip(stream: IO[bytes], size: int, make: MakeTensor) -> Any:
         ) from None
     with archive:
         names = archive.namelist()
-        if names and all(name.endswith(".npy") for name in names):
+        if not names:
+            raise DownloadError("it is a zip with nothing in it; save or download it again")
+        if all(name.endswith(".npy") for name in names):
             return read_npz(archive, size, make)
         return read_torch_zip(archive, size, make)
 

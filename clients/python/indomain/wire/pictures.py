@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, TypeAlias, TypeGuard
 
@@ -11,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from indomain.exceptions import InvalidPictureError
 from indomain.v1 import editing_pb2
 from indomain.wire.heif import heif_to_jpeg, is_heif
 from indomain.wire.picture_objects import array_to_wire, is_picture_array, pil_to_wire
@@ -23,6 +27,10 @@ for reading in binary, a PIL picture, or an array [H, W], [H, W, 1], [H, W, 3] o
 (0..65535), float (0..1) or bool. In `edit` a float array [H, W] or [H, W, 1] is a code."""
 
 PictureFormat: TypeAlias = Literal["png", "jpeg", "webp", "raw"]
+
+# How files of arrays begin: .npy; .npz, .pt and other zips.
+_CODES: Final = (b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06")
+_ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:[^/]*/")
 
 WIRE_FORMATS: Final[dict[str, editing_pb2.ImageFormat]] = {
     "png": editing_pb2.IMAGE_FORMAT_PNG,
@@ -41,9 +49,11 @@ def picture_to_wire(picture: PictureLike) -> editing_pb2.Picture:
     Raises:
         OSError: the file cannot be read.
         TypeError: a kind of value that is no picture.
-        ValueError: an array of a wrong shape or dtype, or a PIL picture of a mode without an agreed meaning.
-        NotInstalledError, InvalidPictureError: a HEIC file cannot be converted.
+        ValueError: an array of a wrong shape or dtype, a PIL picture of a mode without an agreed meaning, or a URL.
+        NotInstalledError, InvalidPictureError: a HEIC file cannot be converted; the file is one of a code.
     """
+    if isinstance(picture, str) and _ADDRESS.match(picture):
+        raise ValueError(f"{picture[:60]!r} is an address, and a picture is a file: download it first")
     if isinstance(picture, (str, os.PathLike)):
         return _file_to_wire(Path(picture).read_bytes())
     if isinstance(picture, (bytes, bytearray, memoryview)):
@@ -61,6 +71,22 @@ def picture_to_wire(picture: PictureLike) -> editing_pb2.Picture:
         "a picture is a path, bytes, a file opened in binary, a PIL picture or an array [H, W, 3], not "
         f"{type(picture).__name__}"
     )
+
+
+@contextmanager
+def about(what: str) -> Iterator[None]:
+    """Makes an error of a value say which argument it is about: `mask: a picture's array is uint8 (0..255), ...`.
+
+    Errors of files have their name already.
+    """
+    try:
+        yield
+    except InvalidPictureError as error:
+        error.message = f"{what}: {error.message}"
+        raise
+    except (TypeError, ValueError) as error:
+        error.args = (f"{what}: {error}",)
+        raise
 
 
 def picture_from_wire(picture: editing_pb2.Picture) -> Image.Image:
@@ -93,4 +119,10 @@ def is_picture(value: object) -> TypeGuard[PictureLike]:
 
 
 def _file_to_wire(data: bytes) -> editing_pb2.Picture:
+    if data.startswith(_CODES):
+        raise InvalidPictureError(
+            "the file has arrays, as a saved code or result has; indomain.load_code reads it: "
+            "client.edit(indomain.load_code(file, client), ...)",
+            reason="invalid_picture",
+        )
     return editing_pb2.Picture(data=heif_to_jpeg(data) if is_heif(data) else data)

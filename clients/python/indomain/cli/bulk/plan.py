@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import glob
 import os
 import stat
@@ -20,10 +21,14 @@ from indomain.cli.pictures import (
     PICTURE_SUFFIXES,
     RESULT_SUFFIX,
     check_picture_name,
+    is_picture,
     is_picture_file,
+    why_not_read,
 )
 
 STANDARD_INPUT: Final = "-"
+_NO_FILE: Final = "neither a file nor a folder"
+_NOT_ENTERED: Final = "a folder: --recursive takes its pictures"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +96,19 @@ def plan(
         for source, place in sources:
             found.setdefault(os.path.abspath(source), (source, place))
     for name in lists:
-        for source in _listed(name):
+        for source in _listed(name, left_out):
             found.setdefault(os.path.abspath(source), (source, Path(source.name)))
     if not found:
         raise UsageError("name at least one picture, folder or glob")
     if output.suffix and not output.is_dir():
         named_once = len(found) == 1 and not lists and not any(Path(item).is_dir() for item in items)
         if output.suffix.lower() in PICTURE_SUFFIXES and not named_once:
-            raise UsageError(f"{output} is one file, but there are {len(found)} pictures; name a folder")
+            raise UsageError(
+                f"{output} is one file; results of a folder, a list or several pictures need a folder: name it with -o"
+            )
         if named_once:
             if not (codes_out and output.suffix.lower() == RESULT_SUFFIX):
-                check_picture_name(output)
+                check_picture_name(output, "; .npz takes code and picture in one file" if codes_out else "")
             ((source, _),) = found.values()
             jobs: tuple[Job, ...] = (Job(source, output, codes_out),)
             _check_sources(jobs)
@@ -144,7 +151,9 @@ def _expand(
         files = [file for file in named if not file.is_dir() and not _is_below(file, below)]
         files = list(_pictures(files, left_out, codes_in=codes_in))
         if not files:
-            raise UsageError(f"{item}: no such file")
+            raise UsageError(
+                f"{item}: {'a link that leads nowhere' if path.is_symlink() else 'no such file'}"
+            )
         yield from ((file, file.relative_to(top)) for file in files)
 
 
@@ -158,12 +167,14 @@ def _files_in(folder: Path, left_out: list[LeftOut], recursive: bool) -> Iterato
         left_out.append(LeftOut(Path(error.filename), error.strerror or "it cannot be listed"))
 
     for parent, folders, names in os.walk(folder, onerror=cannot_list):
-        inner = sorted(name for name in folders if not name.startswith("."))
-        folders[:] = inner if recursive else []
-        if not recursive:
-            left_out += [
-                LeftOut(Path(parent, name), "a folder: --recursive takes its pictures") for name in inner
-            ]
+        inner = [Path(parent, name) for name in sorted(folders) if not name.startswith(".")]
+        folders[:] = [path.name for path in inner if recursive and not path.is_symlink()]
+        # A link may lead back to where it lies.
+        left_out += [
+            LeftOut(path, "a link to a folder: name the folder itself" if recursive else _NOT_ENTERED)
+            for path in inner
+            if path.name not in folders
+        ]
         yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
 
 
@@ -173,13 +184,13 @@ def _pictures(files: Iterable[Path], left_out: list[LeftOut], *, codes_in: bool 
         is_code = file.suffix.lower() in CODE_SUFFIXES
         try:
             if not stat.S_ISREG(file.stat().st_mode):
-                left_out.append(LeftOut(file, "neither a file nor a folder"))
+                left_out.append(LeftOut(file, _NO_FILE))
             elif is_code and not codes_in:
                 left_out.append(LeftOut(file, "a code, not a picture: name the file itself to edit it"))
             elif is_code or is_picture_file(file):
                 yield file
             else:
-                left_out.append(LeftOut(file, "no picture"))
+                left_out.append(LeftOut(file, why_not_read(file)))
         except OSError as error:
             left_out.append(LeftOut(file, error.strerror or str(error)))
 
@@ -198,17 +209,28 @@ def _is_below(file: Path, folder: Path) -> bool:
     return Path(os.path.abspath(file)).is_relative_to(os.path.abspath(folder))
 
 
-def _listed(name: str) -> Iterator[Path]:
+def _listed(name: str, left_out: list[LeftOut]) -> Iterator[Path]:
     """Files of a list, one a line, or separated by NUL as `find -print0` writes them. They need not exist: each that
-    is missing fails later, by itself."""
+    is missing fails later, by itself. What is no file is added to `left_out`."""
     data = sys.stdin.buffer.read() if name == STANDARD_INPUT else Path(name).read_bytes()
+    if is_picture(data[:64]):
+        named = "standard input (/dev/stdin names it)" if name == STANDARD_INPUT else name
+        raise UsageError(f"{named} is a picture, and - and --from-list take a list of names")
+    # Programs of Windows begin texts with a mark, and write UTF-16, of which every second byte may be 0.
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        data = data.decode("utf-16").encode()
+    data = data.removeprefix(codecs.BOM_UTF8)
     separated = data.split(b"\0") if b"\0" in data else data.splitlines()
     for entry in separated:
         if entry.strip():
             file = Path(os.fsdecode(entry))
             if file.is_dir():
                 raise UsageError(f"{file} is a folder; a list names files: find {file} -type f")
-            yield file
+            if file.exists() and not file.is_file():
+                # To read a pipe could take for ever.
+                left_out.append(LeftOut(file, _NO_FILE))
+            else:
+                yield file
 
 
 # --- naming results --------------------------------------------------------------------------------
@@ -239,7 +261,6 @@ def _check_names(jobs: Sequence[Job]) -> None:
         if first is not job.source:
             apart = first.parent != job.source.parent
             top = os.path.commonpath([os.path.abspath(first.parent), os.path.abspath(job.source.parent)])
-            advice = (
-                f"--root {os.path.relpath(top)} keeps their folders" if apart else "--full-names keeps .jpg"
-            )
+            kept = f"--full-names keeps {job.source.suffix}"
+            advice = f"--root {os.path.relpath(top)} keeps their folders" if apart else kept
             raise UsageError(f"{first} and {job.source} would both be written to {job.output}; {advice}")

@@ -117,7 +117,9 @@ def run_jobs(
             [client],
             arguments.wait,
             stopped=stopped,
-            on_pause=lambda error: report.say(f"{error.message}; waiting, for up to {arguments.wait:g} s"),
+            on_pause=lambda error: report.say(
+                f"{error.message.rstrip('.')}; waiting, for up to {arguments.wait:g} s"
+            ),
             on_return=on_return,
         )
         try:

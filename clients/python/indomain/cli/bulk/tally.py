@@ -112,7 +112,9 @@ class Tally:
         for job, error in self._shown_failures:
             which = f"request id: {error['request_id']}" if error.get("request_id") else ""
             where = f" (in {error['stage']})" if error.get("stage") else ""
-            report.complain(f"{job.source}: {error['message']}{where}", hint=which)
+            # Errors of codes name their file.
+            named = error["message"].startswith(str(job.source))
+            report.complain(f"{'' if named else f'{job.source}: '}{error['message']}{where}", hint=which)
         for file in self._left_out[:_FAILURES_SHOWN]:
             report.say(f"left out: {file.path}: {file.why}")
         for reason in self._failed:
@@ -143,6 +145,8 @@ class Tally:
         report.say(f"{'; '.join(parts)}: {folder}")
         if self.failed > len(self._shown_failures):
             report.say(f"All failures stand in {folder / '.indomain' / 'journal.jsonl'}.")
+        if len(self._left_out) > _FAILURES_SHOWN:
+            report.say("--json tells all files that were left out.")
         if self.unfinished:
             report.say(f"{self.unfinished:,} are left; the same command again goes on.")
         elif self.failed:
@@ -158,8 +162,8 @@ class Tally:
         for job, facts in self._rows:
             losses = facts["losses"]
             table.add_row(
-                escape(str(job.source)),
-                escape(str(job.output)),
+                escape(report.plain(str(job.source))),
+                escape(report.plain(str(job.output))),
                 f"{facts['domain_score']:.2f}",
                 "-" if losses is None else f"{losses['pixel_mse_before']:.4f}",
                 "-" if losses is None else f"{losses['pixel_mse_after']:.4f}",

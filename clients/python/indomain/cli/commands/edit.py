@@ -87,6 +87,8 @@ def _split_edits(items: Sequence[str]) -> tuple[list[str], dict[str, float]]:
         match = _EDIT.fullmatch(item)
         if match is None or Path(item).exists():
             pictures.append(item)
+        elif match["direction"] in strengths:
+            raise shared.UsageError(f"`{item}`: {match['direction']} is given twice; give it once")
         else:
             strengths[match["direction"]] = _strength(item, match["strength"])
     return pictures, strengths

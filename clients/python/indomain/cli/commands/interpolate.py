@@ -8,7 +8,14 @@ from pathlib import Path
 from indomain import Client, InterpolationFrame
 from indomain.cli import arguments as shared
 from indomain.cli import report
-from indomain.cli.pictures import code_reader, picture_of, save_animation, save_pictures, source_of
+from indomain.cli.pictures import (
+    check_sheet_name,
+    code_reader,
+    picture_of,
+    save_animation,
+    save_pictures,
+    source_of,
+)
 
 
 def add(name: str, commands: shared.Subparsers) -> None:
@@ -31,6 +38,8 @@ def add(name: str, commands: shared.Subparsers) -> None:
 
 def run(client: Client, arguments: argparse.Namespace) -> bool:
     output: Path = arguments.output
+    if output.suffix.lower() != ".gif":
+        check_sheet_name(output, "; .gif is an animation")
     codes = code_reader(client, arguments.bundle)
     start, end = source_of(arguments.start, codes), source_of(arguments.end, codes)
     options = shared.options_of(client.interpolate, arguments)

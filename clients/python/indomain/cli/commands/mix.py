@@ -8,7 +8,7 @@ from pathlib import Path
 from indomain import Client
 from indomain.cli import arguments as shared
 from indomain.cli import report
-from indomain.cli.pictures import code_reader, save_with_code, source_of
+from indomain.cli.pictures import check_picture_name, code_reader, save_with_code, source_of
 
 
 def add(name: str, commands: shared.Subparsers) -> None:
@@ -33,6 +33,7 @@ def add(name: str, commands: shared.Subparsers) -> None:
 
 
 def run(client: Client, arguments: argparse.Namespace) -> bool:
+    check_picture_name(arguments.output)
     codes = code_reader(client, arguments.bundle)
     base, style = source_of(arguments.base, codes), source_of(arguments.style, codes)
     options = shared.options_of(client.mix, arguments)

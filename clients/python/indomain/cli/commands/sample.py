@@ -8,7 +8,7 @@ from typing import Final
 from indomain import Client, Sample
 from indomain.cli import arguments as shared
 from indomain.cli import report
-from indomain.cli.pictures import save_pictures
+from indomain.cli.pictures import check_sheet_name, save_pictures
 
 # Seeds in one request: fewer than any gateway's limit, and enough to fill a batch.
 _SEEDS_A_CALL: Final = 16
@@ -29,6 +29,7 @@ def add(name: str, commands: shared.Subparsers) -> None:
 
 
 def run(client: Client, arguments: argparse.Namespace) -> bool:
+    check_sheet_name(arguments.output)
     seeds: list[int] = arguments.seeds
     samples: list[Sample] = []
     with report.progress("Sampling", len(seeds)) as advance:
