@@ -21,8 +21,8 @@ _INTERVAL_S = 0.25
 # Where there is none left to list them with, so many are tried.
 _MOST_TRIED = 65_536
 _DESCRIPTORS = "/proc/self/fd"
-# `struct tcp_info` of Linux: milliseconds since data came.
-_LAST_DATA_RECEIVED = struct.Struct("=52xI")
+# Of Linux's `struct tcp_info`: milliseconds since data came; bytes that the peer has acknowledged.
+_LAST_DATA_RECEIVED, _BYTES_ACKNOWLEDGED = struct.Struct("=52xI"), struct.Struct("=120xQ")
 
 
 async def keep_descriptors_free(port: int) -> None:
@@ -44,19 +44,36 @@ def cut_connection(peer: str) -> None:
 
     For callers who do not read: until they do, the core keeps what was written for them, for ever.
     """
+    for connection in _connections_of(peer):
+        _cut(connection)
+
+
+def read_bytes(peer: str) -> int | None:
+    """How many bytes a peer has taken in since its connection began; None where the system does not tell."""
+    if platform.system() == "Linux":
+        for connection in _connections_of(peer):
+            return _tcp_info(connection, _BYTES_ACKNOWLEDGED)
+    return None
+
+
+def _connections_of(peer: str) -> Iterator[socket.socket]:
     host, _, port = unquote(peer).partition(":")[2].rpartition(":")
     for connection in _connections(_descriptors()):
         found = connection.getpeername()
         if str(found[1]) == port and found[0].removeprefix("::ffff:") == host.strip("[]"):
-            _cut(connection)
+            yield connection
+
+
+def _tcp_info(connection: socket.socket, field: struct.Struct) -> int:
+    state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, field.size)
+    return int(field.unpack(state)[0])
 
 
 def _cut_silent(descriptors: Sequence[int], port: int, count: int) -> None:
     silent_ms: dict[int, int] = {}
     for connection in _connections(descriptors):
         if connection.getsockname()[1] == port:
-            state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECEIVED.size)
-            (silent_ms[connection.fileno()],) = _LAST_DATA_RECEIVED.unpack(state)
+            silent_ms[connection.fileno()] = _tcp_info(connection, _LAST_DATA_RECEIVED)
     longest = sorted(silent_ms, key=silent_ms.__getitem__, reverse=True)[:count]
     for connection in _connections(longest):
         _cut(connection)

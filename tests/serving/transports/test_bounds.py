@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed
 
 from indomain.v1 import editing_pb2 as pb
 from serving.errors import MalformedRequest
-from serving.grpc import interceptor
+from serving.grpc import answers
 from serving.http import connections
 from serving.wire.bounds import MAX_VALUES, check_values
 from tests.serving.messages import as_message, sampled
@@ -220,7 +220,7 @@ def test_unread_answers_are_counted_until_they_are_given_up(
     impatient: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """24 MB of pixels over HTTP, and over gRPC."""
-    monkeypatch.setattr(interceptor, "_STALL_S", 0.1)
+    monkeypatch.setattr(answers, "_STALL_S", 0.1)
     picture = zero_png(8000, 1000)
     body = json.dumps(LARGE_EDIT | {"picture": {"data": base64.b64encode(picture).decode()}}).encode()
     head = HEAD.replace(b"sample", b"edit") + b"content-length: %d\r\nx-timeout-s: 20\r\n\r\n" % len(body)
@@ -366,7 +366,7 @@ def test_codes_of_an_interpolation_are_made_as_they_are_sent(gateway: RunningGat
 def test_small_answers_that_are_not_read_are_given_up(
     start_gateway: Callable[..., RunningGateway], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interceptor, "_STALL_S", 0.1)
+    monkeypatch.setattr(answers, "_STALL_S", 0.1)
     running = start_gateway()
     call = unread_frames(running)
     ended = {"method": "Interpolate", "code": "DEADLINE_EXCEEDED"}
