@@ -262,6 +262,15 @@ class OpenRequest:
         self.call.hold = self._held.enter_context(self._lifecycle._memory.request(self.call.owner))
         return self.call.hold
 
+    def hold_copied_answer(self, size: int) -> int:
+        """Counts an answer that is kept twice while it is sent: its bytes, and the copy of who sends it.
+
+        A very large one counts as no more than three quarters of what there may be, or once: it must find room alone.
+        Gives the bytes counted. Raises QueueFull.
+        """
+        most_bytes = self._lifecycle._settings.max_bytes_in_flight * 3 // 4
+        return self.call.hold_answer(max(size, min(2 * size, most_bytes)))
+
 
 def _shutting_down() -> ShuttingDown:
     return ShuttingDown("The gateway is shutting down; send the request to another one, or later.")

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from serving.access.lifecycle import Lifecycle, OpenRequest
 from serving.call import Call, wanted_request_id
-from serving.errors import EditingError
+from serving.errors import EditingError, forget_frames
 from serving.grpc.answers import Context, Sending, not_read, sending, write
 from serving.grpc.connections import cut_connection
 from serving.grpc.messages import Messages
@@ -55,31 +55,40 @@ def _handler(
         metrics.grpc_handled.labels(*labels, code).inc()
         metrics.grpc_handling_seconds.labels(*labels).observe(seconds)
 
-    async def handle(sent: Any, context: Context) -> Any:
-        metrics.grpc_started.labels(*labels).inc()
+    async def answered(sent: Sent, context: Context) -> bytes | None:
         metadata = {
             key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
         }
+        with ExitStack() as held:
+            request = held.enter_context(
+                lifecycle.request("grpc", method.name, wanted_request_id(metadata), count_end)
+            )
+            context.set_trailing_metadata((("x-request-id", request.call.request_id),))
+            request.limit_time(context.time_remaining())
+            request.admit(metadata.get("authorization"), method.name)
+            request.trace(metadata)
+            answer = await _until_hung_up(serve(sent, context, request))
+            if answer is None:
+                return None
+            size = answer.ByteSize()
+            if request.hold_copied_answer(size):
+                await request.call.turn()
+            data = _serialize(answer)
+            watch = Sending(context, request, size)
+            # The request lasts until its answer has gone.
+            context.add_done_callback(partial(_end, held.pop_all(), request.call, watch))
+            return data
+
+    async def handle(sent: Sent, context: Context) -> bytes | None:
+        metrics.grpc_started.labels(*labels).inc()
         try:
-            with ExitStack() as held:
-                request = held.enter_context(
-                    lifecycle.request("grpc", method.name, wanted_request_id(metadata), count_end)
-                )
-                context.set_trailing_metadata((("x-request-id", request.call.request_id),))
-                request.limit_time(context.time_remaining())
-                request.admit(metadata.get("authorization"), method.name)
-                request.trace(metadata)
-                answer = await _until_hung_up(serve(sent, context, request))
-                if answer is None:
-                    return None
-                data = _serialize(answer)
-                request.call.hold_answer(len(data))
-                # The request lasts until its answer has gone.
-                watch = Sending(context, request, len(data))
-                context.add_done_callback(partial(_end, held.pop_all(), request.call, watch))
-                return data
+            return await answered(sent, context)
         except EditingError as error:
-            await _until_hung_up(_abort(error, request.call, context))
+            forget_frames(error)
+            await _until_hung_up(_abort(error, context))
+        except asyncio.CancelledError as error:
+            forget_frames(error)
+            raise
 
     # As if the requests streamed. A handler of another kind is called only when the message is there as a whole, and
     # until then nobody would ask for a key, or count what has come of it.
@@ -145,14 +154,15 @@ async def _until_hung_up(work: Awaitable[T]) -> T:
         raise asyncio.CancelledError from None
 
 
-async def _abort(error: EditingError, call: Call, context: Context) -> NoReturn:
-    detail = error_detail(error, call.request_id)
+async def _abort(error: EditingError, context: Context) -> NoReturn:
+    request_id = dict(context.trailing_metadata())["x-request-id"]
+    detail = error_detail(error, request_id)
     try:
         async with asyncio.timeout(_ERROR_TIMEOUT_S):
             await context.abort(
                 grpc.StatusCode[error.row.grpc_code],
                 error.message,
-                (("x-request-id", call.request_id), (ERROR_DETAIL_KEY, detail.SerializeToString())),
+                (("x-request-id", request_id), (ERROR_DETAIL_KEY, detail.SerializeToString())),
             )
     except TimeoutError:
         # it is not read either

@@ -31,6 +31,7 @@ from serving.errors import (
     PermissionDenied,
     RequestTooLarge,
     ShuttingDown,
+    forget_frames,
 )
 from serving.http.connections import Patience
 from serving.settings import Settings
@@ -107,6 +108,7 @@ class LifecycleMiddleware:
                     received = _counted(receive, request.hold())
                 await self._app(scope, received, answer.send)
         except EditingError as error:
+            forget_frames(error)
             await self._refuse(error, request.call, scope, body, answer)
 
     def _check_host(self, headers: Headers, path: str) -> None:
