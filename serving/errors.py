@@ -237,6 +237,5 @@ def forget_frames(error: BaseException) -> None:
     """
     passed: BaseException | None = error
     while passed is not None:
-        following = passed.__cause__ or passed.__context__
-        passed.__traceback__ = passed.__context__ = passed.__cause__ = None
-        passed = following
+        passed.__traceback__ = None
+        passed = passed.__cause__ or passed.__context__
