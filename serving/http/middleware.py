@@ -46,8 +46,6 @@ TIMEOUT_HEADER = "x-timeout-s"
 # A caller who is answered while still sending may go on for so long; the second while the gateway shuts down.
 _LINGER_S, _LAST_LINGER_S = 5.0, 0.5
 _LINGER_BYTES = 64 * 1024 * 1024
-# So many requests may begin in one turn of the event loop; each takes about half a millisecond until it waits.
-_BEGUN_A_TURN = 16
 # Pieces of bodies above this size take turns.
 _LARGE_PIECE_BYTES = 32 * 1024
 _METHOD_OF_PATH = {method.path: method.name for method in METHODS}
@@ -57,7 +55,7 @@ _POLICY = (
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
-_PROBES = ("/healthz", "/readyz")
+PROBES = ("/healthz", "/readyz")
 # FastAPI's pages start their script from within.
 _PAGES_WITH_SCRIPT = ("/docs", "/redoc")
 _POLICY_WITH_SCRIPT = (
@@ -81,16 +79,12 @@ class LifecycleMiddleware:
         self._app = app
         self._settings = settings
         self._lifecycle = lifecycle
-        self._begun_this_turn = 0
-        self._turn = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         headers, path = Headers(scope=scope), scope["path"]
-        if path not in _PROBES:
-            await self._wait_in_burst()
         answer = _Answer(send, path, tls=self._settings.tls_certificate is not None)
         body = _Body(receive, headers, self._settings.max_request_bytes, self._lifecycle)
         method = _METHOD_OF_PATH.get(path, "")
@@ -117,25 +111,12 @@ class LifecycleMiddleware:
             forget_frames(error)
             await self._refuse(error, request.call, scope, body, answer)
 
-    async def _wait_in_burst(self) -> None:
-        """Lets a few requests begin in each turn of the event loop. Of a burst the others wait in line, and one of them
-        begins in each turn: probes, and what is under way, do not wait for all of them."""
-        if not self._begun_this_turn:
-            asyncio.get_running_loop().call_soon(self._begin_turn)
-        self._begun_this_turn += 1
-        if self._begun_this_turn > _BEGUN_A_TURN or self._turn.locked():
-            async with self._turn:
-                await asyncio.sleep(0)
-
-    def _begin_turn(self) -> None:
-        self._begun_this_turn = 0
-
     def _check_host(self, headers: Headers, path: str) -> None:
         """A page may make its own name lead to this machine (DNS rebinding), and then call as if it were the gateway's
         own. Where nobody has to say who they are, the gateway answers to names that it knows, and to addresses."""
         settings = self._settings
         guarded = self._lifecycle.asks_for_keys or settings.tls_client_authorities or settings.insecure
-        if guarded or path in _PROBES:
+        if guarded or path in PROBES:
             return
         host = headers.get("host", "")
         try:
@@ -168,6 +149,9 @@ class LifecycleMiddleware:
     ) -> None:
         if answer.complete:
             # an event stream or a session has sent the error itself
+            return
+        if isinstance(error, Cancelled):
+            # nobody is there
             return
         if answer.started:
             # too late for a status: the server cuts the connection
