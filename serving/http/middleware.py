@@ -150,7 +150,7 @@ class LifecycleMiddleware:
         if answer.complete:
             # an event stream or a session has sent the error itself
             return
-        if isinstance(error, Cancelled):
+        if answer.started and isinstance(error, Cancelled):
             # nobody is there
             return
         if answer.started:
