@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import grpc
 
 from serving.access.lifecycle import OpenRequest
 from serving.errors import DeadlineExceeded
 from serving.grpc.connections import cut_connection, read_bytes
-
-Context = grpc.aio.ServicerContext[Any, Any]
+from serving.grpc.messages import Context
 
 # An answer of which nothing is read for so long is given up.
 _STALL_S = 10.0

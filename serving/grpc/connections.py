@@ -11,6 +11,7 @@ import platform
 import resource
 import socket
 import struct
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from urllib.parse import unquote
@@ -21,6 +22,8 @@ _INTERVAL_S = 0.25
 # Where there is none left to list them with, so many are tried.
 _MOST_TRIED = 65_536
 _DESCRIPTORS = "/proc/self/fd"
+# Calls of a connection that its peer may break off at once, and how many more each second; for so many peers.
+_BROKEN_OFF_AT_ONCE, _BROKEN_OFF_PER_S, _MOST_PEERS = 1000.0, 200.0, 1024
 # Of Linux's `struct tcp_info`: milliseconds since data came; bytes that the peer has acknowledged.
 _LAST_DATA_RECEIVED, _BYTES_ACKNOWLEDGED = struct.Struct("=52xI"), struct.Struct("=120xQ")
 
@@ -67,6 +70,27 @@ def _connections_of(peer: str) -> Iterator[socket.socket]:
 def _tcp_info(connection: socket.socket, field: struct.Struct) -> int:
     state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, field.size)
     return int(field.unpack(state)[0])
+
+
+class BrokenOffCalls:
+    """Cuts a connection with very many calls that are broken off: each costs the gateway far more than its caller."""
+
+    def __init__(self) -> None:
+        # Of each peer: how many more it may break off, and when that was counted.
+        self._left: dict[str, tuple[float, float]] = {}
+
+    def count(self, peer: str) -> None:
+        """Counts one call that a peer has broken off."""
+        now_s = time.monotonic()
+        left, counted_s = self._left.pop(peer, (_BROKEN_OFF_AT_ONCE, now_s))
+        left = min(_BROKEN_OFF_AT_ONCE, left + _BROKEN_OFF_PER_S * (now_s - counted_s)) - 1.0
+        if left < 0.0:
+            cut_connection(peer)
+            return
+        self._left[peer] = left, now_s
+        if len(self._left) > _MOST_PEERS:
+            # the one that has broken off none for the longest
+            del self._left[next(iter(self._left))]
 
 
 def _cut_silent(descriptors: Sequence[int], port: int, count: int) -> None:

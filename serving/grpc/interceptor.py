@@ -6,7 +6,7 @@ An interceptor of grpc.aio costs each call 0.1 ms and hides cancellations; these
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any, NoReturn, TypeVar
@@ -17,9 +17,9 @@ from google.protobuf.message import Message
 from serving.access.lifecycle import Lifecycle, OpenRequest
 from serving.call import Call, wanted_request_id
 from serving.errors import EditingError, forget_frames
-from serving.grpc.answers import Context, Sending, not_read, sending, write
-from serving.grpc.connections import cut_connection
-from serving.grpc.messages import Messages
+from serving.grpc.answers import Sending, not_read, sending, write
+from serving.grpc.connections import BrokenOffCalls, cut_connection
+from serving.grpc.messages import Context, Messages
 from serving.telemetry.metrics import Metrics
 from serving.wire.contract import METHODS, SERVICE, Method
 from serving.wire.editing import Editing
@@ -39,14 +39,21 @@ def grpc_handlers(
 
     Messages are parsed within the lifecycle: what cannot be parsed is an error like all others.
     """
+    broken_off = BrokenOffCalls()
     handlers = {
-        method.name: _handler(method, editing, lifecycle, metrics, max_request_bytes) for method in METHODS
+        method.name: _handler(method, editing, lifecycle, metrics, max_request_bytes, broken_off)
+        for method in METHODS
     }
     return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
 
 
 def _handler(
-    method: Method, editing: Editing, lifecycle: Lifecycle, metrics: Metrics, max_request_bytes: int
+    method: Method,
+    editing: Editing,
+    lifecycle: Lifecycle,
+    metrics: Metrics,
+    max_request_bytes: int,
+    broken_off: BrokenOffCalls,
 ) -> grpc.RpcMethodHandler[Any, Any]:
     labels = (_kind(method), SERVICE.full_name, method.name)
     serve = _serving(method, getattr(editing, method.name), max_request_bytes)
@@ -55,7 +62,7 @@ def _handler(
         metrics.grpc_handled.labels(*labels, code).inc()
         metrics.grpc_handling_seconds.labels(*labels).observe(seconds)
 
-    async def answered(sent: Sent, context: Context) -> bytes | None:
+    async def answered(context: Context) -> bytes | None:
         metadata = {
             key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
         }
@@ -67,7 +74,7 @@ def _handler(
             request.limit_time(context.time_remaining())
             request.admit(metadata.get("authorization"), method.name)
             request.trace(metadata)
-            answer = await _until_hung_up(serve(sent, context, request))
+            answer = await _until_hung_up(serve(context, request))
             if answer is None:
                 return None
             size = answer.ByteSize()
@@ -79,15 +86,16 @@ def _handler(
             context.add_done_callback(partial(_end, held.pop_all(), request.call, watch))
             return data
 
-    async def handle(sent: Sent, context: Context) -> bytes | None:
+    async def handle(_: Any, context: Context) -> bytes | None:
         metrics.grpc_started.labels(*labels).inc()
         try:
-            return await answered(sent, context)
+            return await answered(context)
         except EditingError as error:
             forget_frames(error)
             await _until_hung_up(_abort(error, context))
         except asyncio.CancelledError as error:
             forget_frames(error)
+            broken_off.count(context.peer())
             raise
 
     # As if the requests streamed. A handler of another kind is called only when the message is there as a whole, and
@@ -97,24 +105,23 @@ def _handler(
     return grpc.stream_unary_rpc_method_handler(handle)
 
 
-Sent = AsyncIterator[bytes]
-Serve = Callable[[Sent, Context, OpenRequest], Awaitable[Message | None]]
+Serve = Callable[[Context, OpenRequest], Awaitable[Message | None]]
 
 
 def _serving(method: Method, serve: Callable[..., Awaitable[Any]], max_bytes: int) -> Serve:
     """Calls a method of `Editing` in the way of its kind. What it gives is the answer, or None where all of them have
     been sent. Those are written through the context, so that a cancelled call is cancelled wherever its work is."""
 
-    async def unary(sent: Sent, context: Context, request: OpenRequest) -> Message:
-        message = await Messages(method.request, sent, request, max_bytes).only()
+    async def unary(context: Context, request: OpenRequest) -> Message:
+        message = await Messages(method.request, context, request, max_bytes).only()
         return await serve(message, request.call)  # type: ignore[no-any-return]
 
-    async def server_stream(sent: Sent, context: Context, request: OpenRequest) -> None:
-        message = await Messages(method.request, sent, request, max_bytes).only()
+    async def server_stream(context: Context, request: OpenRequest) -> None:
+        message = await Messages(method.request, context, request, max_bytes).only()
         await serve(message, request.call, partial(_send, context, request))
 
-    async def two_way_stream(sent: Sent, context: Context, request: OpenRequest) -> None:
-        messages = Messages(method.request, sent, request, max_bytes, waits=True)
+    async def two_way_stream(context: Context, request: OpenRequest) -> None:
+        messages = Messages(method.request, context, request, max_bytes, waits=True)
         # tells the caller that it is let in, before there is anything to answer
         await context.send_initial_metadata((("x-request-id", request.call.request_id),))
         await serve(partial(anext, messages, None), request.call, partial(_send, context, request))

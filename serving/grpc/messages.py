@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import grpc
 from google.protobuf.message import DecodeError, Message
 
 from serving.access.lifecycle import OpenRequest
@@ -13,6 +14,7 @@ from serving.access.memory import HoldBytes
 from serving.errors import DeadlineExceeded, EditingError, MalformedRequest, QueueFull, RequestTooLarge
 from serving.wire.bounds import check_values
 
+Context = grpc.aio.ServicerContext[Any, Any]
 MessageT = TypeVar("MessageT", bound=Message)
 
 # A message that takes longer than this counts as large; most are there at once. Where there is no room for it, it is
@@ -27,7 +29,8 @@ _RECEIVE_TIMEOUT_S = 30.0
 
 
 class Messages(AsyncIterator[MessageT]):
-    """The messages of a request. Not a generator: giving up waiting for one must not end the stream.
+    """The messages of a request. Not a generator: giving up waiting for one must not end the stream, and gRPC's own
+    generator of them keeps the newest one in memory until garbage collection.
 
     gRPC gathers a message as a whole and does not tell how much of it has come. One that is not there soon therefore
     counts as the largest that there may be, until it is there. With `waits` the caller may take any time to begin one:
@@ -37,14 +40,14 @@ class Messages(AsyncIterator[MessageT]):
     def __init__(
         self,
         kind: type[MessageT],
-        sent: AsyncIterator[bytes],
+        context: Context,
         request: OpenRequest,
         max_bytes: int,
         *,
         waits: bool = False,
     ) -> None:
         self._kind = kind
-        self._sent = sent
+        self._context = context
         self._request = request
         self._hold = request.hold()
         self._max_bytes = max_bytes
@@ -52,7 +55,9 @@ class Messages(AsyncIterator[MessageT]):
         self._held_bytes = 0
 
     async def __anext__(self) -> MessageT:
-        data = await anext(self._sent) if self._waits else await self._receive_soon()
+        data = await (self._context.read() if self._waits else self._receive_soon())
+        if data is grpc.aio.EOF:
+            raise StopAsyncIteration
         # only the newest message is held
         self._hold(-self._held_bytes)
         self._held_bytes = 0
@@ -74,12 +79,15 @@ class Messages(AsyncIterator[MessageT]):
             await asyncio.sleep(_PATIENCE_S)
             raise MalformedRequest("The request has no message.") from None
 
-    async def _receive_soon(self) -> bytes:
-        """Raises QueueFull where a message that is not there soon would be too much to hold, DeadlineExceeded where it
-        does not come at all, and ShuttingDown."""
+    async def _receive_soon(self) -> Any:
+        """The bytes of a message, or grpc.aio.EOF.
+
+        Raises QueueFull where a message that is not there soon would be too much to hold, DeadlineExceeded where it does
+        not come at all, and ShuttingDown.
+        """
         wait = _Wait(self._request, self._hold, self._max_bytes)
         try:
-            return await anext(self._sent)
+            return await self._context.read()
         except asyncio.CancelledError:
             if wait.failure is None:
                 raise

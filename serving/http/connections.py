@@ -157,7 +157,7 @@ class BoundedH11Protocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.waits_for_request:
+        if self.transport.get_protocol() is self and self.waits_for_request:
             # also where the data were only a part of the headers: the time for all of them goes on
             self._expect_headers()
         elif self._header_timer is not None:
