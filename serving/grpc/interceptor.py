@@ -83,7 +83,8 @@ def _handler(
             data = _serialize(answer)
             watch = Sending(context, request, size)
             # The request lasts until its answer has gone.
-            context.add_done_callback(partial(_end, held.pop_all(), request.call, watch))
+            end = partial(_end, held.pop_all(), request.call, watch)
+            context.add_done_callback(lambda _: end())
             return data
 
     async def handle(_: Any, context: Context) -> bytes | None:
@@ -140,7 +141,7 @@ async def _send(context: Context, request: OpenRequest, answer: Message) -> None
         await write(context, data)
 
 
-def _end(held: ExitStack, call: Call, watch: Sending, _: Context) -> None:
+def _end(held: ExitStack, call: Call, watch: Sending) -> None:
     """Ends a request whose only answer has gone, or was given up."""
     watch.end()
     error: BaseException | None = None
@@ -162,7 +163,7 @@ async def _until_hung_up(work: Awaitable[T]) -> T:
 
 
 async def _abort(error: EditingError, context: Context) -> NoReturn:
-    request_id = dict(context.trailing_metadata())["x-request-id"]
+    request_id = str(dict(context.trailing_metadata())["x-request-id"])
     detail = error_detail(error, request_id)
     try:
         async with asyncio.timeout(_ERROR_TIMEOUT_S):

@@ -82,8 +82,8 @@ class Messages(AsyncIterator[MessageT]):
     async def _receive_soon(self) -> Any:
         """The bytes of a message, or grpc.aio.EOF.
 
-        Raises QueueFull where a message that is not there soon would be too much to hold, DeadlineExceeded where it does
-        not come at all, and ShuttingDown.
+        Raises QueueFull where a message that is not there soon would be too much to hold, DeadlineExceeded where it
+        does not come at all, and ShuttingDown.
         """
         wait = _Wait(self._request, self._hold, self._max_bytes)
         try:
