@@ -84,7 +84,8 @@ def _handler(
             watch = Sending(context, request, size)
             # The request lasts until its answer has gone.
             end = partial(_end, held.pop_all(), request.call, watch)
-            context.add_done_callback(lambda _: end())
+            # Typed as a class of the stubs' own.
+            context.add_done_callback(lambda _: end())  # type: ignore[arg-type]
             return data
 
     async def handle(_: Any, context: Context) -> bytes | None:
