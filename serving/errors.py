@@ -235,3 +235,14 @@ ERROR_TABLE: Mapping[type[EditingError], ErrorRow] = MappingProxyType(
         InternalError: ErrorRow("INTERNAL", 500, "internal"),
     }
 )
+
+
+def forget_frames(error: BaseException) -> None:
+    """Lets go of the frames that an error, and what it came of, passed through.
+
+    They hold messages and pictures, and often the error itself: only garbage collection would free them, much later.
+    """
+    passed: BaseException | None = error
+    while passed is not None:
+        passed.__traceback__ = None
+        passed = passed.__cause__ or passed.__context__

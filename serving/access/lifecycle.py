@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from serving.access.keys import Keys
 from serving.access.memory import HoldBytes, MemoryBudget
@@ -32,6 +32,13 @@ _log = logging.getLogger(__name__)
 # While the gateway shuts down, reading an answer may take so long.
 _LAST_ANSWER_S = 2.0
 _ALWAYS_LOGGED = ("UNAUTHENTICATED", "PERMISSION_DENIED")
+
+
+class Sending(Protocol):
+    """An answer on its way to its caller."""
+
+    def hurry(self, seconds: float) -> None:
+        """Gives the answer up unless it is read within so long."""
 
 
 class Lifecycle:
@@ -54,7 +61,7 @@ class Lifecycle:
         self._begun: Counter[str] = Counter()
         self._ended = asyncio.Event()
         self._receiving: set[asyncio.Timeout] = set()
-        self._sending: set[asyncio.Timeout] = set()
+        self._sending: set[Sending] = set()
         self._turn = asyncio.Lock()
         self._closes_at_s: float | None = None
 
@@ -108,6 +115,8 @@ class Lifecycle:
             self._count_refusal(unforeseen, call)
             raise unforeseen from None
         finally:
+            # for the log line: an answer's end is not told within the request's task
+            CALL.set(call)
             self._open[transport] -= 1
             self._ended.set()
             if method or (page and code in _ALWAYS_LOGGED):
@@ -135,24 +144,7 @@ class Lifecycle:
         except TimeoutError:
             if self._closes_at_s is None:
                 raise
-            raise ShuttingDown(
-                "The gateway is shutting down; send the request to another one, or later."
-            ) from None
-
-    @asynccontextmanager
-    async def sending(self, seconds: float) -> AsyncIterator[None]:
-        """Bounds the wait for a caller who reads an answer, and while the gateway shuts down to _LAST_ANSWER_S.
-
-        Raises TimeoutError.
-        """
-        async with asyncio.timeout(
-            seconds if self._closes_at_s is None else min(seconds, _LAST_ANSWER_S)
-        ) as limit:
-            self._sending.add(limit)
-            try:
-                yield
-            finally:
-                self._sending.discard(limit)
+            raise _shutting_down() from None
 
     async def turn(self) -> None:
         """Returns once in each turn of the event loop, for one of those that wait for it, in their order.
@@ -173,9 +165,10 @@ class Lifecycle:
         being read get _LAST_ANSWER_S."""
         now_s = asyncio.get_running_loop().time()
         self._closes_at_s = now_s + within_s
-        for limits, at_s in ((self._receiving, self._closes_at_s), (self._sending, now_s + _LAST_ANSWER_S)):
-            for limit in limits:
-                limit.reschedule(min(limit.when() or at_s, at_s))
+        for limit in self._receiving:
+            limit.reschedule(min(limit.when() or self._closes_at_s, self._closes_at_s))
+        for sending in self._sending:
+            sending.hurry(_LAST_ANSWER_S)
 
     async def until_idle(self, transport: str, quiet_s: float) -> None:
         """Returns when no request of a transport has been under way for so long."""
@@ -248,11 +241,36 @@ class OpenRequest:
         """Lifecycle.receiving."""
         return self._lifecycle.receiving(seconds)
 
-    def sending(self, seconds: float) -> AbstractAsyncContextManager[None]:
-        """Lifecycle.sending."""
-        return self._lifecycle.sending(seconds)
+    def check_receives(self) -> None:
+        """Raises ShuttingDown where the gateway has stopped receiving."""
+        closes_at_s = self._lifecycle._closes_at_s
+        if closes_at_s is not None and asyncio.get_running_loop().time() >= closes_at_s:
+            raise _shutting_down()
+
+    def begin_sending(self, sending: Sending) -> None:
+        """An answer is on its way: it is hurried when the gateway shuts down, at once where it does already."""
+        self._lifecycle._sending.add(sending)
+        if self._lifecycle.stops_receiving:
+            sending.hurry(_LAST_ANSWER_S)
+
+    def end_sending(self, sending: Sending) -> None:
+        """The answer has gone, or was given up."""
+        self._lifecycle._sending.discard(sending)
 
     def hold(self) -> HoldBytes:
         """What the request counts the bytes with that it holds; all of them are released when it ends."""
         self.call.hold = self._held.enter_context(self._lifecycle._memory.request(self.call.owner))
         return self.call.hold
+
+    def hold_copied_answer(self, size: int) -> int:
+        """Counts an answer that is kept twice while it is sent: its bytes, and the copy of who sends it.
+
+        A very large one counts as no more than three quarters of what there may be, or once: it must find room alone.
+        Gives the bytes counted. Raises QueueFull.
+        """
+        most_bytes = self._lifecycle._settings.max_bytes_in_flight * 3 // 4
+        return self.call.hold_answer(max(size, min(2 * size, most_bytes)))
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("The gateway is shutting down; send the request to another one, or later.")

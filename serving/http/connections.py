@@ -6,6 +6,7 @@ uvicorn's protocols for HTTP (h11) and websockets, with what they do not bound t
 from __future__ import annotations
 
 import asyncio
+import heapq
 import resource
 from contextlib import ExitStack
 from typing import Any
@@ -26,6 +27,10 @@ HEADER_TIMEOUT_S = 10.0
 STALL_TIMEOUT_S = 10.0
 # Messages and answers that are slower than this for longer than STALL_TIMEOUT_S are given up.
 LEAST_BYTES_PER_S = 32 * 1024
+# A new connection may be without a request for so long before it makes room for others.
+_FIRST_REQUEST_S = 1.0
+# Of all connections that there may be, one in so many makes room at a time.
+_ROOM_SHARE = 128
 # While the gateway shuts down, an answer is given up when nothing of it moves for so long.
 _LAST_STALL_S = 2.0
 # Chunks smaller than this on average cost more than they carry; the first ones are not judged.
@@ -152,7 +157,7 @@ class BoundedH11Protocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.waits_for_request:
+        if self.transport.get_protocol() is self and self.waits_for_request:
             # also where the data were only a part of the headers: the time for all of them goes on
             self._expect_headers()
         elif self._header_timer is not None:
@@ -188,18 +193,21 @@ class BoundedH11Protocol(H11Protocol):
             self.transport.abort()
 
     def _make_room(self) -> bool:
-        """Closes the connection that has waited the longest for a request, or else for the rest of one. False where
-        none waits."""
+        """Closes the connections that have waited the longest for a request, or else for the rest of one. False where
+        none waits. One that has just begun may wait for its first request."""
         ours = [each for each in self.connections if isinstance(each, BoundedH11Protocol)]
-        waiting = [each for each in ours if each.waits_for_request] or [
-            each for each in ours if each.waits_for_body
-        ]
-        if not waiting:
-            return False
-        oldest = min(waiting, key=lambda each: each._waits_since_s)
-        self.connections.discard(oldest)
-        oldest.transport.abort()
-        return True
+        begun_s = self.loop.time() - _FIRST_REQUEST_S
+        waiting = (
+            [each for each in ours if each.waits_for_request and each._waits_since_s < begun_s]
+            or [each for each in ours if each.waits_for_body]
+            or [each for each in ours if each.waits_for_request]
+        )
+        # A few at once: a burst of new connections must not look through all others for each.
+        count = max(1, self._max_connections // _ROOM_SHARE)
+        for oldest in heapq.nsmallest(count, waiting, key=lambda each: each._waits_since_s):
+            self.connections.discard(oldest)
+            oldest.transport.abort()
+        return bool(waiting)
 
 
 class BoundedWebSocketProtocol(WebSocketsSansIOProtocol):

@@ -31,6 +31,7 @@ from serving.errors import (
     PermissionDenied,
     RequestTooLarge,
     ShuttingDown,
+    forget_frames,
 )
 from serving.http.connections import Patience
 from serving.settings import Settings
@@ -54,7 +55,7 @@ _POLICY = (
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
-_PROBES = ("/healthz", "/readyz")
+PROBES = ("/healthz", "/readyz")
 # FastAPI's pages start their script from within.
 _PAGES_WITH_SCRIPT = ("/docs", "/redoc")
 _POLICY_WITH_SCRIPT = (
@@ -107,6 +108,7 @@ class LifecycleMiddleware:
                     received = _counted(receive, request.hold())
                 await self._app(scope, received, answer.send)
         except EditingError as error:
+            forget_frames(error)
             await self._refuse(error, request.call, scope, body, answer)
 
     def _check_host(self, headers: Headers, path: str) -> None:
@@ -114,7 +116,7 @@ class LifecycleMiddleware:
         own. Where nobody has to say who they are, the gateway answers to names that it knows, and to addresses."""
         settings = self._settings
         guarded = self._lifecycle.asks_for_keys or settings.tls_client_authorities or settings.insecure
-        if guarded or path in _PROBES:
+        if guarded or path in PROBES:
             return
         host = headers.get("host", "")
         try:
@@ -147,6 +149,9 @@ class LifecycleMiddleware:
     ) -> None:
         if answer.complete:
             # an event stream or a session has sent the error itself
+            return
+        if answer.started and isinstance(error, Cancelled):
+            # nobody is there
             return
         if answer.started:
             # too late for a status: the server cuts the connection

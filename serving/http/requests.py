@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from typing import Any, TypeVar
 
@@ -175,21 +176,31 @@ def answer_json(answer: Message) -> Response:
     """The answer as JSON; a large one is sent piece by piece, and loses its pictures on the way."""
     if answer.ByteSize() <= LARGE_BYTES:
         return Response(write_json(answer), media_type="application/json")
-    return _LargeAnswer(JsonPieces(answer))
+    pieces = JsonPieces(answer)
+    return _LargeAnswer(pieces, pieces.size, "application/json")
 
 
 class _LargeAnswer(Response):
-    media_type = "application/json"
+    """Goes out piece by piece, and others get their turns between: as a whole it would be copied three times."""
 
-    def __init__(self, pieces: JsonPieces) -> None:
-        super().__init__(headers={"content-length": str(pieces.size)})
+    def __init__(
+        self, pieces: Iterable[bytes], size: int, media_type: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(headers={"content-length": str(size), **(headers or {})}, media_type=media_type)
         self._pieces = pieces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         for piece in self._pieces:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await asyncio.sleep(0)
         await send({"type": "http.response.body", "body": b""})
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    view = memoryview(data)
+    for start in range(0, len(data), LARGE_BYTES):
+        yield bytes(view[start : start + LARGE_BYTES])
 
 
 def answer_picture(answer: Any) -> Response:
@@ -215,7 +226,10 @@ def answer_picture(answer: Any) -> Response:
     if hasattr(answer, "area") and answer.HasField("area"):
         headers["x-inside-mse"] = f"{answer.area.inside_mse_after:.6f}"
         headers["x-outside-mse"] = f"{answer.area.outside_mse_after:.6f}"
-    return Response(picture.data, headers=headers, media_type=MEDIA_TYPES[picture.format])
+    data, media_type = picture.data, MEDIA_TYPES[picture.format]
+    if len(data) <= LARGE_BYTES:
+        return Response(data, headers=headers, media_type=media_type)
+    return _LargeAnswer(_pieces(data), len(data), media_type, headers)
 
 
 def _chosen(answer: Any) -> list[pb.Picture]:

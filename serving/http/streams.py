@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from indomain.v1 import editing_pb2 as pb
 from serving.call import Call
-from serving.errors import EditingError
+from serving.errors import EditingError, forget_frames
 from serving.http.middleware import cancelled_on_disconnect
 from serving.wire.editing import Editing
 from serving.wire.json import LARGE_BYTES, JsonPieces, read_json_aside, write_json
@@ -115,9 +115,9 @@ async def serve_session(websocket: WebSocket, editing: Editing, call: Call) -> N
 
     try:
         await editing.EditSession(receive, call, send)
-    except WebSocketDisconnect:
+    except WebSocketDisconnect as gone:
         # how a session ends; what was under way for it has been cancelled
-        return
+        forget_frames(gone)
     except EditingError as error:
         await _end_with(error, websocket, call)
         raise

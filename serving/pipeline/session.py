@@ -15,7 +15,14 @@ from serving.access.admission import fair_share
 from serving.access.memory import HoldBytes, MemoryBudget
 from serving.call import Call
 from serving.deadline import Deadline
-from serving.errors import DeadlineExceeded, EditingError, MalformedRequest, QueueFull, ShuttingDown
+from serving.errors import (
+    DeadlineExceeded,
+    EditingError,
+    MalformedRequest,
+    QueueFull,
+    ShuttingDown,
+    forget_frames,
+)
 from serving.jobs import (
     AlignOptions,
     Area,
@@ -247,6 +254,7 @@ class EditSession:
         try:
             outcome = await self._editing
         except EditingError as error:
+            forget_frames(error)
             outcome = error
         except asyncio.CancelledError:
             task = asyncio.current_task()

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import grpc
 import h11
 import websockets
 
@@ -30,8 +31,13 @@ _FLUSH_TIMEOUT_S: Final = 2.0
 # Of one kind of line that a caller can cause, at most one is written in so many seconds.
 _QUIET_S: Final = 10.0
 _MAX_SHORTENED_CHARACTERS: Final = 200
-# What parsers raise on bytes that break their protocol.
-_PROTOCOL_ERRORS: Final = (h11.ProtocolError, websockets.InvalidHandshake, websockets.ConnectionClosed)
+# What parsers raise on bytes that break their protocol, and gRPC where a caller is gone before its answer is.
+_PROTOCOL_ERRORS: Final = (
+    h11.ProtocolError,
+    websockets.InvalidHandshake,
+    websockets.ConnectionClosed,
+    grpc.aio.InternalError,
+)
 _LIBRARIES: Final = frozenset({"uvicorn", "websockets", "asyncio", "grpc", "py"})
 
 # What a terminal obeys, or shows in another order than it stands there. In JSON most of it is escaped already.

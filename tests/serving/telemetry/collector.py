@@ -11,6 +11,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otlp_stubs
 
 from tests.serving.running_gateway import RunningGateway
+from tests.serving.waiting import wait_for
 
 
 class Collector(otlp_stubs.TraceServiceServicer):
@@ -33,5 +34,7 @@ class Collector(otlp_stubs.TraceServiceServicer):
 def spans_of(collector: Collector, traced: RunningGateway) -> dict[str, Any]:
     """All spans by name, once they have arrived."""
     assert traced.gateway.tracing is not None
+    # a request over gRPC ends just after its answer has gone
+    wait_for(lambda: not traced.gateway._lifecycle._sending)
     traced.run(asyncio.to_thread(traced.gateway.tracing.flush))
     return {span.name: span for span in collector.spans}

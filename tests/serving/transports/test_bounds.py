@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import re
 import resource
 import socket
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -24,7 +26,8 @@ from websockets.exceptions import ConnectionClosed
 
 from indomain.v1 import editing_pb2 as pb
 from serving.errors import MalformedRequest
-from serving.grpc import interceptor
+from serving.grpc import answers
+from serving.grpc import connections as grpc_connections
 from serving.http import connections
 from serving.wire.bounds import MAX_VALUES, check_values
 from tests.serving.messages import as_message, sampled
@@ -220,7 +223,7 @@ def test_unread_answers_are_counted_until_they_are_given_up(
     impatient: RunningGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """24 MB of pixels over HTTP, and over gRPC."""
-    monkeypatch.setattr(interceptor, "_STALL_S", 0.1)
+    monkeypatch.setattr(answers, "_STALL_S", 0.1)
     picture = zero_png(8000, 1000)
     body = json.dumps(LARGE_EDIT | {"picture": {"data": base64.b64encode(picture).decode()}}).encode()
     head = HEAD.replace(b"sample", b"edit") + b"content-length: %d\r\nx-timeout-s: 20\r\n\r\n" % len(body)
@@ -236,7 +239,7 @@ def test_unread_answers_are_counted_until_they_are_given_up(
         )
         message.picture.data = picture
         message.output.include_pasted, message.output.format = True, pb.IMAGE_FORMAT_RAW
-        call = channel.unary_stream("/indomain.v1.Editing/Edit")(message.SerializeToString(), timeout=3.0)
+        call = channel.unary_stream("/indomain.v1.Editing/Edit")(message.SerializeToString(), timeout=60.0)
         wait_for(lambda: held(impatient) > 24_000_000, timeout_s=20.0)
         wait_for(lambda: held(impatient) == 0, timeout_s=20.0)
         call.cancel()
@@ -267,6 +270,33 @@ def test_half_a_websocket_message_is_counted_and_must_go_on(impatient: RunningGa
         session.socket.sendall(b"\x82\xff" + (1_000_000).to_bytes(8, "big") + b"\0\0\0\0" + b"x" * 500_000)
         wait_for(lambda: held(impatient) >= 500_000, timeout_s=5.0)
         wait_for(lambda: held(impatient) == 0, timeout_s=20.0)
+
+
+def test_an_idle_session_is_not_taken_for_a_slow_request(impatient: RunningGateway) -> None:
+    with websocket(impatient) as session:
+        with pytest.raises(TimeoutError):
+            session.recv(timeout=1.0)
+        session.send('{"sequence": 7, "edit": {}}')
+        assert answered(session)["sequence"] == 7
+
+
+def test_pictures_are_given_back_before_garbage_is_collected(gateway: RunningGateway) -> None:
+    """Of a session that ended, and of a request that was refused over either transport."""
+    broken = b"\x89PNG\r\n\x1a\n" + bytes(5_000_000)
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        with websocket(gateway) as session:
+            session.send(broken)
+            assert answered(session)["error"]["reason"] == "invalid_picture"
+        gateway.http.post("/v1/invert", content=broken, headers={"content-type": "image/png"})
+        with pytest.raises(grpc.RpcError):
+            gateway.stub.Invert(pb.InvertRequest(picture=pb.Picture(data=broken)), timeout=20)
+        wait_for(lambda: tracemalloc.get_traced_memory()[0] < 4_000_000, timeout_s=10.0)
+    finally:
+        tracemalloc.stop()
+        gc.enable()
 
 
 # six bytes each: pings, continuations of nothing, texts of nothing
@@ -346,6 +376,29 @@ def test_an_ending_gateway_does_not_wait_for_messages_and_readers(
     call.cancel()
 
 
+def test_a_connection_that_breaks_off_very_many_calls_is_cut(
+    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpc_connections, "_BROKEN_OFF_AT_ONCE", 20.0)
+    monkeypatch.setattr(grpc_connections, "_BROKEN_OFF_PER_S", 0.0)
+    with grpc.insecure_channel(gateway.target) as channel:
+        watched = channel.stream_stream("/indomain.v1.Editing/EditSession")(
+            iter(threading.Event().wait, True)
+        )
+        for _ in range(40):
+            channel.unary_unary("/indomain.v1.Editing/Sample").future(
+                pb.SampleRequest(seeds=[1, 2, 3, 4]).SerializeToString()
+            ).cancel()
+            call = channel.stream_unary("/indomain.v1.Editing/Sample").future(
+                iter(threading.Event().wait, True)
+            )
+            time.sleep(0.02)
+            call.cancel()
+        wait_for(lambda: not watched.is_active())
+        assert watched.code() is grpc.StatusCode.UNAVAILABLE
+    assert gateway.stub.Sample(pb.SampleRequest(seeds=[1]), timeout=20).images
+
+
 def test_codes_of_an_interpolation_are_made_as_they_are_sent(gateway: RunningGateway) -> None:
     """All of them would take 2.4 MB here, ten in a large bundle, for each caller."""
     start, end = sampled(gateway, 1, 2)
@@ -366,7 +419,7 @@ def test_codes_of_an_interpolation_are_made_as_they_are_sent(gateway: RunningGat
 def test_small_answers_that_are_not_read_are_given_up(
     start_gateway: Callable[..., RunningGateway], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interceptor, "_STALL_S", 0.1)
+    monkeypatch.setattr(answers, "_STALL_S", 0.1)
     running = start_gateway()
     call = unread_frames(running)
     ended = {"method": "Interpolate", "code": "DEADLINE_EXCEEDED"}
