@@ -21,7 +21,7 @@ from benchmarks.quality import to_float
 from serving.jobs import EditStep
 from serving.pipeline.edits import edit_vector
 from training.data.pictures import load_pictures
-from training.directions.attributes import AttributeReader
+from training.directions.attributes import AttributeReader, known
 
 
 @dataclass
@@ -87,13 +87,15 @@ def measure(config: EditsConfig) -> tuple[dict[str, dict[str, float]], Edits]:
     if config.data_attributes:
         seen = read(reader, pictures)
         for name in names:
-            figures[name]["reader_r"] = float(np.corrcoef(seen[name], held_out.attributes[name])[0, 1])
+            rows = known(held_out.attributes[name])
+            pairs = np.corrcoef(seen[name][rows], held_out.attributes[name][rows])
+            figures[name]["reader_r"] = float(pairs[0, 1])
     pictures = pictures[: config.count]
     codes = np.concatenate(
         [invert(graphs, pictures[part], config.steps) for part in batches(len(pictures), 8)]
     )
     before = read(reader, decode(graphs, codes))
-    spread = {name: float(real.attributes[name].std()) for name in names}
+    spread = {name: float(np.nanstd(real.attributes[name])) for name in names}
     for name in names:
         direction = graphs.bundle.directions[name]
         for end, strength in zip(("low", "high"), direction.range, strict=True):

@@ -15,6 +15,7 @@ MOST_FILES = 9
 # Each room may import those above it, and itself. "" stands for the modules that lie in no inner room.
 ROOMS = {
     "training": (
+        "kernels",
         "losses",
         "networks",
         "run_folders",

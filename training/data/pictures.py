@@ -18,6 +18,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+EMPTY = ""
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
 
@@ -121,7 +122,22 @@ def _read_attributes(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     if missing:
         raise DataError(f"{path} has no row for {len(missing)} pictures, {missing[0]} the first")
     columns = [column for column in next(iter(rows.values())) if column != "file"]
+    read = {column: [_number(rows[name][column]) for name in names] for column in columns}
+    attributes = {}
+    for column, values in read.items():
+        if all(isinstance(value, str) for value in values if value != EMPTY):
+            continue  # words, as the name of a source
+        for name, value in zip(names, values, strict=True):
+            if isinstance(value, str) and value != EMPTY:
+                raise DataError(f"{path} holds a value that is no number: {value!r}, {column} of {name}")
+        attributes[column] = np.array([np.nan if value == EMPTY else value for value in values], dtype=float)
+    return attributes
+
+
+def _number(cell: str | None) -> float | str:
+    """The number in a cell; its text where it holds none."""
+    text = (cell or EMPTY).strip()
     try:
-        return {column: np.array([float(rows[name][column]) for name in names]) for column in columns}
-    except ValueError as error:
-        raise DataError(f"{path} holds a value that is no number: {error}") from error
+        return float(text)
+    except ValueError:
+        return text

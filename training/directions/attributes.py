@@ -22,8 +22,13 @@ SIDE = 128  # pictures are resized to this before features are taken, pixels
 
 
 def is_binary(values: np.ndarray) -> bool:
-    """Whether an attribute has the two values 0 and 1 only."""
-    return bool(np.isin(values, (0.0, 1.0)).all())
+    """Whether an attribute has the two values 0 and 1 only; unknown ones, NaN, do not count."""
+    return bool(np.isin(values[known(values)], (0.0, 1.0)).all())
+
+
+def known(values: np.ndarray) -> np.ndarray:
+    """Which values of an attribute are known, bool [N]: a csv may have empty cells."""
+    return ~np.isnan(values)
 
 
 @torch.no_grad()
@@ -46,18 +51,18 @@ class AttributeReader:
 
     @classmethod
     def train(cls, pictures: Pictures, names: list[str]) -> AttributeReader:
-        """Fit a ridge regression for each name on features of real pictures, unmirrored, as yaw has a sign."""
+        """Fit a ridge regression for each name on features of real pictures, unmirrored, as yaw has a sign.
+
+        Pictures whose attribute is not known are left out.
+        """
         network = EfficientNetLite0()
         features = picture_features(network, pictures.batch(torch.arange(len(pictures)), mirror=False))
-        return cls(
-            network,
-            {
-                name: make_pipeline(StandardScaler(), Ridge(alpha=3e3)).fit(
-                    features, pictures.attributes[name]
-                )
-                for name in names
-            },
-        )
+        regressors = {}
+        for name in names:
+            rows = known(pictures.attributes[name])
+            regressor = make_pipeline(StandardScaler(), Ridge(alpha=3e3))
+            regressors[name] = regressor.fit(features[rows], pictures.attributes[name][rows])
+        return cls(network, regressors)
 
     def read(self, images: Tensor) -> dict[str, np.ndarray]:
         """Read each attribute, float64 [N], of pictures float [N, 3, H, W] in [-1, 1]."""

@@ -19,7 +19,7 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 
 from training.data.pictures import DataError, Pictures, load_pictures
-from training.directions.attributes import AttributeReader, is_binary
+from training.directions.attributes import AttributeReader, is_binary, known
 from training.measures.domain_score import calibration_count, domain_scores, invert_samples
 from training.networks.generator import Generator, sample_codes
 from training.run_folders.json_files import write_json
@@ -171,10 +171,11 @@ def encode(encoder: nn.Module, pictures: Pictures) -> torch.Tensor:
 def fit_boundary(
     codes: np.ndarray, labels: np.ndarray, penalty: float, held_out: float
 ) -> tuple[np.ndarray, dict[str, object]]:
-    """Fit a boundary to standardised codes float [M, L * 512] and labels [M].
+    """Fit a boundary to standardised codes float [M, L * 512] and labels [M]; those without a label, NaN, are left out.
 
     Returns its normal float64 [L * 512], and its figure on a share `held_out` of them.
     """
+    codes, labels = codes[known(labels)], labels[known(labels)]
     kept, left, y_kept, y_left = train_test_split(codes, labels, test_size=held_out, random_state=0)
     if is_binary(labels):
         logistic = LogisticRegression(C=1 / penalty, max_iter=500).fit(kept, y_kept)

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 from training.data.pictures import Pictures
-from training.directions.attributes import is_binary
+from training.directions.attributes import is_binary, known
 from training.directions.directions import (
     DOMAIN_FLOOR,
     READ,
@@ -71,13 +71,14 @@ def judge_edits(judge: Judge, train: Pictures, run: TrainedInversion, codes: Ten
         precisions = []
         for name in names:
             truth = judge.pictures.attributes[name]
-            positive = truth > (0.5 if is_binary(truth) else np.median(truth))
-            precisions.append(average_precision_score(positive, held_out @ normals[name]))
+            rows = known(truth)
+            positive = truth[rows] > (0.5 if is_binary(truth) else np.median(truth[rows]))
+            precisions.append(average_precision_score(positive, held_out[rows] @ normals[name]))
         found["boundary_ap"] = float(np.mean(precisions))
     shown = codes[: judge.config.edited]
     start = decode(run, shown)
     before, same = judge.reader.read(start), judge.describe(start)
-    spread = {name: train.attributes[name].std() for name in names}
+    spread = {name: np.nanstd(train.attributes[name]) for name in names}
     space = CodeSpace(run)
     success, moved, drift, kept = [], [], [], []
     for name in names:

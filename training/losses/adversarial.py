@@ -53,6 +53,10 @@ class Discriminator(nn.Module):
         """The discriminators that this one is made of, by name. Each has its own rate; one alone has the name ""."""
         return {"": self}
 
+    def compare(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits of real and of generated samples. What can be shared between the two is computed once."""
+        return self(real), self(fake)
+
     def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         """What the discriminator minimises, from its logits of real and of generated samples."""
         return non_saturating_discriminator_loss(real_logits, fake_logits)

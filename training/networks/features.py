@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.kernels.fused_activation import activate, fuses
+
 # (expansion, channels out, repeats, stride, kernel) of each stage
 STAGES = (
     (1, 16, 1, 1, 3),
@@ -43,19 +45,20 @@ class FoldedConv(nn.Module):
         self.groups = weight.shape[0] if weight.shape[1] == 1 and self.kernel > 1 else 1
 
     def forward(self, x: Tensor) -> Tensor:
+        bias, later = (None, self.bias) if self.activate and fuses(x) else (self.bias, None)
         if self.stride == 2:
             # SAME padding: an odd row or column goes to the end.
             total = self.kernel - 2
             x = F.pad(x, (total // 2, total - total // 2, total // 2, total - total // 2))
             if x.is_cuda:
-                x = F.conv2d(x, self.weight, self.bias, stride=2, groups=self.groups)
+                x = F.conv2d(x, self.weight, bias, stride=2, groups=self.groups)
             else:
                 # In float32: the bfloat16 gradient of a strided depthwise convolution is 5 to 20 times slower on CPUs.
                 with torch.autocast(x.device.type, enabled=False):
-                    x = F.conv2d(x.float(), self.weight, self.bias, stride=2, groups=self.groups)
+                    x = F.conv2d(x.float(), self.weight, bias, stride=2, groups=self.groups)
         else:
-            x = F.conv2d(x, self.weight, self.bias, padding=self.kernel // 2, groups=self.groups)
-        return F.relu6(x) if self.activate else x
+            x = F.conv2d(x, self.weight, bias, padding=self.kernel // 2, groups=self.groups)
+        return activate(x, later, 0.0, limit=6.0) if self.activate else x
 
 
 class InvertedResidual(nn.Module):

@@ -16,7 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.kernels.fused_activation import activate
 from training.networks.layers import (
+    ACTIVATION_GAIN,
+    LEAKY_SLOPE,
     EqualizedLinear,
     convolve_up,
     fir_kernel,
@@ -116,34 +119,32 @@ class ModulatedConv(nn.Module):
         config: GeneratorConfig,
         *,
         up: bool = False,
-        demodulate: bool = True,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.style = EqualizedLinear(config.code_size, inputs, bias=1.0)
         self.weight_scale = 1 / math.sqrt(inputs * kernel * kernel)
-        self.up, self.demodulate, self.padding = up, demodulate, kernel // 2
+        self.up, self.padding = up, kernel // 2
         if up:
             # A 4 x 4 binomial filter. Its gain of 4 makes up for the zeros that up-sampling by two inserts.
             self.register_buffer(
                 "blur", (fir_kernel() * 4).expand(outputs, 1, 4, 4).clone(), persistent=False
             )
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        style = self.style(w)  # [N, C_in]
+    def convolve(self, x: Tensor, style: Tensor) -> Tensor:
+        """Scale maps [N, C_in, H, W] by a style [N, C_in], and convolve them; without the demodulation."""
+        x = activate(x, scale=style)
         weight = self.weight * self.weight_scale
-        x = x * style[:, :, None, None].to(x.dtype)
         if self.up:
-            x = convolve_up(x, weight, self.blur)
-        else:
-            x = F.conv2d(x, weight, padding=self.padding)
-        if self.demodulate:
-            # The sum of squares needs float32.
-            with torch.autocast(x.device.type, enabled=False):
-                energy = weight.float().square().sum((2, 3))  # [C_out, C_in]
-                d = torch.rsqrt(style.float().square() @ energy.t() + DEMODULATION_EPSILON)
-            x = x * d[:, :, None, None].to(x.dtype)
-        return x
+            return convolve_up(x, weight, self.blur)
+        return F.conv2d(x, weight, padding=self.padding)
+
+    def demodulation(self, style: Tensor) -> Tensor:
+        """The factor [N, C_out] that brings the maps of `convolve` back to a standard deviation of 1."""
+        # The sum of squares needs float32.
+        with torch.autocast(style.device.type, enabled=False):
+            energy = (self.weight * self.weight_scale).float().square().sum((2, 3))  # [C_out, C_in]
+            return torch.rsqrt(style.float().square() @ energy.t() + DEMODULATION_EPSILON)
 
 
 class StyledLayer(nn.Module):
@@ -161,10 +162,17 @@ class StyledLayer(nn.Module):
         self.register_buffer("noise", torch.randn(1, 1, resolution, resolution))
 
     def forward(self, x: Tensor, w: Tensor, *, random_noise: bool) -> Tensor:
-        x = self.conv(x, w)
+        style = self.conv.style(w)
+        x = self.conv.convolve(x, style)
         noise = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device) if random_noise else self.noise
-        x = x + (noise * self.noise_strength).to(x.dtype) + self.bias[:, None, None].to(x.dtype)
-        return scaled_leaky_relu(x)
+        # `scaled_leaky_relu` of maps * demodulation + bias + noise, with its gain in these three.
+        return activate(
+            x,
+            self.bias * ACTIVATION_GAIN,
+            LEAKY_SLOPE,
+            scale=self.conv.demodulation(style) * ACTIVATION_GAIN,
+            noise=noise * (self.noise_strength * ACTIVATION_GAIN),
+        )
 
 
 class ToRGB(nn.Module):
@@ -172,11 +180,11 @@ class ToRGB(nn.Module):
 
     def __init__(self, inputs: int, config: GeneratorConfig) -> None:
         super().__init__()
-        self.conv = ModulatedConv(inputs, config.drawn_channels, 1, config, demodulate=False)
+        self.conv = ModulatedConv(inputs, config.drawn_channels, 1, config)
         self.bias = nn.Parameter(torch.zeros(config.drawn_channels))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        return self.conv(x, w) + self.bias[:, None, None].to(x.dtype)
+        return self.conv.convolve(x, self.conv.style(w)) + self.bias[:, None, None].to(x.dtype)
 
 
 class Synthesis(nn.Module):

@@ -7,14 +7,16 @@ of them: another one is a class with its losses and an entry there.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
+from training.kernels.fused_activation import activate, fuses
 from training.losses.adversarial import (
     Discriminator,
     hinge_discriminator_loss,
@@ -24,6 +26,7 @@ from training.losses.adversarial import (
 from training.networks.features import TAPS, EfficientNetLite0
 from training.networks.generator import GeneratorConfig
 from training.networks.layers import (
+    ACTIVATION_GAIN,
     LEAKY_SLOPE,
     EqualizedLinear,
     convolve_down,
@@ -33,26 +36,43 @@ from training.networks.layers import (
 
 
 class EqualizedConv(nn.Module):
-    """Convolution with run-time weight scale (equalised learning rate). `down`: a blur first and a stride of two."""
+    """Convolution with run-time weight scale (equalised learning rate).
+
+    `down`: a blur first and a stride of two. `activated`: `scaled_leaky_relu` after it. Its gain, and `gain`, by which
+    the result is multiplied, are in weights and bias.
+    """
 
     blur: Tensor
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, *, down: bool = False, bias: bool = True
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        down: bool = False,
+        bias: bool = True,
+        activated: bool = False,
+        gain: float = 1.0,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
-        self.weight_scale = 1 / math.sqrt(inputs * kernel * kernel)
-        self.down, self.padding = down, kernel // 2
+        self.gain = gain * (ACTIVATION_GAIN if activated else 1.0)
+        self.weight_scale = self.gain / math.sqrt(inputs * kernel * kernel)
+        self.down, self.padding, self.activated = down, kernel // 2, activated
         if down:
             self.register_buffer("blur", fir_kernel().expand(inputs, 1, 4, 4).clone(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight * self.weight_scale
+        bias = None if self.bias is None else self.bias * self.gain
+        added, later = (None, bias) if self.activated and fuses(x) else (bias, None)
         if self.down:
-            return convolve_down(x, weight, self.bias, self.blur)
-        return F.conv2d(x, weight, self.bias, padding=self.padding)
+            x = convolve_down(x, weight, added, self.blur)
+        else:
+            x = F.conv2d(x, weight, added, padding=self.padding)
+        return activate(x, later, LEAKY_SLOPE) if self.activated else x
 
 
 class ResidualBlock(nn.Module):
@@ -60,13 +80,13 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.conv = EqualizedConv(inputs, inputs, 3)
-        self.down = EqualizedConv(inputs, outputs, 3, down=True)
-        self.skip = EqualizedConv(inputs, outputs, 1, down=True, bias=False)
+        self.conv = EqualizedConv(inputs, inputs, 3, activated=True)
+        half = math.sqrt(0.5)  # keeps the variance of the sum
+        self.down = EqualizedConv(inputs, outputs, 3, down=True, activated=True, gain=half)
+        self.skip = EqualizedConv(inputs, outputs, 1, down=True, bias=False, gain=half)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = scaled_leaky_relu(self.down(scaled_leaky_relu(self.conv(x))))
-        return (y + self.skip(x)) / math.sqrt(2)
+        return self.down(self.conv(x)) + self.skip(x)
 
 
 def minibatch_deviation(x: Tensor, group: int = 4) -> Tensor:
@@ -89,9 +109,9 @@ class StyleGAN2Discriminator(Discriminator):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         widths = config.channels[::-1]
-        self.from_rgb = EqualizedConv(3, widths[0], 1)
+        self.from_rgb = EqualizedConv(3, widths[0], 1, activated=True)
         self.blocks = nn.Sequential(*(ResidualBlock(a, b) for a, b in pairwise(widths)))
-        self.conv = EqualizedConv(widths[-1] + 1, widths[-1], 3)
+        self.conv = EqualizedConv(widths[-1] + 1, widths[-1], 3, activated=True)
         self.fc = EqualizedLinear(widths[-1] * 16, widths[-1])
         self.logit = EqualizedLinear(widths[-1], 1)
         # While the first block is new: a scalar 0..1 that says how much it counts, and what read the smaller picture.
@@ -105,7 +125,7 @@ class StyleGAN2Discriminator(Discriminator):
         outputs = first.down.weight.shape[0]
         self.fade, self.from_rgb_before = (
             fade,
-            EqualizedConv(3, outputs, 1).to(fade.device).requires_grad_(False),
+            EqualizedConv(3, outputs, 1, activated=True).to(fade.device).requires_grad_(False),
         )
 
     def end_fade(self) -> None:
@@ -113,16 +133,23 @@ class StyleGAN2Discriminator(Discriminator):
         self.fade = self.from_rgb_before = None
 
     def _first_block(self, image: Tensor) -> Tensor:
-        x = self.blocks[0](scaled_leaky_relu(self.from_rgb(image)))
+        x = self.blocks[0](self.from_rgb(image))
         if self.fade is None or self.from_rgb_before is None:
             return x
-        before = scaled_leaky_relu(self.from_rgb_before(F.avg_pool2d(image, 2)))
+        before = self.from_rgb_before(F.avg_pool2d(image, 2))
         return before + (x - before) * self.fade
 
     def forward(self, image: Tensor) -> Tensor:
-        x = self.blocks[1:](self._first_block(image))
-        x = scaled_leaky_relu(self.conv(minibatch_deviation(x)))
-        return self.logit(scaled_leaky_relu(self.fc(x.flatten(1))))
+        return self._judge(minibatch_deviation(self.blocks[1:](self._first_block(image))))
+
+    def _judge(self, x: Tensor) -> Tensor:
+        return self.logit(scaled_leaky_relu(self.fc(self.conv(x).flatten(1))))
+
+    def compare(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """Both as one batch, but for the minibatch's deviation, which is each one's own."""
+        features = self.blocks[1:](self._first_block(torch.cat([real, fake]))).split([len(real), len(fake)])
+        logits = self._judge(torch.cat([minibatch_deviation(x) for x in features]))
+        return logits[: len(real)], logits[len(real) :]
 
     def regulariser(self, real: Tensor) -> Tensor:
         """R1 on real pictures."""
@@ -201,11 +228,23 @@ class ProjectedDiscriminator(Discriminator):
         )
 
     def forward(self, image: Tensor) -> Tensor:
+        return self._judge(self._project(image))
+
+    def _project(self, image: Tensor) -> list[Tensor]:
         if image.shape[2] != self.side:
             image = F.interpolate(image, size=(self.side, self.side), mode="bilinear")
-        features = self.projection(self.features(image))
+        return self.projection(self.features(image))
+
+    def _judge(self, features: Sequence[Tensor]) -> Tensor:
         pairs = zip(self.discriminators, features, strict=True)
         return torch.cat([discriminator(feature).flatten(1) for discriminator, feature in pairs], 1)
+
+    def compare(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """The features of both as one batch; the trained parts have batch norms, which see each one alone."""
+        features = [x.split([len(real), len(fake)]) for x in self._project(torch.cat([real, fake]))]
+        # Within it the spectral norms are computed once.
+        with parametrize.cached():
+            return self._judge([x[0] for x in features]), self._judge([x[1] for x in features])
 
     def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         return hinge_discriminator_loss(real_logits, fake_logits)
@@ -235,6 +274,11 @@ class PairedDiscriminator(Discriminator):
     def forward(self, image: Tensor) -> Tensor:
         return torch.cat([self.stylegan2(image), self.projected(image)], 1)
 
+    def compare(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        both = zip(self.stylegan2.compare(real, fake), self.projected.compare(real, fake), strict=True)
+        real_logits, fake_logits = (torch.cat(logits, 1) for logits in both)
+        return real_logits, fake_logits
+
     def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         return self.stylegan2.discriminator_loss(real_logits[:, :1], fake_logits[:, :1]) + (
             self.projected.discriminator_loss(real_logits[:, 1:], fake_logits[:, 1:])
@@ -247,7 +291,10 @@ class PairedDiscriminator(Discriminator):
 
     def certainty(self, real_logits: Tensor) -> Tensor:
         """The mean of both parts', so that the many logits of the projected one do not drown StyleGAN2's."""
-        of_stylegan2, of_projected = super().certainty(real_logits[:, :1]), super().certainty(real_logits[:, 1:])
+        of_stylegan2, of_projected = (
+            super().certainty(real_logits[:, :1]),
+            super().certainty(real_logits[:, 1:]),
+        )
         return (of_stylegan2 + of_projected) / 2
 
     def regulariser(self, real: Tensor) -> Tensor:

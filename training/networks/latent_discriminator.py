@@ -155,6 +155,10 @@ class LatentDiscriminator(Discriminator):
     def forward(self, code: Tensor) -> Tensor:
         return self.judge(self.coordinates(code))
 
+    def compare(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self(torch.cat([real, fake]))
+        return logits[: len(real)], logits[len(real) :]
+
     def regulariser(self, real: Tensor) -> Tensor:
         """R1 on native codes, in standardised coordinates, so that gamma means the same for every generator."""
         return r1_penalty(self.judge, self.coordinates(real))

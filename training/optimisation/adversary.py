@@ -103,13 +103,14 @@ class Adversary:
         """One step of the discriminator on real and generated samples, which carry no gradient."""
         discriminator = self.discriminator
         with self._autocast():
-            real_logits = discriminator(self.augment(real))
-            fake_logits = discriminator(self.augment(fake))
+            shown = self.augment(torch.cat([real, fake]))
+            real_logits, fake_logits = discriminator.compare(shown[: len(real)], shown[len(real) :])
             loss = discriminator.discriminator_loss(real_logits, fake_logits)
         update(self.fabric, loss, self.optimiser)
         penalty, lazy = None, self.regularisation
         if lazy and regularise:
-            penalty = discriminator.regulariser(self.augment(real))
+            with self._autocast():
+                penalty = discriminator.regulariser(self.augment(real))
             update(self.fabric, penalty * (lazy.gamma / 2 * lazy.interval), self.optimiser)
         penalty = None if penalty is None else penalty.detach()
         return DiscriminatorStep(loss.detach(), real_logits.detach(), fake_logits.detach(), penalty)
