@@ -119,12 +119,13 @@ class ModulatedConv(nn.Module):
         config: GeneratorConfig,
         *,
         up: bool = False,
+        demodulate: bool = True,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
         self.style = EqualizedLinear(config.code_size, inputs, bias=1.0)
         self.weight_scale = 1 / math.sqrt(inputs * kernel * kernel)
-        self.up, self.padding = up, kernel // 2
+        self.up, self.demodulate, self.padding = up, demodulate, kernel // 2
         if up:
             # A 4 x 4 binomial filter. Its gain of 4 makes up for the zeros that up-sampling by two inserts.
             self.register_buffer(
@@ -180,7 +181,7 @@ class ToRGB(nn.Module):
 
     def __init__(self, inputs: int, config: GeneratorConfig) -> None:
         super().__init__()
-        self.conv = ModulatedConv(inputs, config.drawn_channels, 1, config)
+        self.conv = ModulatedConv(inputs, config.drawn_channels, 1, config, demodulate=False)
         self.bias = nn.Parameter(torch.zeros(config.drawn_channels))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
