@@ -27,11 +27,11 @@ class Tolerances:
     picture_share: float = 0.999
     """Pictures: share of values within one level of 255."""
     gradient: float = 1e-4
-    """First gradient of a refinement: length of the difference relative to the gradient's, the median sample's."""
+    """First gradient of a refinement: length of the difference relative to the gradient's, the lower quartile's."""
     kink: float = 5e-2
     """The same, the worst sample's. Where an activation is zero but for rounding, its leaky ReLU may have either slope:
     such a sample is far from float64 in PyTorch or in ONNX Runtime, and neither is wrong. A trained bundle had 1.2e-2.
-    A wrong rule for a derivative is wrong for the median sample too."""
+    A wrong rule for a derivative is wrong for every sample."""
     loss: float = 1e-3
     """Losses of a chunk, relative, the median sample's."""
     loss_worst: float = 1e-2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 
 from export.bundles.checkpoint import load_pipeline
 from tests.export.run_folder import write_run
+from tests.training.pictures import write_pictures
 from training.__main__ import main
+from training.data.pictures import DataError, load_pictures
 from training.directions.directions import Edits, fit_boundary, native_step
 from training.directions.factors import ganspace, sefa
 from training.networks.generator import Generator, GeneratorConfig, sample_codes
@@ -32,6 +35,28 @@ def test_a_native_step_moves_its_attribute_keeps_the_others_and_is_the_shortest(
         change = random.standard_normal(6)
         change -= boundaries @ np.linalg.lstsq(boundaries, change, rcond=None)[0]
         assert (step + change) @ precision @ (step + change) >= step @ precision @ step * (1 - 1e-6)
+
+
+def test_pictures_without_a_label_are_left_out_and_columns_of_words_too(tmp_path: Path) -> None:
+    pictures, _ = write_pictures(tmp_path, 3, 32)
+    names = sorted(load_pictures(pictures, 32).names)
+    rows = {"file": names, "age": ["30", "", "40"], "source": ["a", "b", ""], "glasses": ["1", "0", "1"]}
+    table = tmp_path / "some.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows))
+        writer.writeheader()
+        writer.writerows({k: v[i] for k, v in rows.items()} for i in range(3))
+    read = load_pictures(pictures, 32, table).attributes
+    assert read.keys() == {"age", "glasses"}
+    np.testing.assert_array_equal(read["age"], [30, np.nan, 40])
+    table.write_text(table.read_text().replace("40", "forty"))
+    with pytest.raises(DataError, match="'forty', age of"):
+        load_pictures(pictures, 32, table)
+    random = np.random.default_rng(0)
+    codes, some = random.standard_normal((200, 4)), np.full(200, np.nan)
+    some[:150] = codes[:150, 2] + random.standard_normal(150) / 10
+    whole = fit_boundary(codes[:150], some[:150], 1.0, 0.1)
+    assert whole[1] == fit_boundary(codes, some, 1.0, 0.1)[1]
 
 
 def test_boundaries_point_the_way_their_labels_grow() -> None:

@@ -22,7 +22,11 @@ from training.loops.gan_config import GanConfig
 from training.loops.inversion import InversionConfig, train_encoder
 from training.networks.encoder import Encoder, EncoderConfig
 from training.networks.generator import Generator, GeneratorConfig
-from training.networks.image_discriminators import PairedDiscriminator, ProjectedDiscriminator
+from training.networks.image_discriminators import (
+    PairedDiscriminator,
+    ProjectedDiscriminator,
+    build_image_discriminator,
+)
 from training.networks.latent_discriminator import LatentDiscriminator
 from training.optimisation.adam import decay, warm_up
 from training.optimisation.adversary import Regularisation, discriminator_adam
@@ -57,7 +61,7 @@ def assert_equal_weights(a: Path, b: Path) -> None:
 
 
 def test_both_discriminators_are_trained_kept_and_gone_on_with(config: GanConfig, tmp_path: Path) -> None:
-    both = replace(config, discriminator="both", coverage_weight=0.0, images=12)
+    both = replace(config, discriminator="both", coverage_weight=0.0, images=12, augmentation_target=0.6)
     whole = train_gan(replace(both, images=16))
     half = train_gan(replace(both, images=8))
     state = load_file(half / "checkpoint/image_discriminator.safetensors")
@@ -66,6 +70,19 @@ def test_both_discriminators_are_trained_kept_and_gone_on_with(config: GanConfig
     goes_on = train_gan(replace(both, images=16, resume=half))
     assert load_meta(goes_on)["discriminator"] == "both"
     assert_equal_weights(whole, goes_on)
+
+
+@pytest.mark.parametrize("name", ["stylegan2", "projected", "both"])
+def test_real_and_generated_pictures_are_judged_together_as_alone(name: str) -> None:
+    torch.manual_seed(0)
+    discriminator = build_image_discriminator(name, SMALL)
+    real, fake = torch.randn(4, 3, 32, 32), torch.randn(8, 3, 32, 32)
+    # Power iterations of spectral norms move a little with each call, until they have found the norm.
+    for _ in range(30):
+        discriminator(real)
+    together, alone = discriminator.compare(real, fake), (discriminator(real), discriminator(fake))
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
 def test_each_of_both_has_its_loss_its_rate_and_its_weight() -> None:
