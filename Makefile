@@ -90,7 +90,8 @@ train-faces128: $(VENV)/.all ## TRAIN=, TRAIN_CSV=: the same at 128 pixels, on a
 	$(RECIPE)/faces128.toml --data $(TRAIN) --attributes $(TRAIN_CSV) --runs $(RUNS128)
 	$(BIN)/python -m export bundle $(RUNS128)/00001-inversion-faces128 --to $(REPOSITORY)
 
-GAN         ?= training/checkpoints/faces64
+# The shipped checkpoint has the name of the shipped bundle.
+GAN         ?= training/checkpoints/$(basename $(notdir $(wildcard $(REPOSITORY)/*.json)))
 BASELINES   ?= runs/baselines
 BASE_IMAGES ?= 6400
 ENCODERS     = --gan $(GAN) --data $(TRAIN) --validation $(DATA) --runs $(BASELINES) --images $(BASE_IMAGES)

@@ -19,6 +19,13 @@ from serving.pipeline.refinement import RefineSettings
 from serving.repository.reader import read_bundles
 
 Array = npt.NDArray[Any]
+ROOT = Path(__file__).parents[1]
+
+
+def shipped_checkpoint() -> Path:
+    """The checkpoint of the bundle in model_repository/, which has the bundle's name."""
+    (manifest,) = (ROOT / "model_repository").glob("*.json")
+    return ROOT / "training/checkpoints" / manifest.stem
 
 
 class Graphs:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib
@@ -19,7 +19,7 @@ import torch
 import tyro
 from torch import nn
 
-from benchmarks.graphs import Array, Graphs, markdown_table
+from benchmarks.graphs import Array, Graphs, markdown_table, shipped_checkpoint
 from benchmarks.speed import Step, TorchSide, interleaved
 from export.bundles.building import fold
 from export.bundles.checkpoint import Pipeline, load_pipeline
@@ -62,7 +62,7 @@ class RefineSpeedConfig:
     """Model repository, for the bundle's defaults and its encoder."""
     bundle: str = ""
     """Bundle; the first one by default."""
-    run: Path = Path("training/checkpoints/faces64")
+    run: Path = field(default_factory=shipped_checkpoint)
     """The bundle's checkpoint, from which both refiners are exported."""
     data: Path | None = None
     """Folder or zip of pictures to invert; by default the generator's own."""
@@ -134,7 +134,7 @@ def pictures(config: RefineSpeedConfig, graphs: Graphs) -> Array:
         source = load_pictures(config.data, graphs.bundle.resolution)
         index = torch.arange(config.pictures) * (len(source) // config.pictures)
         return as_graphs_take(source.batch(index, mirror=False))
-    z = np.random.default_rng(0).standard_normal((config.pictures, 512), dtype=np.float32)
+    z = np.random.default_rng(0).standard_normal((config.pictures, graphs.bundle.z_size), dtype=np.float32)
     return graphs.decode(graphs.run("mapping", z=z)["code"])
 
 

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from benchmarks.graphs import Array, markdown_table
+from benchmarks.graphs import Array, markdown_table, shipped_checkpoint
 from benchmarks.speed import interleaved
 from export.bundles.bundle import stored_bytes
 from export.bundles.checkpoint import load_pipeline
@@ -49,7 +49,7 @@ class ScaleConfig:
 
     resolutions: tuple[int, ...] = (256, 512, 1024)
     """Pictures' sides of the generators with random weights; none for the second table only."""
-    run: Path | None = Path("training/checkpoints/faces64")
+    run: Path | None = field(default_factory=shipped_checkpoint)
     """Run folder of the pipeline to compare precisions with; None for the first table only."""
     codes: int = 1_000
     """Codes that PSNR is measured on."""

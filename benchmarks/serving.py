@@ -245,7 +245,7 @@ def traffic(work: Work) -> list[list[str]]:
 async def run(config: ServingConfig) -> None:
     graphs = Graphs(config.repository, config.bundle, threads=config.threads)
     bundle = graphs.bundle
-    z = np.random.default_rng(0).standard_normal((1, bundle.code_size), dtype=np.float32)
+    z = np.random.default_rng(0).standard_normal((1, bundle.z_size), dtype=np.float32)
     steps = config.steps or bundle.refine.steps
     direction = next(iter(bundle.directions))
     code = graphs.run("mapping", z=z)["code"][0]

@@ -10,7 +10,7 @@ import base64
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2
 from torch import Tensor, nn
 
 from benchmarks.gateway import running_gateway
-from benchmarks.graphs import Array, Graphs, markdown_table
+from benchmarks.graphs import Array, Graphs, markdown_table, shipped_checkpoint
 from export.bundles.checkpoint import Pipeline, load_pipeline
 from indomain.v1 import editing_pb2, editing_pb2_grpc
 from training.losses.perceptual import LPIPSSq
@@ -40,7 +40,7 @@ class SpeedConfig:
     """Model repository."""
     bundle: str = ""
     """Bundle; the first one by default."""
-    run: Path = Path("training/checkpoints/faces64")
+    run: Path = field(default_factory=shipped_checkpoint)
     """The bundle's checkpoint, for PyTorch's side."""
     threads: int = 2
     """Threads of PyTorch and of ONNX Runtime."""
@@ -125,7 +125,7 @@ def network_rows(graphs: Graphs, side: TorchSide, rounds: int) -> list[list[str]
     chunk = graphs.bundle.refine.chunk_steps
     for n in (1, 8):
         random = np.random.default_rng(n)
-        z = random.standard_normal((n, graphs.bundle.code_size), dtype=np.float32)
+        z = random.standard_normal((n, graphs.bundle.z_size), dtype=np.float32)
         code = graphs.run("mapping", z=z)["code"]
         image = graphs.decode(code)
         code_tensor, image_tensor = torch.from_numpy(code), torch.from_numpy(image)
@@ -180,7 +180,7 @@ def gateway_rows(graphs: Graphs, config: SpeedConfig) -> list[list[str]]:
     Beside them an empty call, the transport's own floor: it too comes when the caches are full of weights.
     """
     code = graphs.run(
-        "mapping", z=np.random.default_rng(0).standard_normal((1, graphs.bundle.code_size), dtype=np.float32)
+        "mapping", z=np.random.default_rng(0).standard_normal((1, graphs.bundle.z_size), dtype=np.float32)
     )["code"]
     shape, content = list(code.shape[1:]), code[0].astype("<f4").tobytes()
     raw = editing_pb2.OutputOptions(format=editing_pb2.IMAGE_FORMAT_RAW)

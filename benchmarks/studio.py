@@ -27,6 +27,7 @@ ARGUMENTS = (
 )
 _PORTRAIT = Path(__file__).resolve().parents[1] / "clients/python/examples/portrait.png"
 _FRAME_MS = 1000 / 60
+_SLIDER_STEP = 0.05
 _FIGURES = """() => {
     const entries = performance.getEntriesByName("indomain.edit");
     performance.clearMeasures();
@@ -115,8 +116,10 @@ def draw(url: str, photograph: Path, folder: Path) -> None:
                 if shape == "desktop":
                     _write(page, folder / f"studio-start-{colours}.webp")
                 bring(page, photograph)
-                for strength in (-1.0, 1.5):
-                    page.locator("#direction-smile").fill(str(strength))
+                slider = page.locator("#direction-smile")
+                for end, share in (("min", 0.5), ("max", 0.75)):
+                    strength = share * float(slider.get_attribute(end) or 0)
+                    slider.fill(f"{round(strength / _SLIDER_STEP) * _SLIDER_STEP:.2f}")
                     page.wait_for_timeout(500)
                     page.click("#keep")
                 page.click("#compare")

@@ -22,6 +22,7 @@ from PIL import Image
 
 from benchmarks.gateway import running_gateway
 from benchmarks.scale import rosinality_state
+from tests.shipped import CHECKPOINT, REPOSITORY, RESOLUTION
 from training.networks.generator import Generator, GeneratorConfig
 
 ROOT = Path(__file__).parents[1]
@@ -83,7 +84,7 @@ RUNNABLE = [document for document in DOCUMENTS if any(block.run for block in blo
 @pytest.fixture(scope="module")
 def shipped() -> Iterator[tuple[str, str]]:
     """The addresses of a gateway with the shipped models."""
-    with running_gateway(ROOT / "model_repository") as addresses:
+    with running_gateway(REPOSITORY) as addresses:
         yield addresses
 
 
@@ -94,7 +95,7 @@ def pictures(shipped: tuple[str, str], tmp_path_factory: pytest.TempPathFactory)
     (folder / "holiday").mkdir()
     for name in ("portrait.png", "portrait.jpg"):
         shutil.copy(ROOT / "clients/python/examples/portrait.png", folder / name)
-    Image.new("L", (64, 64), 255).save(folder / "eyes.png")
+    Image.new("L", (RESOLUTION, RESOLUTION), 255).save(folder / "eyes.png")
     two = [Image.open(ROOT / "clients/python/examples" / name) for name in ("astronaut.jpg", "hopper.jpg")]
     two[0].save(folder / "astronaut.jpg")
     group = Image.new("RGB", (two[0].width + two[1].width, max(one.height for one in two)))
@@ -129,7 +130,7 @@ def run(block: Block, folder: Path, addresses: tuple[str, str]) -> None:
 def prepare(folder: Path, pictures: Path) -> None:
     """What a reader of the document has by then."""
     shutil.copytree(pictures, folder, dirs_exist_ok=True)
-    shutil.copytree(ROOT / "training/checkpoints/faces64", folder / "training/checkpoints/faces64")
+    shutil.copytree(CHECKPOINT, folder / CHECKPOINT.relative_to(ROOT))
     shutil.copy(ROOT / "docs/examples/edit.mts", folder)
     os.utime(shutil.copy(folder / "portrait.png", folder / "last"), (0, 0))  # older than any picture
 

@@ -22,6 +22,7 @@ from PIL import Image
 
 from indomain.cli import main
 from indomain.v1 import editing_pb2 as pb
+from tests import shipped
 from tests.clients.scripted_gateway import Failure, ScriptedGateway, serving_on
 from tests.clients.support import load_demo
 
@@ -366,8 +367,7 @@ def test_killed_three_times_and_gone_on_with(tiny_address: str, tmp_path: Path) 
 @pytest.mark.slow
 def test_two_thousand_killed_three_times_and_gone_on_with(tmp_path: Path) -> None:
     """The shipped bundle and its own samples; encoder only, which is some minutes on two cores."""
-    repository = Path(__file__).resolve().parents[2] / "model_repository"
-    with load_demo().running_gateway(repository) as address:
+    with load_demo().running_gateway(shipped.REPOSITORY) as address:
         samples = ["sample", "--seeds", "0-1999", "-o", str(tmp_path / "photos")]
         assert main([*samples, "--server", address]) == 0
         check_killed_runs(address, tmp_path, ["--steps", "0"])

@@ -12,30 +12,28 @@ from export.__main__ import main
 from export.bundles.verification import VerifyConfig, verify
 from serving.errors import BundleInvalid
 from serving.repository.reader import read_bundle
-
-ROOT = Path(__file__).parents[2]
-RUN = ROOT / "training/checkpoints/faces64"
+from tests import shipped
 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(ROOT / "model_repository", tmp_path / "repository"))
+    return Path(shutil.copytree(shipped.REPOSITORY, tmp_path / "repository"))
 
 
 def test_the_detector_comes_and_goes_and_the_rest_stays(repository: Path) -> None:
-    before = json.loads((repository / "faces64.json").read_text())
+    before = json.loads(shipped.manifest_in(repository).read_text())
     assert main(["align", str(repository), "--alignment", "centre-crop"]) == 0
-    cropped = read_bundle(repository, "faces64")
+    cropped = read_bundle(repository, shipped.NAME)
     assert (cropped.alignment, cropped.face, "detector" in cropped.graphs) == ("centre-crop", None, False)
-    assert not (repository / "faces64_detector").exists()
+    assert not (repository / shipped.model_of("detector")).exists()
 
-    assert main(["align", str(repository), "--run", str(RUN)]) == 0
+    assert main(["align", str(repository), "--run", str(shipped.CHECKPOINT)]) == 0
     verify(VerifyConfig(repository))
-    after = json.loads((repository / "faces64.json").read_text())
+    after = json.loads(shipped.manifest_in(repository).read_text())
     unchanged = {role: graph for role, graph in before["graphs"].items() if role != "detector"}
     assert {role: graph for role, graph in after["graphs"].items() if role != "detector"} == unchanged
-    assert after["face"] == json.loads((RUN / "alignment.json").read_text())
-    bundle = read_bundle(repository, "faces64")
+    assert after["face"] == json.loads((shipped.CHECKPOINT / "alignment.json").read_text())
+    bundle = read_bundle(repository, shipped.NAME)
     assert bundle.alignment == "face"
     assert set(bundle.references) == set(bundle.graphs)
     differs = {key for key in before if before[key] != after[key]}
@@ -50,14 +48,14 @@ def test_the_detector_comes_and_goes_and_the_rest_stays(repository: Path) -> Non
 def test_what_is_missing_is_said(
     repository: Path, arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = (repository / "faces64.json").read_text()
+    before = shipped.manifest_in(repository).read_text()
     assert main(["align", str(repository), *arguments]) == 2
     assert complaint in capsys.readouterr().err
-    assert (repository / "faces64.json").read_text() == before
+    assert shipped.manifest_in(repository).read_text() == before
 
 
 def test_a_bundle_that_does_not_say_where_faces_are_wanted_is_not_served(repository: Path) -> None:
-    manifest = json.loads((repository / "faces64.json").read_text())
-    (repository / "faces64.json").write_text(json.dumps(manifest | {"face": None}))
+    manifest = json.loads(shipped.manifest_in(repository).read_text())
+    shipped.manifest_in(repository).write_text(json.dumps(manifest | {"face": None}))
     with pytest.raises(BundleInvalid, match="python -m export align"):
-        read_bundle(repository, "faces64")
+        read_bundle(repository, shipped.NAME)

@@ -21,9 +21,9 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from export.__main__ import main
 from serving.bundle import ROLES as NEEDED
+from tests import shipped
 from tests.export.conftest import Exported
 
-SHIPPED = Path(__file__).parents[2] / "model_repository"
 ROLES = (*NEEDED, "detector")
 # onnx-tensorrt's docs/operators.md, release 10.0: those of its supported operators that StyleGANs are made of
 TENSORRT = {
@@ -52,12 +52,12 @@ def parsed(repository: Path, model: str) -> ModelConfig:
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     """The shipped bundle, without its weights."""
-    shutil.copytree(SHIPPED, tmp_path / "repository", ignore=shutil.ignore_patterns("*.onnx"))
+    shutil.copytree(shipped.REPOSITORY, tmp_path / "repository", ignore=shutil.ignore_patterns("*.onnx"))
     return tmp_path / "repository"
 
 
 def graphs_of(repository: Path) -> dict[str, Any]:
-    return json.loads((repository / "faces64.json").read_text())["graphs"]
+    return json.loads(shipped.manifest_in(repository).read_text())["graphs"]
 
 
 @pytest.mark.parametrize("tensorrt", [False, True])
@@ -114,11 +114,11 @@ def test_tensorrt_has_its_profiles_its_own_cache_and_warm_ups(repository: Path, 
 def test_the_refiner_is_set_to_openvino_and_nothing_else(repository: Path) -> None:
     before = {path.parent.name: path.read_text() for path in repository.rglob("*.pbtxt")}
     assert main(["openvino", str(repository)]) == 0
-    config = parsed(repository, "faces64_refiner")
+    config = parsed(repository, shipped.model_of("refiner"))
     assert (config.backend, config.default_model_filename) == ("openvino", "model.onnx")
     # the back end's own names, of its README; it does not complain of others
     assert set(config.parameters) == {"PERFORMANCE_HINT", "NUM_STREAMS", "HINT_BF16"}
-    usual = text_format.Parse(before.pop("faces64_refiner"), ModelConfig())
+    usual = text_format.Parse(before.pop(shipped.model_of("refiner")), ModelConfig())
     assert (config.input, config.output) == (usual.input, usual.output)
     assert config.dynamic_batching == usual.dynamic_batching
     for model, text in before.items():
@@ -129,7 +129,7 @@ def test_the_refiner_is_set_to_openvino_and_nothing_else(repository: Path) -> No
 def test_tensorrt_can_take_the_graphs(exported: Exported, role: str) -> None:
     file = exported.repository / f"tiny_{role}" / "1" / "model.onnx"
     if role == "detector":  # the same in every bundle that has one
-        file = SHIPPED / "faces64_detector" / "1" / "model.onnx"
+        file = shipped.REPOSITORY / shipped.MANIFEST["graphs"]["detector"]["file"]
     graph = onnx.shape_inference.infer_shapes(onnx.load(file)).graph
     assert {node.op_type for node in graph.node} <= TENSORRT
     assert onnx.load(file).opset_import[0].version in TENSORRT_OPSETS
@@ -154,7 +154,9 @@ def test_without_tensorrt_a_script_builds_the_plans(
     assert {path: path.read_bytes() for path in repository.rglob("*.pbtxt")} == before
     lines = (tmp_path / "plans/build-plans.sh").read_text().splitlines()
     commands = {
-        m[1]: shlex.split(line) for line in lines if (m := re.search(r"faces64_(\w+)/1/model.onnx", line))
+        m[1]: shlex.split(line)
+        for line in lines
+        if (m := re.search(rf"{shipped.NAME}_(\w+)/\d+/model.onnx", line))
     }
     assert commands.keys() == set(ROLES)
     for role, command in commands.items():
@@ -168,7 +170,7 @@ def test_without_tensorrt_a_script_builds_the_plans(
         assert config.platform == "tensorrt_plan"
         assert not config.backend
         assert not config.parameters
-        assert options["saveEngine"] == f"{graph['model']}/1/model.plan"
+        assert options["saveEngine"] == f"{graph['model']}/{graph['version']}/model.plan"
     assert main(["tensorrt", str(repository), "--plans", str(repository)]) == 2
     assert {path: path.read_bytes() for path in repository.rglob("*.pbtxt")} == before
 
@@ -176,13 +178,14 @@ def test_without_tensorrt_a_script_builds_the_plans(
 def test_a_graph_in_16_bits_keeps_its_own_precision(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest = json.loads((repository / "faces64.json").read_text())
+    manifest = json.loads(shipped.manifest_in(repository).read_text())
     manifest["graphs"]["generator"]["precision"] = "bfloat16"
-    (repository / "faces64.json").write_text(json.dumps(manifest))
+    shipped.manifest_in(repository).write_text(json.dumps(manifest))
     assert main(["tensorrt", str(repository), "--release", "26.07", "--gpu", "h200"]) == 0
     modes = {
         role: re.search(
-            r'"precision_mode" value: "(\w+)"', (repository / f"faces64_{role}/config.pbtxt").read_text()
+            r'"precision_mode" value: "(\w+)"',
+            (repository / shipped.model_of(role) / "config.pbtxt").read_text(),
         )
         for role in ROLES
     }
@@ -193,7 +196,7 @@ def test_a_graph_in_16_bits_keeps_its_own_precision(
     lines = (tmp_path / "plans/build-plans.sh").read_text().splitlines()
     typed = [line for line in lines if "--stronglyTyped" in line]
     assert len(typed) == 1
-    assert "faces64_generator" in typed[0]
+    assert shipped.model_of("generator") in typed[0]
     assert "--fp16" not in typed[0]
 
 

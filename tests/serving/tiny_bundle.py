@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 from export.bundles.verification import sample_tensors
 from export.engines.triton import config_pbtxt
 from export.graphs.tensor_spec import TensorSpec
+from tests import shipped
 
 RESOLUTION, LAYERS, CODE_SIZE, RANK, CHUNK_STEPS = 16, 6, 512, 48, 2
 PIXELS, CODE = RESOLUTION * RESOLUTION * 3, LAYERS * CODE_SIZE
@@ -157,7 +158,6 @@ _REFINER = (
 }"""
 )
 
-_SHIPPED = Path(__file__).parents[2] / "model_repository" / "faces64"
 _GRAPHS = {
     "encoder": _ENCODER,
     "generator": _GENERATOR,
@@ -212,20 +212,17 @@ def write_tiny_bundle(
         "limits": "for tests only",
     }
     if faces:
-        manifest |= {
-            "alignment": "face",
-            "face": json.loads(_SHIPPED.with_suffix(".json").read_text())["face"],
-        }
+        manifest |= {"alignment": "face", "face": shipped.MANIFEST["face"]}
     (repository / f"{name}.json").write_text(json.dumps(manifest, indent=1))
     return repository
 
 
 def _copy_detector(repository: Path, name: str) -> dict[str, Any]:
-    shutil.copytree(f"{_SHIPPED}_detector", repository / f"{name}_detector")
-    config = repository / f"{name}_detector" / "config.pbtxt"
-    config.write_text(config.read_text().replace(f'"{_SHIPPED.name}_detector"', f'"{name}_detector"'))
-    graph: dict[str, Any] = json.loads(_SHIPPED.with_suffix(".json").read_text())["graphs"]["detector"]
-    return graph | {"model": f"{name}_detector", "file": f"{name}_detector/1/model.onnx"}
+    graph, model = shipped.MANIFEST["graphs"]["detector"], f"{name}_detector"
+    shutil.copytree(shipped.REPOSITORY / graph["model"], repository / model)
+    config = repository / model / "config.pbtxt"
+    config.write_text(config.read_text().replace(f'"{graph["model"]}"', f'"{model}"'))
+    return {**graph, "model": model, "file": f"{model}/{graph['version']}/model.onnx"}
 
 
 def _write_graph(

@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tests import shipped
 from tests.export.run_folder import write_run
 from tests.training.pictures import write_pictures
 from training.loops.gan import train_gan
 from training.loops.gan_config import GanConfig
 from training.loops.inversion import InversionConfig, train_encoder
 from training.networks.generator import GeneratorConfig
-from training.networks.image_discriminators import ProjectedDiscriminator
+from training.networks.image_discriminators import build_image_discriminator
 from training.optimisation.step import Compute
 from training.run_folders.checkpoint import load_meta, load_network
 from training.run_folders.former_names import CURRENT_KEYS, FORMER_NETWORKS
 from training.run_folders.publication import PublicationConfig, publish
 from training.run_folders.trained_inversion import load_inversion
 
-SHIPPED = Path(__file__).parents[2] / "training/checkpoints/faces64"
 SMALL = GeneratorConfig(resolution=32, channels=(16, 16, 8, 8), z_size=32, code_size=32, mapping_depth=2)
 EXACT = Compute(accelerator="cpu", precision="32-true")
 
@@ -49,10 +49,13 @@ def with_former_names(run: Path, to: Path) -> Path:
 
 
 def test_the_shipped_checkpoint_is_read_by_todays_names() -> None:
-    assert not list(SHIPPED.glob("*critic*"))
-    assert "critic" not in (SHIPPED / "checkpoint.json").read_text()
-    load_network(SHIPPED, "image_discriminator", ProjectedDiscriminator())
-    assert load_inversion(SHIPPED).latent_discriminator.view == "native"
+    run = shipped.CHECKPOINT
+    assert not list(run.glob("*critic*"))
+    assert "critic" not in (run / "checkpoint.json").read_text()
+    inversion = load_inversion(run)
+    assert inversion.latent_discriminator.view == "native"
+    name, config = inversion.meta["discriminator"], inversion.generator.config
+    load_network(run, "image_discriminator", build_image_discriminator(name, config))
 
 
 @pytest.mark.parametrize("kind", ["projected", "stylegan2"])

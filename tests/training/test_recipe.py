@@ -76,7 +76,11 @@ def write_recipe(folder: Path, text: str = MINIATURE) -> Path:
 
 @pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
 def test_recipes_that_lie_here_are_valid(file: Path) -> None:
-    assert read_recipe(file)
+    """And the files of presets that they name exist."""
+    stages = read_recipe(file)
+    assert stages
+    presets = [stage.folder / stage.settings["file"] for stage in stages if stage.command == "presets"]
+    assert all(json.loads(path.read_text(encoding="utf-8")) for path in presets)
 
 
 @pytest.mark.parametrize(

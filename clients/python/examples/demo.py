@@ -34,7 +34,7 @@ STAGES = ("align", "queue", "encode", "refine", "edit", "decode", "image")
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
 
-# Pixels of one picture on the sheet: about three times as many as the small bundle's pictures have.
+# Pixels of one picture on the sheet: pictures of small bundles are enlarged.
 CELL = 192
 GAP = 12
 MARGIN = 28

@@ -23,13 +23,13 @@ from serving.deadline import Deadline
 from serving.errors import BackendFailed, BundleInvalid, DeadlineExceeded
 from serving.repository.reader import read_bundle
 from serving.telemetry.metrics import Metrics
+from tests import shipped
 from tests.serving.backends.graph_inputs import some_inputs
 from tests.serving.running_gateway import RunningGateway, settings_for
 from tests.serving.tiny_bundle import write_tiny_bundle
 from tests.serving.triton_server import TritonServer, derive_repository
 from tests.serving.waiting import wait_for
 
-SHIPPED = Path(__file__).parents[3] / "model_repository"
 eventually = partial(wait_for, timeout_s=60.0)
 RAW = pb.OutputOptions(format=pb.IMAGE_FORMAT_RAW)
 LONG = 4000  # steps: some seconds on any machine
@@ -120,14 +120,16 @@ def test_a_full_queue_on_the_server_is_too_many_requests(
 @pytest.mark.slow
 def test_the_shipped_bundle_on_triton(triton_installed: None, tmp_path: Path) -> None:
     """Its own graphs, detector and L-BFGS state with them, on the real server and in process."""
-    repository = derive_repository(SHIPPED, tmp_path / "repository", instances=1)
+    repository = derive_repository(shipped.REPOSITORY, tmp_path / "repository", instances=1)
     server = TritonServer(repository, tmp_path / "log").start()
-    photo = (SHIPPED.parent / "clients/python/examples/astronaut.jpg").read_bytes()
+    photo = (shipped.ROOT / "clients/python/examples/astronaut.jpg").read_bytes()
     answers = []
     try:
         for overrides in ({}, {"backend": "triton", "triton_addresses": (server.address,)}):
             running = RunningGateway(
-                settings_for(SHIPPED, refiner_engine="onnxruntime", intra_op_threads=0, **overrides)
+                settings_for(
+                    shipped.REPOSITORY, refiner_engine="onnxruntime", intra_op_threads=0, **overrides
+                )
             )
             try:
                 answers.append(running.stub.Invert(inverting(photo, 10), timeout=120))

@@ -25,6 +25,7 @@ from serving.photographs.alignment import CORNERS, Similarity, corners_agree
 from serving.photographs.faces import Detection, why_unusable
 from serving.photographs.pasting import Patch, paste, soft_mask
 from serving.photographs.photograph import Photograph
+from tests import shipped
 from tests.serving.messages import code_of, session_request
 from tests.serving.pictures import encoded, photograph
 from tests.serving.running_gateway import RunningGateway, settings_for
@@ -322,14 +323,20 @@ def test_what_cannot_be_aligned_is_said_alike_on_both_transports(
 
 
 def test_a_face_too_small_or_turned_away_is_not_edited() -> None:
-    points = np.array([[100.0, 100], [160, 100], [172, 140], [105, 170], [150, 170]])
+    """As the shipped bundle's template has it: the nose within `max_turn`, the eyes at least half as far apart."""
+    template = FaceTemplate.model_validate(shipped.MANIFEST["face"])
+    left_eye, right_eye = template.points[:2]
+    between_eyes = float(np.linalg.norm(right_eye - left_eye))
+    points = np.array([[100.0, 100], [160, 100], [130, 140], [105, 170], [150, 170]])
     face = Detection(0.9, np.array([80.0, 60, 190, 200]), points)
-    shipped = json.loads((EXAMPLES.parents[2] / "model_repository/faces64.json").read_text())["face"]
-    template = FaceTemplate.model_validate(shipped)
-    assert "turned away" in why_unusable(face, template, 64)
-    points[2] = [133, 140]
-    assert why_unusable(face, template, 64) == ""
-    assert "60.0 pixels apart, and 79.0 are needed" in why_unusable(face, template, 512)
+    points[2, 0] = 130 + 60 * 1.1 * template.max_turn
+    assert "turned away" in why_unusable(face, template, shipped.RESOLUTION)
+    points[2, 0] = 130 + 60 * 0.9 * template.max_turn
+    assert why_unusable(face, template, shipped.RESOLUTION) == ""
+    largest = int(60 / (between_eyes / 2))
+    assert why_unusable(face, template, largest) == ""
+    needed = between_eyes / 2 * 2 * largest
+    assert f"60.0 pixels apart, and {needed:.1f} are needed" in why_unusable(face, template, 2 * largest)
 
 
 def test_a_bundle_without_faces_says_so(gateway: RunningGateway) -> None:

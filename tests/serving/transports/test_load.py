@@ -21,10 +21,10 @@ from PIL import Image
 from indomain.v1 import editing_pb2 as pb
 from indomain.v1 import editing_pb2_grpc
 from serving.gateway import Gateway
+from tests import shipped
 from tests.serving.pictures import encoded, photograph
 from tests.serving.running_gateway import settings_for
 
-SHIPPED = Path(__file__).parents[3] / "model_repository"
 CLIENTS, SUBJECTS, STEPS = 64, 12, 6
 RAW = pb.OutputOptions(format=pb.IMAGE_FORMAT_RAW)
 SMILE = [pb.EditStep(direction="smile", strength=2.0)]
@@ -133,7 +133,7 @@ async def test_mixed_load_for_a_moment(tiny_repository: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shipped", [False, True], ids=["tiny bundle", "shipped bundle"])
-async def test_mixed_load_for_a_minute(tiny_repository: Path, shipped: bool) -> None:
-    repository = SHIPPED if shipped else tiny_repository
+@pytest.mark.parametrize("bundle", ["tiny", "shipped"])
+async def test_mixed_load_for_a_minute(tiny_repository: Path, bundle: str) -> None:
+    repository = shipped.REPOSITORY if bundle == "shipped" else tiny_repository
     await load(repository, seconds=float(os.environ.get("INDOMAIN_LOAD_SECONDS", "60")))
