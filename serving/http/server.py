@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -14,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.access.memory import MemoryBudget
 from serving.errors import BackendUnavailable
-from serving.http.connections import ConnectionConfig
+from serving.http.connections import BoundedH11Protocol, ConnectionConfig
 from serving.http.middleware import PROBES
 from serving.settings import Settings
 
@@ -68,15 +69,15 @@ class _Listener:
     def __init__(
         self,
         listening: socket.socket,
-        make_protocol: Callable[[], asyncio.Protocol],
+        make_protocol: Callable[[float], asyncio.Protocol],
         context: ssl.SSLContext | None,
     ) -> None:
         self._listening = listening
         self._make_protocol = make_protocol
         self._context = context
         self._loop = asyncio.get_running_loop()
-        # of each host: the oldest first
-        self._accepted: dict[str, list[socket.socket]] = {}
+        # of each host, with the loop's time when it was taken in: the oldest first
+        self._accepted: dict[str, list[tuple[socket.socket, float]]] = {}
         self._count = 0
         self._opening: set[asyncio.Task[None]] = set()
         self._is_scheduled = False
@@ -90,7 +91,7 @@ class _Listener:
         if self._accept_later is not None:
             self._accept_later.cancel()
         for connections in self._accepted.values():
-            for connection in connections:
+            for connection, _ in connections:
                 connection.close()
         self._accepted.clear()
         self._count = 0
@@ -115,7 +116,7 @@ class _Listener:
                 self._accept_later = self._loop.call_later(_ACCEPT_AGAIN_S, self._watch)
                 break
             connection.setblocking(False)
-            self._accepted.setdefault(address[0], []).append(connection)
+            self._accepted.setdefault(address[0], []).append((connection, self._loop.time()))
             self._count += 1
             if self._count > _MAX_ACCEPTED:
                 self._drop_oldest()
@@ -126,7 +127,8 @@ class _Listener:
     def _drop_oldest(self) -> None:
         """Closes the oldest connection of the host with the most of them."""
         host, connections = max(self._accepted.items(), key=lambda accepted: len(accepted[1]))
-        connections.pop(0).close()
+        oldest, _ = connections.pop(0)
+        oldest.close()
         self._count -= 1
         if not connections:
             del self._accepted[host]
@@ -135,23 +137,26 @@ class _Listener:
         for _ in range(min(_OPENED_A_TURN, self._count)):
             host, connections = next(iter(self._accepted.items()))
             del self._accepted[host]
-            newest = connections.pop()
+            newest, accepted_s = connections.pop()
             self._count -= 1
             if connections:
                 self._accepted[host] = connections
-            task = self._loop.create_task(self._open(newest), name="http-connection")
+            task = self._loop.create_task(self._open(newest, accepted_s), name="http-connection")
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
         self._is_scheduled = self._count > 0
         if self._is_scheduled:
             self._loop.call_soon(self._open_some)
 
-    async def _open(self, connection: socket.socket) -> None:
+    async def _open(self, connection: socket.socket, accepted_s: float) -> None:
         timeout_s = None if self._context is None else _TLS_HANDSHAKE_TIMEOUT_S
         # one that has gone already, or speaks no TLS
         with suppress(OSError):
             await self._loop.connect_accepted_socket(
-                self._make_protocol, connection, ssl=self._context, ssl_handshake_timeout=timeout_s
+                partial(self._make_protocol, accepted_s),
+                connection,
+                ssl=self._context,
+                ssl_handshake_timeout=timeout_s,
             )
 
 
@@ -197,12 +202,10 @@ class HttpServer(uvicorn.Server):
     async def startup(self, sockets: Sequence[socket.socket] | None = None) -> None:
         """Takes in connections at the sockets; uvicorn calls it."""
         assert sockets is not None
-        config = self.config
 
-        def protocol() -> asyncio.Protocol:
-            made: asyncio.Protocol = config.http_protocol_class(  # type: ignore[operator, call-arg]
-                config=config, server_state=self.server_state, app_state={}
-            )
+        def protocol(accepted_s: float) -> asyncio.Protocol:
+            made = BoundedH11Protocol(self.config, self.server_state, {})
+            made.waits_since_s = accepted_s
             return made
 
         self.servers = [_Listener(each, protocol, self._context) for each in sockets]  # type: ignore[misc]
