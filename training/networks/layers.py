@@ -114,9 +114,7 @@ def convolve_up(x: Tensor, weight: Tensor, blur: Tensor) -> Tensor:
         x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # [N, C_out, 2H + 1, 2W + 1]
         return F.conv2d(x, blur.to(x.dtype), padding=1, groups=outputs)
     kernel = weight.reshape(-1, 9) @ _kernel_matrix(False, x.device)
-    kernel = (
-        kernel.reshape(outputs, inputs, 4, 3, 3).permute(2, 0, 1, 3, 4).reshape(4 * outputs, inputs, 3, 3)
-    )
+    kernel = kernel.reshape(outputs, inputs, 4, 3, 3).permute(2, 0, 1, 3, 4).reshape(4 * outputs, inputs, 3, 3)
     return from_phases(F.conv2d(x, kernel, padding=1))
 
 
