@@ -1,11 +1,15 @@
-"""Admission to the pipeline: counts the requests in it, refuses those beyond its limits, and enforces deadlines."""
+"""Admission to the pipeline: counts the requests in it, refuses those beyond its limits, and enforces deadlines.
+
+Answers in many parts have limits of their own (`Streams`): they last for long.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 
 from serving.call import ANONYMOUS, CALL, Call
 from serving.errors import DeadlineExceeded, NotReady, QueueFull
@@ -79,3 +83,38 @@ class Admission:
         if not self._of_owner[owner]:
             del self._of_owner[owner]
         self._on_count(self.in_flight)
+
+
+# Of the requests in the pipeline, one owner may have one in so many that stream their answers.
+_STREAMS_SHARE = 4
+# Of one owner's streams so many work on their next part at once.
+_STREAMS_AT_WORK = 2
+
+
+@dataclass(slots=True)
+class _OwnStreams:
+    count: int = 0
+    working: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_STREAMS_AT_WORK))
+
+
+class Streams:
+    """Answers in many parts. Those of one owner leave most places in the pipeline and in its queues to short requests,
+    also where nobody reads them."""
+
+    def __init__(self, max_in_flight: int) -> None:
+        self._most = max(1, max_in_flight // _STREAMS_SHARE)
+        self._of_owner: dict[str, _OwnStreams] = {}
+
+    @contextmanager
+    def open(self, owner: str) -> Iterator[asyncio.Semaphore]:
+        """For as long as a stream lasts. Gives what it enters to work on each part. Raises QueueFull."""
+        own = self._of_owner.setdefault(owner, _OwnStreams())
+        if own.count >= self._most:
+            raise QueueFull(f"{own.count} of your streams are open already; read them, or try again later.")
+        own.count += 1
+        try:
+            yield own.working
+        finally:
+            own.count -= 1
+            if not own.count:
+                del self._of_owner[owner]

@@ -2,8 +2,8 @@
 
 It knows neither ONNX Runtime nor pictures. It guarantees that:
 - the queue is bounded. A sample leaves it at once when its caller goes away, and before a run when its time is up.
-- owners (call.py) take turns, one sample each, and no owner can fill the queue: a caller with many samples does not
-  block the others.
+- owners (call.py) take turns, one sample each, and so do the requests of one owner; no owner can fill the queue: a
+  caller with many samples does not block the others, nor does a request with many samples.
 - where graphs share workers, the next batch may be taken while the run before it still goes on.
 - a result is set only on a future that still waits; the other samples of a cancelled request's batch are untouched.
 - a sample that makes its batch fail fails alone: the samples are run once more, one by one.
@@ -14,6 +14,7 @@ It knows neither ONNX Runtime nor pictures. It guarantees that:
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -42,44 +43,57 @@ class _Waiting:
     deadline: Deadline
     arrived_s: float
     owner: str
+    # what has been submitted together
+    request: object
     future: asyncio.Future[BatchedResult] = field(repr=False)
 
 
 class _Queue:
-    """The waiting samples: each owner's in order of arrival; the owners take turns."""
+    """The waiting samples: owners take turns, and so do each owner's requests. A request's samples keep their order."""
 
     def __init__(self) -> None:
-        # Dictionaries, as they keep the order and can drop any item at once.
-        self._lines: dict[str, dict[_Waiting, None]] = {}
+        # Dictionaries, as they keep the order and can drop any item at once. owner -> request -> its samples
+        self._lines: dict[str, dict[object, dict[_Waiting, None]]] = {}
+        self._of_owner: Counter[str] = Counter()
         self._length = 0
 
     def __len__(self) -> int:
         return self._length
 
     def add(self, item: _Waiting) -> None:
-        self._lines.setdefault(item.owner, {})[item] = None
+        self._lines.setdefault(item.owner, {}).setdefault(item.request, {})[item] = None
+        self._of_owner[item.owner] += 1
         self._length += 1
 
     def discard(self, item: _Waiting) -> None:
-        line = self._lines.get(item.owner, {})
-        if item in line:
-            del line[item]
-            self._length -= 1
-            if not line:
-                del self._lines[item.owner]
+        lines = self._lines.get(item.owner, {})
+        line = lines.get(item.request, {})
+        if item not in line:
+            return
+        del line[item]
+        self._of_owner[item.owner] -= 1
+        self._length -= 1
+        if not line:
+            del lines[item.request]
+        if not lines:
+            del self._lines[item.owner], self._of_owner[item.owner]
 
     def pop(self) -> _Waiting:
-        """Takes the next sample of the owner whose turn it is. Other owners come before this one's next sample."""
-        owner, line = next(iter(self._lines.items()))
+        """Takes the next sample of the request whose turn it is, of the owner whose turn it is. Other owners come
+        before this one's next request, and other requests of it before this one's next sample."""
+        owner, lines = next(iter(self._lines.items()))
+        request, line = next(iter(lines.items()))
         item = next(iter(line))
         self.discard(item)
         if line:
+            lines[request] = lines.pop(request)
+        if lines:
             self._lines[owner] = self._lines.pop(owner)
         return item
 
     def count_of(self, owner: str) -> int:
         """How many samples of an owner wait."""
-        return len(self._lines.get(owner, ()))
+        return self._of_owner[owner]
 
     def owners_with(self, owner: str) -> int:
         """How many owners have samples here, counting this owner in any case."""
@@ -87,7 +101,7 @@ class _Queue:
 
     def oldest_arrival_s(self) -> float:
         """When the sample that has waited longest arrived."""
-        return min(next(iter(line)).arrived_s for line in self._lines.values())
+        return min(next(iter(line)).arrived_s for lines in self._lines.values() for line in lines.values())
 
 
 def _ignore(_: int) -> None:
@@ -147,7 +161,10 @@ class Batcher:
         owner = current_owner()
         loop = asyncio.get_running_loop()
         arrived_s = self._clock.now()
-        items = [_Waiting(sample, deadline, arrived_s, owner, loop.create_future()) for sample in samples]
+        request = object()
+        items = [
+            _Waiting(sample, deadline, arrived_s, owner, request, loop.create_future()) for sample in samples
+        ]
         for item in items:
             self._queue.add(item)
         self._on_depth(len(self._queue))

@@ -22,8 +22,9 @@ _INTERVAL_S = 0.25
 # Where there is none left to list them with, so many are tried.
 _MOST_TRIED = 65_536
 _DESCRIPTORS = "/proc/self/fd"
-# Calls of a connection that its peer may break off at once, and how many more each second; for so many peers.
-_BROKEN_OFF_AT_ONCE, _BROKEN_OFF_PER_S, _MOST_PEERS = 1000.0, 200.0, 1024
+# Calls of a connection that its peer may break off at once (it may have 256 open), and how many more each
+# second; for so many peers.
+_BROKEN_OFF_AT_ONCE, _BROKEN_OFF_PER_S, _MOST_PEERS = 300.0, 100.0, 1024
 # Of Linux's `struct tcp_info`: milliseconds since data came; bytes that the peer has acknowledged.
 _LAST_DATA_RECEIVED, _BYTES_ACKNOWLEDGED = struct.Struct("=52xI"), struct.Struct("=120xQ")
 

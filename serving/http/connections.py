@@ -37,6 +37,9 @@ _LAST_STALL_S = 2.0
 _LEAST_CHUNK_BYTES, _FREE_CHUNKS = 64, 256
 # Frames of a websocket that may come at once, and how many more each second.
 _FRAMES_AT_ONCE, _FRAMES_PER_S = 1000, 200.0
+# Bytes of all websockets together that may come at once, and how many more each second: taking messages apart keeps the
+# event loop busy.
+_BYTES_AT_ONCE, _BYTES_PER_S = 24 * 1024 * 1024, 24 * 1024 * 1024
 # What comes is taken apart in pieces, of this size at first: a frame may have six bytes.
 _PIECE_BYTES = 4096
 
@@ -55,12 +58,28 @@ class Patience:
         self.left_s = min(STALL_TIMEOUT_S, self.left_s - seconds + received_bytes / LEAST_BYTES_PER_S)
 
 
+class Pace:
+    """How fast all connections that share it take in bytes: _BYTES_PER_S, and _BYTES_AT_ONCE after a rest."""
+
+    def __init__(self) -> None:
+        self._left_bytes, self._counted_s = float(_BYTES_AT_ONCE), 0.0
+
+    def rest_s(self, count: int, now_s: float) -> float:
+        """How long nothing more should be read after `count` bytes."""
+        refilled = self._left_bytes + _BYTES_PER_S * (now_s - self._counted_s)
+        self._left_bytes = min(_BYTES_AT_ONCE, refilled) - count
+        self._counted_s = now_s
+        return max(0.0, -self._left_bytes / _BYTES_PER_S)
+
+
 class ConnectionConfig(Config):
-    """uvicorn's configuration, with what connections share: the memory for messages, and how many there may be."""
+    """uvicorn's configuration, with what connections share: the memory for messages, the pace at which these are taken
+    in, and how many connections there may be."""
 
     def __init__(self, app: Any, settings: Settings, memory: MemoryBudget, **options: Any) -> None:
         super().__init__(app, http=BoundedH11Protocol, ws=BoundedWebSocketProtocol, **options)
         self.memory = memory
+        self.pace = Pace()
         # half of the descriptors: files, graphs, gRPC and Triton need some
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self.max_connections = min(settings.max_http_connections, max(8, descriptors // 2))
@@ -132,7 +151,7 @@ class BoundedH11Protocol(H11Protocol):
         self.conn = _Connection(config.h11_max_incomplete_event_size or 16 * 1024)
         self._max_connections: int = config.max_connections
         self._header_timer: asyncio.TimerHandle | None = None
-        self._waits_since_s = self.loop.time()
+        self.waits_since_s = self.loop.time()
         self._stall = _StallGuard()
 
     @property
@@ -172,7 +191,7 @@ class BoundedH11Protocol(H11Protocol):
             super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        self._waits_since_s = self.loop.time()
+        self.waits_since_s = self.loop.time()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
@@ -198,13 +217,13 @@ class BoundedH11Protocol(H11Protocol):
         ours = [each for each in self.connections if isinstance(each, BoundedH11Protocol)]
         begun_s = self.loop.time() - _FIRST_REQUEST_S
         waiting = (
-            [each for each in ours if each.waits_for_request and each._waits_since_s < begun_s]
+            [each for each in ours if each.waits_for_request and each.waits_since_s < begun_s]
             or [each for each in ours if each.waits_for_body]
             or [each for each in ours if each.waits_for_request]
         )
         # A few at once: a burst of new connections must not look through all others for each.
         count = max(1, self._max_connections // _ROOM_SHARE)
-        for oldest in heapq.nsmallest(count, waiting, key=lambda each: each._waits_since_s):
+        for oldest in heapq.nsmallest(count, waiting, key=lambda each: each.waits_since_s):
             self.connections.discard(oldest)
             oldest.transport.abort()
         return bool(waiting)
@@ -224,6 +243,8 @@ class BoundedWebSocketProtocol(WebSocketsSansIOProtocol):
         self._patience, self._looked_s = Patience(), 0.0
         self._frames_left, self._filled_s = float(_FRAMES_AT_ONCE), self.loop.time()
         self._refused: QueueFull | None = None
+        self._pace: Pace = config.pace
+        self._resting: asyncio.TimerHandle | None = None
         self._progress_timer: asyncio.TimerHandle | None = None
         self._stall = _StallGuard()
 
@@ -243,6 +264,16 @@ class BoundedWebSocketProtocol(WebSocketsSansIOProtocol):
             at += piece_bytes
             # Pieces of a large frame need not be small.
             piece_bytes *= 2 if self._frames_left > _FRAMES_AT_ONCE / 2 else 1
+        rest_s = self._pace.rest_s(len(data), self.loop.time())
+        if rest_s > 0.0 and self._resting is None and not self.transport.is_closing():
+            self.transport.pause_reading()
+            self._resting = self.loop.call_later(rest_s, self._end_rest)
+
+    def _end_rest(self) -> None:
+        self._resting = None
+        # otherwise a message waits for the session, which resumes reading when it takes it
+        if not self.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def handle_events(self) -> None:
         now_s = self.loop.time()
@@ -269,6 +300,8 @@ class BoundedWebSocketProtocol(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._release()
         self._stall.stop()
+        if self._resting is not None:
+            self._resting.cancel()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:

@@ -291,8 +291,10 @@ class _Body:
         async def limited() -> Message:
             nonlocal seen
             if self._whole:
-                # nothing is waited for any more but the caller hanging up
-                return await self.receive()
+                # nothing is waited for any more but the caller hanging up; of many who do at once, one a turn
+                message = await self.receive()
+                await self._lifecycle.turn()
+                return message
             begun_s, left_s = clock.now(), call.deadline.remaining_s
             try:
                 async with self._lifecycle.receiving(min(patience.left_s, left_s)):
@@ -301,6 +303,8 @@ class _Body:
                 why = "allow more time" if patience.left_s > left_s else "it came too slowly"
                 raise DeadlineExceeded(f"Time ran out before the request had come in whole; {why}.") from None
             self._whole = not message.get("more_body", False)
+            if message["type"] == "http.disconnect":
+                await self._lifecycle.turn()
             count = len(message.get("body", b""))
             patience.waited(clock.now() - begun_s, count)
             seen += count

@@ -100,7 +100,10 @@ async def serve_session(websocket: WebSocket, editing: Editing, call: Call) -> N
             raise WebSocketDisconnect(message.get("code", 1005))
         picture = message.get("bytes")
         if picture is not None:
-            return pb.EditSessionRequest(edit=pb.EditRequest(picture=pb.Picture(data=picture)))
+            # in place: messages that are put into others are copied once more for each
+            request = pb.EditSessionRequest()
+            request.edit.picture.data = picture
+            return request
         try:
             return await read_json_aside(pb.EditSessionRequest, message.get("text") or "")
         except EditingError as error:

@@ -6,12 +6,13 @@ Each method of Pipeline is one job: it checks what is asked for, then runs stage
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
 
-from serving.access.admission import Admission
+from serving.access.admission import Admission, Streams
 from serving.backends.backend import Backend
 from serving.bundle import Bundle
 from serving.call import Call
@@ -78,7 +79,9 @@ T = TypeVar("T")
 Send = Callable[[T], Awaitable[None]]
 """Sends one of several answers, as soon as it is there."""
 
-_FRAMES_AT_ONCE = 8  # of an interpolation: enough for a batch, few enough that the first come soon
+# Frames of an interpolation that are made at once: a lone one first, which comes soon, then twice as many each time.
+# Of an answer that nobody reads few are made.
+_MAX_FRAMES_AT_ONCE = 8
 
 
 class Pipeline:
@@ -95,6 +98,7 @@ class Pipeline:
         self._served = served
         self._backend = backend
         self._admission = Admission(settings.max_requests_in_flight, metrics.in_flight.set)
+        self._streams = Streams(settings.max_requests_in_flight)
         self._codes = Codes(
             CodeHandles(
                 settings.max_code_handles, settings.max_code_handles_per_owner, settings.code_handle_expiry_s
@@ -206,39 +210,9 @@ class Pipeline:
 
     async def interpolate(self, job: InterpolateJob, call: Call, send: Send[InterpolationFrame]) -> None:
         """Sends the pictures on the straight line from one code to another, in order."""
-        async with self._admission.admitted(call):
-            bundle, output = self._served.find(job.bundle), job.output
-            check_output(output)
-            if not 2 <= job.count <= self.settings.max_interpolated_pictures:
-                raise InvalidOption(
-                    f"count is {job.count}; it goes from 2 to {self.settings.max_interpolated_pictures}."
-                )
-            settings = self._refine_settings(job.refine, bundle)
-            with about("start"):
-                start, origin = await self._code_of(job.start, settings, job.align, bundle, call)
-            with about("end"):
-                end, _ = await self._code_of(job.end, settings, job.align, bundle, call)
-            first_image: Image | None = None
-            for first in range(0, job.count, _FRAMES_AT_ONCE):
-                with call.during("edit"):
-                    # not all at once: they may take ten megabytes, for whoever does not read them, too
-                    part = list(
-                        interpolate_codes(start, end, job.count, slice(first, first + _FRAMES_AT_ONCE))
-                    )
-                images, scores = await self._stages.generate_and_score(bundle, part, len(part), call)
-                pictures: Sequence[EncodedPicture | None] = [None] * len(part)
-                if output.image:
-                    pictures = await self._stages.encode_pictures(images, output, call)
-                first_image = images[0] if first_image is None else first_image
-                for n, (code, score, picture) in enumerate(zip(part, scores, pictures, strict=True)):
-                    named = NamedCode(code if output.codes else None, space=bundle.code_space)
-                    pasted = await self._renderer.paste(origin, first_image, images[n], output, call)
-                    rendering = Rendering(
-                        picture, pasted=pasted, placement=origin.placement if origin else None
-                    )
-                    index = first + n
-                    position = index / (job.count - 1)
-                    await send(InterpolationFrame(bundle.name, index, position, named, score, rendering))
+        with self._streams.open(call.owner) as working:
+            async with self._admission.admitted(call):
+                await self._interpolate(job, call, send, working)
 
     async def mix(self, job: MixJob, call: Call) -> Mixed:
         """Moves layers of one code towards those of another."""
@@ -311,6 +285,43 @@ class Pipeline:
 
     def _refine_settings(self, options: RefineOptions, bundle: Bundle) -> RefineSettings:
         return RefineSettings.resolve(options, bundle.refine, self.settings.max_refine_steps)
+
+    async def _interpolate(
+        self, job: InterpolateJob, call: Call, send: Send[InterpolationFrame], working: asyncio.Semaphore
+    ) -> None:
+        """working: is entered while frames are made, and not while they are sent."""
+        bundle, output = self._served.find(job.bundle), job.output
+        check_output(output)
+        if not 2 <= job.count <= self.settings.max_interpolated_pictures:
+            raise InvalidOption(
+                f"count is {job.count}; it goes from 2 to {self.settings.max_interpolated_pictures}."
+            )
+        settings = self._refine_settings(job.refine, bundle)
+        with about("start"):
+            start, origin = await self._code_of(job.start, settings, job.align, bundle, call)
+        with about("end"):
+            end, _ = await self._code_of(job.end, settings, job.align, bundle, call)
+        first_image: Image | None = None
+        first, count = 0, 1
+        while first < job.count:
+            async with working:
+                with call.during("edit"):
+                    # not all at once: they may take ten megabytes, for whoever does not read them, too
+                    part = list(interpolate_codes(start, end, job.count, slice(first, first + count)))
+                images, scores = await self._stages.generate_and_score(bundle, part, len(part), call)
+                pictures: Sequence[EncodedPicture | None] = [None] * len(part)
+                if output.image:
+                    pictures = await self._stages.encode_pictures(images, output, call)
+            first_image = images[0] if first_image is None else first_image
+            for n, (code, score, picture) in enumerate(zip(part, scores, pictures, strict=True)):
+                named = NamedCode(code if output.codes else None, space=bundle.code_space)
+                pasted = await self._renderer.paste(origin, first_image, images[n], output, call)
+                rendering = Rendering(picture, pasted=pasted, placement=origin.placement if origin else None)
+                index = first + n
+                position = index / (job.count - 1)
+                await send(InterpolationFrame(bundle.name, index, position, named, score, rendering))
+            first += len(part)
+            count = min(2 * count, _MAX_FRAMES_AT_ONCE)
 
     async def _invert(
         self, bundle: Bundle, job: InvertJob, settings: RefineSettings, call: Call, report: Report

@@ -18,7 +18,12 @@ from serving.deadline import Deadline
 from serving.errors import (
     DeadlineExceeded,
     EditingError,
+    FaceNotUsable,
+    InvalidPicture,
     MalformedRequest,
+    NoFace,
+    NoSuchFace,
+    PictureTooLarge,
     QueueFull,
     ShuttingDown,
     forget_frames,
@@ -36,6 +41,9 @@ from serving.jobs import (
 )
 from serving.results import Edited
 from serving.settings import Settings
+
+# What is wrong with a picture for good.
+_OF_NO_USE = (InvalidPicture, PictureTooLarge, NoFace, NoSuchFace, FaceNotUsable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +117,16 @@ class EditSessions:
 class _Subject:
     """What a session edits: its source, with the options that came with it.
 
-    After the first edit `source` is the source's code, and `origin` the photograph that it was made from.
+    After the first edit `source` is the source's code, and `origin` the photograph that it was made from. `fault`: why
+    the source, which has been let go of, cannot be edited.
     """
 
-    source: Source
+    source: Source | None
     bundle: str
     refine: RefineOptions
     align: AlignOptions
     origin: Origin | None = None
+    fault: EditingError | None = None
 
 
 class EditSession:
@@ -217,6 +227,13 @@ class EditSession:
         self._hold(source_bytes - self._source_bytes + _size(request.options.area))
         self._source_bytes = source_bytes
 
+    def _let_go(self, subject: _Subject, fault: EditingError) -> None:
+        """Keeps no source that cannot be edited, however large it is."""
+        subject.source, subject.fault = None, fault
+        if self._subject is subject:
+            self._hold(-self._source_bytes)
+            self._source_bytes = 0
+
     def _release_mask(self, request: SessionRequest) -> None:
         self._hold(-_size(request.options.area))
 
@@ -272,12 +289,21 @@ class EditSession:
         if self._subject is None:
             raise MalformedRequest("A session begins with a picture or a code; send one with the edits.")
         subject, output = self._subject, self._output
+        source = subject.source
+        if source is None:
+            assert subject.fault is not None
+            raise subject.fault
         # The session needs the source's code, also if the caller wants handles only.
         options = replace(
             request.options, refine=subject.refine, align=subject.align, output=replace(output, codes=True)
         )
-        source = subject.source
-        edited = await self._edit(EditJob(source, options, subject.bundle, subject.origin), call)
+        try:
+            edited = await self._edit(EditJob(source, options, subject.bundle, subject.origin), call)
+        except _OF_NO_USE as error:
+            # where there is a mask, it may be meant
+            if request.options.area is None:
+                self._let_go(subject, error)
+            raise
         if self._subject is subject:
             # From now on the code stands for the source: a picture is inverted once.
             subject.source, subject.bundle = edited.source_code, edited.bundle

@@ -231,6 +231,21 @@ async def test_owners_take_turns() -> None:
     await batcher.close()
 
 
+async def test_requests_of_one_owner_take_turns() -> None:
+    run, clock = Doubler(), FakeClock()
+    batcher, deadline = batcher_of(run, clock, max_queue_samples=64), Deadline.after(9.0, clock)
+    run.gate.clear()
+    tasks = [asyncio.create_task(batcher.submit([sample(0.0)], deadline))]
+    await settle()
+    for values in (range(10, 20), range(20, 26), (1,)):
+        tasks.append(asyncio.create_task(batcher.submit([sample(float(n)) for n in values], deadline)))
+        await settle()
+    run.gate.set()
+    await asyncio.gather(*tasks)
+    assert run.batches[1:3] == [[10.0, 20.0, 1.0, 11.0], [21.0, 12.0, 22.0, 13.0]]
+    await batcher.close()
+
+
 async def test_no_owner_fills_the_queue() -> None:
     run, clock = Doubler(), FakeClock()
     batcher, deadline = batcher_of(run, clock, max_queue_samples=16), Deadline.after(9.0, clock)

@@ -7,6 +7,7 @@ import gc
 import json
 import re
 import resource
+import select
 import socket
 import threading
 import time
@@ -18,6 +19,7 @@ from typing import Any
 
 import grpc
 import httpx
+import numpy as np
 import pytest
 from google.protobuf import json_format
 from hypothesis import given
@@ -171,6 +173,70 @@ def test_bodies_that_do_not_come_make_room_for_new_connections(
         one.close()
 
 
+def test_a_burst_of_connections_does_not_hold_up_the_next_one(gateway: RunningGateway) -> None:
+    """They come while the gateway is busy, and wait to be taken in; each has a request that is there already."""
+    loop = gateway._loop
+    loop.call_soon_threadsafe(time.sleep, 1.0)
+    asked = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    burst = [connected(gateway) for _ in range(300)]
+    for one in burst:
+        one.sendall(asked)
+    with connected(gateway) as last:
+        last.sendall(asked)
+        assert last.recv(1000).startswith(b"HTTP/1.1 200")
+        # the gateway is stopped at once, to see how many it has answered before
+        loop.call_soon_threadsafe(time.sleep, 0.5)
+        answered_before = sum(bool(select.select([one], [], [], 0)[0]) for one in burst)
+    assert answered_before < 150
+    assert all(one.recv(1000).startswith(b"HTTP/1.1 200") for one in burst)
+    for one in burst:
+        one.close()
+
+
+def unread_events(gateway: RunningGateway, count: int) -> socket.socket:
+    """An interpolation over HTTP whose events nobody reads."""
+    body = json.dumps(
+        {
+            end: {"code": json_format.MessageToDict(as_message(code))}
+            for end, code in zip(("start", "end"), sampled(gateway, 1, 2), strict=True)
+        }
+        | {"count": count}
+    ).encode()
+    opened = connected(gateway, receive_bytes=4096)
+    head = HEAD.replace(b"sample", b"interpolate") + b"content-length: %d\r\n\r\n" % len(body)
+    opened.sendall(head + body)
+    return opened
+
+
+def test_an_interpolation_that_is_not_read_is_not_worked_on(
+    start_gateway: Callable[..., RunningGateway],
+) -> None:
+    running = start_gateway()
+
+    def made() -> float:
+        return running.metric("indomain_batch_size_sum", graph="tiny_generator")
+
+    with unread_events(running, 250):
+        wait_for(lambda: running.metric("indomain_requests_in_flight") == 1.0)
+        before = -1.0
+        while made() != before:
+            before = made()
+            time.sleep(0.5)
+        # what was made before (the samples and the warm-up) counts too
+        assert before < 60
+
+
+def test_streams_of_one_caller_leave_room_for_requests(start_gateway: Callable[..., RunningGateway]) -> None:
+    running = start_gateway(max_requests_in_flight=8)
+    unread = [unread_events(running, 250) for _ in range(2)]
+    wait_for(lambda: running.metric("indomain_requests_in_flight") == 2.0)
+    with unread_events(running, 250) as third:
+        assert third.recv(1000).startswith(b"HTTP/1.1 429")
+    assert running.stub.Sample(pb.SampleRequest(seeds=[1]), timeout=20).images
+    for one in unread:
+        one.close()
+
+
 def test_a_body_in_tiny_chunks_is_refused(gateway: RunningGateway) -> None:
     with connected(gateway) as opened:
         opened.sendall(HEAD + b"transfer-encoding: chunked\r\n\r\n" + b"1\r\n \r\n" * 5000)
@@ -270,6 +336,21 @@ def test_half_a_websocket_message_is_counted_and_must_go_on(impatient: RunningGa
         session.socket.sendall(b"\x82\xff" + (1_000_000).to_bytes(8, "big") + b"\0\0\0\0" + b"x" * 500_000)
         wait_for(lambda: held(impatient) >= 500_000, timeout_s=5.0)
         wait_for(lambda: held(impatient) == 0, timeout_s=20.0)
+
+
+def test_many_large_websocket_messages_are_taken_in_slowly(
+    start_gateway: Callable[..., RunningGateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All connections share a pace, also those that were opened anew."""
+    monkeypatch.setattr(connections, "_BYTES_AT_ONCE", 1_000_000)
+    monkeypatch.setattr(connections, "_BYTES_PER_S", 1_000_000)
+    running = start_gateway()
+    begun_s = time.monotonic()
+    for _ in range(3):
+        with websocket(running) as session:
+            session.send(b"\x89PNG\r\n\x1a\n" + bytes(1_000_000))
+            assert answered(session)["error"]["reason"] == "invalid_picture"
+    assert time.monotonic() - begun_s > 1.5
 
 
 def test_an_idle_session_is_not_taken_for_a_slow_request(impatient: RunningGateway) -> None:
@@ -444,16 +525,30 @@ def unread_frames(gateway: RunningGateway) -> Any:
 def test_a_sessions_pictures_are_counted_as_soon_as_they_have_come(
     start_gateway: Callable[..., RunningGateway],
 ) -> None:
-    """Also where they are none: a session keeps its source, whatever becomes of it."""
     running = start_gateway(max_session_photograph_bytes=150_000)
     told = []
     for _ in range(2):
         session = websocket(running).__enter__()
+        session.send(LARGE_PNG)
+        told.append(answered(session).get("error", {}).get("reason"))
+    assert told == [None, "queue_full"]
+
+
+def test_a_session_lets_go_of_pictures_that_are_none(start_gateway: Callable[..., RunningGateway]) -> None:
+    running = start_gateway(max_session_photograph_bytes=150_000)
+    for _ in range(3):
+        session = websocket(running).__enter__()
         session.send(b"\x89PNG\r\n\x1a\n" + bytes(100_000))
-        told.append(answered(session)["error"]["reason"])
+        assert answered(session)["error"]["reason"] == "invalid_picture"
+        # and goes on to say what is wrong with its source, until there is another
         session.send('{"sequence": 2, "edit": {}}')
-        told.append(answered(session)["error"]["reason"])
-    assert told == ["invalid_picture", "invalid_picture", "queue_full", "malformed_request"]
+        assert answered(session)["error"]["reason"] == "invalid_picture"
+    session.send(LARGE_PNG)
+    assert "edited" in answered(session)
+
+
+# Pixels that cannot be compressed: 120 KB.
+LARGE_PNG = encoded(np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8), "PNG")
 
 
 def held(gateway: RunningGateway) -> int:
