@@ -36,8 +36,9 @@ RELATIVE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
 # Pictures: levels of 255 within which a share of the values must be; 40 dB is a deviation of 2.6.
 LEVELS = {"float32": 1, "float16": 8, "bfloat16": 8}
 LEVELS_SHARE = 0.999
-# Outputs of the refiner that are not compared, as rounding grows along its steps; its losses are.
-STATE_OUTPUTS = ("next_", "best_code")
+# Of a refiner only these losses are compared, as rounding grows along its steps: from 1e-6 to 2e-2 in five of them, at
+# 128 pixels. The second loss already depends on the first gradient.
+REFINER_OUTPUTS = {"loss": 2}
 
 
 class VerificationError(ValueError):
@@ -170,9 +171,12 @@ def verify_graph(
     outputs = dict(zip(names, session.run(names, stored["inputs"]), strict=True))
     worst, wrong = 0.0, ""
     for name, wanted in stored["outputs"].items():
-        if name.startswith(STATE_OUTPUTS):
-            continue
-        off, allowed = difference(outputs[name], wanted, precision)
+        first = None
+        if "best_code" in stored["outputs"]:
+            if name not in REFINER_OUTPUTS:
+                continue
+            first = REFINER_OUTPUTS[name]
+        off, allowed = difference(outputs[name][:, :first], wanted[:, :first], precision)
         worst = max(worst, off / allowed)
         if not off <= allowed:  # NaN is never within
             wrong = f"{name} differs from the stored sample by {off:.2e}; at most {allowed:g} is allowed"
