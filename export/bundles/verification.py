@@ -170,13 +170,9 @@ def verify_graph(
     names = [value.name for value in session.get_outputs()]
     outputs = dict(zip(names, session.run(names, stored["inputs"]), strict=True))
     worst, wrong = 0.0, ""
-    for name, wanted in stored["outputs"].items():
-        first = None
-        if "best_code" in stored["outputs"]:
-            if name not in REFINER_OUTPUTS:
-                continue
-            first = REFINER_OUTPUTS[name]
-        off, allowed = difference(outputs[name][:, :first], wanted[:, :first], precision)
+    for name, first in (REFINER_OUTPUTS if role == "refiner" else dict.fromkeys(stored["outputs"])).items():
+        wanted = stored["outputs"][name][:, :first]
+        off, allowed = difference(outputs[name][:, :first], wanted, precision)
         worst = max(worst, off / allowed)
         if not off <= allowed:  # NaN is never within
             wrong = f"{name} differs from the stored sample by {off:.2e}; at most {allowed:g} is allowed"
