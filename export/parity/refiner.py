@@ -17,7 +17,6 @@ from training.refinement.objective import Objective, Weights, to_float
 from training.refinement.optimisers import OPTIMISERS, Adam
 from training.refinement.refinement import RefinementConfig, refine
 
-
 EARLY_STEPS = 3
 """Losses of these steps are held closely. After them L-BFGS has made much of what rounding has changed."""
 
@@ -109,7 +108,7 @@ def lower_quartile(errors: ArrayLike) -> float:
     A wrong rule for a derivative is wrong for every sample. Rounding, where an activation is zero but for it, is large
     for some: of a generator at 128 pixels, in PyTorch's float32 against its float64, it was 1e-3 for two of six.
     """
-    return float(np.quantile(errors, 0.25))
+    return float(np.quantile(np.asarray(errors), 0.25))
 
 
 def check_samples_apart(

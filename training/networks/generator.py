@@ -132,6 +132,12 @@ class ModulatedConv(nn.Module):
                 "blur", (fir_kernel() * 4).expand(outputs, 1, 4, 4).clone(), persistent=False
             )
 
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """Maps [N, C_in, H, W], modulated by the vectors w [N, 512] -> [N, C_out, H or 2H, W or 2W]."""
+        style = self.style(w)
+        x = self.convolve(x, style)
+        return activate(x, scale=self.demodulation(style)) if self.demodulate else x
+
     def convolve(self, x: Tensor, style: Tensor) -> Tensor:
         """Scale maps [N, C_in, H, W] by a style [N, C_in], and convolve them; without the demodulation."""
         x = activate(x, scale=style)
@@ -185,7 +191,7 @@ class ToRGB(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.drawn_channels))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        return self.conv.convolve(x, self.conv.style(w)) + self.bias[:, None, None].to(x.dtype)
+        return self.conv(x, w) + self.bias[:, None, None].to(x.dtype)
 
 
 class Synthesis(nn.Module):

@@ -14,10 +14,9 @@ from indomain.constants import EMBEDDED
 from indomain.exceptions import ForkedError, NotInstalledError, ServerError
 from indomain.transports.credentials import Credentials
 from indomain.transports.grpc import (
-    USERS_OF_ASYNCIO,
     AsyncGrpcTransport,
     GrpcTransport,
-    refuse_asyncio_after_fork,
+    use_asyncio,
 )
 
 
@@ -38,7 +37,7 @@ class EmbeddedGateway:
             NotInstalledError: the application is not installed.
             ServerError: the gateway cannot start; the message says why.
             ForkedError: it was started by the process that this one is a child of, and ended with the fork; or that
-                process had another one, or an AsyncClient over gRPC, open at the fork.
+                process had used another one, or an AsyncClient over gRPC, before the fork.
         """
         if self._process not in (0, os.getpid()):
             raise ForkedError(
@@ -48,7 +47,7 @@ class EmbeddedGateway:
             )
         with self._starting:
             if not self._address:
-                refuse_asyncio_after_fork()
+                use_asyncio()
                 application = _application()
                 gateway = application.InProcessGateway(self._repository)
                 try:
@@ -58,7 +57,6 @@ class EmbeddedGateway:
                         f"The embedded gateway cannot start: {error}", reason="cannot_start"
                     ) from error
                 self._process = os.getpid()
-                USERS_OF_ASYNCIO.add(self)
                 # Also stops it when this object is collected, and when the program ends.
                 self._stop = weakref.finalize(self, gateway.stop)
             return self._address
@@ -66,7 +64,6 @@ class EmbeddedGateway:
     def stop(self) -> None:
         if self._stop is not None and self._process == os.getpid():
             self._stop()
-            USERS_OF_ASYNCIO.discard(self)
 
 
 class EmbeddedTransport(GrpcTransport):

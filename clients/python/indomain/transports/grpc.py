@@ -8,7 +8,6 @@ import queue
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
-from weakref import WeakSet
 
 import grpc
 from google.protobuf.message import Message
@@ -19,23 +18,22 @@ from indomain.transports.credentials import Credentials
 from indomain.transports.errors import error_from_rpc
 from indomain.v1 import editing_pb2, editing_pb2_grpc
 
-USERS_OF_ASYNCIO: WeakSet[Any] = WeakSet()
-"""What now uses gRPC's asyncio in this process.
-
-If there is any at a fork, the child cannot use it: its calls would crash or hang, because the thread that waits for all
-of them is not there. gRPC's calls without asyncio survive a fork.
-"""
-_inherited: list[Any] = []
-os.register_at_fork(after_in_child=lambda: _inherited.extend(USERS_OF_ASYNCIO))
+_users_of_asyncio: set[int] = set()
+"""The processes, this one and those that it is a child of, in which gRPC's asyncio was used."""
 
 
-def refuse_asyncio_after_fork() -> None:
-    """Raises ForkedError in a child whose parent used gRPC's asyncio when it forked: it would hang."""
-    if _inherited:
+def use_asyncio() -> None:
+    """Notes that gRPC's asyncio is used in this process. Raises ForkedError in a child of one in which it was.
+
+    There it would crash or hang, also after all of its users were closed: the thread that waits for all calls is not in
+    the child. gRPC's calls without asyncio survive a fork.
+    """
+    _users_of_asyncio.add(os.getpid())
+    if len(_users_of_asyncio) > 1:
         raise ForkedError(
-            "This process was forked while its parent had an AsyncClient open over gRPC, or an embedded gateway, and "
-            "gRPC then can serve neither here. Close them before the fork, use http://..., or start processes with "
-            "the method 'spawn'",
+            "This process was forked after its parent had used an AsyncClient over gRPC, or an embedded gateway, and "
+            "gRPC then can serve neither here. Use http://..., fork before they are made, or start processes with the "
+            "method 'spawn'",
             reason="forked",
         )
 
@@ -137,10 +135,9 @@ class AsyncGrpcTransport(_Stub):
 
     async def open(self) -> None:
         """Raises ForkedError in a child whose parent used gRPC's asyncio when it forked."""
-        refuse_asyncio_after_fork()
+        use_asyncio()
         # A channel needs a running loop, so it is made here and not in the constructor.
         if self._channel is None:
-            USERS_OF_ASYNCIO.add(self)
             self._channel = (
                 grpc.aio.insecure_channel(self._target, options=CHANNEL_OPTIONS)
                 if self._tls is None
@@ -185,7 +182,6 @@ class AsyncGrpcTransport(_Stub):
     async def close(self) -> None:
         if self._channel is not None:
             await self._channel.close()
-            USERS_OF_ASYNCIO.discard(self)
 
 
 class AsyncGrpcConversation:
