@@ -291,11 +291,8 @@ class PairedDiscriminator(Discriminator):
 
     def certainty(self, real_logits: Tensor) -> Tensor:
         """The mean of both parts', so that the many logits of the projected one do not drown StyleGAN2's."""
-        of_stylegan2, of_projected = (
-            super().certainty(real_logits[:, :1]),
-            super().certainty(real_logits[:, 1:]),
-        )
-        return (of_stylegan2 + of_projected) / 2
+        stylegan2, projected = real_logits[:, :1], real_logits[:, 1:]
+        return (super().certainty(stylegan2) + super().certainty(projected)) / 2
 
     def regulariser(self, real: Tensor) -> Tensor:
         """R1 of StyleGAN2's discriminator on real pictures."""

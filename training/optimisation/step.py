@@ -36,7 +36,7 @@ class Compute:
         )
         fabric.launch()
         if fabric.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True
+            # cuDNN chooses by its rules: trying its kernels took a minute at the start, and no step was faster for it.
             torch.set_float32_matmul_precision("high")  # what bfloat16 leaves to float32, as R1, in TF32
         return fabric
 
