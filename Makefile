@@ -40,7 +40,7 @@ FUZZ_INPUTS ?= 25000
 fuzz: $(VENV)/.all ## 175,000 damaged pictures, messages, bodies, forms, paths, sessions, sizes at bounds; FUZZ_INPUTS for each of the seven
 	FUZZ_INPUTS=$(FUZZ_INPUTS) $(BIN)/python -m pytest tests/serving/transports/test_fuzz.py -s $(PYTEST)
 
-attack: $(VENV)/.all ## nineteen attacks on a running gateway, on loopback; a table of what each did
+attack: $(VENV)/.all ## twenty attacks on a running gateway, on loopback; a table of what each did
 	$(BIN)/python -m benchmarks.attack $(BENCH)
 
 bench-refine: $(VENV)/.all ## [DATA=val.zip]: refinements by their time to one loss

@@ -35,7 +35,7 @@ MODULES = (building, holding, rules)
 
 @dataclass
 class AttackConfig:
-    """Attack a gateway, and print how it did: nineteen attacks, in about ten minutes on two cores."""
+    """Attack a gateway, and print how it did: twenty attacks, in about ten minutes on two cores."""
 
     only: tuple[int, ...] = ()
     """Numbers of the attacks to run; left out: all."""

@@ -21,7 +21,9 @@ from benchmarks.attack.wire import (
     form,
     is_cut,
     request_head,
+    reset_calls,
 )
+from indomain.v1 import editing_pb2 as pb
 
 _MIB = 2**20
 
@@ -239,3 +241,24 @@ def unread_answers(gateway: Gateway) -> Outcome:
         except OSError:
             begun.append("cut")
     return Outcome(f"after 18 s: {counted(begun)}", True)
+
+
+@attack(20, "gRPC calls that are opened and reset at once (rapid reset)")
+def rapid_reset(gateway: Gateway) -> Outcome:
+    """For 8 s four threads open calls and reset them at once, and another connection whenever theirs is cut
+    (CVE-2023-44487). A good gateway cuts who does so before it has worked on many of them."""
+    message = pb.SampleRequest(seeds=[1]).SerializeToString()
+    end_s = time.monotonic() + 8.0
+
+    def reset(_: int) -> list[int]:
+        counts = []
+        while time.monotonic() < end_s:
+            try:
+                counts.append(reset_calls(gateway, "/indomain.v1.Editing/Sample", message, end_s))
+            except OSError:
+                time.sleep(0.01)
+        return counts
+
+    with ThreadPoolExecutor(4) as pool:
+        counts = [count for of_thread in pool.map(reset, range(4)) for count in of_thread]
+    return Outcome(f"{sum(counts)} calls reset over {len(counts)} connections", len(counts) > 4)

@@ -214,6 +214,7 @@ class Session:
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 _INITIAL_WINDOW_SIZE = 4
 _MAX_FRAME = 16384
+_CANCEL = 8
 
 
 class HalfMessage:
@@ -229,17 +230,7 @@ class HalfMessage:
         self._initial_window = 65535
         self._received = b""
         self._connection = connected(gateway.grpc_port)
-        self._connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(_SETTINGS, 0, 0, b""))
-        fields = {
-            ":method": "POST",
-            ":scheme": "http",
-            ":path": path,
-            ":authority": HOST,
-            "te": "trailers",
-            "content-type": "application/grpc",
-        }
-        block = b"".join(b"\0" + _literal(name) + _literal(value) for name, value in fields.items())
-        self._connection.sendall(_frame(_HEADERS, 0x4, 1, block))
+        self._connection.sendall(_PREFACE + _call_headers(1, path))
         threading.Thread(target=self._run, daemon=True).start()
 
     def close(self) -> None:
@@ -296,6 +287,47 @@ class HalfMessage:
             self.ended_how = "refused"
 
 
+def reset_calls(gateway: Gateway, path: str, message: bytes, end_s: float) -> int:
+    """Opens a connection, and in it gRPC calls that it resets at once, as fast as they are taken, until it is cut or
+    `end_s` of the monotonic clock. Gives how many. Raises OSError where no connection can be had."""
+    connection = connected(gateway.grpc_port)
+    body = b"\0" + struct.pack(">I", len(message)) + message
+    count = 0
+    try:
+        connection.sendall(_PREFACE + _frame(_SETTINGS, 0x1, 0, b""))
+        while time.monotonic() < end_s:
+            stream = 2 * count + 1
+            connection.sendall(
+                _call_headers(stream, path)
+                + _frame(_DATA, 0, stream, body)
+                + _frame(_RST_STREAM, 0, stream, struct.pack(">I", _CANCEL))
+            )
+            count += 1
+            if count % 64 == 0 and is_cut(connection):
+                break
+            connection.settimeout(10.0)
+    except OSError:
+        # the gateway has cut it
+        pass
+    finally:
+        connection.close()
+    return count
+
+
+def _call_headers(stream: int, path: str) -> bytes:
+    """The frame that begins a gRPC call."""
+    fields = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": path,
+        ":authority": HOST,
+        "te": "trailers",
+        "content-type": "application/grpc",
+    }
+    block = b"".join(b"\0" + _literal(name) + _literal(value) for name, value in fields.items())
+    return _frame(_HEADERS, 0x4, stream, block)
+
+
 def _frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
     return len(content).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + content
 
@@ -307,3 +339,6 @@ def _head(frame: bytes) -> tuple[int, int, int]:
 def _literal(text: str) -> bytes:
     """A string of at most 126 bytes, without Huffman coding."""
     return bytes([len(text)]) + text.encode()
+
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(_SETTINGS, 0, 0, b"")

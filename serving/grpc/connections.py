@@ -12,8 +12,9 @@ import resource
 import socket
 import struct
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from urllib.parse import unquote
 
 # Of all descriptors of the process. HTTP may have half of them.
@@ -22,9 +23,12 @@ _INTERVAL_S = 0.25
 # Where there is none left to list them with, so many are tried.
 _MOST_TRIED = 65_536
 _DESCRIPTORS = "/proc/self/fd"
-# Calls of a connection that its peer may break off at once (it may have 256 open), and how many more each
-# second; for so many peers.
-_BROKEN_OFF_AT_ONCE, _BROKEN_OFF_PER_S, _MOST_PEERS = 300.0, 100.0, 1024
+# Calls on one connection at once; further ones wait with the caller.
+MAX_STREAMS = 256
+# Calls that the connections of one host may break off at once, and how many more each second; for so many hosts.
+_BROKEN_OFF_AT_ONCE, _BROKEN_OFF_PER_S, _MOST_HOSTS = 300.0, 100.0, 1024
+# What is thrown away at a time of what a connection has sent before it was cut.
+_THROWN_AWAY_BYTES = 1 << 20
 # Of Linux's `struct tcp_info`: milliseconds since data came; bytes that the peer has acknowledged.
 _LAST_DATA_RECEIVED, _BYTES_ACKNOWLEDGED = struct.Struct("=52xI"), struct.Struct("=120xQ")
 
@@ -73,25 +77,56 @@ def _tcp_info(connection: socket.socket, field: struct.Struct) -> int:
     return int(field.unpack(state)[0])
 
 
-class BrokenOffCalls:
-    """Cuts a connection with very many calls that are broken off: each costs the gateway far more than its caller."""
+class OpenCalls:
+    """Cuts connections with very many calls that are broken off: each costs the gateway far more than its caller
+    (HTTP/2 rapid reset, CVE-2023-44487).
+
+    What a host may break off is counted for all of its connections, so that another connection is no fresh start. A
+    connection that has more calls than the core lets one have at once has broken off the others, and the news of that
+    are still under way. They are not waited for.
+    """
 
     def __init__(self) -> None:
-        # Of each peer: how many more it may break off, and when that was counted.
+        # Of each host: how many more it may break off, and when that was counted.
         self._left: dict[str, tuple[float, float]] = {}
+        self._open: Counter[str] = Counter()
+        self._cut: set[str] = set()
 
-    def count(self, peer: str) -> None:
-        """Counts one call that a peer has broken off."""
+    @contextmanager
+    def call(self, peer: str) -> Iterator[None]:
+        """Counts a call of a peer for as long as it is handled, and if it is broken off."""
+        self._open[peer] += 1
+        if peer not in self._cut and self._open[peer] > MAX_STREAMS + _BROKEN_OFF_AT_ONCE:
+            self._cut_off(peer)
+        try:
+            yield
+        except asyncio.CancelledError:
+            # those that end because their connection was cut are not counted
+            if peer not in self._cut and not self._may_break_off(peer):
+                self._cut_off(peer)
+            raise
+        finally:
+            self._open[peer] -= 1
+            if not self._open[peer]:
+                del self._open[peer]
+                self._cut.discard(peer)
+
+    def _cut_off(self, peer: str) -> None:
+        self._cut.add(peer)
+        cut_connection(peer)
+
+    def _may_break_off(self, peer: str) -> bool:
+        """Counts one call that a peer has broken off; False where its host has broken off too many."""
         now_s = time.monotonic()
-        left, counted_s = self._left.pop(peer, (_BROKEN_OFF_AT_ONCE, now_s))
+        # without the port
+        host = peer.rpartition(":")[0]
+        left, counted_s = self._left.pop(host, (_BROKEN_OFF_AT_ONCE, now_s))
         left = min(_BROKEN_OFF_AT_ONCE, left + _BROKEN_OFF_PER_S * (now_s - counted_s)) - 1.0
-        if left < 0.0:
-            cut_connection(peer)
-            return
-        self._left[peer] = left, now_s
-        if len(self._left) > _MOST_PEERS:
+        self._left[host] = max(left, 0.0), now_s
+        if len(self._left) > _MOST_HOSTS:
             # the one that has broken off none for the longest
             del self._left[next(iter(self._left))]
+        return left >= 0.0
 
 
 def _cut_silent(descriptors: Sequence[int], port: int, count: int) -> None:
@@ -108,6 +143,9 @@ def _cut(connection: socket.socket) -> None:
     # it may just have ended by itself
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
+        # The core would still read what has come: thousands of calls, perhaps.
+        while connection.recv(_THROWN_AWAY_BYTES, socket.MSG_DONTWAIT):
+            pass
 
 
 def _descriptors() -> Sequence[int]:

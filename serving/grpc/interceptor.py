@@ -18,7 +18,7 @@ from serving.access.lifecycle import Lifecycle, OpenRequest
 from serving.call import Call, wanted_request_id
 from serving.errors import EditingError, forget_frames
 from serving.grpc.answers import Sending, not_read, sending, write
-from serving.grpc.connections import BrokenOffCalls, cut_connection
+from serving.grpc.connections import OpenCalls, cut_connection
 from serving.grpc.messages import Context, Messages
 from serving.telemetry.metrics import Metrics
 from serving.wire.contract import METHODS, SERVICE, Method
@@ -39,9 +39,9 @@ def grpc_handlers(
 
     Messages are parsed within the lifecycle: what cannot be parsed is an error like all others.
     """
-    broken_off = BrokenOffCalls()
+    open_calls = OpenCalls()
     handlers = {
-        method.name: _handler(method, editing, lifecycle, metrics, max_request_bytes, broken_off)
+        method.name: _handler(method, editing, lifecycle, metrics, max_request_bytes, open_calls)
         for method in METHODS
     }
     return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
@@ -53,7 +53,7 @@ def _handler(
     lifecycle: Lifecycle,
     metrics: Metrics,
     max_request_bytes: int,
-    broken_off: BrokenOffCalls,
+    open_calls: OpenCalls,
 ) -> grpc.RpcMethodHandler[Any, Any]:
     labels = (_kind(method), SERVICE.full_name, method.name)
     serve = _serving(method, getattr(editing, method.name), max_request_bytes)
@@ -90,15 +90,15 @@ def _handler(
 
     async def handle(_: Any, context: Context) -> bytes | None:
         metrics.grpc_started.labels(*labels).inc()
-        try:
-            return await answered(context)
-        except EditingError as error:
-            forget_frames(error)
-            await _until_hung_up(_abort(error, context))
-        except asyncio.CancelledError as error:
-            forget_frames(error)
-            broken_off.count(context.peer())
-            raise
+        with open_calls.call(context.peer()):
+            try:
+                return await answered(context)
+            except EditingError as error:
+                forget_frames(error)
+                await _until_hung_up(_abort(error, context))
+            except asyncio.CancelledError as error:
+                forget_frames(error)
+                raise
 
     # As if the requests streamed. A handler of another kind is called only when the message is there as a whole, and
     # until then nobody would ask for a key, or count what has come of it.

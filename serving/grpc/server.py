@@ -11,10 +11,9 @@ from typing import Any
 import grpc
 
 from serving.access.tls import Certificates
+from serving.grpc.connections import MAX_STREAMS
 from serving.grpc.open_services import OpenServices
 from serving.settings import Settings
-
-_MAX_STREAMS = 256
 
 
 class GrpcServer:
@@ -52,8 +51,7 @@ class GrpcServer:
                 # gRPC refuses by itself, without a detail.
                 ("grpc.max_receive_message_length", settings.max_request_bytes * 3 // 2),
                 ("grpc.max_send_message_length", -1),
-                # Calls on one connection at once; further ones wait with the caller.
-                ("grpc.max_concurrent_streams", _MAX_STREAMS),
+                ("grpc.max_concurrent_streams", MAX_STREAMS),
                 # Connections that say nothing, or whose peer is gone.
                 ("grpc.server_handshake_timeout_ms", 10_000),
                 ("grpc.max_connection_idle_ms", 600_000),

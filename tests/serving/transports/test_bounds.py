@@ -15,6 +15,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -26,6 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed
 
+from benchmarks.attack.wire import reset_calls
 from indomain.v1 import editing_pb2 as pb
 from serving.errors import MalformedRequest
 from serving.grpc import answers
@@ -458,8 +460,9 @@ def test_an_ending_gateway_does_not_wait_for_messages_and_readers(
 
 
 def test_a_connection_that_breaks_off_very_many_calls_is_cut(
-    gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch
+    start_gateway: Callable[..., RunningGateway], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    gateway = start_gateway()
     monkeypatch.setattr(grpc_connections, "_BROKEN_OFF_AT_ONCE", 20.0)
     monkeypatch.setattr(grpc_connections, "_BROKEN_OFF_PER_S", 0.0)
     with grpc.insecure_channel(gateway.target) as channel:
@@ -478,6 +481,52 @@ def test_a_connection_that_breaks_off_very_many_calls_is_cut(
         wait_for(lambda: not watched.is_active())
         assert watched.code() is grpc.StatusCode.UNAVAILABLE
     assert gateway.stub.Sample(pb.SampleRequest(seeds=[1]), timeout=20).images
+
+
+def test_another_connection_is_no_fresh_start_for_calls_that_are_broken_off(
+    start_gateway: Callable[..., RunningGateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpc_connections, "_BROKEN_OFF_AT_ONCE", 3.0)
+    monkeypatch.setattr(grpc_connections, "_BROKEN_OFF_PER_S", 0.0)
+    running = start_gateway()
+    assert lasts_with_broken_off(running, 3)
+    assert not lasts_with_broken_off(running, 1)
+
+
+def lasts_with_broken_off(gateway: RunningGateway, count: int) -> bool:
+    """Whether a connection outlives so many sessions that it breaks off."""
+
+    def session() -> Any:
+        opened = channel.stream_stream("/indomain.v1.Editing/EditSession")(iter(threading.Event().wait, True))
+        opened.initial_metadata()
+        return opened
+
+    with grpc.insecure_channel(gateway.target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        watched = session()
+        for _ in range(count):
+            session().cancel()
+        end_s = time.monotonic() + 1.0
+        while watched.is_active() and time.monotonic() < end_s:
+            time.sleep(0.01)
+        return bool(watched.is_active())
+
+
+def test_calls_that_are_reset_at_once_are_cut_before_all_are_worked_on(
+    start_gateway: Callable[..., RunningGateway],
+) -> None:
+    running = start_gateway()
+    message = pb.SampleRequest(seeds=[1]).SerializeToString()
+    target = SimpleNamespace(grpc_port=int(running.target.rpartition(":")[2]))
+    sent = reset_calls(target, "/indomain.v1.Editing/Sample", message, time.monotonic() + 30.0)  # type: ignore[arg-type]
+    assert sent < 1_000_000
+    begun = running.metric(
+        "grpc_server_started_total",
+        grpc_type="unary",
+        grpc_service="indomain.v1.Editing",
+        grpc_method="Sample",
+    )
+    assert begun < 2_000
+    assert running.stub.Sample(pb.SampleRequest(seeds=[1]), timeout=20).images
 
 
 def test_codes_of_an_interpolation_are_made_as_they_are_sent(gateway: RunningGateway) -> None:
