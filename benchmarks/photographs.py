@@ -50,16 +50,16 @@ def photographs() -> list[Taken]:
 def people() -> list[Taken]:
     """Ten, as they were photographed."""
     edits = {
-        "astronaut": {"smile": -1.5},
-        "hopper": {"smile": 1.5},
+        "astronaut": {"smile": -1.0},
+        "hopper": {"smile": 1.0},
         "people/ochoa": {"age": 1.0},
-        "people/jemison": {"smile": -1.5},
-        "people/ride": {"smile": -1.5},
+        "people/jemison": {"smile": -1.0},
+        "people/ride": {"smile": -1.0},
         "people/johnson": {"age": 1.0},
-        "people/curie": {"smile": 1.5},
-        "people/mcclintock": {"smile": 1.5},
-        "people/wu": {"smile": 1.5},
-        "people/ball": {"smile": 1.5},
+        "people/curie": {"smile": 1.0},
+        "people/mcclintock": {"smile": 1.0},
+        "people/wu": {"smile": 1.0},
+        "people/ball": {"smile": 1.0},
     }
     return [Taken(Path(name).name, opened(name), strengths) for name, strengths in edits.items()]
 
@@ -79,13 +79,13 @@ def framings() -> list[Taken]:
     large.paste(astronaut, (3300, 2300))
     print_ = ImageEnhance.Brightness(hopper.convert("L").convert("RGB").resize((256, 300))).enhance(0.6)
     return [
-        Taken("turned by 27 degrees", _turned(astronaut.resize((800, 800)), 27), {"smile": 1.5}),
+        Taken("turned by 27 degrees", _turned(astronaut.resize((800, 800)), 27), {"smile": 1.0}),
         Taken("turned by -35 degrees", _turned(hopper, -35), {"age": -1.0}),
-        Taken("the larger of two", group, {"smile": -1.5}),
-        Taken("the smaller of two", group, {"smile": -1.5}, face=1),
-        Taken("cut off at the border", hopper.crop((190, 0, 512, 600)), {"smile": 1.5}),
+        Taken("the larger of two", group, {"smile": -1.0}),
+        Taken("the smaller of two", group, {"smile": -1.0}, face=1),
+        Taken("cut off at the border", hopper.crop((190, 0, 512, 600)), {"smile": 1.0}),
         Taken("small on 12 megapixels", large, {"age": 1.0}),
-        Taken("lying on its side", hopper.transpose(Image.Transpose.ROTATE_90), {"smile": 1.5}),
+        Taken("lying on its side", hopper.transpose(Image.Transpose.ROTATE_90), {"smile": 1.0}),
         Taken("a small dark print", print_, {"brightness": 1.0, "smile": 1.0}),
     ]
 

@@ -1,6 +1,7 @@
 """How well photographs are inverted, through the exported graphs: mean code, encoder, encoder + refinement.
 
-`python -m benchmarks.quality --data val.zip` prints one table: MSE on [-1, 1], PSNR, LPIPS-sq, domain score.
+`python -m benchmarks.quality --data val.zip` prints one table: MSE on [-1, 1] with the worst picture's, PSNR, LPIPS-sq,
+identity distance, domain score, refinement loss.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
+from PIL import Image
 from rich.progress import track
 
 from benchmarks.graphs import Array, Graphs, batches, markdown_table
-from training.data.pictures import load_pictures
-from training.directions.attributes import is_binary
+from training.data.pictures import Pictures, load_pictures, resized
+from training.directions.attributes import is_binary, known
+from training.faces.identity import FaceDescriptor, face_chip, identity_similarity
 from training.losses.perceptual import LPIPSSq
 
 
@@ -39,6 +42,9 @@ class QualityConfig:
     """Pictures to use; 0 for all."""
     batch: int = 8
     """Pictures a run."""
+    judged_at: tuple[int, ...] = ()
+    """Sides in pixels: photographs and reconstructions are resized to each before they are compared, one table a side.
+    So bundles of different resolutions can be compared. The bundle's own resolution by default."""
     output: Path | None = None
     """Also write the figures there, as JSON."""
 
@@ -48,97 +54,140 @@ def to_float(image: Array) -> Array:
     return image.astype(np.float32) / 127.5 - 1
 
 
-@torch.no_grad()
-def picture_errors(perceptual: LPIPSSq, image: Array, target: Array) -> dict[str, Array]:
-    """MSE on [-1, 1], PSNR in dB and LPIPS-sq of each picture: [N] each. uint8 [N, H, W, 3] in."""
-    a, b = to_float(image), to_float(target)
-    mse = ((a - b) ** 2).mean((1, 2, 3))
-    tensors = [torch.from_numpy(x).permute(0, 3, 1, 2) for x in (a, b)]
-    return {
-        "mse": mse,
-        "psnr": 10 * np.log10(4 / np.maximum(mse, 1e-12)),
-        "lpips_sq": perceptual(*tensors).numpy(),
-    }
+class Judge:
+    """Compares reconstructions with photographs."""
+
+    def __init__(self) -> None:
+        self.perceptual, self.faces = LPIPSSq().eval(), FaceDescriptor().eval()
+
+    @torch.no_grad()
+    def errors(self, image: Array, target: Array) -> dict[str, Array]:
+        """MSE on [-1, 1], PSNR in dB, LPIPS-sq, and face descriptors. uint8 [N, S, S, 3] in; [N], [N, 128] out."""
+        a, b = to_float(image), to_float(target)
+        mse = ((a - b) ** 2).mean((1, 2, 3))
+        made, real = (torch.from_numpy(x).permute(0, 3, 1, 2) for x in (a, b))
+        return {
+            "mse": mse,
+            "psnr": 10 * np.log10(4 / np.maximum(mse, 1e-12)),
+            "lpips_sq": self.perceptual(made, real).numpy(),
+            "person": self.faces(face_chip(made)).numpy(),
+            "own_person": self.faces(face_chip(real)).numpy(),
+        }
 
 
-def measure(config: QualityConfig) -> dict[str, dict[str, float]]:
-    """Figures of each method, averaged over the pictures."""
+def at(images: Array, side: int) -> Array:
+    """Pictures uint8 [N, H, W, 3], resized to `side` pixels as training data is."""
+    return np.stack([np.asarray(resized(Image.fromarray(image), side)) for image in images])
+
+
+def measure(config: QualityConfig) -> dict[int, dict[str, dict[str, float]]]:
+    """For each side that is judged at: figures of each method, averaged over the pictures."""
     graphs = Graphs(config.repository, config.bundle)
+    own_side = graphs.bundle.resolution
     steps = graphs.bundle.refine.steps if config.steps is None else config.steps
-    held_out = load_pictures(config.data, graphs.bundle.resolution, config.attributes)
+    held_out = load_pictures(config.data, own_side, config.attributes)
+    held_out = held_out.first(config.count or len(held_out))
     pictures = held_out.images.permute(0, 2, 3, 1).numpy()
-    pictures = pictures[: config.count or len(pictures)]
-    perceptual = LPIPSSq()
+    sides = config.judged_at or (own_side,)
+    judged = {side: load_pictures(config.data, side).images.permute(0, 2, 3, 1).numpy() for side in sides}
+    judge = Judge()
     mean_picture = graphs.decode(graphs.bundle.mean_code[None])
-    found: dict[str, dict[str, list[Array]]] = {}
+    found: dict[int, dict[str, dict[str, list[Array]]]] = {side: {} for side in sides}
 
-    def note(method: str, **figures: Array) -> None:
-        for name, values in figures.items():
-            found.setdefault(method, {}).setdefault(name, []).append(values)
+    def note(method: str, part: slice, made: Array, **figures: Array) -> None:
+        for side, methods in found.items():
+            errors = judge.errors(at(made, side), judged[side][part])
+            for name, values in (errors | figures).items():
+                methods.setdefault(method, {}).setdefault(name, []).append(values)
 
     for part in track(list(batches(len(pictures), config.batch)), "inverting"):
         target = pictures[part]
         start = graphs.encode(target)
-        refined, first_loss, best_loss = graphs.refine(start, target, steps)
-        note("mean code", **picture_errors(perceptual, np.repeat(mean_picture, len(target), 0), target))
-        for method, code, loss in (
-            ("encoder", start, first_loss),
-            (f"encoder + {steps} steps", refined, best_loss),
-        ):
+        codes, losses = {"encoder": start}, {}
+        if steps:
+            refined, first_loss, best_loss = graphs.refine(start, target, steps)
+            codes[f"encoder + {steps} steps"] = refined
+            losses = dict(zip(codes, ({"loss": first_loss}, {"loss": best_loss}), strict=True))
+        note("mean code", part, np.repeat(mean_picture, len(target), 0))
+        for method, code in codes.items():
             score = graphs.run("critic", code=code)["score"][:, 0]
-            note(
-                method,
-                **picture_errors(perceptual, graphs.decode(code), target),
-                domain_score=score,
-                loss=loss,
-            )
+            note(method, part, graphs.decode(code), domain_score=score, **losses.get(method, {}))
+    return {side: summary(methods, held_out) for side, methods in found.items()}
+
+
+def summary(found: dict[str, dict[str, list[Array]]], pictures: Pictures) -> dict[str, dict[str, float]]:
+    """Averages of each method's figures; how many pictures refinement made worse; the encoder's MSE by group."""
     whole = {
         method: {name: np.concatenate(v) for name, v in figures.items()} for method, figures in found.items()
     }
-    encoder, refined_figures = whole["encoder"], whole[f"encoder + {steps} steps"]
-    summary = {
-        method: {name: float(v.mean()) for name, v in figures.items()} for method, figures in whole.items()
-    }
-    summary["worse than the start"] = {
-        name: int((refined_figures[name] > encoder[name]).sum()) for name in ("loss", "mse")
-    }
-    summary["pictures"] = {"count": len(pictures)}
-    summary["encoder's MSE by group"] = {
+    means = {method: mean_figures(figures) for method, figures in whole.items()}
+    _, encoder, *refined = whole.values()
+    for figures in refined:
+        means["worse than the start"] = {
+            name: int((figures[name] > encoder[name]).sum()) for name in ("loss", "mse")
+        }
+    means["pictures"] = {"count": len(pictures)}
+    means["encoder's MSE by group"] = {
         f"{group} ({members.sum()})": float(encoder["mse"][members].mean())
-        for name, values in held_out.attributes.items()
-        for group, members in groups(name, values[: len(pictures)])
+        for group, members in groups(pictures)
     }
-    return summary
+    return means
 
 
-def groups(name: str, values: Array) -> Iterator[tuple[str, Array]]:
-    """Thirds of the pictures by an attribute, or its two halves where it is binary: name and bool [N] of each."""
-    if is_binary(values):
-        yield from ((f"{name} = {value}", values == value) for value in (0, 1))
-        return
-    low, high = np.quantile(values, (1 / 3, 2 / 3))
-    yield f"{name} < {low:.3g}", values < low
-    yield f"{low:.3g} <= {name} < {high:.3g}", (values >= low) & (values < high)
-    yield f"{name} >= {high:.3g}", values >= high
+def mean_figures(figures: dict[str, Array]) -> dict[str, float]:
+    """Means over the pictures, the worst MSE, and the mean identity distance, of one method's figures."""
+    persons = [torch.from_numpy(figures[name]) for name in ("person", "own_person")]
+    numbers = {name: float(v.mean()) for name, v in figures.items() if v.ndim == 1}
+    return numbers | {
+        "worst_mse": float(figures["mse"].max()),
+        "identity_distance": identity_similarity(*persons).distance,
+    }
+
+
+def groups(pictures: Pictures) -> Iterator[tuple[str, Array]]:
+    """Groups of pictures, by each attribute and label: name and bool [N]. Pictures without the attribute are in none.
+
+    A binary attribute gives its two halves, another one its thirds, a label one group a word.
+    """
+    for name, values in pictures.attributes.items():
+        if is_binary(values):
+            yield from ((f"{name} = {value}", values == value) for value in np.unique(values[known(values)]))
+            continue
+        low, high = np.quantile(values[known(values)], (1 / 3, 2 / 3))
+        yield f"{name} < {low:.3g}", values < low
+        yield f"{low:.3g} <= {name} < {high:.3g}", (values >= low) & (values < high)
+        yield f"{name} >= {high:.3g}", values >= high
+    for name, words in pictures.labels.items():
+        for word in sorted(set(words) - {""}):
+            yield f"{name} = {word}", np.array([other == word for other in words])
+
+
+COLUMNS = {
+    "mse": "MSE", "worst_mse": "worst MSE", "psnr": "PSNR dB", "lpips_sq": "LPIPS-sq",
+    "identity_distance": "identity distance", "domain_score": "domain score", "loss": "refinement loss",
+}  # fmt: skip
 
 
 def main(config: QualityConfig) -> None:
-    """Print the table."""
-    figures = measure(config)
-    names = ["mse", "psnr", "lpips_sq", "domain_score", "loss"]
-    methods = [method for method, values in figures.items() if "psnr" in values]
-    rows = [[m, *(f"{figures[m][n]:.4f}" if n in figures[m] else "" for n in names)] for m in methods]
-    print(markdown_table(["method", "MSE", "PSNR dB", "LPIPS-sq", "domain score", "refinement loss"], rows))
-    worse = figures["worse than the start"]
-    print(
-        f"{figures['pictures']['count']} pictures; refined worse than the encoder: "
-        f"{worse['loss']} by loss, {worse['mse']} by MSE"
-    )
-    by_group = figures["encoder's MSE by group"]
-    if by_group:
-        print(markdown_table(["group", "encoder's MSE"], [[k, f"{v:.4f}"] for k, v in by_group.items()]))
+    """Print the tables."""
+    by_side = measure(config)
+    for side, figures in by_side.items():
+        methods = [method for method, values in figures.items() if "psnr" in values]
+        rows = [[m, *(f"{figures[m][n]:.4f}" if n in figures[m] else "" for n in COLUMNS)] for m in methods]
+        print(f"\nJudged at {side} x {side} pixels:\n")
+        print(markdown_table(["method", *COLUMNS.values()], rows))
+        worse = figures.get("worse than the start")
+        told = (
+            f"; refined worse than the encoder: {worse['loss']} by loss, {worse['mse']} by MSE"
+            if worse
+            else ""
+        )
+        print(f"\n{figures['pictures']['count']} pictures{told}")
+        if by_group := figures["encoder's MSE by group"]:
+            lines = [[group, f"{mse:.4f}"] for group, mse in by_group.items()]
+            print("\n" + markdown_table(["group", "encoder's MSE"], lines))
     if config.output:
-        config.output.write_text(json.dumps(figures, indent=1) + "\n")
+        config.output.write_text(json.dumps(by_side, indent=1) + "\n")
 
 
 if __name__ == "__main__":

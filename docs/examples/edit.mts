@@ -25,4 +25,4 @@ async function edit(picture: Uint8Array<ArrayBuffer>, edits: Record<string, numb
   return edit(picture, edits);
 }
 
-await writeFile(output, await edit(new Uint8Array(await readFile(photo)), { smile: 1.5 }));
+await writeFile(output, await edit(new Uint8Array(await readFile(photo)), { smile: 1 }));

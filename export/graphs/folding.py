@@ -37,7 +37,7 @@ def round_weights(network: nn.Module) -> nn.Module:
         if isinstance(module, FoldedModulatedConv):
             module.set_energy()
         if isinstance(module, NativeCoordinates):
-            for name in ("inverse", "weight"):
+            for name in ("basis", "weight"):
                 matrix = getattr(module, name)
                 if matrix.abs().max() <= FLOAT16_MAX:
                     setattr(module, name, matrix.half().float())

@@ -105,6 +105,10 @@ def test_encoder_and_directions_end_to_end(data: tuple[Path, Path], gan_run: Pat
     assert main(["publish", "--run", str(run), "--to", str(tmp_path / "kept")]) == 0
     assert not list((tmp_path / "kept").glob("*optimiser*"))
     assert (tmp_path / "kept" / "directions.json").read_text() == (run / "directions.json").read_text()
+    # Another encoder for it begins with an image discriminator of its own.
+    assert not list((tmp_path / "kept").glob("image_discriminator*"))
+    assert main(["encoder", "--gan", str(tmp_path / "kept"), "--data", str(pictures), "--runs", str(tmp_path),
+                 "--images", "4", "--batch", "2", "--compute.precision", "32-true"]) == 0  # fmt: skip
     kept, whole = Generator(SMALL), Generator(SMALL)
     load_network(tmp_path / "kept", "generator", kept)
     load_network(run, "generator", whole)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Protocol
@@ -44,7 +44,9 @@ class Pictures:
     names: list[str]
     """File names, one a picture, sorted."""
     attributes: dict[str, np.ndarray]
-    """float64 [M] for each column of the csv; empty without a csv."""
+    """float64 [M] for each column of numbers in the csv; empty without a csv."""
+    labels: dict[str, list[str]] = field(default_factory=dict)
+    """M words for each column of words in the csv, as the name of a source; a word is empty where it is not known."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -52,11 +54,12 @@ class Pictures:
     def first(self, count: int) -> Pictures:
         """The first `count` pictures with their attributes."""
         attributes = {name: values[:count] for name, values in self.attributes.items()}
-        return Pictures(self.images[:count], self.names[:count], attributes)
+        labels = {name: words[:count] for name, words in self.labels.items()}
+        return Pictures(self.images[:count], self.names[:count], attributes, labels)
 
     def to(self, device: torch.device) -> Pictures:
         """The same data set with its pictures on `device`."""
-        return Pictures(self.images.to(device), self.names, self.attributes)
+        return replace(self, images=self.images.to(device))
 
     def batch(self, index: Tensor, *, mirror: bool | Tensor) -> Tensor:
         """Pictures at `index` [N] as float32 [N, 3, H, W] in [-1, 1], on the device of the pictures.
@@ -90,15 +93,19 @@ def load_pictures(source: Path, resolution: int, attributes: Path | None = None)
                 upright = ImageOps.exif_transpose(picture).convert("RGB")
         except OSError as error:
             raise DataError(f"{name} in {source} is not a picture that can be read: {error}") from error
-        if upright.size != (resolution, resolution):
-            upright = ImageOps.fit(upright, (resolution, resolution), Image.Resampling.LANCZOS)
         names.append(name)
-        rows.append(np.asarray(upright).transpose(2, 0, 1))
+        rows.append(np.asarray(resized(upright, resolution)).transpose(2, 0, 1))
     if not rows:
         raise DataError(f"no pictures ({', '.join(sorted(SUFFIXES))}) in {source}")
-    return Pictures(
-        torch.from_numpy(np.stack(rows)), names, _read_attributes(attributes, names) if attributes else {}
-    )
+    numbers, labels = _read_attributes(attributes, names) if attributes else ({}, {})
+    return Pictures(torch.from_numpy(np.stack(rows)), names, numbers, labels)
+
+
+def resized(picture: Image.Image, resolution: int) -> Image.Image:
+    """The picture, centre-cropped and resized to `resolution` x `resolution` pixels; itself where it has that size."""
+    if picture.size == (resolution, resolution):
+        return picture
+    return ImageOps.fit(picture, (resolution, resolution), Image.Resampling.LANCZOS)
 
 
 def _files(source: Path) -> Iterator[tuple[str, bytes]]:
@@ -115,7 +122,7 @@ def _files(source: Path) -> Iterator[tuple[str, bytes]]:
         raise DataError(f"{source} is neither a folder nor a zip of pictures")
 
 
-def _read_attributes(path: Path, names: list[str]) -> dict[str, np.ndarray]:
+def _read_attributes(path: Path, names: list[str]) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
     with path.open(newline="") as file:
         rows = {row["file"]: row for row in csv.DictReader(file)}
     missing = [name for name in names if name not in rows]
@@ -123,15 +130,16 @@ def _read_attributes(path: Path, names: list[str]) -> dict[str, np.ndarray]:
         raise DataError(f"{path} has no row for {len(missing)} pictures, {missing[0]} the first")
     columns = [column for column in next(iter(rows.values())) if column != "file"]
     read = {column: [_number(rows[name][column]) for name in names] for column in columns}
-    attributes = {}
+    attributes, labels = {}, {}
     for column, values in read.items():
         if all(isinstance(value, str) for value in values if value != EMPTY):
-            continue  # words, as the name of a source
+            labels[column] = [str(value) for value in values]
+            continue
         for name, value in zip(names, values, strict=True):
             if isinstance(value, str) and value != EMPTY:
                 raise DataError(f"{path} holds a value that is no number: {value!r}, {column} of {name}")
         attributes[column] = np.array([np.nan if value == EMPTY else value for value in values], dtype=float)
-    return attributes
+    return attributes, labels
 
 
 def _number(cell: str | None) -> float | str:

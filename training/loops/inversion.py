@@ -38,7 +38,13 @@ from training.optimisation.adam import ParameterGroup, adam, set_rates, warm_up
 from training.optimisation.adversary import Adversary, Regularisation, ReplayPool, discriminator_adam
 from training.optimisation.captured_step import CapturedStep
 from training.optimisation.step import Compute, draw_batch, update
-from training.run_folders.checkpoint import CheckpointError, load_meta, load_network, load_optimiser
+from training.run_folders.checkpoint import (
+    CheckpointError,
+    load_meta,
+    load_network,
+    load_optimiser,
+    read_network,
+)
 from training.run_folders.json_files import read_config
 from training.run_folders.trained_inversion import build_encoder
 
@@ -171,13 +177,15 @@ class InversionTrainer:
         return str(self.start["name"])
 
     def _start_image_adversary(self) -> Adversary:
-        """The generator's own discriminator: without this start reconstructions are blurred. Or a fresh one."""
-        config, imported = self.config, self.start["discriminator"] == NO_DISCRIMINATOR
-        self.discriminator_name = FRESH_DISCRIMINATOR if imported else self.start["discriminator"]
+        """The generator's own discriminator, or a fresh one where its checkpoint holds none (blurred at
+        first)."""
+        config, named = self.config, self.start["discriminator"]
+        self.discriminator_name = FRESH_DISCRIMINATOR if named == NO_DISCRIMINATOR else named
         discriminator = build_image_discriminator(self.discriminator_name, self.generator.config)
         discriminator.to(self.fabric.device, memory_format=torch.channels_last)
         config.compute.settle_pretrained(discriminator, self.fabric)
-        if not imported:
+        # Published checkpoints leave it out.
+        if read_network(config.gan, "image_discriminator"):
             load_network(config.gan, "image_discriminator", discriminator)
         optimiser = discriminator_adam(discriminator, config.image_discriminator_rate)
         lazy = Regularisation(config.r1_gamma, config.r1_interval)

@@ -31,8 +31,7 @@ class NativeCoordinates(nn.Module):
     NEAR = 0.1
     offset: Tensor
     spread: Tensor
-    inverse: Tensor
-    inverse_bias: Tensor
+    basis: Tensor
     weight: Tensor
     bias: Tensor
 
@@ -43,10 +42,10 @@ class NativeCoordinates(nn.Module):
         for name, shape in {
             # mean and spread of what the leaky ReLU is given
             "offset": (entries,), "spread": (entries,),
-            # standardised entries -> standardised inputs
-            "inverse": (inputs, entries), "inverse_bias": (inputs,),
-            # standardised inputs -> standardised entries
-            "weight": (entries, inputs), "bias": (entries,),
+            # orthonormal columns that span what the layer can give, standardised
+            "basis": (entries, inputs),
+            # lengths along these -> standardised inputs
+            "weight": (inputs, inputs), "bias": (inputs,),
         }.items():  # fmt: skip
             initial = torch.ones(shape) if name == "spread" else torch.zeros(shape)
             # All of it follows from the mapping: checkpoints leave it out, and `fit` makes it again.
@@ -66,17 +65,20 @@ class NativeCoordinates(nn.Module):
         given = self.preceding(mapping(z))
         self.spread.copy_(given.std(0) + 1e-6)
         weight = (weight / self.spread[:, None]).double()
-        # The pseudo-inverse by way of the I x I products, which is many times faster. Inputs that hardly move a code
+        # The singular values by way of the I x I products, which is many times faster. Inputs that hardly move a code
         # cannot be read off it: singular values below 1e-4 of the largest are cut off.
         squares, vectors = torch.linalg.eigh(weight.T @ weight)
-        vectors, squares = vectors[:, squares > 1e-8 * squares[-1]], squares[squares > 1e-8 * squares[-1]]
-        inverse = (vectors / squares) @ vectors.T @ weight.T
-        inputs = (given / self.spread).double() @ inverse.T
+        vectors, values = (
+            vectors[:, squares > 1e-8 * squares[-1]],
+            squares[squares > 1e-8 * squares[-1]].sqrt(),
+        )
+        basis, inverse = weight @ vectors / values, vectors / values
+        inputs = (given / self.spread).double() @ basis @ inverse.T
         mean, deviation = inputs.mean(0), inputs.std(0) + 1e-6
-        self.inverse.copy_(inverse / deviation[:, None])
-        self.inverse_bias.copy_(-mean / deviation)
-        self.weight.copy_(weight * deviation)
-        self.bias.copy_(weight @ mean)
+        kept = len(values)
+        self.basis.zero_()[:, :kept] = basis.float()
+        self.weight.zero_()[:, :kept] = (inverse / deviation[:, None]).float()
+        self.bias.copy_(-mean / deviation)
         return self
 
     def preceding(self, code: Tensor) -> Tensor:
@@ -85,9 +87,10 @@ class NativeCoordinates(nn.Module):
 
     def forward(self, code: Tensor) -> Tensor:
         x = self.preceding(code)
-        inputs = F.linear(x, self.inverse, self.inverse_bias)
-        outside = x - F.linear(inputs, self.weight, self.bias)
+        lengths = x @ self.basis
+        outside = x - F.linear(lengths, self.basis)
         squared = outside.unflatten(1, (self.layers, -1)).square().mean(2)
+        inputs = F.linear(lengths, self.weight, self.bias)
         return torch.cat([inputs, torch.log(1 + squared / self.NEAR**2) / 2], 1)
 
 

@@ -3,7 +3,7 @@ the same pipeline in this process.
 
     >>> with indomain.Client("localhost:8500") as client:
     ...     inversion = client.invert("portrait.png")
-    ...     inversion.edit(smile=2.0).image.save("smile.png")
+    ...     inversion.edit(smile=1.0).image.save("smile.png")
 
 The public names of the package. Its modules may change from one version to the next.
 """

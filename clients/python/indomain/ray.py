@@ -1,7 +1,7 @@
 """Edits and inversions as stages of Ray Data, for more pictures than one machine can do. Needs `indomain-client[ray]`.
 
     photos = ray.data.read_binary_files("s3://holiday/", include_paths=True)
-    edited = indomain.ray.edit(photos, smile=2.0, servers=["gpu-1:8500", "gpu-2:8500"], workers=4)
+    edited = indomain.ray.edit(photos, smile=1.0, servers=["gpu-1:8500", "gpu-2:8500"], workers=4)
     edited.write_parquet("s3://smiling/")
 
 A picture that fails does not stop the others: its row says why. An error that every picture would have (an unknown
@@ -63,7 +63,7 @@ def edit(
     connection: Mapping[str, Any] = MappingProxyType({}),
     **arguments: Any,
 ) -> Dataset:
-    """Edits the pictures of a dataset: `indomain.ray.edit(dataset, smile=2.0, quality="fast")`.
+    """Edits the pictures of a dataset: `indomain.ray.edit(dataset, smile=1.0, quality="fast")`.
 
     Args:
         dataset: its rows have the pictures.

@@ -55,9 +55,9 @@ def edit(
     """Moves a picture's code along directions.
 
     Example:
-        >>> younger = client.edit("portrait.png", smile=2.0, age=-1.0)
+        >>> younger = client.edit("portrait.png", smile=1.0, age=-1.0)
         >>> older = client.edit("portrait.png", age=1.0, keep=["smile"])
-        >>> smiling = client.edit("portrait.png", smile=2.0, region=(0.2, 0.6, 0.8, 0.95))
+        >>> smiling = client.edit("portrait.png", smile=1.0, region=(0.2, 0.6, 0.8, 0.95))
         >>> back = client.edit(younger, indomain.Edit("age", 1.0, layers=(0, 1)))
 
     Args:
@@ -117,7 +117,7 @@ def session(
 
     Example:
         >>> with client.session("portrait.png", picture_format="jpeg") as session:
-        ...     for strength in (0.5, 1.0, 1.5):
+        ...     for strength in (0.25, 0.5, 1.0):
         ...         picture = session.edit(smile=strength)
 
     Args:

@@ -56,7 +56,7 @@ def invert(
         >>> inversion = client.invert("portrait.png")
         >>> inversion.losses.pixel_mse_after < inversion.losses.pixel_mse_before
         True
-        >>> inversion.edit(smile=2.0).image.save("smile.png")
+        >>> inversion.edit(smile=1.0).image.save("smile.png")
         >>> inversion.save("portrait.npz")
         >>> indomain.Inversion.load("portrait.npz", client).edit(smile=-1.0).image.save("frown.png")
 
@@ -119,7 +119,7 @@ def watch_invert(
         >>> for event in client.watch_invert("portrait.png", interval_s=0.5):
         ...     if isinstance(event, indomain.InvertProgress):
         ...         event.preview.save("preview.png")
-        >>> event.edit(smile=2.0).image.save("smile.png")
+        >>> event.edit(smile=1.0).image.save("smile.png")
 
     Args:
         interval_s: seconds between two reports, at least; 0: as often as there is news; None: a quarter of a second.

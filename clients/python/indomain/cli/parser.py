@@ -24,7 +24,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments as a namespace, with `command` and what that command declares. Exits with 2 on wrong usage."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
-    # argparse takes no positional arguments after an option, but `edit a.jpg -o b.png smile=2` is clear enough.
+    # argparse takes no positional arguments after an option, but `edit a.jpg -o b.png smile=1` is clear enough.
     late = [] if any(item.startswith("-") and item != "-" for item in rest) else rest
     if "items" in arguments and late:
         arguments.items += late

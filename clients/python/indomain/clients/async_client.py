@@ -44,7 +44,7 @@ class AsyncClient(BaseClient[LoopConnections]):
         >>> async def smile(path):
         ...     async with indomain.AsyncClient("localhost:8500") as client:
         ...         inversion = await client.invert(path)
-        ...         async for picture in client.interpolate(inversion, await inversion.edit(smile=2.0), 3):
+        ...         async for picture in client.interpolate(inversion, await inversion.edit(smile=1.0), 3):
         ...             picture.image.save(f"smile{picture.index}.png")
         >>> asyncio.run(smile("portrait.png"))
 

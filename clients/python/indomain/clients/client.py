@@ -39,7 +39,7 @@ class Client(BaseClient[Connection]):
 
     Example:
         >>> with indomain.Client("localhost:8500") as client:
-        ...     client.edit("portrait.png", smile=1.5).image.save("smiling.png")
+        ...     client.edit("portrait.png", smile=1).image.save("smiling.png")
 
     Args:
         address: host and port of the gateway's gRPC, `"localhost:8500"`; a URL, `"http://localhost:8080"` or

@@ -68,7 +68,7 @@ class Inversion(Inverted):
         """Edits this code, without inverting again.
 
         Example:
-            >>> client.invert("portrait.png").edit(smile=2.0, age=-1.0).image.save("edited.png")
+            >>> client.invert("portrait.png").edit(smile=1.0, age=-1.0).image.save("edited.png")
 
         Takes what `Client.edit` takes and raises what it raises.
         """
@@ -83,7 +83,7 @@ class AsyncInversion(Inversion):
 
     @takes_edit_options
     async def edit(self, *args: Any, **options: Any) -> Edited:  # type: ignore[override]
-        """Edits this code, without inverting again: `await inversion.edit(smile=2.0, age=-1.0)`."""
+        """Edits this code, without inverting again: `await inversion.edit(smile=1.0, age=-1.0)`."""
         if self._edit is None:
             raise RuntimeError("this inversion has no client; pass it to AsyncClient.edit")
         result: Edited = await self._edit(self, *args, **options)

@@ -16,12 +16,12 @@ from indomain.cli.pictures import check_mask, code_reader, picture_of, save_pict
 
 EXAMPLES = """\
 examples:
-  indomain edit portrait.jpg smile=2 age=-1 -o happy.png
-  indomain edit holiday/ smile=1.5 -o smiling/     (killed or stopped: the same command goes on)
-  find . -name '*.jpg' | indomain edit - smile=1.5 -o smiling/
+  indomain edit portrait.jpg smile=1 age=-1 -o happy.png
+  indomain edit holiday/ smile=1 -o smiling/     (killed or stopped: the same command goes on)
+  find . -name '*.jpg' | indomain edit - smile=1 -o smiling/
   indomain edit portrait.jpg age=1 --keep smile    (older, but the smile stays)
   indomain invert portrait.jpg -o portrait.png     (writes portrait.npy too)
-  indomain edit group.jpg smile=1.5 --face all --paste -o group-smiles.jpg   (or --face 1, --face 0,2)
+  indomain edit group.jpg smile=1 --face all --paste -o group-smiles.jpg   (or --face 1, --face 0,2)
   indomain edit portrait.npy yaw=1 -o turned.png   (a code: nothing to invert again; .npz, and .pt of others, too)
 """
 
@@ -61,7 +61,7 @@ def run(client: Client, arguments: argparse.Namespace) -> bool:
     items, strengths = _split_edits(arguments.items)
     if not strengths:
         raise shared.UsageError(
-            "name at least one edit, as in smile=2; `indomain bundles` lists the directions"
+            "name at least one edit, as in smile=1; `indomain bundles` lists the directions"
         )
     check_mask(arguments.mask)
     if not isinstance(arguments.face, int | None) and not arguments.paste:
@@ -80,7 +80,7 @@ def run(client: Client, arguments: argparse.Namespace) -> bool:
 
 
 def _split_edits(items: Sequence[str]) -> tuple[list[str], dict[str, float]]:
-    """Separates edits, as `smile=2`, from pictures. An item that is the name of a file is a picture."""
+    """Separates edits, as `smile=1`, from pictures. An item that is the name of a file is a picture."""
     pictures: list[str] = []
     strengths: dict[str, float] = {}
     for item in items:
@@ -100,5 +100,5 @@ def _strength(item: str, text: str) -> float:
     except ValueError:
         strength = math.nan
     if not math.isfinite(strength):
-        raise shared.UsageError(f"`{item}`: the strength is a number, as in smile=2 or age=-1.5")
+        raise shared.UsageError(f"`{item}`: the strength is a number, as in smile=1 or age=-0.5")
     return strength
