@@ -84,7 +84,7 @@ def moved_in_steps(page: Page, direction: str, steps: int) -> list[tuple[float, 
     page.focus(f"#direction-{direction}")
     figures: list[tuple[float, float]] = []
     for step in range(steps):
-        page.keyboard.press("ArrowRight" if step // 20 % 2 == 0 else "ArrowLeft")
+        page.keyboard.press("ArrowRight" if step // 10 % 2 == 0 else "ArrowLeft")
         page.wait_for_function("() => performance.getEntriesByName('indomain.edit').length > 0")
         figures += page.evaluate(_FIGURES)
     return figures
