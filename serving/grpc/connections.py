@@ -27,6 +27,8 @@ _DESCRIPTORS = "/proc/self/fd"
 MAX_STREAMS = 256
 # Calls that the connections of one host may break off at once, and how many more each second; for so many hosts.
 _BROKEN_OFF_AT_ONCE, _BROKEN_OFF_PER_S, _MOST_HOSTS = 300.0, 100.0, 1024
+# A connection with more calls than this may be about to break them off. The news of that takes some turns of the loop.
+_MANY_OPEN, _TURNS_OF_NEWS = 32, 4
 # What is thrown away at a time of what a connection has sent before it was cut.
 _THROWN_AWAY_BYTES = 1 << 20
 # Of Linux's `struct tcp_info`: milliseconds since data came; bytes that the peer has acknowledged.
@@ -110,6 +112,15 @@ class OpenCalls:
             if not self._open[peer]:
                 del self._open[peer]
                 self._cut.discard(peer)
+
+    async def wait_for_news(self, peer: str) -> None:
+        """Lets a call wait a moment for the news that it is broken off, where its connection has many open, before
+        anything is done for it. Raises CancelledError where it is, or where the connection has been cut."""
+        if peer in self._cut:
+            raise asyncio.CancelledError
+        if self._open[peer] > _MANY_OPEN:
+            for _ in range(_TURNS_OF_NEWS):
+                await asyncio.sleep(0)
 
     def _cut_off(self, peer: str) -> None:
         self._cut.add(peer)

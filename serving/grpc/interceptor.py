@@ -92,6 +92,7 @@ def _handler(
         metrics.grpc_started.labels(*labels).inc()
         with open_calls.call(context.peer()):
             try:
+                await open_calls.wait_for_news(context.peer())
                 return await answered(context)
             except EditingError as error:
                 forget_frames(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
@@ -25,8 +26,8 @@ _BEGUN_A_TURN = 16
 _ACCEPTED_A_TURN, _OPENED_A_TURN = 64, 8
 # Where no connection can be taken in, because there are no descriptors, it is tried again after so long.
 _ACCEPT_AGAIN_S = 0.1
-# Connections that wait to be opened; of more, the oldest are closed.
-_MAX_ACCEPTED = 1024
+# Connections that wait to be opened, at most, and as a share of the process's descriptors; of more, the oldest are closed.
+_MAX_ACCEPTED, _ACCEPTED_SHARE = 1024, 1 / 8
 _TLS_HANDSHAKE_TIMEOUT_S = 10.0
 # Bytes of an answer that the system takes beyond those that are on their way to the caller.
 _MAX_UNSENT_BYTES = 64 * 1024
@@ -79,6 +80,8 @@ class _Listener:
         # of each host, with the loop's time when it was taken in: the oldest first
         self._accepted: dict[str, list[tuple[socket.socket, float]]] = {}
         self._count = 0
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._max_accepted = min(_MAX_ACCEPTED, max(1, int(descriptors * _ACCEPTED_SHARE)))
         self._opening: set[asyncio.Task[None]] = set()
         self._is_scheduled = False
         self._accept_later: asyncio.TimerHandle | None = None
@@ -118,7 +121,7 @@ class _Listener:
             connection.setblocking(False)
             self._accepted.setdefault(address[0], []).append((connection, self._loop.time()))
             self._count += 1
-            if self._count > _MAX_ACCEPTED:
+            if self._count > self._max_accepted:
                 self._drop_oldest()
         if self._count and not self._is_scheduled:
             self._is_scheduled = True
