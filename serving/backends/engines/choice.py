@@ -16,9 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.backends.backend import Tensors
-from serving.backends.engines import sessions
 from serving.backends.engines.choice_cache import ChoiceCache
-from serving.backends.engines.sessions import EngineName, EngineUnfit, Session, has_bfloat16, open_session
+from serving.backends.engines.sessions import (
+    EngineName,
+    EngineUnfit,
+    Session,
+    has_bfloat16,
+    has_openvino,
+    open_session,
+)
 from serving.bundle import Bundle, Role, first_inputs
 
 _log = logging.getLogger(__name__)
@@ -58,7 +64,7 @@ def open_graph(
         graph = bundle.graphs[role]
         return open_session(engine, bundle.graph_file(role), graph, threads, halves=role == "refiner")
 
-    if wanted == "onnxruntime" or (wanted is None and sessions.openvino is None):
+    if wanted == "onnxruntime" or (wanted is None and not has_openvino()):
         return Chosen(opened("onnxruntime"), "onnxruntime")
     if wanted is not None:
         session = opened(wanted)
@@ -76,7 +82,7 @@ def open_graph(
 
 def candidates() -> tuple[EngineName, ...]:
     """The engines that there are here. The first one is what the others are compared with."""
-    if sessions.openvino is None:
+    if not has_openvino():
         return ("onnxruntime",)
     return ("onnxruntime", "openvino", "openvino-bfloat16") if has_bfloat16() else ("onnxruntime", "openvino")
 

@@ -126,9 +126,14 @@ class OpenVinoSession:
         return {name: np.array(found[name]) for name in self.outputs}
 
 
+def has_openvino() -> bool:
+    """Whether OpenVINO is installed."""
+    return openvino is not None
+
+
 def has_bfloat16() -> bool:
     """Whether OpenVINO is installed and this processor computes in bfloat16."""
-    if openvino is None:
+    if not has_openvino():
         return False
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
@@ -142,7 +147,7 @@ def open_session(
     """
     if engine == "onnxruntime":
         return InHalves(file, threads) if halves and threads > 1 else OnnxRuntimeSession(file, threads)
-    if openvino is None:
+    if not has_openvino():
         raise EngineUnfit(
             "OpenVINO is not installed; pip install 'indomain-gateway[openvino]', or set INDOMAIN_ENGINE=auto."
         )
