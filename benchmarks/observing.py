@@ -128,7 +128,7 @@ def main(config: ObservingConfig) -> None:
     base: dict[str, Any] = {
         "model_repository": config.repository,
         "intra_op_threads": config.threads,
-        "refiner_engine": "onnxruntime",  # not asked here, so not to be tried out either
+        "engine": "onnxruntime",  # not asked here, so not to be tried out either
     }
     silent = base | {"log_requests": False}
     with ExitStack() as opened:

@@ -27,7 +27,7 @@ from export.bundles.manifest import describe_graph
 from export.graphs.graphs import refiner_graph, to_onnx
 from export.graphs.storage import save
 from export.parity.refiner import carried_on, refiner_inputs
-from serving.backends.engines import OnnxRuntimeSession, OpenVinoSession, Session, has_bfloat16
+from serving.backends.engines.sessions import OnnxRuntimeSession, OpenVinoSession, Session, has_bfloat16
 from serving.bundle import GraphSpec
 from training.data.pictures import load_pictures
 from training.losses.perceptual import LPIPSSq, VGG16Conv43
@@ -233,7 +233,7 @@ def graph_ways(
         spec = GraphSpec.model_validate(describe_graph(graph, f"{optimiser}_refiner", 1, folder))
         sessions: dict[str, Session] = {"ONNX Runtime": OnnxRuntimeSession(file, threads)}
         if has_bfloat16():
-            sessions["OpenVINO bf16"] = OpenVinoSession(file, spec, threads)
+            sessions["OpenVINO bf16"] = OpenVinoSession(file, spec, threads, bfloat16=True)
         for engine, session in sessions.items():
             ways[f"{optimiser}, {engine}"] = graph_way(session, optimiser, objective, codes, images)
     return ways

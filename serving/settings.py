@@ -7,6 +7,7 @@ out of a request are part of the contract and stand in jobs.py.
 from __future__ import annotations
 
 import ipaddress
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +16,11 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _MIB = 1024 * 1024
+
+
+def _cache_folder() -> Path:
+    """Where this user's programs keep what they can make again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "indomain"
 
 
 class Settings(BaseSettings):
@@ -125,9 +131,12 @@ class Settings(BaseSettings):
     intra_op_threads: int = Field(default=0, ge=0)
     """Threads for each run of a graph. 0: one for each processor that this process may use (container limits count)."""
 
-    refiner_engine: Literal["auto", "onnxruntime", "openvino"] = "auto"
-    """Runtime for refinement steps. auto: OpenVINO if it is installed, the processor has bfloat16, and a trial at
-    start-up gives right results faster than ONNX Runtime."""
+    engine: Literal["auto", "onnxruntime", "openvino", "openvino-bfloat16"] = "auto"
+    """What runs graphs in this process. auto: each graph is tried at start-up on every engine that there is, and runs
+    on the fastest whose answers are right. openvino: in float32. /readyz says which one runs what."""
+
+    engine_cache: Path = Field(default_factory=lambda: _cache_folder() / "engines.json")
+    """File that remembers what the trials found, for the next start. It may be missing or not writable."""
 
     max_batch_size: int = Field(default=16, ge=1)
     """Maximum number of samples in one run of a graph; a bundle may set it lower. Memory grows with the largest

@@ -29,6 +29,11 @@ class Inference:
 class Backend(Protocol):
     """Runs the graphs of bundles. How it batches the samples of different requests is its own affair."""
 
+    @property
+    def engines(self) -> Mapping[str, str]:
+        """What runs each graph in this process, by the graph's model; empty where servers run them."""
+        ...
+
     async def load(self) -> None:
         """Loads the graphs of the bundles that it was made with. Raises BundleInvalid, BackendUnavailable."""
 

@@ -1,13 +1,13 @@
 """The embedded back end: runs graphs in this process, with a session and a batcher for each, on a few threads.
 
-It needs no server. Batches are not padded: ONNX Runtime on a CPU gains nothing from that.
+It needs no server. Batches are not padded: on a CPU nothing is gained by that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +15,9 @@ import numpy as np
 
 from serving.backends.backend import Inference, Tensors, count_samples
 from serving.backends.batcher import Batcher
-from serving.backends.engines import EngineUnfit, OnnxRuntimeSession, Session, open_refiner
+from serving.backends.engines.choice import open_graph
+from serving.backends.engines.choice_cache import ChoiceCache
+from serving.backends.engines.sessions import EngineName, EngineUnfit, Session
 from serving.backends.references import check_reference
 from serving.bundle import Bundle, GraphKey, GraphSpec, Role
 from serving.deadline import Clock, Deadline, MonotonicClock
@@ -92,6 +94,10 @@ class EmbeddedBackend:
         leaving = [self._graphs.pop(key) for key in self._graphs.keys() - kept]
         await _close(leaving)
 
+    @property
+    def engines(self) -> Mapping[str, str]:
+        return {graph.model: graph.engine for graph in self._graphs.values()}
+
     def check_room(self, graph: GraphSpec, count: int) -> None:
         if graph.key in self._graphs:
             self._graphs[graph.key].check_room(count)
@@ -132,8 +138,10 @@ class _Graph:
         threads: int,
         shared: tuple[ThreadPoolExecutor, asyncio.Semaphore] | None,
     ) -> None:
-        self._bundle, self._role, self._engine = bundle, role, settings.refiner_engine
+        self._bundle, self._role, self._settings = bundle, role, settings
         self._spec = spec = bundle.graphs[role]
+        self.model, self.engine = spec.model, ""
+        self._metrics = metrics
         self._threads = threads
         self._has_own_worker = shared is None
         # A pool starts no thread before it is given work.
@@ -194,12 +202,19 @@ class _Graph:
         await self._batcher.close()
         if self._has_own_worker:
             self._workers.shutdown()
+        if self.engine:
+            self._metrics.graph_engine.labels(self._spec.model, self.engine).set(0)
         self._session = None
 
     def _open(self) -> Session:
-        if self._role == "refiner":
-            return open_refiner(self._bundle, self._threads, self._engine)
-        return OnnxRuntimeSession(self._bundle.graph_file(self._role), self._threads)
+        settings = self._settings
+        wanted: EngineName | None = None if settings.engine == "auto" else settings.engine
+        chosen = open_graph(
+            self._bundle, self._role, self._threads, wanted, ChoiceCache(settings.engine_cache)
+        )
+        self.engine = chosen.engine
+        self._metrics.graph_engine.labels(self._spec.model, chosen.engine).set(1)
+        return chosen.session
 
     def _check_against_manifest(self, session: Session) -> None:
         for specs, found in ((self._spec.inputs, session.inputs), (self._spec.outputs, session.outputs)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 from tritonclient.utils import InferenceServerException
@@ -134,6 +134,10 @@ class TritonBackend:
             for part in parts:
                 part.cancel()
         return Inference({s.name: np.concatenate([part[s.name] for part in outputs]) for s in graph.outputs})
+
+    @property
+    def engines(self) -> Mapping[str, str]:
+        return {}
 
     async def healthy(self) -> bool:
         return any(server.has(self._wanted) for server in self._servers)

@@ -67,7 +67,7 @@ def create_app(
             serve = _event_stream if method.streams_responses else _unary
             endpoint = serve(method, getattr(editing, method.name))
             app.add_api_route(method.path, endpoint, methods=[method.verb], include_in_schema=False)
-    _add_operation_routes(app, pipeline, metrics)
+    _add_operation_routes(app, pipeline, metrics, tells_engines=settings.keys_file is None)
     if settings.studio:
         add_studio(app)
     else:
@@ -79,7 +79,7 @@ def create_app(
 def create_operations_app(pipeline: Pipeline, metrics: Metrics) -> FastAPI:
     """The ASGI application of the operations port: probes and metrics, for whoever can reach it."""
     app = FastAPI(title="Indomain operations", version=__version__, openapi_url=None)
-    _add_operation_routes(app, pipeline, metrics)
+    _add_operation_routes(app, pipeline, metrics, tells_engines=True)
     return app
 
 
@@ -119,7 +119,7 @@ async def _serve_session(editing: Editing, websocket: WebSocket) -> None:
     await serve_session(websocket, editing, _call(websocket))
 
 
-def _add_operation_routes(app: FastAPI, pipeline: Pipeline, metrics: Metrics) -> None:
+def _add_operation_routes(app: FastAPI, pipeline: Pipeline, metrics: Metrics, *, tells_engines: bool) -> None:
     @app.get("/healthz", response_class=PlainTextResponse, tags=["operation"])
     async def healthz() -> str:
         """200 as long as the process answers."""
@@ -127,9 +127,13 @@ def _add_operation_routes(app: FastAPI, pipeline: Pipeline, metrics: Metrics) ->
 
     @app.get("/readyz", response_class=PlainTextResponse, tags=["operation"])
     async def readyz() -> Response:
-        """200 when a request sent now would be served, otherwise 503."""
-        ready = await pipeline.healthy()
-        return PlainTextResponse("ready\n" if ready else "not ready\n", 200 if ready else 503)
+        """200 when a request sent now would be served, otherwise 503. Then a line for each graph that runs in this
+        process, with its engine; not for strangers, where there are keys."""
+        if not await pipeline.healthy():
+            return PlainTextResponse("not ready\n", 503)
+        engines = pipeline.engines.items() if tells_engines else ()
+        lines = [f"{model}: {engine}\n" for model, engine in engines]
+        return PlainTextResponse("".join(["ready\n", *lines]))
 
     @app.get("/metrics", response_class=PlainTextResponse, tags=["operation"])
     async def exposition() -> Response:

@@ -147,6 +147,11 @@ class Pipeline:
             await self._stages.find_faces(bundle, grey, call)
         await self._stages.map(bundle, (0,), 1.0, call)
 
+    @property
+    def engines(self) -> Mapping[str, str]:
+        """What runs each graph in this process, by the graph's model."""
+        return self._backend.engines
+
     async def healthy(self) -> bool:
         """Whether a request that is sent now would be served."""
         return self.ready and not self.draining and await self._backend.healthy()

@@ -83,6 +83,12 @@ class Metrics:
             ["address"],
             registry=registry,
         )
+        self.graph_engine = Gauge(
+            "indomain_graph_engine",
+            "1 for the engine that runs a graph in this process",
+            ["graph", "engine"],
+            registry=registry,
+        )
         self.ejections = Counter(
             "indomain_backend_ejections_total",
             "Times that a server was left out until it answers again",

@@ -72,7 +72,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def shipped() -> Iterator[RunningGateway]:
     """A gateway with the shipped bundle."""
-    running = RunningGateway(settings_for(REPOSITORY, refiner_engine="onnxruntime"))
+    running = RunningGateway(settings_for(REPOSITORY, engine="onnxruntime"))
     yield running
     running.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from serving.backends.backend import Backend, Inference, Tensors
 from serving.bundle import Bundle, GraphSpec
@@ -32,6 +32,10 @@ class Interposed:
         if self.before is not None:
             await self.before(graph.model)
         return await self._inner.infer(graph, inputs, deadline)
+
+    @property
+    def engines(self) -> Mapping[str, str]:
+        return self._inner.engines
 
     async def healthy(self) -> bool:
         return await self._inner.healthy()

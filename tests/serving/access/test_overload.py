@@ -23,7 +23,7 @@ from indomain.v1 import editing_pb2 as pb
 from indomain.v1 import editing_pb2_grpc
 from serving.backends.backend import Tensors
 from serving.backends.embedded import EmbeddedBackend
-from serving.backends.engines import OnnxRuntimeSession
+from serving.backends.engines.sessions import OnnxRuntimeSession
 from serving.gateway import Gateway
 from serving.repository.reader import read_bundles
 from serving.telemetry.metrics import Metrics

@@ -6,7 +6,7 @@ What other back ends answer is compared with it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import onnx
 from onnx.reference import ReferenceEvaluator
@@ -60,6 +60,10 @@ class FakeBackend:
                 )
         finally:
             self._waiting -= count
+
+    @property
+    def engines(self) -> Mapping[str, str]:
+        return {}
 
     async def healthy(self) -> bool:
         return bool(self._graphs)

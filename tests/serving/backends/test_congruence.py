@@ -12,7 +12,7 @@ import pytest
 
 from serving.backends.backend import Backend, Tensors
 from serving.backends.embedded import EmbeddedBackend
-from serving.backends.engines import openvino
+from serving.backends.engines.sessions import openvino
 from serving.backends.triton import TritonBackend
 from serving.bundle import ROLES, Bundle, Role
 from serving.deadline import Deadline
@@ -42,7 +42,7 @@ def bundle(tiny_repository: Path) -> Bundle:
 async def backend(
     request: pytest.FixtureRequest, bundle: Bundle, tiny_repository: Path
 ) -> AsyncIterator[Backend]:
-    overrides: dict[str, Any] = {"max_queue_samples": QUEUE, "refiner_engine": "onnxruntime"}
+    overrides: dict[str, Any] = {"max_queue_samples": QUEUE, "engine": "onnxruntime"}
     made: Backend
     if request.param.startswith("triton"):
         server: TritonServer = request.getfixturevalue("triton")
@@ -54,7 +54,7 @@ async def backend(
     else:
         if request.param == "openvino" and openvino is None:
             pytest.skip("OpenVINO is not installed")
-        overrides["refiner_engine"] = request.param
+        overrides["engine"] = request.param
         made = EmbeddedBackend([bundle], settings_for(tiny_repository, **overrides), Metrics())
     await made.load()
     yield made

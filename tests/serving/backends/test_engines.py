@@ -1,4 +1,4 @@
-"""The engine that refinement steps run on: which one is taken, and that its answers are looked at first."""
+"""The engine that a graph runs on: which one is taken, and that its answers are looked at first."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.backends import engines
 from serving.backends.embedded import EmbeddedBackend
-from serving.backends.engines import (
+from serving.backends.engines import choice, sessions
+from serving.backends.engines.choice import Chosen, candidates, open_graph, probe
+from serving.backends.engines.choice_cache import ChoiceCache
+from serving.backends.engines.sessions import (
+    EngineName,
     EngineUnfit,
     InHalves,
     OnnxRuntimeSession,
     OpenVinoSession,
     Session,
     has_bfloat16,
-    loss_error,
-    open_refiner,
-    probe,
 )
-from serving.bundle import Bundle
+from serving.bundle import ROLES, Bundle, Role
 from serving.errors import BundleInvalid
 from serving.repository.reader import read_bundle
 from serving.settings import Settings
 from serving.telemetry.metrics import Metrics
+from tests.serving.running_gateway import settings_for
 
 
 @pytest.fixture
@@ -35,40 +36,100 @@ def bundle(tiny_repository: Path) -> Bundle:
 
 @pytest.fixture
 def wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An OpenVINO that has the first loss right, and no other: as if its gradient were wrong."""
+    """An OpenVINO that has the first loss right, and no other, as if its gradient were wrong; and other values not."""
 
-    def run(self: OpenVinoSession, feeds: engines.Tensors) -> engines.Tensors:
+    def run(self: OpenVinoSession, feeds: sessions.Tensors) -> sessions.Tensors:
         outputs = dict(honest(self, feeds))
-        return outputs | {"loss": np.concatenate([outputs["loss"][:, :1], 1.1 * outputs["loss"][:, 1:]], 1)}
+        if "loss" in outputs:
+            return outputs | {
+                "loss": np.concatenate([outputs["loss"][:, :1], 1.1 * outputs["loss"][:, 1:]], 1)
+            }
+        return {name: (0.8 * value).astype(value.dtype) for name, value in outputs.items()}
 
     honest = OpenVinoSession.run
     monkeypatch.setattr(OpenVinoSession, "run", run)
 
 
-def test_openvino_answers_as_onnx_runtime_does(bundle: Bundle) -> None:
-    session, reference = open_refiner(bundle, 1, "openvino"), open_refiner(bundle, 1, "onnxruntime")
-    assert isinstance(session, OpenVinoSession)
-    assert (session.inputs, session.outputs) == (reference.inputs, reference.outputs)
-    assert loss_error(session, reference, probe(bundle)) < 0.02
+def taken(
+    monkeypatch: pytest.MonkeyPatch, bundle: Bundle, faster: type[Session], cache: ChoiceCache | None = None
+) -> Chosen:
+    """What is chosen for the refiner where sessions of one kind are faster."""
+    monkeypatch.setattr(choice, "sample_seconds", lambda session, *_: 2.0 - isinstance(session, faster))
+    return open_graph(bundle, "refiner", 1, None, cache)
 
 
-def test_the_faster_engine_is_taken_by_itself(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    def taken(faster: type[Session]) -> type[Session]:
-        monkeypatch.setattr(engines, "chunk_seconds", lambda session, _: 2.0 - isinstance(session, faster))
-        return type(open_refiner(bundle, 1, "auto"))
+@pytest.mark.parametrize("role", ROLES)
+def test_openvino_answers_as_onnx_runtime_does(bundle: Bundle, role: Role) -> None:
+    if role not in bundle.graphs:
+        pytest.skip("the bundle has no such graph")
+    found, reference = (open_graph(bundle, role, 1, engine, None) for engine in ("openvino", "onnxruntime"))
+    assert isinstance(found.session, OpenVinoSession)
+    assert (found.session.inputs, found.session.outputs) == (
+        reference.session.inputs,
+        reference.session.outputs,
+    )
 
-    assert taken(OpenVinoSession) is (OpenVinoSession if has_bfloat16() else OnnxRuntimeSession)
-    assert taken(OnnxRuntimeSession) is OnnxRuntimeSession
-    monkeypatch.setattr(engines, "openvino", None)
-    assert taken(OpenVinoSession) is OnnxRuntimeSession
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_result_does_not_depend_on_its_company(bundle: Bundle, role: Role, engine: EngineName) -> None:
+    """To the bit, in float32."""
+    if role not in bundle.graphs:
+        pytest.skip("the bundle has no such graph")
+    session = open_graph(bundle, role, 2, engine, None).session
+    random = np.random.default_rng(3)
+    feeds = {
+        name: np.concatenate([value, *(random.permutation(value.ravel()).reshape(value.shape) for _ in "12")])
+        for name, value in probe(bundle, role).items()
+    }
+    together = session.run(feeds)
+    for n in range(0, len(next(iter(feeds.values()))), 2):
+        alone = session.run({name: value[n : n + 1] for name, value in feeds.items()})
+        assert all(np.array_equal(together[name][n : n + 1], alone[name]) for name in alone)
+
+
+def test_the_fastest_engine_is_taken(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(taken(monkeypatch, bundle, OpenVinoSession).session, OpenVinoSession)
+    assert taken(monkeypatch, bundle, OnnxRuntimeSession).engine == "onnxruntime"
+    monkeypatch.setattr(sessions, "openvino", None)
+    assert taken(monkeypatch, bundle, OpenVinoSession).engine == "onnxruntime"
+
+
+def test_a_choice_is_remembered_for_its_graph_and_machine(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cache = ChoiceCache(tmp_path / "folder" / "engines.json")
+    first = taken(monkeypatch, bundle, OpenVinoSession, cache).engine
+    assert first.startswith("openvino")
+    # no trial: it would find the other one faster
+    assert taken(monkeypatch, bundle, OnnxRuntimeSession, cache).engine == first
+    assert cache.get(bundle.graphs["refiner"], 2) is None
+    assert cache.get(bundle.graphs["encoder"], 1) is None
+    changed = bundle.graphs["refiner"].model_copy(update={"sha256": "0" * 64})
+    assert cache.get(changed, 1) is None
+    monkeypatch.setattr(sessions, "openvino", None)
+    assert taken(monkeypatch, bundle, OpenVinoSession, cache).engine == "onnxruntime"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"x": 1}'])
+def test_a_broken_file_of_choices_costs_a_trial_only(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str
+) -> None:
+    file = tmp_path / "engines.json"
+    file.write_text(content)
+    assert taken(monkeypatch, bundle, OnnxRuntimeSession, ChoiceCache(file)).engine == "onnxruntime"
+    assert ChoiceCache(file).get(bundle.graphs["refiner"], 1) == "onnxruntime"
+    unwritable = ChoiceCache(file / "below a file" / "engines.json")
+    assert taken(monkeypatch, bundle, OnnxRuntimeSession, unwritable).engine == "onnxruntime"
 
 
 @pytest.mark.parametrize("threads", [2, 3, 4])
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 8])
 def test_halves_answer_to_the_bit_what_the_whole_does(bundle: Bundle, count: int, threads: int) -> None:
-    session, whole = open_refiner(bundle, threads, "onnxruntime"), open_refiner(bundle, 1, "onnxruntime")
+    session = open_graph(bundle, "refiner", threads, "onnxruntime", None).session
+    whole = open_graph(bundle, "refiner", 1, "onnxruntime", None).session
     assert isinstance(session, InHalves)
-    feeds = {name: np.concatenate([value] * 4)[:count] for name, value in probe(bundle).items()}
+    feeds = {name: np.concatenate([value] * 4)[:count] for name, value in probe(bundle, "refiner").items()}
     wanted = whole.run(feeds)
     found = session.run(feeds)
     assert list(found) == list(wanted)
@@ -76,21 +137,48 @@ def test_halves_answer_to_the_bit_what_the_whole_does(bundle: Bundle, count: int
 
 
 @pytest.mark.usefixtures("wrong")
+@pytest.mark.parametrize("role", ["refiner", "generator", "encoder"])
 def test_an_engine_that_answers_wrongly_is_not_used(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, role: Role
 ) -> None:
     with pytest.raises(EngineUnfit, match="off by"):
-        open_refiner(bundle, 1, "openvino")
-    monkeypatch.setattr(engines, "has_bfloat16", lambda: True)
-    assert isinstance(open_refiner(bundle, 1, "auto"), OnnxRuntimeSession)
-    assert "refined by ONNX Runtime" in caplog.text
+        open_graph(bundle, role, 1, "openvino", None)
+    monkeypatch.setattr(
+        choice, "sample_seconds", lambda session, *_: 2.0 - isinstance(session, OpenVinoSession)
+    )
+    assert open_graph(bundle, role, 1, None, None).engine == "onnxruntime"
+    assert "off by" in caplog.text
+
+
+def test_bfloat16_is_tried_where_the_processor_has_it(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ("openvino-bfloat16" in candidates()) == has_bfloat16()
+    if not has_bfloat16():
+        with pytest.raises(EngineUnfit, match="bfloat16"):
+            open_graph(bundle, "generator", 1, "openvino-bfloat16", None)
+    monkeypatch.setattr(choice, "has_bfloat16", lambda: True)
+    assert candidates()[-1] == "openvino-bfloat16"
+
+
+async def test_the_gateway_tells_which_engine_runs_what(bundle: Bundle, tiny_repository: Path) -> None:
+    metrics = Metrics()
+    settings = settings_for(tiny_repository, engine="openvino")
+    backend = EmbeddedBackend([bundle], settings, metrics)
+    await backend.load()
+    model = bundle.graphs["generator"].model
+    labels = {"graph": model, "engine": "openvino"}
+    assert backend.engines[model] == "openvino"
+    assert metrics.registry.get_sample_value("indomain_graph_engine", labels) == 1
+    await backend.close()
+    assert metrics.registry.get_sample_value("indomain_graph_engine", labels) == 0
 
 
 async def test_the_gateway_does_not_start_on_an_engine_that_is_missing(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "openvino", None)
-    backend = EmbeddedBackend([bundle], Settings(refiner_engine="openvino"), Metrics())
+    monkeypatch.setattr(sessions, "openvino", None)
+    backend = EmbeddedBackend([bundle], Settings(engine="openvino"), Metrics())
     with pytest.raises(BundleInvalid, match="pip install"):
         await backend.load()
 

@@ -127,9 +127,7 @@ def test_the_shipped_bundle_on_triton(triton_installed: None, tmp_path: Path) ->
     try:
         for overrides in ({}, {"backend": "triton", "triton_addresses": (server.address,)}):
             running = RunningGateway(
-                settings_for(
-                    shipped.REPOSITORY, refiner_engine="onnxruntime", intra_op_threads=0, **overrides
-                )
+                settings_for(shipped.REPOSITORY, engine="onnxruntime", intra_op_threads=0, **overrides)
             )
             try:
                 answers.append(running.stub.Invert(inverting(photo, 10), timeout=120))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +63,10 @@ class ScriptedRefiner:
                 "best_loss": np.array([[chunk[best]]], np.float32),
             }
         )
+
+    @property
+    def engines(self) -> Mapping[str, str]:
+        return {}
 
     async def healthy(self) -> bool:
         return True

@@ -1,25 +1,21 @@
 """The runtimes that can run a graph in this process, behind one small protocol, Session: open a file, run a batch.
 
-ONNX Runtime runs every graph. OpenVINO (the extra `openvino`) may run refiners: on processors with AVX512_BF16 or AMX
-it computes in bfloat16, several times faster. OpenVINO has given wrong results without an error before, so its results
-on a refiner are compared with ONNX Runtime's before it is used.
+ONNX Runtime runs every graph, in float32. OpenVINO (the extra `openvino`) may run any, in float32, or in bfloat16 on
+processors with AVX512_BF16 or AMX, several times faster. `choice.py` says which one runs a graph.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from serving.backends.backend import Tensors
-from serving.bundle import Bundle, GraphSpec, TensorSpec, first_inputs
+from serving.bundle import GraphSpec, TensorSpec
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it is read once, at import
 import onnxruntime
@@ -29,10 +25,8 @@ try:
 except ImportError:
     openvino = None
 
-_log = logging.getLogger(__name__)
-
-LOSS_TOLERANCE = 0.02
-"""How far OpenVINO's first losses may be from ONNX Runtime's, relative. bfloat16 has 8 significant bits."""
+EngineName = Literal["onnxruntime", "openvino", "openvino-bfloat16"]
+"""A runtime and what it computes in: float32 where nothing else is said."""
 _ORT_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 _OPENVINO_DTYPES = {"u8": "uint8", "f32": "float32"}
 
@@ -97,12 +91,17 @@ class InHalves:
 
 
 class OpenVinoSession:
-    """A session on OpenVINO's CPU plugin. Convolutions and matrix products run in bfloat16 if the processor has it."""
+    """A session on OpenVINO's CPU plugin, in float32 or in bfloat16 (convolutions and matrix products only).
 
-    def __init__(self, file: Path, graph: GraphSpec, threads: int) -> None:
+    In float32 it runs one sample after another: it sums in another order in batches, and a result must not depend on
+    its company.
+    """
+
+    def __init__(self, file: Path, graph: GraphSpec, threads: int, *, bfloat16: bool = False) -> None:
+        self.one_by_one = not bfloat16
         core = openvino.Core()
         settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
-        settings["INFERENCE_PRECISION_HINT"] = "bf16" if has_bfloat16() else "f32"
+        settings["INFERENCE_PRECISION_HINT"] = "bf16" if bfloat16 else "f32"
         compiled = core.compile_model(core.read_model(file), "CPU", settings)
 
         def known(ports: Sequence[Any], specs: Sequence[TensorSpec]) -> dict[str, str]:
@@ -116,77 +115,43 @@ class OpenVinoSession:
         self._request = compiled.create_infer_request()
 
     def run(self, feeds: Tensors) -> Tensors:
+        count = len(next(iter(feeds.values())))
+        if not self.one_by_one or count == 1:
+            return self._infer(feeds)
+        runs = [self._infer({name: value[n : n + 1] for name, value in feeds.items()}) for n in range(count)]
+        return {name: np.concatenate([found[name] for found in runs]) for name in self.outputs}
+
+    def _infer(self, feeds: Tensors) -> Tensors:
         found = self._request.infer(dict(feeds), share_inputs=True)
         return {name: np.array(found[name]) for name in self.outputs}
 
 
+def has_openvino() -> bool:
+    """Whether OpenVINO is installed."""
+    return openvino is not None
+
+
 def has_bfloat16() -> bool:
     """Whether OpenVINO is installed and this processor computes in bfloat16."""
-    if openvino is None:
+    if not has_openvino():
         return False
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def open_refiner(bundle: Bundle, threads: int, engine: str) -> Session:
-    """Opens a bundle's refiner. `engine`: "onnxruntime", "openvino", or "auto" for the faster of the two.
+def open_session(
+    engine: EngineName, file: Path, graph: GraphSpec, threads: int, *, halves: bool = False
+) -> Session:
+    """Opens a graph on an engine. `halves`: batches on ONNX Runtime run as two halves where there are the threads.
 
-    Raises EngineUnfit if the engine is "openvino", and OpenVINO is missing or differs from ONNX Runtime.
+    Raises EngineUnfit where the engine is not there, and what the runtime raises where it cannot read the graph.
     """
-    file = bundle.graph_file("refiner")
-    # With the engine "openvino", ONNX Runtime only serves as the reference.
-    in_halves = threads > 1 and engine != "openvino"
-    reference = InHalves(file, threads) if in_halves else OnnxRuntimeSession(file, threads)
-    if engine == "onnxruntime" or (engine == "auto" and not has_bfloat16()):
-        return reference
-    if openvino is None:
+    if engine == "onnxruntime":
+        return InHalves(file, threads) if halves and threads > 1 else OnnxRuntimeSession(file, threads)
+    if not has_openvino():
         raise EngineUnfit(
-            "OpenVINO is not installed; pip install 'indomain-gateway[openvino]', or set INDOMAIN_REFINER_ENGINE=auto."
+            "OpenVINO is not installed; pip install 'indomain-gateway[openvino]', or set INDOMAIN_ENGINE=auto."
         )
-    session = OpenVinoSession(file, bundle.graphs["refiner"], threads)
-    feeds = probe(bundle)
-    error = loss_error(session, reference, feeds)
-    if error > LOSS_TOLERANCE:
-        complaint = f"OpenVINO's losses are off by {error:.2g}, at most {LOSS_TOLERANCE} allowed"
-        if engine == "openvino":
-            raise EngineUnfit(complaint)
-        _log.warning("%s: refined by ONNX Runtime, as %s", bundle.name, complaint)
-        return reference
-    if engine == "auto" and chunk_seconds(reference, feeds) < chunk_seconds(session, feeds):
-        return reference
-    _log.info("%s: refined by OpenVINO, its losses within %.2g of ONNX Runtime's", bundle.name, error)
-    return session
-
-
-def probe(bundle: Bundle) -> dict[str, npt.NDArray[Any]]:
-    """Inputs of a first chunk for the comparison: a batch of two random codes, refined towards a grey picture."""
-    noise = np.random.default_rng(0).standard_normal((2, *bundle.code_std.shape), dtype=np.float32)
-    grey = np.full((2, bundle.resolution, bundle.resolution, 3), 128, np.uint8)
-    return first_inputs(bundle, bundle.mean_code + 0.5 * bundle.code_std * noise, grey, bundle.refine)
-
-
-def loss_error(session: Session, reference: Session, feeds: Tensors) -> float:
-    """The largest relative difference between two sessions' first two losses.
-
-    The second loss depends on the first gradient. Later losses say less: an optimiser amplifies rounding errors.
-    """
-
-    def first_losses(runs: Session) -> npt.NDArray[Any]:
-        chunk = runs.run(feeds)
-        onward = {name: chunk.get(f"next_{name}", value) for name, value in feeds.items()}
-        return np.concatenate([chunk["loss"], runs.run(onward)["loss"]], 1)[:, :2]
-
-    found, wanted = first_losses(session), first_losses(reference)
-    return float(np.nan_to_num(np.abs(found - wanted) / np.abs(wanted), nan=np.inf).max())
-
-
-def chunk_seconds(session: Session, feeds: Tensors) -> float:
-    """Seconds for a chunk of all codes and a chunk of the first code alone; the best of three trials."""
-    alone = {name: value[:1] for name, value in feeds.items()}
-
-    def once() -> float:
-        begun_s = time.perf_counter()
-        session.run(feeds)
-        session.run(alone)
-        return time.perf_counter() - begun_s
-
-    return min(once() for _ in range(3))
+    bfloat16 = engine == "openvino-bfloat16"
+    if bfloat16 and not has_bfloat16():
+        raise EngineUnfit("This processor does not compute in bfloat16; set INDOMAIN_ENGINE=auto.")
+    return OpenVinoSession(file, graph, threads, bfloat16=bfloat16)

@@ -1,0 +1,202 @@
+"""Which engine runs a graph: each is tried, what it answers is looked at, and the fastest that is right is taken.
+
+OpenVINO has given wrong results without an error before. So its answers are compared with ONNX Runtime's first, within
+a tolerance of its precision.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from serving.backends.backend import Tensors
+from serving.backends.engines.choice_cache import ChoiceCache
+from serving.backends.engines.sessions import (
+    EngineName,
+    EngineUnfit,
+    Session,
+    has_bfloat16,
+    has_openvino,
+    open_session,
+)
+from serving.bundle import Bundle, Role, first_inputs
+
+_log = logging.getLogger(__name__)
+
+LOSS_TOLERANCE: dict[EngineName, float] = {"openvino": 1e-3, "openvino-bfloat16": 0.02}
+"""How far a refiner's first losses may be from ONNX Runtime's, relative. bfloat16 has 8 significant bits."""
+TOLERANCE: dict[EngineName, float] = {"openvino": 1e-3, "openvino-bfloat16": 0.05}
+"""How far a code, score or face may be, relative to the largest value."""
+PICTURE_TOLERANCE: dict[EngineName, float] = {"openvino": 1e-3, "openvino-bfloat16": 0.01}
+"""How far a picture may be: root mean square of the differences, relative to 255. 0.01 is 40 dB."""
+# A graph is timed for so long, or so many times.
+_TRIAL_S, _MOST_TRIALS = 0.25, 5
+# Engines are compared on one sample, and on a batch of so many.
+_BATCH = 4
+# A refinement's batches are long: two samples say as much.
+_REFINER_BATCH = 2
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The session of a graph and the engine that it is of."""
+
+    session: Session
+    engine: EngineName
+
+
+def open_graph(
+    bundle: Bundle, role: Role, threads: int, wanted: EngineName | None, cache: ChoiceCache | None
+) -> Chosen:
+    """Opens a graph on the engine that is wanted; None stands for the fastest that is right.
+
+    Raises EngineUnfit if the engine that is wanted is not there or answers wrongly, and what ONNX Runtime raises where
+    it cannot read the graph.
+    """
+
+    def opened(engine: EngineName) -> Session:
+        graph = bundle.graphs[role]
+        return open_session(engine, bundle.graph_file(role), graph, threads, halves=role == "refiner")
+
+    if wanted == "onnxruntime" or (wanted is None and not has_openvino()):
+        return Chosen(opened("onnxruntime"), "onnxruntime")
+    if wanted is not None:
+        session = opened(wanted)
+        if error := _complaint(bundle, role, session, wanted, opened("onnxruntime")):
+            raise EngineUnfit(error)
+        return Chosen(session, wanted)
+    known = cache.get(bundle.graphs[role], threads) if cache else None
+    if known is not None and known in candidates():
+        return Chosen(opened(known), known)
+    chosen, milliseconds = _fastest(bundle, role, opened)
+    if cache:
+        cache.put(bundle.graphs[role], threads, chosen.engine, milliseconds)
+    return chosen
+
+
+def candidates() -> tuple[EngineName, ...]:
+    """The engines that there are here. The first one is what the others are compared with."""
+    if not has_openvino():
+        return ("onnxruntime",)
+    return ("onnxruntime", "openvino", "openvino-bfloat16") if has_bfloat16() else ("onnxruntime", "openvino")
+
+
+def _fastest(
+    bundle: Bundle, role: Role, opened: Callable[[EngineName], Session]
+) -> tuple[Chosen, dict[EngineName, float]]:
+    """The fastest engine that is right, and milliseconds a sample of each that is."""
+    model = bundle.graphs[role].model
+    reference = opened("onnxruntime")
+    chosen = Chosen(reference, "onnxruntime")
+    feeds = probe(bundle, role)
+    reference.run(_first(feeds))
+    best_s = sample_seconds(reference, feeds, role)
+    milliseconds: dict[EngineName, float] = {"onnxruntime": round(1e3 * best_s, 2)}
+    for engine in candidates()[1:]:
+        try:
+            session = opened(engine)
+            error = _complaint(bundle, role, session, engine, reference)
+        except Exception as failure:
+            error = f"{engine} cannot run it ({type(failure).__name__})"
+        if error:
+            _log.warning("%s: %s", model, error)
+            continue
+        seconds = sample_seconds(session, feeds, role)
+        milliseconds[engine] = round(1e3 * seconds, 2)
+        if seconds < best_s:
+            chosen, best_s = Chosen(session, engine), seconds
+    told = ", ".join(f"{engine} {found:g}" for engine, found in milliseconds.items())
+    _log.info("%s runs on %s; milliseconds a picture: %s", model, chosen.engine, told)
+    return chosen, milliseconds
+
+
+def _complaint(bundle: Bundle, role: Role, session: Session, engine: EngineName, reference: Session) -> str:
+    """What is wrong with an engine's answers; empty where they are right."""
+    feeds = probe(bundle, role)
+    if role == "refiner":
+        off, allowed = loss_error(session, reference, feeds), LOSS_TOLERANCE[engine]
+    else:
+        found, wanted = session.run(_first(feeds)), reference.run(_first(feeds))
+        pictures = any(value.dtype == np.uint8 for value in wanted.values())
+        allowed = (PICTURE_TOLERANCE if pictures else TOLERANCE)[engine]
+        off = max(_difference(found[name], wanted[name]) for name in wanted)
+    return (
+        f"the answers of {engine} are off by {off:.2g}, at most {allowed:g} allowed" if off > allowed else ""
+    )
+
+
+def _difference(found: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> float:
+    apart = np.abs(found.astype(np.float64) - wanted.astype(np.float64))
+    if wanted.dtype == np.uint8:
+        return float(np.sqrt((apart**2).mean()) / 255)
+    return float(np.nan_to_num(apart, nan=np.inf).max() / max(np.abs(wanted).max(), 1e-6))
+
+
+def probe(bundle: Bundle, role: Role) -> dict[str, npt.NDArray[Any]]:
+    """Inputs to try a graph with, a small batch: the sample that is stored in the bundle, several times over, or random
+    numbers where none is stored, as in bundles of older exports."""
+    count = _REFINER_BATCH if role == "refiner" else _BATCH
+    if role in bundle.references:
+        return {
+            name: np.repeat(value[:1], count, 0) for name, value in bundle.references[role].inputs.items()
+        }
+    random = np.random.default_rng(0)
+    noise = random.standard_normal((count, *bundle.code_std.shape), dtype=np.float32)
+    codes = bundle.mean_code + 0.5 * bundle.code_std * noise
+    if role == "refiner":
+        grey = np.full((count, bundle.resolution, bundle.resolution, 3), 128, np.uint8)
+        return first_inputs(bundle, codes, grey, bundle.refine)
+    return {
+        spec.name: codes
+        if spec.name == "code"
+        else random.uniform(0, 256 if spec.dtype == "uint8" else 1, (count, *spec.shape[1:])).astype(
+            spec.dtype
+        )
+        for spec in bundle.graphs[role].inputs
+    }
+
+
+def loss_error(session: Session, reference: Session, feeds: Tensors) -> float:
+    """The largest relative difference between two sessions' first two losses.
+
+    The second loss depends on the first gradient. Later losses say less: an optimiser amplifies rounding errors.
+    """
+
+    def first_losses(runs: Session) -> npt.NDArray[Any]:
+        chunk = runs.run(feeds)
+        if chunk["loss"].shape[1] > 1:
+            return chunk["loss"][:, :2]
+        onward = {name: chunk.get(f"next_{name}", value) for name, value in feeds.items()}
+        return np.concatenate([chunk["loss"], runs.run(onward)["loss"]], 1)[:, :2]
+
+    feeds = _first(feeds)
+    found, wanted = first_losses(session), first_losses(reference)
+    return float(np.nan_to_num(np.abs(found - wanted) / np.abs(wanted), nan=np.inf).max())
+
+
+def sample_seconds(session: Session, feeds: Tensors, role: Role) -> float:
+    """Seconds a sample, alone and in a batch on average: each the best of a few trials."""
+    alone_s = _best_seconds(session, _first(feeds))
+    if getattr(session, "one_by_one", False):
+        return alone_s
+    count = len(next(iter(feeds.values())))
+    return (alone_s + _best_seconds(session, feeds) / count) / 2
+
+
+def _best_seconds(session: Session, feeds: Tensors) -> float:
+    found: list[float] = []
+    while len(found) < _MOST_TRIALS and sum(found) < _TRIAL_S:
+        begun_s = time.perf_counter()
+        session.run(feeds)
+        found.append(time.perf_counter() - begun_s)
+    return min(found)
+
+
+def _first(feeds: Tensors) -> dict[str, npt.NDArray[Any]]:
+    return {name: value[:1] for name, value in feeds.items()}

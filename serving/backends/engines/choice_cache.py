@@ -1,0 +1,89 @@
+"""Remembers which engine is the fastest for a graph here, so that a start need not try them again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from serving.backends.engines.sessions import EngineName
+from serving.bundle import GraphSpec
+
+_log = logging.getLogger(__name__)
+
+_PACKAGES = ("onnxruntime", "openvino")
+_CPU_INFO = Path("/proc/cpuinfo")
+# What tells processors apart: their names and what they can compute with.
+_TOLD = ("model name", "flags", "features")
+
+
+class ChoiceCache:
+    """A JSON file. An entry holds for one graph, processor, number of threads and versions of the runtimes.
+
+    A file that cannot be read or written costs the trials, and nothing else.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def get(self, graph: GraphSpec, threads: int) -> EngineName | None:
+        """The engine that was the fastest; None where that is not known."""
+        entry = self._read().get(_key(graph, threads))
+        engine = entry.get("engine") if isinstance(entry, dict) else None
+        return cast("EngineName", engine) if engine in get_args(EngineName) else None
+
+    def put(
+        self, graph: GraphSpec, threads: int, engine: EngineName, milliseconds: Mapping[EngineName, float]
+    ) -> None:
+        """Remembers a choice, and what was measured."""
+        entries = self._read()
+        entries[_key(graph, threads)] = {
+            "model": graph.model,
+            "engine": engine,
+            "milliseconds": dict(milliseconds),
+        }
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=self._file.parent, delete=False) as file:
+                json.dump(entries, file, indent=1)
+            os.replace(file.name, self._file)
+        except OSError as error:
+            _log.debug("the choice of an engine is not remembered: %s", error)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self._file.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def _key(graph: GraphSpec, threads: int) -> str:
+    told = (graph.model, graph.sha256, threads, *_machine())
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
+
+
+@cache
+def _machine() -> tuple[str, ...]:
+    """The processor and the versions of the runtimes."""
+    try:
+        lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    told = sorted({line for line in lines if line.lower().startswith(_TOLD)}) or [platform.processor()]
+    return (*told, *(_version(package) for package in _PACKAGES))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
