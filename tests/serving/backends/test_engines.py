@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,6 +173,19 @@ async def test_the_gateway_tells_which_engine_runs_what(bundle: Bundle, tiny_rep
     assert metrics.registry.get_sample_value("indomain_graph_engine", labels) == 1
     await backend.close()
     assert metrics.registry.get_sample_value("indomain_graph_engine", labels) == 0
+
+
+async def test_the_gateway_remembers_its_choices(
+    bundle: Bundle, tiny_repository: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "engines.json"
+    settings = settings_for(tiny_repository, engine="auto", engine_cache=file)
+    backend = EmbeddedBackend([bundle], settings, Metrics())
+    await backend.load()
+    kept = {entry["model"]: entry["engine"] for entry in json.loads(file.read_text()).values()}
+    assert kept == backend.engines
+    assert kept.keys() == {graph.model for graph in bundle.graphs.values()}
+    await backend.close()
 
 
 async def test_the_gateway_does_not_start_on_an_engine_that_is_missing(
