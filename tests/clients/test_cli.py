@@ -121,7 +121,7 @@ def test_an_unknown_direction(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["edit", "photos/a.png"], "smile=2"),
+        (["edit", "photos/a.png"], "smile=1"),
         (["edit", "photos/a.png", "smile=much"], "is a number"),
         (["edit", "photos/a.png", "smile=nan"], "is a number"),
         (["edit", "smile=1"], "at least one picture"),
