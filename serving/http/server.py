@@ -26,7 +26,7 @@ _BEGUN_A_TURN = 16
 _ACCEPTED_A_TURN, _OPENED_A_TURN = 64, 8
 # Where no connection can be taken in, because there are no descriptors, it is tried again after so long.
 _ACCEPT_AGAIN_S = 0.1
-# Connections that wait to be opened, at most, and as a share of the process's descriptors; of more, the oldest are closed.
+# Connections that wait to be opened, at most, and as a share of the descriptors; of more, the oldest are closed.
 _MAX_ACCEPTED, _ACCEPTED_SHARE = 1024, 1 / 8
 _TLS_HANDSHAKE_TIMEOUT_S = 10.0
 # Bytes of an answer that the system takes beyond those that are on their way to the caller.
