@@ -68,7 +68,7 @@ def open_graph(
         return Chosen(opened("onnxruntime"), "onnxruntime")
     if wanted is not None:
         session = opened(wanted)
-        if error := _complaint(bundle, role, session, wanted, opened("onnxruntime")):
+        if error := _complaint(probe(bundle, role), session, wanted, opened("onnxruntime")):
             raise EngineUnfit(error)
         return Chosen(session, wanted)
     known = cache.get(bundle.graphs[role], threads) if cache else None
@@ -96,18 +96,18 @@ def _fastest(
     chosen = Chosen(reference, "onnxruntime")
     feeds = probe(bundle, role)
     reference.run(_first(feeds))
-    best_s = sample_seconds(reference, feeds, role)
+    best_s = sample_seconds(reference, feeds)
     milliseconds: dict[EngineName, float] = {"onnxruntime": round(1e3 * best_s, 2)}
     for engine in candidates()[1:]:
         try:
             session = opened(engine)
-            error = _complaint(bundle, role, session, engine, reference)
+            error = _complaint(feeds, session, engine, reference)
         except Exception as failure:
             error = f"{engine} cannot run it ({type(failure).__name__})"
         if error:
             _log.warning("%s: %s", model, error)
             continue
-        seconds = sample_seconds(session, feeds, role)
+        seconds = sample_seconds(session, feeds)
         milliseconds[engine] = round(1e3 * seconds, 2)
         if seconds < best_s:
             chosen, best_s = Chosen(session, engine), seconds
@@ -116,10 +116,9 @@ def _fastest(
     return chosen, milliseconds
 
 
-def _complaint(bundle: Bundle, role: Role, session: Session, engine: EngineName, reference: Session) -> str:
+def _complaint(feeds: Tensors, session: Session, engine: EngineName, reference: Session) -> str:
     """What is wrong with an engine's answers; empty where they are right."""
-    feeds = probe(bundle, role)
-    if role == "refiner":
+    if "loss" in reference.outputs:
         off, allowed = loss_error(session, reference, feeds), LOSS_TOLERANCE[engine]
     else:
         found, wanted = session.run(_first(feeds)), reference.run(_first(feeds))
@@ -180,7 +179,7 @@ def loss_error(session: Session, reference: Session, feeds: Tensors) -> float:
     return float(np.nan_to_num(np.abs(found - wanted) / np.abs(wanted), nan=np.inf).max())
 
 
-def sample_seconds(session: Session, feeds: Tensors, role: Role) -> float:
+def sample_seconds(session: Session, feeds: Tensors) -> float:
     """Seconds a sample, alone and in a batch on average: each the best of a few trials."""
     alone_s = _best_seconds(session, _first(feeds))
     if getattr(session, "one_by_one", False):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import platform
 import tempfile
 from collections.abc import Mapping
@@ -52,9 +51,11 @@ class ChoiceCache:
         }
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self._file.parent, delete=False) as file:
-                json.dump(entries, file, indent=1)
-            os.replace(file.name, self._file)
+            # Whole or not at all: another gateway may read it meanwhile.
+            with tempfile.TemporaryDirectory(dir=self._file.parent) as folder:
+                fresh = Path(folder) / self._file.name
+                fresh.write_text(json.dumps(entries, indent=1), encoding="utf-8")
+                fresh.replace(self._file)
         except OSError as error:
             _log.debug("the choice of an engine is not remembered: %s", error)
 

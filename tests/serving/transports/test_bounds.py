@@ -517,8 +517,9 @@ def test_calls_that_are_reset_at_once_are_cut_before_all_are_worked_on(
     running = start_gateway()
     message = pb.SampleRequest(seeds=[1]).SerializeToString()
     target = SimpleNamespace(grpc_port=int(running.target.rpartition(":")[2]))
-    sent = reset_calls(target, "/indomain.v1.Editing/Sample", message, time.monotonic() + 30.0)  # type: ignore[arg-type]
-    assert sent < 1_000_000
+    end_s = time.monotonic() + 30.0
+    reset_calls(target, "/indomain.v1.Editing/Sample", message, end_s)  # type: ignore[arg-type]
+    assert time.monotonic() < end_s, "the connection was not cut"
     begun = running.metric(
         "grpc_server_started_total",
         grpc_type="unary",
