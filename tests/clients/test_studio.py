@@ -84,7 +84,12 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     faults: list[str] = []
 
     def open_page(
-        url: str, *, expected: tuple[str, ...] = (), viewport: dict[str, int] = DESKTOP, **options: Any
+        url: str,
+        *,
+        expected: tuple[str, ...] = (),
+        viewport: dict[str, int] = DESKTOP,
+        prepare: Callable[[Any], None] = lambda page: None,
+        **options: Any,
     ) -> Any:
         context = browser.new_context(viewport=viewport, **options)
         contexts.append(context)
@@ -105,6 +110,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
             "websocket",
             lambda socket: socket.url.startswith(url.replace("http", "ws", 1)) or faults.append(socket.url),
         )
+        prepare(page)
         page.goto(url)
         return page
 
@@ -425,6 +431,19 @@ def test_a_picture_without_a_face_is_said_and_its_middle_can_be_taken(
     expect(alert).to_contain_text("No face was found")
     expect(page.locator("#start")).to_be_visible()
     alert.get_by_role("button", name="Use its middle").click()
+    edited(page)
+
+
+def test_a_picture_chosen_before_the_gateway_has_answered_waits(
+    open_page: Callable[..., Any], shipped: RunningGateway
+) -> None:
+    waiting: list[Any] = []
+    page = open_page(shipped.url, prepare=lambda page: page.route("**/v1/bundles", lambda route: waiting.append(route)))
+    page.set_input_files("#file", PORTRAIT)
+    expect(page.locator("#start")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    (first,) = waiting
+    first.continue_()
     edited(page)
 
 

@@ -6,6 +6,9 @@ import { byId, element } from "../ui/elements.js";
 /** @typedef {import("../state/messages.js").Bundle} Bundle */
 
 export class Models {
+  /** @type {() => void} */
+  #answered = () => {};
+
   /**
    * @param {{onUse: (bundle: Bundle) => void, onChosen: () => void}} handlers  `onUse`: another bundle is in use;
    *   `onChosen`: by the visitor's choice
@@ -16,6 +19,8 @@ export class Models {
     this.served = { bundles: [], limits: { max_picture_bytes: Infinity, max_picture_pixels: Infinity }, server_version: "" };
     /** The bundle in use; undefined until the gateway has answered for the first time. @type {Bundle} */
     this.bundle = /** @type {any} */ (undefined);
+    /** Fulfilled once the gateway has answered for the first time. @type {Promise<void>} */
+    this.known = new Promise((resolve) => (this.#answered = resolve));
     this.select = /** @type {HTMLSelectElement} */ (byId("bundle"));
     this.select.addEventListener("change", () => {
       const chosen = this.#named(this.select.value);
@@ -34,6 +39,7 @@ export class Models {
     this.select.replaceChildren(...served.bundles.map(({ name, resolution }) => element("option", { value: name }, `${name}, ${resolution} px`)));
     byId("bundle-field").hidden = served.bundles.length < 2;
     if (!this.bundle) this.use(served.bundles[0]);
+    this.#answered();
   }
 
   /** Whether the gateway still serves the bundle in use. */

@@ -44,6 +44,8 @@ export class Opening {
    */
   async open(file, purpose) {
     clearErrors();
+    // A visitor may be faster than the gateway's first answer, which says what the file can be opened with.
+    await this.models.known;
     const { served } = this.models;
     try {
       if (file.type === "application/json" || file.name.endsWith(".json")) {
