@@ -438,7 +438,9 @@ def test_a_picture_chosen_before_the_gateway_has_answered_waits(
     open_page: Callable[..., Any], shipped: RunningGateway
 ) -> None:
     waiting: list[Any] = []
-    page = open_page(shipped.url, prepare=lambda page: page.route("**/v1/bundles", lambda route: waiting.append(route)))
+    page = open_page(
+        shipped.url, prepare=lambda page: page.route("**/v1/bundles", lambda route: waiting.append(route))
+    )
     page.set_input_files("#file", PORTRAIT)
     expect(page.locator("#start")).to_be_visible()
     expect(page.get_by_role("alert")).to_have_count(0)
