@@ -77,11 +77,12 @@ def _handler(
             answer = await _until_hung_up(serve(context, request))
             if answer is None:
                 return None
-            size = answer.ByteSize()
-            if request.hold_copied_answer(size):
-                await request.call.turn()
             data = _serialize(answer)
-            watch = Sending(context, request, size)
+            # The bytes alone are kept while they are sent: the message would take as much again.
+            del answer
+            if request.hold_copied_answer(len(data)):
+                await request.call.turn()
+            watch = Sending(context, request, len(data))
             # The request lasts until its answer has gone.
             end = partial(_end, held.pop_all(), request.call, watch)
             # Typed as a class of the stubs' own.

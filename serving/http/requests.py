@@ -19,7 +19,7 @@ from indomain.v1 import editing_pb2 as pb
 from serving.call import Call
 from serving.errors import Cancelled, InvalidOption, MalformedRequest, UnsupportedMediaType
 from serving.wire.contract import picture_fields
-from serving.wire.json import LARGE_BYTES, JsonPieces, read_json, read_json_aside, write_json
+from serving.wire.json import LARGE_BYTES, JsonPieces, read_json, read_json_aside
 
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -172,29 +172,34 @@ def wanted_picture_format(request: Request) -> int | None:
     return None
 
 
-def answer_json(answer: Message) -> Response:
-    """The answer as JSON; a large one is sent piece by piece, and loses its pictures on the way."""
-    if answer.ByteSize() <= LARGE_BYTES:
-        return Response(write_json(answer), media_type="application/json")
+def answer_json(answer: Message) -> SizedResponse:
+    """The answer as JSON; a large one loses its pictures on the way."""
     pieces = JsonPieces(answer)
-    return _LargeAnswer(pieces, pieces.size, "application/json")
+    return SizedResponse(pieces, pieces.size, "application/json")
 
 
-class _LargeAnswer(Response):
-    """Goes out piece by piece, and others get their turns between: as a whole it would be copied three times."""
+class SizedResponse(Response):
+    """A response whose size is known before it is sent.
+
+    It goes out piece by piece, and others get their turns between: as a whole it would be copied three times.
+    """
 
     def __init__(
         self, pieces: Iterable[bytes], size: int, media_type: str, headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(headers={"content-length": str(size), **(headers or {})}, media_type=media_type)
+        self.size = size
         self._pieces = pieces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        for piece in self._pieces:
+        pieces = iter(self._pieces)
+        piece = next(pieces, b"")
+        for following in pieces:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
             await asyncio.sleep(0)
-        await send({"type": "http.response.body", "body": b""})
+            piece = following
+        await send({"type": "http.response.body", "body": piece})
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:
@@ -203,7 +208,7 @@ def _pieces(data: bytes) -> Iterator[bytes]:
         yield bytes(view[start : start + LARGE_BYTES])
 
 
-def answer_picture(answer: Any) -> Response:
+def answer_picture(answer: Any) -> SizedResponse:
     """The picture of an answer as it is; figures in headers, stage times in Server-Timing (milliseconds)."""
     pictures = list(answer.images) if hasattr(answer, "images") else _chosen(answer)
     if not pictures:
@@ -227,9 +232,7 @@ def answer_picture(answer: Any) -> Response:
         headers["x-inside-mse"] = f"{answer.area.inside_mse_after:.6f}"
         headers["x-outside-mse"] = f"{answer.area.outside_mse_after:.6f}"
     data, media_type = picture.data, MEDIA_TYPES[picture.format]
-    if len(data) <= LARGE_BYTES:
-        return Response(data, headers=headers, media_type=media_type)
-    return _LargeAnswer(_pieces(data), len(data), media_type, headers)
+    return SizedResponse(_pieces(data), len(data), media_type, headers)
 
 
 def _chosen(answer: Any) -> list[pb.Picture]:

@@ -89,17 +89,26 @@ def _unary(method: Method, serve: Callable[..., Any]) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         accept = wanted_picture_format(request) if has_picture else None
         message: Any = await read_message(request, method.request)
-        if message.ByteSize() > LARGE_BYTES:
+        if _announced_bytes(request) > LARGE_BYTES:
             await _call(request).turn()
         if accept is not None and not message.output.format:
             message.output.format = accept
         call = _call(request)
         answer = await cancelled_on_disconnect(request, serve(message, call))
-        if call.hold_answer(answer.ByteSize()):
+        response = answer_json(answer) if accept is None else answer_picture(answer)
+        # The response holds the pictures now; the message would keep them twice.
+        del answer
+        if call.hold_answer(response.size):
             await call.turn()
-        return answer_json(answer) if accept is None else answer_picture(answer)
+        return response
 
     return endpoint
+
+
+def _announced_bytes(request: Request) -> float:
+    """How large the body is; one that comes in chunks of unknown number counts as large. A message's own `ByteSize`
+    writes the whole of it to find out."""
+    return float(request.headers.get("content-length", "inf"))
 
 
 def _event_stream(method: Method, serve: Callable[..., Awaitable[None]]) -> Endpoint:

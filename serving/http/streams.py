@@ -21,7 +21,7 @@ from serving.call import Call
 from serving.errors import EditingError, forget_frames
 from serving.http.middleware import cancelled_on_disconnect
 from serving.wire.editing import Editing
-from serving.wire.json import LARGE_BYTES, JsonPieces, read_json_aside, write_json
+from serving.wire.json import JsonPieces, read_json_aside, write_json
 from serving.wire.responses import error_detail
 
 SendMessage = Callable[[Any], Awaitable[None]]
@@ -53,8 +53,9 @@ class EventStream(Response):
             if not started:
                 started = True
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            with self._call.holding_answer(data.ByteSize()):
-                for piece in _event_pieces(name, data):
+            content = JsonPieces(data)
+            with self._call.holding_answer(content.size):
+                for piece in _event_pieces(name, content):
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
 
         async def send_message(message: Message) -> None:
@@ -72,11 +73,10 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
-def _event_pieces(name: str, data: Message) -> Iterable[bytes]:
+def _event_pieces(name: str, content: JsonPieces) -> Iterable[bytes]:
     """The text of an event: in one piece, but for large ones."""
-    if data.ByteSize() <= LARGE_BYTES:
-        return (f"event: {name}\ndata: {write_json(data)}\n\n".encode(),)
-    return chain((f"event: {name}\ndata: ".encode(),), JsonPieces(data), (b"\n\n",))
+    pieces = chain((f"event: {name}\ndata: ".encode(),), content, (b"\n\n",))
+    return pieces if content.large else (b"".join(pieces),)
 
 
 def event_of(message: Any) -> tuple[str, Message]:
@@ -110,9 +110,10 @@ async def serve_session(websocket: WebSocket, editing: Editing, call: Call) -> N
             return error
 
     async def send(answer: pb.EditSessionResponse) -> None:
-        with call.holding_answer(answer.ByteSize()):
-            pictures = _take_pictures(answer)
-            await websocket.send_text(write_json(answer))
+        pictures = _take_pictures(answer)
+        text = write_json(answer)
+        with call.holding_answer(len(text) + sum(map(len, pictures))):
+            await websocket.send_text(text)
             for picture in pictures:
                 await websocket.send_bytes(picture)
 

@@ -69,12 +69,13 @@ def write_json(message: Message) -> str:
 class JsonPieces:
     """A message as a JSON text in UTF-8, piece by piece. Takes large fields of bytes out of the message.
 
-    size: how many bytes the pieces have together.
+    size: how many bytes the pieces have together. large: whether anything was taken out.
     """
 
     def __init__(self, message: Message) -> None:
         taken: dict[str, bytes] = {}
         _take_large(message, taken)
+        self.large = bool(taken)
         text = write_json(message)
         self._parts: list[str | bytes] = []
         # Fields come in the order of the text, each once.
