@@ -195,8 +195,6 @@ class Gateway:
             "INDOMAIN_MODEL_REPOSITORY": str(self.programs.repository.resolve()),
             # a graph's run leaves a core to whatever else the gateway has to do
             "INDOMAIN_INTRA_OP_THREADS": "1",
-            # nothing is refined here: the trial that chooses an engine would only cost time
-            "INDOMAIN_ENGINE": "onnxruntime",
         }
         if self.set_up.keyed:
             environment["INDOMAIN_KEYS_FILE"] = str(self._keys_file)

@@ -213,6 +213,8 @@ class _Graph:
             self._bundle, self._role, self._threads, wanted, ChoiceCache(settings.engine_cache)
         )
         self.engine = chosen.engine
+        if chosen.batch is not None:
+            self._batcher.limit(chosen.batch)
         self._metrics.graph_engine.labels(self._spec.model, chosen.engine).set(1)
         return chosen.session
 

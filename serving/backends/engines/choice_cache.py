@@ -1,4 +1,4 @@
-"""Remembers which engine is the fastest for a graph here, so that a start need not try them again."""
+"""Remembers which engine is the fastest for a graph here, and in which batches, so that a start need not try again."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 import platform
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +25,16 @@ _CPU_INFO = Path("/proc/cpuinfo")
 _TOLD = ("model name", "flags", "features")
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The engine for a graph, the largest batch that pays on it, and milliseconds a sample of each engine that was
+    tried."""
+
+    engine: EngineName
+    batch: int
+    milliseconds: Mapping[EngineName, float]
+
+
 class ChoiceCache:
     """A JSON file. An entry holds for one graph, processor, number of threads and versions of the runtimes.
 
@@ -33,22 +44,21 @@ class ChoiceCache:
     def __init__(self, file: Path) -> None:
         self._file = file
 
-    def get(self, graph: GraphSpec, threads: int) -> EngineName | None:
-        """The engine that was the fastest; None where that is not known."""
-        entry = self._read().get(_key(graph, threads))
-        engine = entry.get("engine") if isinstance(entry, dict) else None
-        return cast("EngineName", engine) if engine in get_args(EngineName) else None
+    def get(self, graph: GraphSpec, threads: int) -> Choice | None:
+        """What was chosen; None where that is not known."""
+        entry: Any = self._read().get(_key(graph, threads))
+        try:
+            engine, batch, milliseconds = entry["engine"], entry["batch"], dict(entry["milliseconds"])
+        except (TypeError, KeyError, ValueError):
+            return None
+        if engine not in get_args(EngineName) or not isinstance(batch, int) or batch < 1:
+            return None
+        return Choice(cast("EngineName", engine), batch, milliseconds)
 
-    def put(
-        self, graph: GraphSpec, threads: int, engine: EngineName, milliseconds: Mapping[EngineName, float]
-    ) -> None:
-        """Remembers a choice, and what was measured."""
+    def put(self, graph: GraphSpec, threads: int, choice: Choice) -> None:
+        """Remembers a choice."""
         entries = self._read()
-        entries[_key(graph, threads)] = {
-            "model": graph.model,
-            "engine": engine,
-            "milliseconds": dict(milliseconds),
-        }
+        entries[_key(graph, threads)] = {"model": graph.model, **asdict(choice)}
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             # Whole or not at all: another gateway may read it meanwhile.

@@ -119,9 +119,45 @@ def test_a_broken_file_of_choices_costs_a_trial_only(
     file = tmp_path / "engines.json"
     file.write_text(content)
     assert taken(monkeypatch, bundle, OnnxRuntimeSession, ChoiceCache(file)).engine == "onnxruntime"
-    assert ChoiceCache(file).get(bundle.graphs["refiner"], 1) == "onnxruntime"
+    remembered = ChoiceCache(file).get(bundle.graphs["refiner"], 1)
+    assert remembered is not None
+    assert remembered.engine == "onnxruntime"
     unwritable = ChoiceCache(file / "below a file" / "engines.json")
     assert taken(monkeypatch, bundle, OnnxRuntimeSession, unwritable).engine == "onnxruntime"
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "most", "batch"),
+    [
+        ({1: 27.0, 2: 26.0, 4: 26.0, 8: 26.0}, 8, 1),
+        ({1: 34.0, 2: 26.0, 4: 26.0, 8: 26.0}, 8, 2),
+        ({1: 4.0, 2: 3.0, 4: 2.5, 8: 2.0, 16: 1.0}, 8, 8),
+        ({1: 4.0, 2: 3.0, 4: 2.0}, 3, 2),
+    ],
+)
+def test_batches_are_as_large_as_pays(
+    bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    milliseconds: dict[int, float],
+    most: int,
+    batch: int,
+) -> None:
+    """A batch of twice the size is taken where it saves a twentieth of the time, and what was found is remembered."""
+
+    def seconds(session: Session, feeds: sessions.Tensors) -> float:
+        count = len(next(iter(feeds.values())))
+        return count * milliseconds[count] / 1e3
+
+    monkeypatch.setattr(choice, "_best_seconds", seconds)
+    monkeypatch.setattr(sessions, "openvino", None)
+    graph = bundle.graphs["encoder"].model_copy(update={"max_batch_size": most})
+    bundle = replace(bundle, graphs={**bundle.graphs, "encoder": graph})
+    cache = ChoiceCache(tmp_path / "engines.json")
+    assert open_graph(bundle, "encoder", 1, None, cache).batch == batch
+    monkeypatch.setattr(choice, "_best_seconds", None)
+    assert open_graph(bundle, "encoder", 1, None, cache).batch == batch
+    assert open_graph(bundle, "encoder", 1, "onnxruntime", cache).batch is None, "pinned, so not tried"
 
 
 @pytest.mark.parametrize("threads", [2, 3, 4])
