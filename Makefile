@@ -15,7 +15,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow faults fuzz attack bench bench-refine bench-serving bench-observing bench-studio bench-triton bench-bulk photographs quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto reference lock images clean
+.PHONY: help demo serve test test-slow faults fuzz attack bench bench-refine bench-serving bench-observing bench-capacity bench-studio bench-triton bench-bulk photographs quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto reference lock images clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ attack: $(VENV)/.all ## twenty attacks on a running gateway, on loopback; a tabl
 
 bench-refine: $(VENV)/.all ## [DATA=val.zip]: refinements by their time to one loss
 	$(BIN)/python -m benchmarks.refine $(if $(DATA),--data $(DATA)) $(BENCH)
+
+bench-capacity: $(VENV)/.all ## how many machines a load takes: a simulation, beside the gateway
+	$(BIN)/python -m benchmarks.capacity $(BENCH)
 
 bench-observing: $(VENV)/.all ## what metrics, log lines and traces cost
 	$(BIN)/python -m benchmarks.observing $(BENCH)

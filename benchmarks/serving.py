@@ -45,6 +45,7 @@ from benchmarks.targets import (
 )
 from benchmarks.triton import TritonConfig, serving
 from indomain.v1 import editing_pb2 as pb
+from serving.backends.engines.sessions import EngineName
 from serving.bundle import Role, TensorSpec
 from serving.grpc.interceptor import ERROR_DETAIL_KEY
 from serving.jobs import EditStep
@@ -62,10 +63,10 @@ class ServingConfig:
     """What is inverted."""
     threads: int = 2
     """Threads of each ONNX Runtime session, in every place."""
-    engine: Literal["onnxruntime", "openvino", "auto"] = "onnxruntime"
-    """What runs the gateway's refinement steps; the bare sessions are always ONNX Runtime's."""
+    engine: EngineName | Literal["auto"] = "auto"
+    """What runs the gateway's graphs; the bare sessions are always ONNX Runtime's."""
     steps: int = 0
-    """Refinement steps of an inversion; 0: the bundle's own."""
+    """Refinement steps of an inversion; 0: those of one run of the refiner."""
     seconds: float = 6.0
     """Of load for each cell of the table."""
     callers: tuple[int, ...] = (1, 4, 16, 64)
@@ -180,6 +181,28 @@ async def arriving_one_by_one(gateway: GatewayTarget, config: ServingConfig) -> 
     return [what, f"{ours_s:.2f} s", f"{theirs_s:.2f} s", told, "<= 0.7"]
 
 
+async def slider_beside_refinements(gateway: GatewayTarget, config: ServingConfig) -> list[str]:
+    """Edits of a code, one after another as a slider asks for them: alone, and while others refine without a pause."""
+    slider = partial(gateway.ask, "edit of a code")
+
+    async def refining() -> None:
+        while True:
+            await gateway.stub.Invert(gateway.invert)
+
+    alone = await waiting_callers(slider, 1, config.seconds)
+    others = [asyncio.create_task(refining()) for _ in range(config.users)]
+    try:
+        await asyncio.sleep(1.0)
+        beside = await waiting_callers(slider, 1, config.seconds)
+    finally:
+        for other in others:
+            other.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+    ours_ms, theirs_ms = beside.milliseconds(95), alone.milliseconds(95)
+    what = f"edit of a code, p95, while {config.users} refinements run, against alone"
+    return [what, f"{ours_ms:.1f} ms", f"{theirs_ms:.1f} ms", f"{ours_ms / theirs_ms:.2f}", "<= 2"]
+
+
 def _code(code: pb.Code) -> Array:
     return np.frombuffer(code.data, "<f4")
 
@@ -246,12 +269,12 @@ async def run(config: ServingConfig) -> None:
     graphs = Graphs(config.repository, config.bundle, threads=config.threads)
     bundle = graphs.bundle
     z = np.random.default_rng(0).standard_normal((1, bundle.z_size), dtype=np.float32)
-    steps = config.steps or bundle.refine.steps
+    steps = config.steps or bundle.refine.chunk_steps
     direction = next(iter(bundle.directions))
     code = graphs.run("mapping", z=z)["code"][0]
     work = Work(bundle, code, config.picture.read_bytes(), (EditStep(direction, 2.0),), steps)
     flags = ["--bundles", bundle.name, "--intra-op-threads", str(config.threads)]
-    flags += ["--refine-min-improvement-ratio", "0", "--refiner-engine", config.engine]
+    flags += ["--refine-min-improvement-ratio", "0", "--engine", config.engine]
     # 16 samples of 32 pictures wait at once where the peak of an overload is found
     flags += ["--max-refine-steps", str(max(500, steps)), "--max-queue-samples", "512"]
 
@@ -286,6 +309,7 @@ async def run(config: ServingConfig) -> None:
             rows, found = await compare(targets, config)
             promised = batching_gains(found, config)
             promised.append(await arriving_one_by_one(gateways["gateway"], config))
+            promised.append(await slider_beside_refinements(gateways["gateway"], config))
             loads = await overload(gateways["gateway"], config.overloads, config.seconds)
             added = await overheads(side_by_side(work, graphs, blocking, asked_directly), config)
     print(f"{bundle.name}, {config.threads} threads, {config.seconds:g} s a cell, {steps} refinement steps\n")

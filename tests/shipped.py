@@ -6,6 +6,7 @@ Tests take names, sizes and directions from here, so that another bundle may be 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,17 @@ CHECKPOINT = ROOT / "training/checkpoints" / NAME
 def manifest_in(repository: Path) -> Path:
     """The manifest's file in a copy of the model repository."""
     return repository / _FILE.name
+
+
+def quick_repository(folder: Path) -> Path:
+    """The shipped bundle in a new folder, with refinements of one run of the refiner: for tests of what is around them.
+    Gives the folder."""
+    shutil.copytree(REPOSITORY, folder)
+    refine = MANIFEST["refine"]
+    steps = refine["chunk_steps"]
+    quick = refine | {"steps": steps, "quality_steps": dict.fromkeys(refine["quality_steps"], steps)}
+    manifest_in(folder).write_text(json.dumps(MANIFEST | {"refine": quick}), encoding="utf-8")
+    return folder
 
 
 def model_of(role: str) -> str:

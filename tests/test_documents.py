@@ -22,7 +22,7 @@ from PIL import Image
 
 from benchmarks.gateway import running_gateway
 from benchmarks.scale import rosinality_state
-from tests.shipped import CHECKPOINT, REPOSITORY, RESOLUTION
+from tests.shipped import CHECKPOINT, RESOLUTION, quick_repository
 from training.networks.generator import Generator, GeneratorConfig
 
 ROOT = Path(__file__).parents[1]
@@ -82,9 +82,10 @@ RUNNABLE = [document for document in DOCUMENTS if any(block.run for block in blo
 
 
 @pytest.fixture(scope="module")
-def shipped() -> Iterator[tuple[str, str]]:
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """The addresses of a gateway with the shipped models."""
-    with running_gateway(REPOSITORY) as addresses:
+    repository = quick_repository(tmp_path_factory.mktemp("shipped") / "model_repository")
+    with running_gateway(repository) as addresses:
         yield addresses
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from serving.access.keys import make_key
 from tests.serving.pictures import photograph
 from tests.serving.running_gateway import RunningGateway, settings_for
-from tests.shipped import DIRECTIONS, REPOSITORY
+from tests.shipped import DIRECTIONS, quick_repository
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="no Playwright here")
 expect = playwright_api.expect
@@ -70,9 +70,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def shipped() -> Iterator[RunningGateway]:
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     """A gateway with the shipped bundle."""
-    running = RunningGateway(settings_for(REPOSITORY, engine="onnxruntime"))
+    repository = quick_repository(tmp_path_factory.mktemp("shipped") / "model_repository")
+    running = RunningGateway(settings_for(repository, engine="onnxruntime"))
     yield running
     running.close()
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -221,6 +224,29 @@ async def test_the_gateway_remembers_its_choices(
     kept = {entry["model"]: entry["engine"] for entry in json.loads(file.read_text()).values()}
     assert kept == backend.engines
     assert kept.keys() == {graph.model for graph in bundle.graphs.values()}
+    await backend.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux only")
+async def test_refinements_give_way(bundle: Bundle) -> None:
+    """The refiner's threads, its session's too, and no others."""
+
+    def priorities() -> list[int]:
+        return sorted(
+            os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in os.listdir("/proc/self/task")
+        )
+
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    graphs = dict(bundle.graphs)
+    refiner = graphs.pop("refiner")
+    backend = EmbeddedBackend([replace(bundle, graphs=graphs)], Settings(intra_op_threads=3), Metrics())
+    await backend.load()
+    assert max(priorities()) <= own
+    await backend.add([replace(bundle, graphs=graphs | {"refiner": refiner})])
+    given_way = [priority for priority in priorities() if priority > own]
+    # its worker, and the threads of the session that runs whole batches, besides the one that calls
+    assert len(given_way) >= 3
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
     await backend.close()
 
 
