@@ -20,6 +20,9 @@ from training.refinement.refinement import RefinementConfig, refine
 EARLY_STEPS = 3
 """Losses of these steps are held closely. After them L-BFGS has made much of what rounding has changed."""
 
+_ONE_LEVEL = (2 / 255) ** 2
+"""The mean squared error, on [-1, 1], of a picture that is off by one level of 255 everywhere."""
+
 
 def refiner_inputs(code: Array, target: Array, config: RefinementConfig) -> dict[str, Array]:
     """The refiner's inputs before the first step, from codes float32 [N, L, 512] and targets uint8 [N, H, W, 3]."""
@@ -157,12 +160,16 @@ def check_follows_target(
     result = outputs["best_code"]
     own = run(session, inputs | {"code": result})["loss"][:, 0]
     crossed = run(session, inputs | {"code": result[::-1].copy()})["loss"][:, 0]
+    # One that fits to less than a level of 255 has nowhere to fall to: some generators draw one picture from all codes.
+    limit = np.maximum(first, _ONE_LEVEL)
     require(
-        bool((own < first).all()), "refiner", f"losses do not fall: from {first.tolist()} to {own.tolist()}"
+        bool((own < limit).all()),
+        "refiner",
+        f"losses do not fall: from {first.tolist()} to {own.tolist()}",
     )
     require(
         bool(own.sum() < crossed.sum()),
         "refiner",
         f"the result does not follow its target: losses {own.tolist()}, with the other's {crossed.tolist()}",
     )
-    return {"steps_followed": float(chunks * config.chunk_steps), "loss_left": float((own / first).max())}
+    return {"steps_followed": float(chunks * config.chunk_steps), "loss_left": float((own / limit).max())}

@@ -128,6 +128,18 @@ def test_empty_mask_leaves_the_domain_term(session, samples) -> None:
     np.testing.assert_array_equal(blind["loss"], other["loss"])
 
 
+def test_a_start_that_fits_already_need_not_fall(exported: Exported, session, samples) -> None:
+    """As with a generator that draws one picture from all codes."""
+    codes, targets = samples
+    generator = open_session(exported.repository / "tiny_generator/1/model.onnx")
+    own = run(generator, {"code": codes[:1]})["image"]
+    fits = np.concatenate([own, targets[1:2]])
+    assert check_follows_target(session, codes[:1], fits, REFINE)["loss_left"] < 1
+    still = replace(REFINE, learning_rate=0.0)
+    with pytest.raises(ParityError, match="do not fall"):
+        check_follows_target(session, codes[:1], fits, still)
+
+
 def test_a_target_that_was_baked_in_is_refused(exported: Exported, session, samples, tmp_path: Path) -> None:
     """As when tracing took the gradient for a constant: every sample is refined towards one picture."""
     codes, targets = samples
