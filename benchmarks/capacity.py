@@ -32,10 +32,11 @@ from benchmarks.gateway import running_gateway
 from benchmarks.graphs import Graphs, markdown_table
 from benchmarks.load import Measured, open_loop, unexpected, waiting_callers
 from benchmarks.targets import CHANNEL, GatewayTarget, Kind, Work
+from serving.backends.embedded import REFINER_NICENESS
 from serving.jobs import EditStep
 
-EDITS_SHARE = 1024 / (1024 + 110)
-"""Of the machine where edits and refinements both want it: Linux's weights at niceness 0 and 10."""
+EDITS_SHARE = 1 / (1 + 1.25**-REFINER_NICENESS)
+"""Of the machine where edits and refinements both want it: a step of niceness is a factor of 1.25 to Linux."""
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,9 @@ from serving.settings import Settings
 from serving.telemetry.metrics import Metrics
 
 ADDRESS = "embedded"  # the label `address` of this back end in metrics
-# As of nice(1). A processor that two threads want is shared as their weights are: 1024 at 0, 110 at 10.
-_REFINER_NICENESS = 10
+REFINER_NICENESS = 5
+"""Of a refiner's threads, as of nice(1). A processor that two threads want is shared as their weights are: 1024 at 0,
+335 at 5. More would hand refinements over to whatever else the machine does, outside of containers."""
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -125,11 +126,10 @@ class EmbeddedBackend:
 
 
 def _give_way() -> None:
-    """Lets all other threads of this process go first; they take about nine tenths of a processor that both want. A
-    refinement may wait for a slider's picture, which takes a twentieth of its time. Threads that this one starts
-    inherit it. On Linux, where threads have priorities of their own."""
+    """Lets other threads go first, on Linux, where threads have priorities of their own: a refinement may wait for a
+    slider's picture, which takes a twentieth of its time. Threads that this one starts inherit it."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _REFINER_NICENESS)
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), REFINER_NICENESS)
 
 
 async def _close(graphs: Iterable[_Graph]) -> None:
