@@ -84,6 +84,9 @@ class LifecycleMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        # Nothing is answered in parts, as a server may choose: a file's response to a broken range has no reason of the
+        # table's.
+        scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"range"]
         headers, path = Headers(scope=scope), scope["path"]
         answer = _Answer(send, path, tls=self._settings.tls_certificate is not None)
         body = _Body(receive, headers, self._settings.max_request_bytes, self._lifecycle)

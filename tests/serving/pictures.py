@@ -183,11 +183,14 @@ def jpeg_of_scans(scans: int, side: int = 6000) -> bytes:
     blocks = (-(-side // 8)) ** 2
     runs = -(-blocks // 32767)
     frame = struct.pack(">BHHB", 8, side, side, 1) + bytes([1, 0x11, 0])
-    # One symbol each, whose code is the bit 0: no difference (DC), and the end of a run of 16384 blocks or more (AC).
-    tables = _huffman_table(0x00, 0x00) + _huffman_table(0x10, 0xE0)
+    run = blocks // runs
+    # A run of 2^n blocks or more is told by n, and n bits of what it has beyond that.
+    n = run.bit_length() - 1
+    # One symbol each, whose code is the bit 0: no difference (DC), and the end of a run (AC).
+    tables = _huffman_table(0x00, 0x00) + _huffman_table(0x10, n << 4)
     parts = [b"\xff\xd8", jpeg_segment(0xDB, bytes([0]) + bytes([1] * 64)), jpeg_segment(0xC2, frame), tables]
     parts += [_scan(0, 0), bytes(blocks // 8 + 1)]
-    bits = f"0{blocks // runs - 16384:014b}" * runs
+    bits = ("0" + f"{run:b}"[1:]) * runs
     bits += "1" * (-len(bits) % 8)
     nothing = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
     return b"".join([*parts, (_scan(1, 63) + nothing) * scans, b"\xff\xd9"])
