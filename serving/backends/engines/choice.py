@@ -150,6 +150,8 @@ def _tried(bundle: Bundle, role: Role, opened: Callable[[EngineName], Session]) 
             session = opened(engine)
             precision = _precision(engine, bundle.graphs[role])
             error = _complaint(feeds, session, engine, precision, reference)
+        except EngineUnfit as failure:
+            error = str(failure)
         except Exception as failure:
             error = f"{engine} cannot run it ({type(failure).__name__})"
         if error:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,12 @@ def has_provider(device: Device) -> bool:
     return device.provider in onnxruntime.get_available_providers()
 
 
+@cache
+def _load_cuda() -> None:
+    """Loads CUDA's libraries, which may have come with pip, where the system does not look for them."""
+    onnxruntime.preload_dlls()
+
+
 class DeviceSession:
     """A graph on a device. `inputs` and `outputs` map names to dtypes.
 
@@ -87,8 +93,7 @@ class DeviceSession:
                 "or set INDOMAIN_ENGINE=auto."
             )
         if device.memory == "cuda":
-            # CUDA's libraries may have come with pip, where the system does not look for them.
-            onnxruntime.preload_dlls()
+            _load_cuda()
         self._file, self._graph, self._device = file, graph, device
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -122,21 +127,22 @@ class DeviceSession:
     def _open(self, size: int) -> _FixedBatch:
         opened = partial(_FixedBatch, self._file, self._graph, self._device, self._batch_axes, size)
         try:
-            if self._device.capture:
-                try:
-                    return opened(capture=True)
-                except EngineUnfit:
-                    raise
-                # ONNX Runtime's errors have no common class. The next try shows whether it was the capture.
-                except Exception as error:
-                    _log.warning("%s runs without CUDA graphs, slower: %s", self._graph.model, error)
-            return opened(capture=False)
+            if not self._device.capture:
+                return opened(capture=False)
+            try:
+                return opened(capture=True)
+            # ONNX Runtime's errors have no common class. The next try shows whether it was the capture.
+            except Exception as error:
+                found = opened(capture=False)
+                _log.warning("%s runs without CUDA graphs, slower: %s", self._graph.model, error)
+                return found
         except Exception as error:
-            if size == 1:
-                raise
             raise EngineUnfit(
-                f"{self._graph.model} runs on the device for one sample, but not for {size}, which take more memory; "
-                f"set INDOMAIN_MAX_BATCH_SIZE to {size // 2}."
+                f"ONNX Runtime's {self._device.provider} does not start here; look at the driver and at the versions "
+                "of CUDA, cuDNN and TensorRT, or set INDOMAIN_ENGINE=auto."
+                if size == 1
+                else f"{self._graph.model} runs on the device for one sample, but not for {size}, which take more "
+                f"memory; set INDOMAIN_MAX_BATCH_SIZE to {size // 2}."
             ) from error
 
 
@@ -153,10 +159,7 @@ class _FixedBatch:
             str(file), options, providers=providers, enable_fallback=0
         )
         if self._session.get_providers()[0] != device.provider:
-            raise EngineUnfit(
-                f"ONNX Runtime's {device.provider} does not start here; look at the driver and at the versions of "
-                "CUDA, cuDNN and TensorRT, or set INDOMAIN_ENGINE=auto."
-            )
+            raise RuntimeError(f"ONNX Runtime left out {device.provider}")
         self._size = size
 
         def buffer(spec: TensorSpec) -> Any:
