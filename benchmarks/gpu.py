@@ -16,7 +16,6 @@ import asyncio
 import json
 import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -31,7 +30,16 @@ import torch
 import tyro
 
 from benchmarks.gateway import running_gateway
-from benchmarks.gpu_ways import PRECISIONS, OnnxRuntimeWay, Side, Step, TorchWay, make_side, sessions_of
+from benchmarks.gpu_ways import (
+    PRECISIONS,
+    OnnxRuntimeWay,
+    Side,
+    Step,
+    TorchWay,
+    exported,
+    make_side,
+    sessions_of,
+)
 from benchmarks.graphs import ROOT, Array, markdown_table
 from benchmarks.load import waiting_callers
 from benchmarks.targets import CHANNEL, KINDS, GatewayTarget, Work
@@ -48,8 +56,9 @@ MOST_S = 1.0
 class GpuConfig:
     """Measure a GPU; every time is of one run."""
 
-    device: Literal["cuda", "cpu"] = "cuda"
-    """cpu stands in for a GPU: it shows soon that everything runs, with few rounds, callers and steps."""
+    device: Literal["cuda", "cpu", "none"] = "cuda"
+    """cpu stands in for a GPU: it shows soon that everything runs, with few rounds, callers and steps. none: graphs are
+    exported only, which takes minutes that a GPU need not wait for."""
     resolutions: tuple[int, ...] = (128, 256, 1024)
     """Pictures' sides, pixels."""
     batches: tuple[int, ...] = (1, 8, 32)
@@ -66,6 +75,8 @@ class GpuConfig:
     """Of load on the gateway for each kind of request; 0: no gateway."""
     callers: int = 32
     """How many wait for the gateway's answers at once."""
+    graphs: Path = Path("runs/gpu-graphs")
+    """Folder for the exported graphs; those that are there are taken."""
     to: Path = Path("runs/gpu.json")
     """File for the figures. The table lies beside it, with the ending .md."""
 
@@ -151,18 +162,13 @@ def apart(found: Array, wanted: Array) -> float:
     return float(np.sqrt((difference**2).mean() / max((wanted.astype(np.float64) ** 2).mean(), 1e-12)))
 
 
-# --- networks --------------------------------------------------------------------------------------------------------
-
-
-def ways_of(
-    config: GpuConfig, report: Report, side: Side, folder: Path
-) -> Iterator[tuple[str, OnnxRuntimeWay | TorchWay]]:
+def ways_of(config: GpuConfig, report: Report, side: Side) -> Iterator[tuple[str, OnnxRuntimeWay | TorchWay]]:
     """Every way to run the networks. The first is what the others are compared with."""
     sessions = {}
     device = CUDA if config.device == "cuda" else Device("CPUExecutionProvider", "cpu")
     # Before PyTorch's turn, which moves the modules to the GPU.
     try:
-        sessions = sessions_of(side, device, folder)
+        sessions = sessions_of(side, device, config.graphs)
     except Exception as error:  # as for a step
         report.leave_out(f"{side.pixels}, ONNX Runtime", said(error))
     if config.device == "cuda" and not torch.cuda.is_available():
@@ -181,26 +187,25 @@ def measure_side(config: GpuConfig, report: Report, side: Side) -> None:
     """All ways, stages and batches of one size of pictures."""
     chunk = side.refine.chunk_steps
     wanted: dict[tuple[str, int], Array] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, way in ways_of(config, report, side, Path(folder)):
-            alone: dict[str, Array] = {}
-            for count in config.batches:
-                stages = {"encode": (way.encode(count), 1), "decode": (way.decode(count), 1)}
-                # A refinement is in float32 whatever the rest is.
-                if name.endswith("float32"):
-                    stages["refine, a step"] = way.steps(count), chunk
-                stages[f"inversion, {config.steps} steps"] = way.inversion(count, config.steps), 1
-                for stage, (step, steps) in stages.items():
-                    where = {"pixels": side.pixels, "stage": stage, "batch": count, "way": name}
-                    answer = report.measure(where, step, config.rounds, steps)
-                    # Optimisers differ: codes after many steps cannot be compared.
-                    if answer is None or stage.startswith("inversion"):
-                        continue
-                    cell = report.cells[-1]
-                    cell["off"] = apart(answer, wanted.setdefault((stage, count), answer))
-                    if isinstance(way, OnnxRuntimeWay):
-                        cell["company"] = apart(answer[:1], alone.setdefault(stage, answer[:1]))
-                    report.write()
+    for name, way in ways_of(config, report, side):
+        alone: dict[str, Array] = {}
+        for count in config.batches:
+            stages = {"encode": (way.encode(count), 1), "decode": (way.decode(count), 1)}
+            # A refinement is in float32 whatever the rest is.
+            if name.endswith("float32"):
+                stages["refine, a step"] = way.steps(count), chunk
+            stages[f"inversion, {config.steps} steps"] = way.inversion(count, config.steps), 1
+            for stage, (step, steps) in stages.items():
+                where = {"pixels": side.pixels, "stage": stage, "batch": count, "way": name}
+                answer = report.measure(where, step, config.rounds, steps)
+                # Optimisers differ: codes after many steps cannot be compared.
+                if answer is None or stage.startswith("inversion"):
+                    continue
+                cell = report.cells[-1]
+                cell["off"] = apart(answer, wanted.setdefault((stage, count), answer))
+                if isinstance(way, OnnxRuntimeWay):
+                    cell["company"] = apart(answer[:1], alone.setdefault(stage, answer[:1]))
+                report.write()
 
 
 # --- a gateway -------------------------------------------------------------------------------------------------------
@@ -239,13 +244,19 @@ async def measure_gateway(config: GpuConfig, report: Report) -> None:
 
 def main(config: GpuConfig) -> None:
     """Measure, write, print the table. Exits with a sentence where there is no GPU at all."""
+    if config.device == "none":
+        for pixels in config.resolutions:
+            for _, file, _ in exported(make_side(pixels, 1, RefinementConfig())[1], config.graphs):
+                print(file, flush=True)
+        return
     if config.device == "cuda" and not (torch.cuda.is_available() or has_provider(CUDA)):
         raise SystemExit(
             "Neither PyTorch nor ONNX Runtime finds a GPU here; --device cpu tries the benchmark without."
         )
     refine = RefinementConfig()
     if config.device == "cpu":
-        refine = replace(refine, chunk_steps=1)
+        # L-BFGS takes a minute to export.
+        refine = replace(refine, optimiser="adam", chunk_steps=1)
         config = replace(config, rounds=1, steps=2, seconds=min(config.seconds, 1.0), callers=2)
     # As the engine: TF32's 10 bits are no float32.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

@@ -5,7 +5,7 @@ Arrays of the processor go in and come out of either.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,7 +144,7 @@ class TorchWay:
             return (
                 torch.compile(network, mode="reduce-overhead")
                 if device == "cuda"
-                else torch.compile(network, backend="aot_eager")
+                else torch.compile(network, backend="eager")
             )
 
         self.loss = made(self.objective)
@@ -194,14 +194,17 @@ class TorchWay:
         return invert
 
 
-def sessions_of(side: Side, device: Device, folder: Path) -> dict[tuple[str, Precision], DeviceSession]:
-    """The graphs, exported and opened as the embedded back end opens them."""
-    found = {}
+def exported(side: Side, folder: Path) -> Iterator[tuple[tuple[str, Precision], Path, GraphSpec]]:
+    """The graphs as files, each exported where it is not in the folder yet, and how the back end describes them."""
     for (stage, precision), graph in side.graphs.items():
-        name = f"{stage}_{precision}"
+        name = f"{side.pixels}_{side.refine.optimiser}_{stage}_{precision}"
         file = folder / name / "1" / "model.onnx"
-        file.parent.mkdir(parents=True)
-        save(to_onnx(graph, name), file)
-        spec = GraphSpec.model_validate(describe_graph(graph, name, 1, folder))
-        found[stage, precision] = DeviceSession(file, spec, device)
-    return found
+        if not file.is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save(to_onnx(graph, name), file)
+        yield (stage, precision), file, GraphSpec.model_validate(describe_graph(graph, name, 1, folder))
+
+
+def sessions_of(side: Side, device: Device, folder: Path) -> dict[tuple[str, Precision], DeviceSession]:
+    """The graphs, opened as the embedded back end opens them."""
+    return {key: DeviceSession(file, spec, device) for key, file, spec in exported(side, folder)}
