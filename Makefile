@@ -15,7 +15,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow faults fuzz attack bench bench-refine bench-serving bench-observing bench-capacity bench-studio bench-triton bench-bulk photographs quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto reference lock images clean
+.PHONY: help demo serve test test-slow faults fuzz attack bench bench-refine bench-serving bench-observing bench-capacity bench-studio bench-triton bench-gpu bench-bulk photographs quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto reference lock images clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ bench-observing: $(VENV)/.all ## what metrics, log lines and traces cost
 
 bench-triton: $(VENV)/.all ## ways to a Triton server: the bare client, the back end, shared memory
 	$(BIN)/python -m benchmarks.triton --repository $(REPOSITORY) $(BENCH)
+
+bench-gpu: $(VENV)/.all ## a GPU beside PyTorch, and through the gateway; BENCH="--device cpu --resolutions 32 --batches 1 2" tries it
+	$(BIN)/python -m benchmarks.gpu $(BENCH)
 
 bench-bulk: $(VENV)/.all ## the command line with a folder of pictures, beside one request after another
 	$(BIN)/python -m benchmarks.bulk $(BENCH)

@@ -171,18 +171,23 @@ def paper_size_table(config: RefineSpeedConfig) -> None:
 
 def paper_size_pipeline() -> tuple[Pipeline, nn.Module]:
     """The in-domain paper's networks and its perceptual network, weights random."""
-    generator, encoder = Generator(IDINVERT_GENERATOR).eval(), Encoder(IDINVERT_ENCODER)
-    with torch.no_grad():
-        codes = generator.mapping(torch.randn(64, IDINVERT_GENERATOR.z_size))
-        encoder.start_from(codes)
-    discriminator = LatentDiscriminator(
-        codes.mean(0), codes.std(0) + 1e-6, "layer", inputs=generator.mapping.last_inputs
-    )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "vgg16.pth"
         torch.save(random_vgg16(), file)
         perceptual = VGG16Conv43(file)
-    return Pipeline(generator, encoder.eval(), discriminator.eval(), {}, {}, [], {}), perceptual
+    return random_pipeline(IDINVERT_GENERATOR, IDINVERT_ENCODER), perceptual
+
+
+def random_pipeline(generator_config: GeneratorConfig, encoder_config: EncoderConfig) -> Pipeline:
+    """Networks with random weights, whose codes are spread as the mapping's are."""
+    generator, encoder = Generator(generator_config).eval(), Encoder(encoder_config)
+    with torch.no_grad():
+        codes = generator.mapping(torch.randn(64, generator_config.z_size))
+        encoder.start_from(codes)
+    discriminator = LatentDiscriminator(
+        codes.mean(0), codes.std(0) + 1e-6, "layer", inputs=generator.mapping.last_inputs
+    )
+    return Pipeline(generator, encoder.eval(), discriminator.eval(), {}, {}, [], {})
 
 
 def random_vgg16() -> dict[str, torch.Tensor]:

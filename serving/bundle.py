@@ -20,6 +20,7 @@ from serving.jobs import EditStep
 Role = Literal["encoder", "generator", "mapping", "critic", "refiner", "detector"]
 # Every bundle has these graphs. Only bundles that are aligned by faces have a detector, too.
 ROLES: tuple[Role, ...] = ("encoder", "generator", "mapping", "critic", "refiner")
+Precision = Literal["float32", "float16", "bfloat16"]
 GraphKey = tuple[str, int, str]  # model, version, sha256
 
 # Inputs of the refiner, each [N, 1]: the learning rate and the weights of its objective.
@@ -59,7 +60,7 @@ class GraphSpec(ManifestPart):
     file: str
     sha256: str
     external_data: FileEntry | None = None
-    precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     max_batch_size: int = Field(ge=1)
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]

@@ -131,12 +131,17 @@ class Settings(BaseSettings):
     intra_op_threads: int = Field(default=0, ge=0)
     """Threads for each run of a graph. 0: one for each processor that this process may use (container limits count)."""
 
-    engine: Literal["auto", "onnxruntime", "openvino", "openvino-bfloat16"] = "auto"
+    engine: Literal[
+        "auto", "onnxruntime", "openvino", "openvino-bfloat16", "onnxruntime-cuda", "tensorrt"
+    ] = "auto"
     """What runs graphs in this process. auto: each graph is tried at start-up on every engine that there is, and runs
-    on the fastest whose answers are right. openvino: in float32. /readyz says which one runs what."""
+    on the fastest whose answers are right. openvino: in float32. onnxruntime-cuda: on a GPU. tensorrt: on a GPU too, by
+    ONNX Runtime's TensorRT provider, which auto does not try, as it builds for minutes. /readyz says which one runs
+    what."""
 
     engine_cache: Path = Field(default_factory=lambda: _cache_folder() / "engines.json")
-    """File that remembers what the trials found, for the next start. It may be missing or not writable."""
+    """File that remembers what the trials found, for the next start. It may be missing or not writable. What TensorRT
+    builds is kept beside it."""
 
     max_batch_size: int = Field(default=16, ge=1)
     """Maximum number of samples in one run of a graph; a bundle may set it lower. Memory grows with the largest

@@ -143,6 +143,11 @@ class Batcher:
         self._run_s = ExponentialAverage(0.2, initial=0.05)
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def max_batch_size(self) -> int:
+        """The most samples of a batch."""
+        return self._max_batch_size
+
     def limit(self, batch_size: int) -> None:
         """Makes batches no larger than this, or than they were to be."""
         self._max_batch_size = min(self._max_batch_size, batch_size)

@@ -1,6 +1,6 @@
 """The embedded back end: runs graphs in this process, with a session and a batcher for each, on a few threads.
 
-It needs no server. Batches are not padded: on a CPU nothing is gained by that.
+It needs no server. Batches are not padded: on a CPU nothing is gained by that. (A session on a GPU does it itself.)
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from serving.backends.backend import Inference, Tensors, count_samples
 from serving.backends.batcher import Batcher
 from serving.backends.engines.choice import open_graph
 from serving.backends.engines.choice_cache import ChoiceCache
+from serving.backends.engines.gpu import DeviceSession
 from serving.backends.engines.sessions import EngineName, EngineUnfit, Session
 from serving.backends.references import check_reference
 from serving.bundle import Bundle, GraphKey, GraphSpec, Role
@@ -229,6 +230,8 @@ class _Graph:
         self.engine = chosen.engine
         if chosen.batch is not None:
             self._batcher.limit(chosen.batch)
+        if isinstance(chosen.session, DeviceSession):
+            chosen.session.prepare(self._batcher.max_batch_size)
         self._metrics.graph_engine.labels(self._spec.model, chosen.engine).set(1)
         return chosen.session
 

@@ -1,8 +1,8 @@
 """Which engine runs a graph, and in batches of how many: each is tried, what it answers is looked at, and the fastest
 that is right is taken.
 
-OpenVINO has given wrong results without an error before. So its answers are compared with ONNX Runtime's first, within
-a tolerance of its precision.
+OpenVINO has given wrong results without an error before. So every engine's answers are compared with those of ONNX
+Runtime on the processor first, within a tolerance of what it computes in.
 
 Large batches pay for small graphs only, whose runs are short beside what is done around them. The generator at 128
 pixels needs as long a picture in batches of 2 as of 8, and 25 MB more for each picture in a batch.
@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,23 +22,26 @@ import numpy.typing as npt
 
 from serving.backends.backend import Tensors
 from serving.backends.engines.choice_cache import Choice, ChoiceCache
+from serving.backends.engines.gpu import CUDA, DeviceSession, has_provider, tensorrt
 from serving.backends.engines.sessions import (
     EngineName,
     EngineUnfit,
+    InHalves,
+    OnnxRuntimeSession,
+    OpenVinoSession,
     Session,
     has_bfloat16,
     has_openvino,
-    open_session,
 )
-from serving.bundle import Bundle, Role, first_inputs
+from serving.bundle import Bundle, GraphSpec, Precision, Role, first_inputs
 
 _log = logging.getLogger(__name__)
 
-LOSS_TOLERANCE: dict[EngineName, float] = {"openvino": 1e-3, "openvino-bfloat16": 0.02}
+LOSS_TOLERANCE: dict[Precision, float] = {"float32": 1e-3, "float16": 5e-3, "bfloat16": 0.02}
 """How far a refiner's first losses may be from ONNX Runtime's, relative. bfloat16 has 8 significant bits."""
-TOLERANCE: dict[EngineName, float] = {"openvino": 1e-3, "openvino-bfloat16": 0.05}
+TOLERANCE: dict[Precision, float] = {"float32": 1e-3, "float16": 0.01, "bfloat16": 0.05}
 """How far a code, score or face may be, relative to the largest value."""
-PICTURE_TOLERANCE: dict[EngineName, float] = {"openvino": 1e-3, "openvino-bfloat16": 0.01}
+PICTURE_TOLERANCE: dict[Precision, float] = {"float32": 1e-3, "float16": 5e-3, "bfloat16": 0.01}
 """How far a picture may be: root mean square of the differences, relative to 255. 0.01 is 40 dB."""
 # A graph is timed for so long, or so many times.
 _TRIAL_S, _MOST_TRIALS = 0.25, 5
@@ -68,14 +72,15 @@ def open_graph(
     """
 
     def opened(engine: EngineName) -> Session:
-        graph = bundle.graphs[role]
-        return open_session(engine, bundle.graph_file(role), graph, threads, halves=role == "refiner")
+        kept = cache.folder / "tensorrt" if cache else None
+        return _open(engine, bundle, role, threads, kept)
 
     if wanted == "onnxruntime":
         return Chosen(opened("onnxruntime"), "onnxruntime")
     if wanted is not None:
         session = opened(wanted)
-        if error := _complaint(probe(bundle, role), session, wanted, opened("onnxruntime")):
+        precision = _precision(wanted, bundle.graphs[role])
+        if error := _complaint(probe(bundle, role), session, wanted, precision, opened("onnxruntime")):
             raise EngineUnfit(error)
         return Chosen(session, wanted)
     known = cache.get(bundle.graphs[role], threads) if cache else None
@@ -88,10 +93,47 @@ def open_graph(
 
 
 def candidates() -> tuple[EngineName, ...]:
-    """The engines that there are here. The first one is what the others are compared with."""
+    """The engines that are tried here. The first one is what the others are compared with.
+
+    TensorRT is not among them: to build its engines takes minutes for each graph and size of batch.
+    """
+    found: list[EngineName] = ["onnxruntime"]
+    if has_openvino():
+        found.append("openvino")
+        if has_bfloat16():
+            found.append("openvino-bfloat16")
+    if has_provider(CUDA):
+        found.append("onnxruntime-cuda")
+    return tuple(found)
+
+
+def _open(engine: EngineName, bundle: Bundle, role: Role, threads: int, kept: Path | None) -> Session:
+    """Opens a graph on an engine. kept: folder for what TensorRT builds.
+
+    Raises EngineUnfit where the engine is not there, and what the runtime raises where it cannot read the graph.
+    """
+    file, graph = bundle.graph_file(role), bundle.graphs[role]
+    if engine == "onnxruntime":
+        # A refiner's batches run as two halves where there are the threads.
+        halves = role == "refiner" and threads > 1
+        return InHalves(file, threads) if halves else OnnxRuntimeSession(file, threads)
+    if engine == "onnxruntime-cuda":
+        return DeviceSession(file, graph, CUDA)
+    if engine == "tensorrt":
+        return DeviceSession(file, graph, tensorrt(graph, kept))
     if not has_openvino():
-        return ("onnxruntime",)
-    return ("onnxruntime", "openvino", "openvino-bfloat16") if has_bfloat16() else ("onnxruntime", "openvino")
+        raise EngineUnfit(
+            "OpenVINO is not installed; pip install 'indomain-gateway[openvino]', or set INDOMAIN_ENGINE=auto."
+        )
+    bfloat16 = engine == "openvino-bfloat16"
+    if bfloat16 and not has_bfloat16():
+        raise EngineUnfit("This processor does not compute in bfloat16; set INDOMAIN_ENGINE=auto.")
+    return OpenVinoSession(file, graph, threads, bfloat16=bfloat16)
+
+
+def _precision(engine: EngineName, graph: GraphSpec) -> Precision:
+    """What a graph is computed in on an engine."""
+    return "bfloat16" if engine == "openvino-bfloat16" else graph.precision
 
 
 def _tried(bundle: Bundle, role: Role, opened: Callable[[EngineName], Session]) -> Choice:
@@ -106,7 +148,10 @@ def _tried(bundle: Bundle, role: Role, opened: Callable[[EngineName], Session]) 
     for engine in candidates()[1:]:
         try:
             session = opened(engine)
-            error = _complaint(feeds, session, engine, reference)
+            precision = _precision(engine, bundle.graphs[role])
+            error = _complaint(feeds, session, engine, precision, reference)
+        except EngineUnfit as failure:
+            error = str(failure)
         except Exception as failure:
             error = f"{engine} cannot run it ({type(failure).__name__})"
         if error:
@@ -131,21 +176,27 @@ def largest_batch(session: Session, feeds: Tensors, most: int) -> int:
     batch, best_s = 1, _best_seconds(session, _first(feeds))
     while 2 * batch <= most:
         repeated = {name: np.repeat(value, 2 * batch, 0) for name, value in _first(feeds).items()}
-        seconds = _best_seconds(session, repeated) / (2 * batch)
+        try:
+            seconds = _best_seconds(session, repeated) / (2 * batch)
+        except EngineUnfit:
+            # There is no memory for more.
+            break
         if seconds > _WORTH * best_s:
             break
         batch, best_s = 2 * batch, seconds
     return batch
 
 
-def _complaint(feeds: Tensors, session: Session, engine: EngineName, reference: Session) -> str:
+def _complaint(
+    feeds: Tensors, session: Session, engine: EngineName, precision: Precision, reference: Session
+) -> str:
     """What is wrong with an engine's answers; empty where they are right."""
     if "loss" in reference.outputs:
-        off, allowed = loss_error(session, reference, feeds), LOSS_TOLERANCE[engine]
+        off, allowed = loss_error(session, reference, feeds), LOSS_TOLERANCE[precision]
     else:
         found, wanted = session.run(_first(feeds)), reference.run(_first(feeds))
         pictures = any(value.dtype == np.uint8 for value in wanted.values())
-        allowed = (PICTURE_TOLERANCE if pictures else TOLERANCE)[engine]
+        allowed = (PICTURE_TOLERANCE if pictures else TOLERANCE)[precision]
         off = max(_difference(found[name], wanted[name]) for name in wanted)
     return (
         f"the answers of {engine} are off by {off:.2g}, at most {allowed:g} allowed" if off > allowed else ""
@@ -211,6 +262,9 @@ def sample_seconds(session: Session, feeds: Tensors) -> float:
 
 
 def _best_seconds(session: Session, feeds: Tensors) -> float:
+    if isinstance(session, DeviceSession):
+        # The first batch of a size opens it.
+        session.run(feeds)
     found: list[float] = []
     while len(found) < _MOST_TRIALS and sum(found) < _TRIAL_S:
         begun_s = time.perf_counter()

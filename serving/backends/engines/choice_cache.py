@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import platform
 import tempfile
 from collections.abc import Mapping
@@ -19,7 +20,9 @@ from serving.bundle import GraphSpec
 
 _log = logging.getLogger(__name__)
 
-_PACKAGES = ("onnxruntime", "openvino")
+_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "openvino")
+# What NVIDIA's driver says of itself and of each GPU; not there without one.
+_GPU_INFO = Path("/proc/driver/nvidia")
 _CPU_INFO = Path("/proc/cpuinfo")
 # What tells processors apart: their names and what they can compute with.
 _TOLD = ("model name", "flags", "features")
@@ -36,13 +39,18 @@ class Choice:
 
 
 class ChoiceCache:
-    """A JSON file. An entry holds for one graph, processor, number of threads and versions of the runtimes.
+    """A JSON file. An entry holds for one graph, processor, GPU, number of threads and versions of the runtimes.
 
     A file that cannot be read or written costs the trials, and nothing else.
     """
 
     def __init__(self, file: Path) -> None:
         self._file = file
+
+    @property
+    def folder(self) -> Path:
+        """Where the file is, and other things may be kept for the next start."""
+        return self._file.parent
 
     def get(self, graph: GraphSpec, threads: int) -> Choice | None:
         """What was chosen; None where that is not known."""
@@ -84,13 +92,25 @@ def _key(graph: GraphSpec, threads: int) -> str:
 
 @cache
 def _machine() -> tuple[str, ...]:
-    """The processor and the versions of the runtimes."""
+    """The processor, the GPUs and the versions of the runtimes."""
     try:
         lines = _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     told = sorted({line for line in lines if line.lower().startswith(_TOLD)}) or [platform.processor()]
-    return (*told, *(_version(package) for package in _PACKAGES))
+    return (*told, *_gpus(), *(_version(package) for package in _PACKAGES))
+
+
+def _gpus() -> list[str]:
+    """The driver, the models of the GPUs, and which of them this process may use."""
+    told = [os.environ.get("CUDA_VISIBLE_DEVICES", "")]
+    for file in (_GPU_INFO / "version", *sorted(_GPU_INFO.glob("gpus/*/information"))):
+        try:
+            lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            continue
+        told += [line for line in lines if line.startswith(("NVRM version", "Model:"))]
+    return told
 
 
 def _version(package: str) -> str:

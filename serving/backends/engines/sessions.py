@@ -1,33 +1,31 @@
 """The runtimes that can run a graph in this process, behind one small protocol, Session: open a file, run a batch.
 
 ONNX Runtime runs every graph, in float32. OpenVINO (the extra `openvino`) may run any, in float32, or in bfloat16 on
-processors with AVX512_BF16 or AMX, several times faster. `choice.py` says which one runs a graph.
+processors with AVX512_BF16 or AMX, several times faster. `gpu.py` has ONNX Runtime on a GPU. `choice.py` says which one
+runs a graph.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import onnxruntime
 
 from serving.backends.backend import Tensors
 from serving.bundle import GraphSpec, TensorSpec
-
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it is read once, at import
-import onnxruntime
 
 try:
     import openvino
 except ImportError:
     openvino = None
 
-EngineName = Literal["onnxruntime", "openvino", "openvino-bfloat16"]
-"""A runtime and what it computes in: float32 where nothing else is said."""
-_ORT_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+EngineName = Literal["onnxruntime", "openvino", "openvino-bfloat16", "onnxruntime-cuda", "tensorrt"]
+"""A runtime and what it computes in: what the graph says where nothing else is said, which is float32 for most."""
+ORT_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 _OPENVINO_DTYPES = {"u8": "uint8", "f32": "float32"}
 
 
@@ -57,8 +55,8 @@ class OnnxRuntimeSession:
         # Sessions share the processors: a session that spins after a run would take them from the others.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        self.inputs = {v.name: _ORT_DTYPES.get(v.type, v.type) for v in self._session.get_inputs()}
-        self.outputs = {v.name: _ORT_DTYPES.get(v.type, v.type) for v in self._session.get_outputs()}
+        self.inputs = {v.name: ORT_DTYPES.get(v.type, v.type) for v in self._session.get_inputs()}
+        self.outputs = {v.name: ORT_DTYPES.get(v.type, v.type) for v in self._session.get_outputs()}
         self._names = list(self.outputs)
 
     def run(self, feeds: Tensors) -> Tensors:
@@ -136,22 +134,3 @@ def has_bfloat16() -> bool:
     if not has_openvino():
         return False
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-def open_session(
-    engine: EngineName, file: Path, graph: GraphSpec, threads: int, *, halves: bool = False
-) -> Session:
-    """Opens a graph on an engine. `halves`: batches on ONNX Runtime run as two halves where there are the threads.
-
-    Raises EngineUnfit where the engine is not there, and what the runtime raises where it cannot read the graph.
-    """
-    if engine == "onnxruntime":
-        return InHalves(file, threads) if halves and threads > 1 else OnnxRuntimeSession(file, threads)
-    if not has_openvino():
-        raise EngineUnfit(
-            "OpenVINO is not installed; pip install 'indomain-gateway[openvino]', or set INDOMAIN_ENGINE=auto."
-        )
-    bfloat16 = engine == "openvino-bfloat16"
-    if bfloat16 and not has_bfloat16():
-        raise EngineUnfit("This processor does not compute in bfloat16; set INDOMAIN_ENGINE=auto.")
-    return OpenVinoSession(file, graph, threads, bfloat16=bfloat16)

@@ -12,6 +12,8 @@ import pytest
 
 from serving.backends.backend import Backend, Tensors
 from serving.backends.embedded import EmbeddedBackend
+from serving.backends.engines import choice
+from serving.backends.engines.gpu import Device
 from serving.backends.engines.sessions import openvino
 from serving.backends.triton import TritonBackend
 from serving.bundle import ROLES, Bundle, Role
@@ -28,7 +30,7 @@ from tests.serving.pictures import photograph
 from tests.serving.running_gateway import settings_for
 from tests.serving.triton_server import TritonServer
 
-BACKENDS = ("fake", "onnxruntime", "openvino", "triton", "triton, shared memory")
+BACKENDS = ("fake", "onnxruntime", "openvino", "onnxruntime-cuda", "triton", "triton, shared memory")
 QUEUE = 24  # samples; every graph of the tiny bundle runs up to 16 at once
 SOON = 30.0
 
@@ -40,7 +42,7 @@ def bundle(tiny_repository: Path) -> Bundle:
 
 @pytest.fixture(params=BACKENDS)
 async def backend(
-    request: pytest.FixtureRequest, bundle: Bundle, tiny_repository: Path
+    request: pytest.FixtureRequest, bundle: Bundle, tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Backend]:
     overrides: dict[str, Any] = {"max_queue_samples": QUEUE, "engine": "onnxruntime"}
     made: Backend
@@ -54,6 +56,8 @@ async def backend(
     else:
         if request.param == "openvino" and openvino is None:
             pytest.skip("OpenVINO is not installed")
+        # The processor stands in for a GPU.
+        monkeypatch.setattr(choice, "CUDA", Device("CPUExecutionProvider", "cpu"))
         overrides["engine"] = request.param
         made = EmbeddedBackend([bundle], settings_for(tiny_repository, **overrides), Metrics())
     await made.load()
