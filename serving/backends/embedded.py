@@ -30,8 +30,9 @@ from serving.telemetry.metrics import Metrics
 
 ADDRESS = "embedded"  # the label `address` of this back end in metrics
 REFINER_NICENESS = 5
-"""Of a refiner's threads, as of nice(1). A processor that two threads want is shared as their weights are: 1024 at 0,
-335 at 5. More would hand refinements over to whatever else the machine does, outside of containers."""
+"""How much nicer (as of nice(1)) a refiner's threads are than the process's others. A processor that two threads want
+is shared as their weights are: 1024 at 0, 335 at 5. More would hand refinements over to whatever else the machine does,
+outside of containers."""
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -130,7 +131,8 @@ def _give_way() -> None:
     """Lets other threads go first, on Linux, where threads have priorities of their own: a refinement may wait for a
     slider's picture, which takes a twentieth of its time. Threads that this one starts inherit it."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), REFINER_NICENESS)
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + REFINER_NICENESS)
 
 
 async def _close(graphs: Iterable[_Graph]) -> None:
