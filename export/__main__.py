@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from export.bundles.alignment import AlignConfig, align
         from export.bundles.building import BundleConfig
         from export.bundles.bundle import write_bundle
+        from export.bundles.manifest import SharedGraphError
         from export.importing import ImportConfig, import_checkpoint
         from export.parity.tolerances import ParityError
         from training.run_folders.checkpoint import CheckpointError
@@ -46,7 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "bundle": (BundleConfig, write_bundle),
             "align": (AlignConfig, align),
         }
-        bad_input, not_as_promised = (*bad_input, CheckpointError), (*not_as_promised, ParityError)
+        bad_input, not_as_promised = (
+            (*bad_input, CheckpointError, SharedGraphError),
+            (*not_as_promised, ParityError),
+        )
     config = tyro.extras.subcommand_cli_from_dict(
         {name: kind for name, (kind, _) in commands.items()}, prog="python -m export", args=arguments
     )

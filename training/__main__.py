@@ -21,6 +21,7 @@ from training.networks.image_discriminators import UnknownDiscriminator
 from training.recipe import RecipeConfig, RecipeError, run_recipe
 from training.run_folders.checkpoint import CheckpointError
 from training.run_folders.publication import PublicationConfig, publish
+from training.tuning.tuned_run import TuneConfig, tune_run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "alignment": (AlignmentConfig, measure_alignment),
         "evaluate": (EvaluationConfig, evaluate),
         "publish": (PublicationConfig, publish),
+        "tune": (TuneConfig, tune_run),
         "recipe": (RecipeConfig, run_recipe),
     }
     config = tyro.extras.subcommand_cli_from_dict(

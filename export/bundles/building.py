@@ -53,6 +53,9 @@ class BundleConfig:
     """Name of the bundle; the run's own if left out."""
     version: int | None = None
     """Puts this version beside those that the repository has, for a gateway to change over to while it serves."""
+    share: str | None = None
+    """Another bundle of the repository. Graphs that are byte for byte its own are not stored again: the manifest names
+    the other bundle's files, which must stay then. A run of `tune` has the encoder and the mapping of its origin."""
     weights: WeightFormat = "float16"
     """Numbers that weights are rounded to before they are stored, whatever is computed in."""
     precision: Precision = "float32"

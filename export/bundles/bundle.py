@@ -18,12 +18,19 @@ from torch import Tensor
 
 from export.bundles.building import Built, BundleConfig, build
 from export.bundles.checkpoint import Pipeline, load_pipeline
-from export.bundles.manifest import describe, graph_file
+from export.bundles.manifest import (
+    Place,
+    describe,
+    graph_file,
+    offered_graphs,
+    place_graph,
+    refuse_to_break_others,
+)
 from export.bundles.progress import progress_bar
 from export.bundles.verification import sample_tensors, verify_bundle
 from export.engines.triton import MAX_BATCH, config_pbtxt
 from export.graphs.graphs import for_detector, to_onnx
-from export.graphs.storage import data_file, save, widen
+from export.graphs.storage import data_file, widen
 from export.parity.checks import check_all, check_precision, precision_figures
 from export.parity.differences import Array, Figures
 from export.parity.refiner import refiner_inputs
@@ -36,7 +43,7 @@ STEPS = 13
 
 
 def write_bundle(config: BundleConfig) -> str:
-    """Export, check, move into place; return a summary. Raises CheckpointError, ParityError."""
+    """Export, check, move into place; return a summary. Raises CheckpointError, ParityError, SharedGraphError."""
     pipeline = load_pipeline(config.run)
     name = config.name or str(pipeline.meta["name"])
     torch.manual_seed(config.seed)
@@ -45,20 +52,21 @@ def write_bundle(config: BundleConfig) -> str:
     try:
         steps = STEPS + (config.precision != "float32") + 2 * (pipeline.face(config.alignment) is not None)
         with progress_bar(steps) as announce:
-            sizes, figures = write_checked(pipeline, name, config, work, announce)
+            sizes, figures, places = write_checked(pipeline, name, config, work, announce)
         move_into_place(work, config.to, name, tuple(sizes), config.version)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return summary(name, config.to, sizes, figures)
+    return summary(name, config.to, sizes, figures, places)
 
 
 def write_checked(
     pipeline: Pipeline, name: str, config: BundleConfig, work: Path, announce: Callable[[str], None]
-) -> tuple[dict[str, int], dict[str, Figures]]:
-    """Write the whole bundle into the folder `work`; return bytes and figures of each graph. Raises ParityError.
+) -> tuple[dict[str, int], dict[str, Figures], dict[str, Place]]:
+    """Write the whole bundle into the folder `work`; return bytes, figures and place of each graph. Raises ParityError.
 
     `announce` is called with each step's name.
     """
+    offered = offered_graphs(config.to, name, config.share)
     announce("folding networks, calibrating the score")
     built = build(pipeline, config)
     shape = pipeline.generator.config
@@ -67,19 +75,18 @@ def write_checked(
     if config.precision != "float32":
         announce(f"comparing {config.precision} with float32")
         rounding = measure_precision(built, config, z)
-    files, widened = {}, {}
+    files, widened, places = {}, {}, {}
     for role, graph in built.graphs.items():
         announce(f"exporting the {role}")
-        folder = work / f"{name}_{role}"
-        files[role] = widened[role] = work / graph_file(f"{name}_{role}", config.version or 1)
-        files[role].parent.mkdir(parents=True)
-        save(to_onnx(graph, f"{name}_{role}"), files[role])
+        own = (f"{name}_{role}", config.version or 1)
+        places[role] = place_graph(graph, to_onnx(graph, own[0]), own, offered.get(role), work)
+        files[role] = widened[role] = work / graph_file(*places[role])
         if graph.precision != "float32":
             widened[role] = work / "widened" / f"{role}.onnx"
             widened[role].parent.mkdir(exist_ok=True)
             widen(files[role], widened[role])
-        text = config_pbtxt(f"{name}_{role}", MAX_BATCH[role], graph.inputs, graph.outputs)
-        (folder / "config.pbtxt").write_text(text)
+        text = config_pbtxt(places[role][0], MAX_BATCH[role], graph.inputs, graph.outputs)
+        (work / places[role][0] / "config.pbtxt").write_text(text)
     figures = check_all(
         built.graphs, files, widened, built.originals, built.objective, config.refine, z, announce
     )
@@ -93,13 +100,13 @@ def write_checked(
     # Not save_file: it would let nobody else read the file.
     content = to_safetensors({key: np.ascontiguousarray(value) for key, value in tensors.items()})
     (work / f"{name}.safetensors").write_bytes(content)
-    manifest = describe(name, pipeline, built, config, work, figures)
+    manifest = describe(name, pipeline, built, config, work, figures, places)
     (work / f"{name}.json").write_text(json.dumps(manifest, indent=1) + "\n")
     announce("verifying the bundle")
     for _, complaint in verify_bundle(work / f"{name}.json"):
         if complaint:
             raise ParityError(f"the written bundle does not verify: {complaint}; nothing was kept")
-    return {role: stored_bytes(file) for role, file in files.items()}, figures
+    return {role: stored_bytes(file) for role, file in files.items()}, figures, places
 
 
 def measure_precision(built: Built, config: BundleConfig, z: Tensor) -> dict[str, Figures]:
@@ -143,11 +150,18 @@ def inputs_of(z: Tensor, files: Mapping[str, Path], refine: RefinementConfig) ->
 def move_into_place(
     work: Path, repository: Path, name: str, roles: tuple[str, ...], version: int | None = None
 ) -> None:
-    """Replace the bundle, or one version of it, in the repository. The manifest, which vouches for it, goes last."""
+    """Replace the bundle, or one version of it, in the repository. The manifest, which vouches for it, goes last.
+
+    Raises SharedGraphError.
+    """
     repository.mkdir(exist_ok=True)
+    refuse_to_break_others(work, repository, name, version)
     for role in roles:
         made, place = work / f"{name}_{role}", repository / f"{name}_{role}"
-        if version is not None and place.exists():
+        if not made.exists():  # it is shared: another bundle has it
+            if version is None and place.exists():
+                place.rename(work / f"{name}_{role}.old")
+        elif version is not None and place.exists():
             put(made / str(version), place / str(version), work / f"{name}_{role}.old")
             (made / "config.pbtxt").replace(place / "config.pbtxt")
         else:
@@ -163,10 +177,18 @@ def put(made: Path, place: Path, old: Path) -> None:
     made.rename(place)
 
 
-def summary(name: str, repository: Path, sizes: Mapping[str, int], figures: Mapping[str, Figures]) -> str:
+def summary(
+    name: str,
+    repository: Path,
+    sizes: Mapping[str, int],
+    figures: Mapping[str, Figures],
+    places: Mapping[str, Place],
+) -> str:
     """What was written, for the terminal."""
     lines = [f"{name} written to {repository}"]
     for role, size in sizes.items():
         reached = ", ".join(f"{key} {value:.3g}" for key, value in figures[role].items())
-        lines.append(f"  {role:<9} {size / 1e6:6.2f} MB  {reached}")
+        model = places[role][0]
+        stored = f"{size / 1e6:6.2f} MB" if model == f"{name}_{role}" else f"shared, {model}"
+        lines.append(f"  {role:<9} {stored}  {reached}")
     return "\n".join(lines)

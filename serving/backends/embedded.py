@@ -79,7 +79,8 @@ class EmbeddedBackend:
         try:
             for bundle in bundles:
                 for role in bundle.graphs:
-                    if bundle.graphs[role].key not in self._graphs:
+                    # Bundles may share graphs, also two that are new.
+                    if bundle.graphs[role].key not in self._graphs | added:
                         graph = _Graph(
                             bundle,
                             role,

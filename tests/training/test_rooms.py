@@ -23,6 +23,7 @@ ROOMS = {
         "faces",
         "measures",
         "refinement",
+        "tuning",
         "optimisation",
         "loops",
         "directions",

@@ -81,10 +81,13 @@ def on_device(drawn: Tensor, device: torch.device) -> Tensor:
     return drawn.pin_memory().to(device, non_blocking=True)
 
 
-def load_pictures(source: Path, resolution: int, attributes: Path | None = None) -> Pictures:
+def load_pictures(
+    source: Path, resolution: int, attributes: Path | None = None, *, crop: bool = True
+) -> Pictures:
     """Read every picture under `source` (folder or zip), centre-cropped and resized to `resolution` pixels.
 
-    Raises DataError where there is no picture, one cannot be decoded, or the csv does not name each of them.
+    Raises DataError where there is no picture, one cannot be decoded, the csv does not name each of them, or one has
+    another size and `crop` is False.
     """
     names, rows = [], []
     for name, content in sorted(_files(source)):
@@ -93,6 +96,9 @@ def load_pictures(source: Path, resolution: int, attributes: Path | None = None)
                 upright = ImageOps.exif_transpose(picture).convert("RGB")
         except OSError as error:
             raise DataError(f"{name} in {source} is not a picture that can be read: {error}") from error
+        if not crop and upright.size != (resolution, resolution):
+            size = f"{upright.width} x {upright.height} pixels"
+            raise DataError(f"{name} in {source} has {size}; align it to {resolution} x {resolution}")
         names.append(name)
         rows.append(np.asarray(resized(upright, resolution)).transpose(2, 0, 1))
     if not rows:

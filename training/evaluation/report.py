@@ -10,6 +10,8 @@ from training.networks.latent_discriminator import default_view
 
 def method_name(meta: dict[str, Any]) -> str:
     """Name the method that checkpoint.json describes, and how its settings differ from the usual ones."""
+    if "tuned" in meta:
+        return f"{method_name({k: v for k, v in meta.items() if k != 'tuned'})}, tuned"
     if "imported_encoder" in meta:
         return str(meta["imported_encoder"]["family"])
     usual = InversionConfig

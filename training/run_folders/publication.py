@@ -19,7 +19,8 @@ from training.run_folders.former_names import current_file_name, current_tensors
 from training.run_folders.json_files import write_json
 
 LEFT_OUT = "image_discriminator.safetensors"
-BESIDE = ("directions.json", "directions.safetensors", "presets.json", "alignment.json", "card.json")
+CARD_FILE = "card.json"
+BESIDE = ("directions.json", "directions.safetensors", "presets.json", "alignment.json", CARD_FILE)
 
 
 @dataclass
@@ -45,9 +46,14 @@ def publish(config: PublicationConfig) -> Path:
             rounded = {k: v.half() if v.dtype == torch.float32 else v for k, v in state.items()}
             save_file(rounded, config.to / current_file_name(file.name))
     write_json(config.to / "checkpoint.json", meta)
+    copy_beside(source, config.to)
+    return config.to
+
+
+def copy_beside(source: Path, to: Path) -> None:
+    """Copy directions, presets, alignment and card to the folder `to`, from a run folder or the checkpoint in it."""
     for name in BESIDE:
         for folder in (source.parent, source):
             if (folder / name).is_file():
-                shutil.copyfile(folder / name, config.to / name)
+                shutil.copyfile(folder / name, to / name)
                 break
-    return config.to

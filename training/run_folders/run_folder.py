@@ -36,7 +36,11 @@ class RunFolder:
         """Make the next numbered folder under `parent`, and write config.json and environment.json into it."""
         parent.mkdir(parents=True, exist_ok=True)
         numbers = [int(m[1]) for m in (re.match(r"(\d{5})-", p.name) for p in parent.iterdir()) if m]
-        folder = parent / f"{max(numbers, default=-1) + 1:05d}-{name}"
+        return cls.make(parent / f"{max(numbers, default=-1) + 1:05d}-{name}", config)
+
+    @classmethod
+    def make(cls, folder: Path, config: Any) -> RunFolder:
+        """Make a run folder of that name, as `create` does."""
         (folder / "samples").mkdir(parents=True)
         write_json(folder / "config.json", config)
         write_json(folder / "environment.json", environment())

@@ -8,10 +8,12 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from serving.backends import embedded
 from serving.backends.embedded import EmbeddedBackend
 from serving.backends.engines import choice, sessions
 from serving.backends.engines.choice import Chosen, candidates, open_graph, probe
@@ -212,6 +214,28 @@ async def test_the_gateway_tells_which_engine_runs_what(bundle: Bundle, tiny_rep
     assert metrics.registry.get_sample_value("indomain_graph_engine", labels) == 1
     await backend.close()
     assert metrics.registry.get_sample_value("indomain_graph_engine", labels) == 0
+
+
+async def test_a_graph_that_bundles_share_is_loaded_once(
+    bundle: Bundle, tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def counted(bundle: Bundle, role: Role, *rest: Any) -> Chosen:
+        opened.append(bundle.graphs[role].model)
+        return open_graph(bundle, role, *rest)
+
+    monkeypatch.setattr(embedded, "open_graph", counted)
+    own = bundle.graphs["generator"].model_copy(update={"model": "other_generator"})
+    other = replace(bundle, name="other", graphs={**bundle.graphs, "generator": own})
+    backend = EmbeddedBackend([bundle, other], settings_for(tiny_repository), Metrics())
+    await backend.load()
+    models = {graph.model for both in (bundle, other) for graph in both.graphs.values()}
+    assert sorted(opened) == sorted(models)
+    # The one that leaves takes no shared graph with it.
+    await backend.keep([other])
+    assert backend.engines.keys() == {graph.model for graph in other.graphs.values()}
+    await backend.close()
 
 
 async def test_the_gateway_remembers_its_choices(

@@ -1,0 +1,1 @@
+"""Pivotal tuning: a generator is tuned to the pictures of one person."""
