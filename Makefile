@@ -37,7 +37,7 @@ faults: $(VENV)/.all ## what breaks, broken: servers killed, disks full, overloa
 	$(BIN)/python -m pytest tests/serving -m fault $(PYTEST)
 
 FUZZ_INPUTS ?= 25000
-fuzz: $(VENV)/.all ## 175,000 damaged pictures, messages, bodies, forms, paths, sessions, sizes at bounds; FUZZ_INPUTS for each of the seven
+fuzz: $(VENV)/.all ## 200,000 damaged pictures, messages, bodies, forms, paths, sessions, sizes at bounds; FUZZ_INPUTS for each of the eight
 	FUZZ_INPUTS=$(FUZZ_INPUTS) $(BIN)/python -m pytest tests/serving/transports/test_fuzz.py -s $(PYTEST)
 
 attack: $(VENV)/.all ## twenty attacks on a running gateway, on loopback; a table of what each did
