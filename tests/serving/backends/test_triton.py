@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,9 @@ def test_one_of_two_is_killed_under_load(
             done += 1
         return done
 
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(8) as pool, ExitStack() as ending:
+        # The pool waits for its callers, whatever fails here.
+        ending.callback(stop.set)
         callers = [pool.submit(caller, number) for number in range(8)]
 
         def outcomes(server: TritonServer) -> float:
