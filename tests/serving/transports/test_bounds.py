@@ -138,7 +138,8 @@ def test_waiting_connections_make_room_for_new_ones(start_gateway: Callable[...,
     running = start_gateway(max_http_connections=8)
     silent = [connected(running) for _ in range(20)]
     assert running.http.get("/healthz").status_code == 200
-    assert is_cut(silent[0])
+    # The request may have been taken in before them: each host's newest connection comes first.
+    wait_for(lambda: sum(is_cut(opened) for opened in silent) >= 20 - 8)
     for opened in silent:
         opened.close()
 
