@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import tyro
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from torch import distributed
 
 from training.data.pictures import DataError
 from training.directions.directions import DirectionsConfig, find_directions
@@ -46,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (DataError, CheckpointError, UnknownDiscriminator, RecipeError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    finally:
+        # Its threads would otherwise be ended with the process, which aborts where one still works.
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
     return 0
 
 
