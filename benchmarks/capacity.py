@@ -74,10 +74,8 @@ class CapacityConfig:
     """Machines are enough where the 95th percentile is at most so many times the latency of a lone request."""
     price: float = 0.10
     """Of a machine an hour, in whatever money."""
-    edit_ms: float | None = None
-    """Of another machine or engine: milliseconds of it that an edit takes. With `inversion-ms` nothing is measured."""
-    inversion_ms: float | None = None
-    """Milliseconds of the machine that an inversion takes."""
+    service_ms: tuple[float, float] | None = None
+    """Of another machine or engine: milliseconds of it that an edit and an inversion take. Nothing is measured then."""
 
 
 # --- the simulation --------------------------------------------------------------------------------------
@@ -260,8 +258,8 @@ async def check(config: CapacityConfig) -> tuple[Service, Service]:
 
 
 def main(config: CapacityConfig) -> None:
-    if config.edit_ms is not None and config.inversion_ms is not None:
-        edit, inversion = Service(config.edit_ms / 1e3, 0.0), Service(config.inversion_ms / 1e3, 0.0, 5)
+    if config.service_ms is not None:
+        edit, inversion = (Service(milliseconds / 1e3, 0.0) for milliseconds in config.service_ms)
     else:
         edit, inversion = asyncio.run(check(config))
     edits, inversions = config.wanted

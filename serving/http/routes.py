@@ -5,6 +5,7 @@ What all requests pass is in middleware.py, bodies and answers in requests.py, s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -108,7 +109,9 @@ def _unary(method: Method, serve: Callable[..., Any]) -> Endpoint:
 def _announced_bytes(request: Request) -> float:
     """How large the body is; one that comes in chunks of unknown number counts as large. A message's own `ByteSize`
     writes the whole of it to find out."""
-    return float(request.headers.get("content-length", "inf"))
+    if "transfer-encoding" in request.headers:
+        return math.inf
+    return int(request.headers.get("content-length", "0"))
 
 
 def _event_stream(method: Method, serve: Callable[..., Awaitable[None]]) -> Endpoint:

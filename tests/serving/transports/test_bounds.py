@@ -27,7 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed
 
-from benchmarks.attack.wire import reset_calls
+from benchmarks.attack import wire
 from indomain.v1 import editing_pb2 as pb
 from serving.errors import MalformedRequest
 from serving.grpc import answers
@@ -119,19 +119,6 @@ def is_cut(opened: socket.socket) -> bool:
     return True
 
 
-def has_ended(opened: socket.socket) -> bool:
-    """Whether the connection has ended by now."""
-    opened.setblocking(False)
-    try:
-        while opened.recv(1000):
-            pass
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
-
-
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HTT", b"GET /healthz HTTP/1.1\r\nhost: lo"])
 def test_headers_must_come(impatient: RunningGateway, sent: bytes) -> None:
     with connected(impatient) as opened:
@@ -151,7 +138,7 @@ def test_waiting_connections_make_room_for_new_ones(start_gateway: Callable[...,
     running = start_gateway(max_http_connections=8)
     silent = [connected(running) for _ in range(20)]
     # They are cut for being silent later, after ten seconds.
-    wait_for(lambda: sum(has_ended(opened) for opened in silent) >= 20 - 8, 5.0)
+    wait_for(lambda: sum(wire.is_cut(opened) for opened in silent) >= 20 - 8, 5.0)
     assert running.http.get("/healthz").status_code == 200
     for opened in silent:
         opened.close()
@@ -172,7 +159,7 @@ def test_bodies_that_do_not_come_make_room_for_new_connections(
     else:
         wait_for(lambda: held(running) == 8)
     assert running.http.get("/healthz").status_code == 200
-    assert sum(has_ended(one) for one in opened) == 1
+    assert sum(wire.is_cut(one) for one in opened) == 1
     for one in opened:
         one.close()
 
@@ -520,7 +507,7 @@ def test_calls_that_are_reset_at_once_are_cut_before_all_are_worked_on(
     message = pb.SampleRequest(seeds=[1]).SerializeToString()
     target = SimpleNamespace(grpc_port=int(running.target.rpartition(":")[2]))
     end_s = time.monotonic() + 30.0
-    reset_calls(target, "/indomain.v1.Editing/Sample", message, end_s)  # type: ignore[arg-type]
+    wire.reset_calls(target, "/indomain.v1.Editing/Sample", message, end_s)  # type: ignore[arg-type]
     assert time.monotonic() < end_s, "the connection was not cut"
     begun = running.metric(
         "grpc_server_started_total",
