@@ -67,7 +67,8 @@ def create_app(
         else:
             serve = _event_stream if method.streams_responses else _unary
             endpoint = serve(method, getattr(editing, method.name))
-            app.add_api_route(method.path, endpoint, methods=[method.verb], include_in_schema=False)
+            # Starlette's way: FastAPI's own, which would read bodies too, takes a third of a millisecond more.
+            app.add_route(method.path, endpoint, methods=[method.verb], include_in_schema=False)
     _add_operation_routes(app, pipeline, metrics, tells_engines=settings.keys_file is None)
     if settings.studio:
         add_studio(app)

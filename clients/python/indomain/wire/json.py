@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from base64 import b64encode
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
+import numpy as np
 from google.protobuf import json_format
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -12,20 +16,69 @@ from google.protobuf.message import Message
 _Message = TypeVar("_Message", bound=Message)
 _Fields = dict[str, Any]
 
-# protobuf writes these as strings, since JavaScript cannot hold all of them. The contract's are small.
-_WIDE_INTEGERS = {FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_UINT64}
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=\r\n"
 # Words of the short names of these enums are joined by hyphens, those of the others by underscores.
 _HYPHENATED = {"Alignment"}
 
 
 def message_to_json(message: Message) -> dict[str, Any]:
-    """Every field that has a value, zeros and empty strings too; enums that say nothing are left out."""
-    values = json_format.MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-    _for_each_field(values, message.DESCRIPTOR, _shorten, "")
+    """Every field that has a value, zeros and empty strings too, in the order of their numbers; enums that say nothing
+    are left out. Several times as fast as protobuf's own, whose choices it shares (a test holds them equal)."""
+    values: _Fields = {}
+    for name, has_presence, is_code_shape, write in _writers(message.DESCRIPTOR):
+        if has_presence and not message.HasField(name):
+            continue
+        written = write(getattr(message, name))
+        # An enum that says nothing; and the shape of a code that is named by its handle alone.
+        if written is not None and (written or not is_code_shape):
+            values[name] = written
     return values
+
+
+@cache
+def _writers(message: Any) -> list[tuple[str, bool, bool, Callable[[Any], Any]]]:
+    """For each field of a kind of message: name, whether it may be unset, whether it is Code.shape, and what turns its
+    value into JSON's."""
+    return [
+        (field.name, field.has_presence, field.full_name == "indomain.v1.Code.shape", _writer(field))
+        for field in sorted(message.fields, key=lambda field: field.number)
+    ]
+
+
+def _writer(field: Any) -> Callable[[Any], Any]:
+    within = field.message_type
+    if within is not None and within.GetOptions().map_entry:
+        write = _write_value(within.fields_by_name["value"])
+        return lambda entries: {str(key): write(value) for key, value in entries.items()}
+    write = _write_value(field)
+    return (lambda items: [write(item) for item in items]) if field.is_repeated else write
+
+
+def _write_value(field: Any) -> Callable[[Any], Any]:
+    if field.message_type is not None:
+        return message_to_json
+    if field.enum_type is not None:
+        names = {value.number: short_name(field.enum_type, value.number) for value in field.enum_type.values}
+        return lambda number: names.get(number, number) if number else None
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        return lambda content: b64encode(content).decode("ascii")
+    if field.type == FieldDescriptor.TYPE_FLOAT:
+        return _shortest_float
+    if field.type == FieldDescriptor.TYPE_DOUBLE:
+        return _finite
+    return lambda value: value
+
+
+def _shortest_float(value: float) -> float | str:
+    """A number of 32 bits in as few digits as tell it from others: 0.7, and not 0.699999988079071."""
+    return _finite(float(str(np.float32(value))))
+
+
+def _finite(value: float) -> float | str:
+    """JSON knows no infinity and no NaN; protobuf writes their names."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def message_from_json(
@@ -86,22 +139,6 @@ def _for_each_field(values: object, message: Any, change: _Change, path: str) ->
                 _for_each_field(item, within, change, f"{where}[{number}]")
         else:
             raise ValueError(f"{where} is no list")
-
-
-def _shorten(values: _Fields, key: str, field: FieldDescriptor, path: str) -> None:
-    """What protobuf has written, as the interface has it."""
-    if field.type in _WIDE_INTEGERS:
-        value = values[key]
-        values[key] = [int(item) for item in value] if field.is_repeated else int(value)
-    elif field.enum_type is not None:
-        number = field.enum_type.values_by_name[values[key]].number
-        if number:
-            values[key] = short_name(field.enum_type, number)
-        else:
-            del values[key]
-    elif field.full_name == "indomain.v1.Code.shape" and not values[key]:
-        # of a code that is named by its handle alone
-        del values[key]
 
 
 def _expand(values: _Fields, key: str, field: FieldDescriptor, path: str) -> None:
