@@ -23,8 +23,10 @@ ROLES: tuple[Role, ...] = ("encoder", "generator", "mapping", "critic", "refiner
 Precision = Literal["float32", "float16", "bfloat16"]
 GraphKey = tuple[str, int, str]  # model, version, sha256
 
-# Inputs of the refiner, each [N, 1]: the learning rate and the weights of its objective.
+# Inputs of the refiner, each [N, 1]: the learning rate and the weights of its objective. Refiners of bundles with detail
+# codes also take DETAIL.
 REFINE_SETTINGS = ("learning_rate", "pixel_weight", "perceptual_weight", "domain_weight")
+DETAIL = "detail"
 
 
 class ManifestPart(BaseModel):
@@ -97,6 +99,24 @@ class RefineDefaults(ManifestPart):
     perceptual_weight: float = Field(ge=0)
     domain_weight: float = Field(ge=0)
     quality_steps: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
+    detail: float | None = Field(default=None, ge=0, le=1)  # None: the bundle has no detail codes
+
+
+class DetailCodes(ManifestPart):
+    """What the rows of a code beyond its layers are: `maps` of side x side pixels, flattened. The generator adds them to
+    its features after `layer`; in native codes they are zero.
+
+    fade: how far an edit goes, in standard deviations of sampled codes, until e^-1 of the detail is left.
+    """
+
+    layer: int = Field(ge=0)
+    side: int = Field(ge=4)
+    maps: int = Field(ge=1)
+    fade: float = Field(gt=0)
+
+    def rows(self, code_size: int) -> int:
+        """How many rows of a code they take."""
+        return self.maps * self.side**2 // code_size
 
 
 Point = tuple[Annotated[float, Field(gt=-1.0, lt=2.0)], Annotated[float, Field(gt=-1.0, lt=2.0)]]
@@ -143,11 +163,11 @@ class Direction:
     layers: tuple[int, ...]
     range: tuple[float, float]  # useful strengths, in standard deviations of sampled codes
     scale: float
-    vector: npt.NDArray[np.float32]  # [L, 512], unit length over all layers, zero outside `layers`
+    vector: npt.NDArray[np.float32]  # as a code, unit length over all layers, zero outside `layers`
     held_out: HeldOut | None
     conditioned_on: tuple[str, ...]
-    boundary: npt.NDArray[np.float32]  # [L, 512]
-    across: npt.NDArray[np.float32]  # [L, 512]
+    boundary: npt.NDArray[np.float32]  # as a code
+    across: npt.NDArray[np.float32]  # as a code
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,17 +189,21 @@ class ReferenceRun:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A trained pipeline: graphs, tensors, directions, presets, defaults."""
+    """A trained pipeline: graphs, tensors, directions, presets, defaults.
+
+    Its codes are float32 [L, 512], and with detail codes [L + R, 512].
+    """
 
     name: str
     resolution: int  # pixels, both sides
     layers: int
     code_size: int
+    detail: DetailCodes | None
     graphs: dict[Role, GraphSpec]
     references: dict[Role, ReferenceRun]  # empty for older exports
     folder: Path
-    mean_code: npt.NDArray[np.float32]  # [L, 512]
-    code_std: npt.NDArray[np.float32]  # [L, 512]
+    mean_code: npt.NDArray[np.float32]
+    code_std: npt.NDArray[np.float32]
     directions: dict[str, Direction]
     presets: dict[str, Preset]
     refine: RefineDefaults
@@ -195,6 +219,12 @@ class Bundle:
         return self.graphs["mapping"].inputs[0].shape[1]
 
     @property
+    def code_shape(self) -> tuple[int, int]:
+        """Rows of a code, with those of the detail, and their size."""
+        rows, size = self.mean_code.shape
+        return rows, size
+
+    @property
     def code_space(self) -> str:
         """Names the space that codes live in: the bundle and its generator. A code means nothing in another space."""
         return f"{self.name}-{self.graphs['generator'].sha256[:12]}"
@@ -205,7 +235,7 @@ class Bundle:
 
 
 class ObjectiveSettings(Protocol):
-    """The values of REFINE_SETTINGS, by name."""
+    """The values of REFINE_SETTINGS and DETAIL, by name."""
 
     @property
     def learning_rate(self) -> float: ...
@@ -218,6 +248,15 @@ class ObjectiveSettings(Protocol):
 
     @property
     def domain_weight(self) -> float: ...
+
+    @property
+    def detail(self) -> float: ...
+
+
+def with_rows(code: npt.NDArray[np.float32], rows: int) -> npt.NDArray[np.float32]:
+    """A code float32 [..., L, 512] without detail as one of `rows` rows: zeros are added."""
+    missing = rows - code.shape[-2]
+    return np.pad(code, [(0, 0)] * (code.ndim - 2) + [(0, missing), (0, 0)]) if missing else code
 
 
 def first_inputs(
@@ -233,6 +272,6 @@ def first_inputs(
     }
     inputs |= {"code": codes, "target": targets}
     inputs["mask"] = np.ones((*targets.shape[:3], 1), dtype=np.float32)
-    for name in REFINE_SETTINGS:
+    for name in (*REFINE_SETTINGS, *((DETAIL,) if bundle.detail else ())):
         inputs[name] = np.full((len(codes), 1), getattr(settings, name), dtype=np.float32)
     return inputs

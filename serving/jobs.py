@@ -159,7 +159,8 @@ class AlignOptions:
 class RefineOptions:
     """How to refine a code. What is None takes the bundle's default; steps = 0 leaves the code as encoded.
 
-    quality: a name that the bundle gives to a number of steps. allow_fewer_steps: if the gateway is busy, rather do
+    quality: a name that the bundle gives to a number of steps. detail: how much is found of what the layers' vectors
+    cannot say, 0..1; in bundles without detail codes 0. allow_fewer_steps: if the gateway is busy, rather do
     fewer steps than wait or be refused.
     """
 
@@ -169,6 +170,7 @@ class RefineOptions:
     pixel_weight: float | None = None
     perceptual_weight: float | None = None
     domain_weight: float | None = None
+    detail: float | None = None
     allow_fewer_steps: bool = False
 
 

@@ -20,6 +20,7 @@ from training.loops.gan_config import GanConfig
 from training.loops.inversion import InversionConfig, train_encoder
 from training.networks.image_discriminators import UnknownDiscriminator
 from training.recipe import RecipeConfig, RecipeError, run_recipe
+from training.refinement.detail_basis import DetailBasisConfig, fit_detail
 from training.run_folders.checkpoint import CheckpointError
 from training.run_folders.publication import PublicationConfig, publish
 from training.tuning.tuned_run import TuneConfig, tune_run
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "encoder": (InversionConfig, train_encoder),
         "directions": (DirectionsConfig, find_directions),
         "factors": (FactorsConfig, find_factors),
+        "detail": (DetailBasisConfig, fit_detail),
         "alignment": (AlignmentConfig, measure_alignment),
         "evaluate": (EvaluationConfig, evaluate),
         "publish": (PublicationConfig, publish),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ from export.graphs.graphs import (
 from export.graphs.precision import Precision, lower
 from training.losses.perceptual import LPIPSSq
 from training.measures.domain_score import calibration_count, invert_samples
+from training.networks.detail import WithDetail, WithoutDetail
 from training.refinement.objective import Objective
 from training.refinement.optimisers import OPTIMISERS
 from training.refinement.refinement import RefinementConfig
@@ -83,6 +84,8 @@ class Built:
     originals: dict[str, nn.Module]
     """The training networks, with the inputs and outputs of the graphs."""
     objective: Objective
+    refine: RefinementConfig
+    """The config's, with the detail that the pipeline has."""
     statistics: dict[str, Any]
 
 
@@ -107,7 +110,14 @@ def fold(
     encoder = rounded(fold_encoder(pipeline.encoder))
     latent_discriminator = rounded(fold_latent_discriminator(pipeline.latent_discriminator))
     code_variance = float(pipeline.latent_discriminator.deviation.square().mean())
-    objective = Objective(synthesis, encoder, rounded(perceptual or LPIPSSq()), code_variance)
+    objective = Objective(
+        synthesis,
+        encoder,
+        rounded(perceptual or LPIPSSq()),
+        code_variance,
+        layers=pipeline.generator.config.layers,
+        detail_weight=pipeline.detail.config.weight if pipeline.detail else 0.0,
+    )
     return Folded(synthesis, mapping, encoder, latent_discriminator, objective)
 
 
@@ -115,23 +125,33 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
     """Fold and round the networks, calibrate the score, and make the graphs."""
     generator = pipeline.generator
     folded = fold(pipeline, config.weights)
-    code_shape = (generator.config.layers, generator.config.code_size)
+    layers, code_size = generator.config.layers, generator.config.code_size
+    rows = pipeline.detail.config.rows(code_size) if pipeline.detail else 0
+    refine = replace(config.refine, detail=1.0) if rows else config.refine
     side = generator.config.resolution
+
+    def giving_detail(network: nn.Module) -> nn.Module:
+        return WithDetail(network, rows) if rows else network
+
+    def taking_detail(network: nn.Module) -> nn.Module:
+        return WithoutDetail(network, layers) if rows else network
+
     with torch.no_grad():
         z = torch.randn(calibration_count(config.sampled_codes, side), generator.config.z_size)
         inversions = invert_samples(folded.mapping(z), folded.synthesis, folded.encoder)
         logits = folded.latent_discriminator(inversions).mean(1)
     quantiles = torch.quantile(logits, torch.linspace(0, 1, QUANTILES))
     graphs = bundle_graphs(
-        encoder=lower(folded.encoder, config.precision),
+        encoder=giving_detail(lower(folded.encoder, config.precision)),
         synthesis=lower(folded.synthesis, config.precision),
-        mapping=folded.mapping,
-        critic=DomainScoreGraph(folded.latent_discriminator, quantiles),
+        mapping=giving_detail(folded.mapping),
+        critic=taking_detail(DomainScoreGraph(folded.latent_discriminator, quantiles)),
         refiner=Refiner(
-            folded.objective, OPTIMISERS[config.refine.optimiser], code_shape, config.refine.chunk_steps
+            folded.objective, OPTIMISERS[refine.optimiser], (layers + rows, code_size), refine.chunk_steps
         ),
         resolution=side,
-        code_shape=code_shape,
+        code_shape=(layers + rows, code_size),
+        settings=tuple(refine.settings),
         z_size=generator.config.z_size,
         precision=config.precision,
     )
@@ -139,10 +159,10 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
         graphs["detector"] = detector_graph()
     originals = {
         **{role: graph.module for role, graph in graphs.items() if role == "detector"},
-        "encoder": EncoderGraph(pipeline.encoder),
+        "encoder": EncoderGraph(giving_detail(pipeline.encoder)),
         "generator": GeneratorGraph(generator.synthesis),
-        "mapping": generator.mapping,
-        "critic": DomainScoreGraph(pipeline.latent_discriminator, quantiles),
+        "mapping": giving_detail(generator.mapping),
+        "critic": taking_detail(DomainScoreGraph(pipeline.latent_discriminator, quantiles)),
     }
     statistics = {
         "sampled_codes": len(logits),
@@ -151,4 +171,4 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
         "score": SCORE,
         "critic_logit_median": float(quantiles[QUANTILES // 2]),
     }
-    return Built(graphs, originals, folded.objective, statistics)
+    return Built(graphs, originals, folded.objective, refine, statistics)

@@ -33,6 +33,7 @@ from export.graphs.graphs import for_detector, to_onnx
 from export.graphs.storage import data_file, widen
 from export.parity.checks import check_all, check_precision, precision_figures
 from export.parity.differences import Array, Figures
+from export.parity.forward import with_some_detail
 from export.parity.refiner import refiner_inputs
 from export.parity.sessions import open_session, run
 from export.parity.tolerances import ParityError, sample_count
@@ -88,14 +89,14 @@ def write_checked(
         text = config_pbtxt(places[role][0], MAX_BATCH[role], graph.inputs, graph.outputs)
         (work / places[role][0] / "config.pbtxt").write_text(text)
     figures = check_all(
-        built.graphs, files, widened, built.originals, built.objective, config.refine, z, announce
+        built.graphs, files, widened, built.originals, built.objective, built.refine, z, announce
     )
     figures |= {role: figures[role] | reached for role, reached in rounding.items()}
     announce("storing a sample of each graph")
     discriminator = pipeline.latent_discriminator
     tensors = {"mean_code": discriminator.mean.numpy(), "code_std": discriminator.deviation.numpy()}
     tensors |= {f"direction/{key}": vector for key, vector in pipeline.vectors.items()} | pipeline.boundaries
-    for role, inputs in inputs_of(z, widened, config.refine).items():
+    for role, inputs in inputs_of(z, widened, built.refine, built.objective.layers).items():
         tensors |= sample_tensors(role, inputs, run(open_session(widened[role]), inputs))
     # Not save_file: it would let nobody else read the file.
     content = to_safetensors({key: np.ascontiguousarray(value) for key, value in tensors.items()})
@@ -125,13 +126,16 @@ def stored_bytes(file: Path) -> int:
     return sum(part.stat().st_size for part in (file, data_file(file)) if part.is_file())
 
 
-def inputs_of(z: Tensor, files: Mapping[str, Path], refine: RefinementConfig) -> dict[str, dict[str, Array]]:
+def inputs_of(
+    z: Tensor, files: Mapping[str, Path], refine: RefinementConfig, layers: int | None
+) -> dict[str, dict[str, Array]]:
     """Inputs for each graph's stored sample, made by the graphs; the refiner goes from a code to another's picture.
 
-    `z` float32 [N, z_size]; `files` by role.
+    `z` float32 [N, z_size]; `files` by role; `layers`: rows of a code that are no detail.
     """
     latent = z.numpy()
-    code = run(open_session(files["mapping"]), {"z": latent})["code"]
+    native = run(open_session(files["mapping"]), {"z": latent})["code"]
+    code = with_some_detail(torch.from_numpy(native), layers).numpy()
     image = run(open_session(files["generator"]), {"code": code})["image"]
     return {
         "mapping": {"z": latent},

@@ -13,10 +13,12 @@ from safetensors.numpy import load_file
 
 from export.bundles.presets import read_presets
 from training.faces.alignment import ALIGNMENT_FILE
+from training.networks.detail import Detail
 from training.networks.encoder import Encoder
 from training.networks.generator import Generator
 from training.networks.latent_discriminator import LatentDiscriminator
 from training.networks.pyramid_encoder import PyramidEncoder
+from training.refinement.detail_basis import load_detail
 from training.run_folders.checkpoint import CheckpointError
 from training.run_folders.trained_inversion import load_inversion
 
@@ -43,6 +45,8 @@ class Pipeline:
     presets: list[dict[str, Any]] = field(default_factory=list)
     where_faces_lie: dict[str, Any] | None = None
     """alignment.json; None if there is none"""
+    detail: Detail | None = None
+    """What codes have beside the layers' vectors; None if there is none"""
 
     def face(self, alignment: str | None) -> dict[str, Any] | None:
         """Where faces are to be aligned to; None for pictures that are only cropped. Raises CheckpointError."""
@@ -62,6 +66,7 @@ def load_pipeline(run: Path) -> Pipeline:
     directions, vectors, boundaries = load_directions(run, shape)
     listing = run / "presets.json"
     presets = read_presets(listing, directions) if listing.is_file() else []
+    detail = load_detail(run, generator)
     return Pipeline(
         generator,
         encoder,
@@ -73,6 +78,7 @@ def load_pipeline(run: Path) -> Pipeline:
         boundaries,
         presets,
         load_alignment(run),
+        detail,
     )
 
 

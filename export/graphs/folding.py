@@ -123,7 +123,10 @@ class FoldedStyledLayer(nn.Module):
 
 
 class FoldedSynthesis(nn.Module):
-    """`Synthesis` without random noise: code float32 [N, L, 512] -> image float32 [N, 3, H, W]."""
+    """`Synthesis` without random noise: code float32 [N, L, 512] -> image float32 [N, 3, H, W].
+
+    With detail, codes may have its rows, too.
+    """
 
     constant: Tensor
     rgb_up: Tensor
@@ -137,15 +140,18 @@ class FoldedSynthesis(nn.Module):
         self.to_rgb = nn.ModuleList(FoldedModulatedConv(layer.conv) for layer in synthesis.to_rgb)  # type: ignore[arg-type]
         biases = torch.stack([layer.bias.detach() for layer in synthesis.to_rgb])  # type: ignore[misc]
         self.register_buffer("rgb_bias", biases[:, :, None, None].clone())  # [blocks, 3 or 4, 1, 1]
-        self.transparency = synthesis.config.transparency
+        self.transparency, self.layers = synthesis.config.transparency, synthesis.config.layers
+        self.detail = synthesis.detail
 
     def forward(self, code: Tensor) -> Tensor:
-        w = code.unbind(1)
+        w = code[:, : self.layers].unbind(1)
         x = self.styled[0](self.constant, w[0])
         rgb = self.to_rgb[0](x, w[1]) + self.rgb_bias[0]
         for i in range(1, len(self.to_rgb)):
             x = self.styled[2 * i - 1](x, w[2 * i - 1])
             x = self.styled[2 * i](x, w[2 * i])
+            if self.detail is not None and i == self.detail.config.block and code.shape[1] > self.layers:
+                x = x + self.detail(code[:, self.layers :]).to(x.dtype)
             rgb = F.conv_transpose2d(rgb, self.rgb_up, stride=2, padding=1, groups=len(self.rgb_up))
             rgb = rgb + self.to_rgb[i](x, w[2 * i + 1]) + self.rgb_bias[i]
         return on_white(rgb) if self.transparency else rgb

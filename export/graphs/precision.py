@@ -22,7 +22,7 @@ DTYPES: dict[Precision, torch.dtype] = {
     "bfloat16": torch.bfloat16,
 }
 # Parts of a folded generator that compute in float32: styles from codes, demodulation, the sum of RGB.
-FLOAT32_PARTS = {"style", "energy", "rgb_up", "rgb_bias"}
+FLOAT32_PARTS = {"style", "energy", "rgb_up", "rgb_bias", "detail"}
 
 
 def lower(network: nn.Module, precision: Precision) -> nn.Module:

@@ -18,6 +18,13 @@ from export.parity.tolerances import TOLERANCES, Tolerances, batches, require
 FORBIDDEN = ("Loop", "Scan", "If", "Random", "Multinomial", "Bernoulli")  # also as beginnings of names
 
 
+def with_some_detail(codes: Tensor, layers: int | None) -> Tensor:
+    """Fill the rows of codes float [N, L + R, 512] beyond the layers, which native codes have zeros in, at random."""
+    filled = codes.clone()
+    filled[:, layers:] = 0.5 * torch.randn(filled[:, layers:].shape, generator=torch.Generator().manual_seed(0))
+    return filled if layers is not None else codes
+
+
 def check_structure(graph: Graph, file: Path) -> None:
     """Check a graph's file: valid, inputs and outputs as declared, batch dynamic, no control flow, nothing random.
 

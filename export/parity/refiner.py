@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from export.parity.differences import Array, Figures, relative_lengths
 from export.parity.sessions import run
 from export.parity.tolerances import TOLERANCES, Tolerances, batches, require
-from training.refinement.objective import Objective, Weights, to_float
+from training.refinement.objective import Objective, to_float
 from training.refinement.optimisers import OPTIMISERS, Adam
 from training.refinement.refinement import RefinementConfig, refine
 
@@ -29,10 +29,7 @@ def refiner_inputs(code: Array, target: Array, config: RefinementConfig) -> dict
     n, height, width, _ = target.shape
     shapes = OPTIMISERS[config.optimiser].shapes(code.shape[1:])
     state = {name: np.zeros((n, *shape), np.float32) for name, shape in shapes.items()}
-    settings = {
-        name: np.full((n, 1), getattr(config, name), np.float32)
-        for name in ("learning_rate", "pixel_weight", "perceptual_weight", "domain_weight")
-    }
+    settings = {name: np.full((n, 1), value, np.float32) for name, value in config.settings.items()}
     mask = np.ones((n, height, width, 1), np.float32)
     return {**state, "code": code, "target": target, "mask": mask, **settings}
 
@@ -58,8 +55,7 @@ def loss_gradient(objective: Objective, code: Array, target: Array, config: Refi
     """The same gradient by autograd."""
     variable = torch.from_numpy(code.copy()).requires_grad_()
     goal = objective.target(to_float(torch.from_numpy(target)))
-    weights = Weights(config.pixel_weight, config.perceptual_weight, config.domain_weight)
-    (gradient,) = torch.autograd.grad(objective(variable, goal, weights).sum(), variable)
+    (gradient,) = torch.autograd.grad(objective(variable, goal, config.weights).sum(), variable)
     return gradient.numpy()
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from serving.bundle import Bundle
+from serving.bundle import Bundle, with_rows
 from serving.errors import InvalidCode, InvalidOption, UnknownDirection
 from serving.jobs import Code, EditStep
 
@@ -30,19 +30,23 @@ _MAX_CODE_VALUE = 1e4  # trained codes have values up to some tens; far beyond, 
 def check_codes(
     codes: npt.NDArray[np.float32], bundle: Bundle, what: str = "code"
 ) -> npt.NDArray[np.float32]:
-    """Checks shape and values: [L, 512] or [N, L, 512] -> float32 [N, L, 512]. Raises InvalidCode."""
+    """Checks shape and values: [L, 512] or [N, L, 512] -> float32 [N, L, 512]. Raises InvalidCode.
+
+    Where the bundle's codes have detail, one without it gets rows of zeros.
+    """
     stacked = codes[None] if codes.ndim == 2 else codes
-    if stacked.ndim != 3 or stacked.shape[1:] != (bundle.layers, bundle.code_size) or len(stacked) == 0:
+    rows, size = bundle.code_shape
+    if stacked.ndim != 3 or len(stacked) == 0 or stacked.shape[1:] not in ((rows, size), (bundle.layers, size)):
+        without = f", or [{bundle.layers}, {size}] without detail" if bundle.detail else ""
         raise InvalidCode(
-            f"{what} has shape {list(codes.shape)}; bundle {bundle.name} takes "
-            f"[{bundle.layers}, {bundle.code_size}]."
+            f"{what} has shape {list(codes.shape)}; bundle {bundle.name} takes [{rows}, {size}]{without}."
         )
     # The comparison is false for NaN and infinities, too.
     if not bool((np.abs(stacked) <= _MAX_CODE_VALUE).all()):
         raise InvalidCode(
             f"{what} has values that are not finite, or beyond {_MAX_CODE_VALUE:g}; send it as it came."
         )
-    return np.ascontiguousarray(stacked, dtype=np.float32)
+    return np.ascontiguousarray(with_rows(stacked, rows), dtype=np.float32)
 
 
 def check_edits(edits: tuple[EditStep, ...], bundle: Bundle, max_edits: int) -> None:
@@ -83,11 +87,24 @@ def cut_to_range(edits: tuple[EditStep, ...], bundle: Bundle) -> tuple[EditStep,
 
 
 def apply_edits(code: Code, edits: tuple[EditStep, ...], bundle: Bundle) -> Code:
-    """The code after all edits, float32 [L, 512]. Edits that cancel out return the same code, bit for bit."""
+    """The code after all edits, float32 [L, 512]. Edits that cancel out return the same code, bit for bit.
+
+    Detail fades with the distance: it was found for the picture as it was, and does not move with what an edit moves.
+    """
     moved = np.zeros(code.shape, dtype=np.float64)
     for edit in edits:
         moved += edit.strength * edit_vector(edit, bundle)
-    return (code.astype(np.float64) + moved).astype(np.float32)
+    edited = code.astype(np.float64) + moved
+    if bundle.detail is not None:
+        edited[bundle.layers :] *= math.exp(-edit_distance(moved, bundle) / bundle.detail.fade)
+    return edited.astype(np.float32)
+
+
+def edit_distance(moved: Vectors, bundle: Bundle) -> float:
+    """How far a change of a code float64 [L, 512] goes: its root mean square, in standard deviations of sampled
+    codes."""
+    layers = slice(bundle.layers)
+    return float(np.sqrt(np.mean((moved[layers] / (bundle.code_std[layers] + _EPSILON)) ** 2)))
 
 
 def edit_vector(edit: EditStep, bundle: Bundle) -> Vectors:
@@ -99,7 +116,7 @@ def edit_vector(edit: EditStep, bundle: Bundle) -> Vectors:
         parts = bundle.presets[edit.direction].edits
         vector = sum(
             (part.strength * edit_vector(part, bundle) for part in parts),
-            start=np.zeros((bundle.layers, bundle.code_size)),
+            start=np.zeros(bundle.code_shape),
         )
     else:
         direction = bundle.directions[edit.direction]
@@ -209,10 +226,15 @@ def check_mixing(layers: tuple[int, ...], strength: float, bundle: Bundle) -> No
         raise InvalidOption(f"The strength of mixing is {strength}; it goes from 0 to 1.")
 
 
-def mix_codes(base: Code, style: Code, layers: tuple[int, ...], strength: float) -> Code:
-    """`base` with `layers` moved towards those of `style`, all the way at strength 1; float32 [L, 512]."""
+def mix_codes(base: Code, style: Code, layers: tuple[int, ...], strength: float, bundle: Bundle) -> Code:
+    """`base` with `layers` moved towards those of `style`, all the way at strength 1; float32 [L, 512].
+
+    The detail goes with the layer after which it is added.
+    """
     # each once: indexing copies a layer as often as it is named
     mixed, chosen = base.copy(), list(set(layers))
+    if bundle.detail is not None and bundle.detail.layer in layers:
+        chosen += range(bundle.layers, len(base))
     if strength == 1.0:
         mixed[chosen] = style[chosen]
     else:

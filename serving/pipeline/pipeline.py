@@ -231,7 +231,7 @@ class Pipeline:
             with about("style"):
                 style, _ = await self._code_of(job.style, settings, job.align, bundle, call)
             with call.during("edit"):
-                code = mix_codes(base, style, job.layers, job.strength)
+                code = mix_codes(base, style, job.layers, job.strength, bundle)
             score, rendering = await self._renderer.render_code(bundle, code, base, origin, job.output, call)
             return Mixed(bundle.name, self._codes.name(code, bundle, job.output, call), score, rendering)
 

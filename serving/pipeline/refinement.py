@@ -39,6 +39,7 @@ class RefineSettings:
     pixel_weight: float
     perceptual_weight: float
     domain_weight: float
+    detail: float = 0.0
     allow_fewer_steps: bool = False
 
     @classmethod
@@ -47,11 +48,13 @@ class RefineSettings:
 
         def choose(name: str, upper: float) -> float:
             wanted = getattr(options, name)
-            value = float(getattr(defaults, name) if wanted is None else wanted)
+            value = float((getattr(defaults, name) or 0.0) if wanted is None else wanted)
             if not (math.isfinite(value) and 0.0 <= value <= upper):
                 raise InvalidOption(f"refine.{name} is {value}; it goes from 0 to {upper:g}.")
             return value
 
+        if options.detail and defaults.detail is None:
+            raise InvalidOption("refine.detail asks for detail, and the bundle's codes have none; leave it out.")
         steps = min(defaults.steps, max_steps) if options.steps is None else options.steps
         if options.quality is not None:
             if options.steps is not None:
@@ -70,6 +73,7 @@ class RefineSettings:
             pixel_weight=choose("pixel_weight", _MAX_WEIGHT),
             perceptual_weight=choose("perceptual_weight", _MAX_WEIGHT),
             domain_weight=choose("domain_weight", _MAX_WEIGHT),
+            detail=choose("detail", 1.0),
             allow_fewer_steps=options.allow_fewer_steps,
         )
 

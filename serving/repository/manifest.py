@@ -11,7 +11,16 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from serving.bundle import FaceTemplate, FileEntry, GraphSpec, HeldOut, ManifestPart, RefineDefaults, Role
+from serving.bundle import (
+    DetailCodes,
+    FaceTemplate,
+    FileEntry,
+    GraphSpec,
+    HeldOut,
+    ManifestPart,
+    RefineDefaults,
+    Role,
+)
 from serving.errors import BundleInvalid
 
 MANIFEST_FORMAT = 1
@@ -54,6 +63,7 @@ class Manifest(ManifestPart):
     resolution: int = Field(ge=4)
     layers: int = Field(ge=1)
     code_size: int = Field(ge=1)
+    detail: DetailCodes | None = None
     graphs: dict[Role, GraphSpec]
     tensors: FileEntry
     directions: tuple[DirectionEntry, ...] = ()

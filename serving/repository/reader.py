@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 from serving.bundle import (
+    DETAIL,
     REFINE_SETTINGS,
     ROLES,
     Bundle,
@@ -25,6 +26,7 @@ from serving.bundle import (
     ReferenceRun,
     Role,
     TensorSpec,
+    with_rows,
 )
 from serving.errors import BundleInvalid
 from serving.jobs import EditStep
@@ -79,18 +81,19 @@ def read_bundle(repository: Path, name: str, *, verify: bool = True) -> Bundle:
             if file is not None:
                 _check_file(repository, name, file, verify)
     tensors = _read_tensors(name, _check_file(repository, name, manifest.tensors, verify))
-    code_shape = (manifest.layers, manifest.code_size)
-    directions = {e.name: _direction(name, e, tensors, code_shape) for e in manifest.directions}
+    code_shape, rows = (manifest.layers, manifest.code_size), _code_rows(manifest)
+    directions = {e.name: _direction(name, e, tensors, code_shape, rows) for e in manifest.directions}
     return Bundle(
         name=name,
         resolution=manifest.resolution,
         layers=manifest.layers,
         code_size=manifest.code_size,
+        detail=manifest.detail,
         graphs={role: manifest.graphs[role] for role in needed},
         references=_references(name, manifest.graphs, tensors),
         folder=repository,
-        mean_code=_tensor(name, tensors, "mean_code", code_shape),
-        code_std=_tensor(name, tensors, "code_std", code_shape),
+        mean_code=with_rows(_tensor(name, tensors, "mean_code", code_shape), rows),
+        code_std=with_rows(_tensor(name, tensors, "code_std", code_shape), rows),
         directions=directions,
         presets={entry.name: _preset(name, entry, directions) for entry in manifest.presets},
         refine=manifest.refine,
@@ -102,17 +105,25 @@ def read_bundle(repository: Path, name: str, *, verify: bool = True) -> Bundle:
     )
 
 
+def _code_rows(manifest: Manifest) -> int:
+    """Rows of a code, those of the detail among them."""
+    detail = manifest.detail
+    return manifest.layers + (detail.rows(manifest.code_size) if detail else 0)
+
+
 def _check_graph(bundle: str, role: Role, manifest: Manifest) -> None:
     graph = manifest.graphs[role]
     inputs, outputs = _REQUIRED_TENSORS[role]
     # More outputs do no harm; an input that the pipeline does not know would stay empty.
     known = inputs | {spec.name for spec in graph.state}
+    if role == "refiner" and manifest.detail is not None:
+        known |= {DETAIL}
     if {spec.name for spec in graph.inputs} != known:
         raise BundleInvalid(f"Bundle {bundle}: graph {role!r} must take exactly {', '.join(sorted(known))}.")
     if not outputs <= {spec.name for spec in graph.outputs}:
         raise BundleInvalid(f"Bundle {bundle}: graph {role!r} must give {', '.join(sorted(outputs))}.")
     picture = (-1, manifest.resolution, manifest.resolution, 3)
-    code = (-1, manifest.layers, manifest.code_size)
+    code = (-1, _code_rows(manifest), manifest.code_size)
     if role == "mapping" and len(graph.inputs[0].shape) != 2:
         raise BundleInvalid(f"Bundle {bundle}: {role}.z has shape {list(graph.inputs[0].shape)}.")
     if role == "detector":
@@ -203,6 +214,7 @@ def _direction(
     entry: DirectionEntry,
     tensors: dict[str, npt.NDArray[np.float32]],
     code_shape: tuple[int, int],
+    rows: int,
 ) -> Direction:
     vector = _tensor(bundle, tensors, f"direction/{entry.name}", code_shape)
     outside = [layer for layer in range(code_shape[0]) if layer not in entry.layers]
@@ -225,11 +237,11 @@ def _direction(
         layers=entry.layers,
         range=entry.range,
         scale=entry.scale,
-        vector=vector,
+        vector=with_rows(vector, rows),
         held_out=entry.held_out,
         conditioned_on=entry.conditioned_on,
-        boundary=boundary,
-        across=across,
+        boundary=with_rows(boundary, rows),
+        across=with_rows(across, rows),
     )
 
 

@@ -88,7 +88,13 @@ def _bundle(bundle: Bundle) -> pb.Bundle:
         data=bundle.data,
         code_space=bundle.code_space,
         presets=[_preset(preset) for preset in bundle.presets.values()],
+        detail=_detail(bundle),
     )
+
+
+def _detail(bundle: Bundle) -> pb.DetailCodes | None:
+    detail, rows = bundle.detail, bundle.code_shape[0] - bundle.layers
+    return pb.DetailCodes(rows=rows, **detail.model_dump()) if detail is not None else None
 
 
 def _preset(preset: Preset) -> pb.Preset:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.kernels.fused_activation import activate
+from training.networks.detail import Detail
 from training.networks.layers import (
     ACTIVATION_GAIN,
     LEAKY_SLOPE,
@@ -195,7 +196,10 @@ class ToRGB(nn.Module):
 
 
 class Synthesis(nn.Module):
-    """code float32 [N, L, 512] -> image float [N, 3, H, W], nominally in [-1, 1]; skip architecture."""
+    """code float32 [N, L, 512] -> image float [N, 3, H, W], nominally in [-1, 1]; skip architecture.
+
+    Of a code with more rows than layers, `detail` makes maps of the others (detail.py).
+    """
 
     rgb_up: Tensor
 
@@ -214,16 +218,21 @@ class Synthesis(nn.Module):
         self.register_buffer("rgb_up", rgb_up, persistent=False)
         # While the last block is new: a scalar 0..1 that says how much it adds to the picture.
         self.fade: Tensor | None = None
+        # Not a part of the network's state: run folders hold it beside the generator.
+        self.detail: Detail | None = None
 
     def forward(self, code: Tensor, *, random_noise: bool = False) -> Tensor:
+        layers = self.config.layers
         # One split instead of a gather per layer: its gradient is one concatenation.
-        w = code.unbind(1)
+        w = code[:, :layers].unbind(1)
         x = self.constant.expand(code.shape[0], -1, -1, -1)
         x = self.styled[0](x, w[0], random_noise=random_noise)
         rgb = self.to_rgb[0](x, w[1]).float()
         for i in range(1, len(self.to_rgb)):
             x = self.styled[2 * i - 1](x, w[2 * i - 1], random_noise=random_noise)
             x = self.styled[2 * i](x, w[2 * i], random_noise=random_noise)
+            if self.detail is not None and i == self.detail.config.block and code.shape[1] > layers:
+                x = x + self.detail(code[:, layers:]).to(x.dtype)
             rgb = upsample(rgb, self.rgb_up)
             added = self.to_rgb[i](x, w[2 * i + 1]).float()
             if self.fade is not None and i == len(self.to_rgb) - 1:

@@ -40,11 +40,15 @@ class Target:
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of the three terms: a number for all samples, or float [N] with one for each sample."""
+    """Weights of the three terms: a number for all samples, or float [N] with one for each sample.
+
+    detail: how much of a code's detail rows counts, 0..1; with 0 they have no gradient either.
+    """
 
     pixel: Tensor | float
     perceptual: Tensor | float
     domain: Tensor | float
+    detail: Tensor | float = 1.0
 
 
 class Objective(nn.Module):
@@ -52,14 +56,25 @@ class Objective(nn.Module):
 
     `code_variance` is the mean variance of sampled codes' entries. It divides the domain term, so that this term's
     weight means the same for every bundle. The paper's term has a variance of 1.
+
+    Rows of a code beyond the `layers` are detail (training/networks/detail.py). Their mean square, `detail_weight`
+    times, is a part of the loss.
     """
 
     def __init__(
-        self, synthesis: nn.Module, encoder: nn.Module, perceptual: nn.Module, code_variance: float
+        self,
+        synthesis: nn.Module,
+        encoder: nn.Module,
+        perceptual: nn.Module,
+        code_variance: float,
+        *,
+        layers: int | None = None,
+        detail_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.synthesis, self.encoder, self.perceptual = synthesis, encoder, perceptual
         self.code_variance = code_variance
+        self.layers, self.detail_weight = layers, detail_weight
 
     def target(self, image: Tensor, mask: Tensor | None = None) -> Target:
         """A target of pictures float [N, 3, H, W] in [-1, 1] and a mask float [N, 1, H, W], by default all ones."""
@@ -69,17 +84,29 @@ class Objective(nn.Module):
         return Target(image, perceptual.features(image), mask)
 
     def forward(self, code: Tensor, target: Target, weights: Weights) -> Tensor:
-        """code float [N, L, 512] -> loss float [N]. No sample's loss depends on another sample."""
+        """code float [N, L or L + R, 512] -> loss float [N]. No sample's loss depends on another sample."""
         perceptual: Perceptual = self.perceptual  # type: ignore[assignment]
+        vectors = code[:, : self.layers]
+        has_detail = code.shape[1] > vectors.shape[1]
+        if has_detail:
+            detail = code[:, self.layers :] * for_each_sample(weights.detail)
+            code = torch.cat([vectors, detail], 1)
         image = self.synthesis(code)
         loss = weights.pixel * masked_mean_square(image - target.image, target.mask)
         loss = loss + weights.perceptual * perceptual.between(
             perceptual.features(image), target.features, target.mask
         )
+        if has_detail:
+            loss = loss + self.detail_weight * detail.square().mean((1, 2))
         # Inversions without an encoder have no domain term.
         if isinstance(weights.domain, float) and weights.domain == 0:
             return loss
-        return loss + weights.domain * domain_regulariser(code, self.encoder(image), self.code_variance)
+        return loss + weights.domain * domain_regulariser(vectors, self.encoder(image), self.code_variance)
+
+
+def for_each_sample(weight: Tensor | float) -> Tensor | float:
+    """A weight that multiplies float [N, L, 512]: float [N] -> [N, 1, 1]."""
+    return weight[:, None, None] if isinstance(weight, Tensor) else weight
 
 
 def masked_mean_square(error: Tensor, mask: Tensor) -> Tensor:

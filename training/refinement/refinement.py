@@ -33,6 +33,20 @@ class RefinementConfig:
     """Weight of the perceptual distance."""
     domain_weight: float = 0.5
     """Weight of mean((code - E(G(code)))^2), in units of the mean variance of sampled codes."""
+    detail: float | None = None
+    """How much detail is found beside the layers' vectors, 0..1; None for pipelines that have none."""
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """What the exported refiner takes for each sample, by its inputs' names."""
+        names = ("learning_rate", "pixel_weight", "perceptual_weight", "domain_weight", "detail")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    @property
+    def weights(self) -> Weights:
+        """The same for the objective."""
+        detail = 1.0 if self.detail is None else self.detail
+        return Weights(self.pixel_weight, self.perceptual_weight, self.domain_weight, detail)
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,6 @@ def refine(
     search = start if isinstance(start, Search) else Search(start)
     with torch.no_grad():
         target = objective.target(image, mask)
-    weights = Weights(config.pixel_weight, config.perceptual_weight, config.domain_weight)
     optimiser = OPTIMISERS[config.optimiser]
     variable = search.start.detach()
     shapes = optimiser.shapes(tuple(variable.shape[1:]))
@@ -80,7 +93,7 @@ def refine(
         variable = state["code"].requires_grad_(k < config.steps)
         with torch.set_grad_enabled(k < config.steps):
             code = search.code(variable)
-            loss = (objective(code, target, weights) + search.prior(variable)).unsqueeze(1)
+            loss = (objective(code, target, config.weights) + search.prior(variable)).unsqueeze(1)
         losses.append(loss.detach())
         best = better(best, (code.detach(), losses[-1]))
         if k < config.steps:

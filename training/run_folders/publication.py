@@ -20,7 +20,15 @@ from training.run_folders.json_files import write_json
 
 LEFT_OUT = "image_discriminator.safetensors"
 CARD_FILE = "card.json"
-BESIDE = ("directions.json", "directions.safetensors", "presets.json", "alignment.json", CARD_FILE)
+BESIDE = (
+    "directions.json",
+    "directions.safetensors",
+    "presets.json",
+    "alignment.json",
+    "detail.json",
+    "detail.safetensors",
+    CARD_FILE,
+)
 
 
 @dataclass
@@ -51,7 +59,7 @@ def publish(config: PublicationConfig) -> Path:
 
 
 def copy_beside(source: Path, to: Path) -> None:
-    """Copy directions, presets, alignment and card to the folder `to`, from a run folder or the checkpoint in it."""
+    """Copy directions, presets, alignment, detail and card to the folder `to`, from a run folder or the checkpoint in it."""
     for name in BESIDE:
         for folder in (source.parent, source):
             if (folder / name).is_file():

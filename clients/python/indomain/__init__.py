@@ -44,7 +44,7 @@ from indomain.exceptions import (
     UnknownDirectionError,
 )
 from indomain.latents import Code, ForeignCodeWarning, load_code, load_codes
-from indomain.results.bundles import Bundle, Direction, GatewayInfo, HeldOut, Limits, Preset
+from indomain.results.bundles import Bundle, DetailCodes, Direction, GatewayInfo, HeldOut, Limits, Preset
 from indomain.results.inversion import AsyncInversion, Inversion
 from indomain.results.measures import AreaChange, Face, FoundFaces, Losses, Placement
 from indomain.results.pictures import (
@@ -72,6 +72,7 @@ __all__ = [
     "Code",
     "CodeArray",
     "DeadlineExceededError",
+    "DetailCodes",
     "Diffused",
     "Direction",
     "Edit",

@@ -45,6 +45,8 @@ class Refine:
         quality: in place of steps, a name of `Bundle.quality_steps`: "fast", "balanced" or "best".
         learning_rate: how far the first step moves a code, in units of the code.
         pixel_weight, perceptual_weight, domain_weight: of the three terms of the objective.
+        detail: how much is found of what the layers' vectors cannot say, 0 (none) to 1; only 0 where the bundle has no
+            `Bundle.detail`.
         allow_fewer_steps: where the gateway is busy, do fewer steps rather than wait or be refused.
     """
 
@@ -54,6 +56,7 @@ class Refine:
     pixel_weight: float | None = None
     perceptual_weight: float | None = None
     domain_weight: float | None = None
+    detail: float | None = None
     allow_fewer_steps: bool | None = None
 
 

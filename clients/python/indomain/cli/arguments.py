@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from indomain import Align
+from indomain import Align, Refine
 from indomain.constants import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
 
 # More jobs gain nothing: `make bench-bulk`.
@@ -39,6 +39,7 @@ def options_of(call: Callable[..., Any], arguments: argparse.Namespace) -> dict[
     given = vars(arguments) | {
         "include_pasted": arguments.paste,
         "align": Align(arguments.align, arguments.face),
+        "refine": None if arguments.detail is None else Refine(detail=arguments.detail),
     }
     parameters = inspect.signature(call).parameters.values()
     options = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
@@ -165,6 +166,12 @@ def inversion_options() -> argparse.ArgumentParser:
     effort.add_argument("--quality", metavar="NAME", help="of the refinement: fast, balanced or best")
     effort.add_argument(
         "--steps", metavar="N", type=int, help="refinement steps; 0: the encoder's code as it is"
+    )
+    parser.add_argument(
+        "--detail",
+        metavar="SHARE",
+        type=float,
+        help="of what the code's layers cannot say, how much is found: 0 none, 1 all (default), where the bundle has it",
     )
     photographs = parser.add_argument_group("photographs")
     photographs.add_argument(

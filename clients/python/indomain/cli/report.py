@@ -143,7 +143,7 @@ def print_bundles(info: GatewayInfo) -> None:
     for bundle in info.bundles:
         _answers.print(
             f"[bold]{escape(bundle.name)}[/]  {bundle.resolution} x {bundle.resolution} pixels, "
-            f"code {bundle.layers} x {bundle.code_size}, {bundle.refine.steps} refinement steps"
+            f"code {bundle.layers} x {bundle.code_size}{_detail_text(bundle)}, {bundle.refine.steps} refinement steps"
             + "".join(f", {name} {steps}" for name, steps in bundle.quality_steps.items()),
             highlight=False,
         )
@@ -155,6 +155,10 @@ def print_bundles(info: GatewayInfo) -> None:
             _answers.print(f"  preset [bold]{escape(preset.name)}[/]: {escape(made_of)}", highlight=False)
     if not info.bundles:
         say("This gateway serves no bundle.")
+
+
+def _detail_text(bundle: Bundle) -> str:
+    return f" and {bundle.detail.rows} rows of detail" if bundle.detail else ""
 
 
 def _directions_table(bundle: Bundle) -> Table:

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from PIL import Image
 
 from indomain.calls.options import Edit, Refine
-from indomain.results.bundles import Bundle, Direction, GatewayInfo, HeldOut, Limits, Preset
+from indomain.results.bundles import Bundle, DetailCodes, Direction, GatewayInfo, HeldOut, Limits, Preset
 from indomain.results.inversion import Inversion
 from indomain.results.measures import AreaChange, Face, FoundFaces, Losses, Placement, Points
 from indomain.results.pictures import (
@@ -211,6 +211,7 @@ def _bundle(bundle: editing_pb2.Bundle) -> Bundle:
             pixel_weight=refine.pixel_weight,
             perceptual_weight=refine.perceptual_weight,
             domain_weight=refine.domain_weight,
+            detail=refine.detail if refine.HasField("detail") else None,
         ),
         chunk_steps=refine.chunk_steps,
         quality_steps=dict(refine.quality_steps),
@@ -220,7 +221,12 @@ def _bundle(bundle: editing_pb2.Bundle) -> Bundle:
         data=bundle.data,
         code_space=bundle.code_space,
         presets={preset.name: _preset(preset) for preset in bundle.presets},
+        detail=_detail(bundle.detail) if bundle.HasField("detail") else None,
     )
+
+
+def _detail(detail: editing_pb2.DetailCodes) -> DetailCodes:
+    return DetailCodes(detail.rows, detail.layer, detail.side, detail.maps, detail.fade)
 
 
 def _preset(preset: editing_pb2.Preset) -> Preset:

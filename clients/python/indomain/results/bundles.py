@@ -43,9 +43,24 @@ class Preset:
 
 
 @dataclass(frozen=True)
+class DetailCodes:
+    """Rows of a code beyond its layers: `maps` of side x side pixels that the generator adds to its features after
+    `layer`. They hold what a picture has that the layers' vectors cannot say; in codes of samples they are zero, and
+    may be left out. `fade`: how far an edit goes, in standard deviations of sampled codes, until e^-1 of them is left.
+    """
+
+    rows: int
+    layer: int
+    side: int
+    maps: int
+    fade: float
+
+
+@dataclass(frozen=True)
 class Bundle:
-    """One trained pipeline of the gateway. `resolution` is in pixels, of both sides; codes are [layers, code_size];
-    `code_space` names the bundle and the generator that its codes belong to."""
+    """One trained pipeline of the gateway. `resolution` is in pixels, of both sides; codes are [layers, code_size], and
+    with `detail` [layers + detail.rows, code_size]; `code_space` names the bundle and the generator that its codes
+    belong to."""
 
     name: str
     resolution: int
@@ -61,6 +76,7 @@ class Bundle:
     data: str
     code_space: str = ""
     presets: Mapping[str, Preset] = field(default_factory=dict)
+    detail: DetailCodes | None = None
 
 
 @dataclass(frozen=True)
