@@ -23,7 +23,7 @@ ROLES: tuple[Role, ...] = ("encoder", "generator", "mapping", "critic", "refiner
 Precision = Literal["float32", "float16", "bfloat16"]
 GraphKey = tuple[str, int, str]  # model, version, sha256
 
-# Inputs of the refiner, each [N, 1]: the learning rate and the weights of its objective. Refiners of bundles with detail
+# Inputs of the refiner, each [N, 1]: the learning rate and the weights of its objective. Those of bundles with detail
 # codes also take DETAIL.
 REFINE_SETTINGS = ("learning_rate", "pixel_weight", "perceptual_weight", "domain_weight")
 DETAIL = "detail"
@@ -103,8 +103,8 @@ class RefineDefaults(ManifestPart):
 
 
 class DetailCodes(ManifestPart):
-    """What the rows of a code beyond its layers are: `maps` of side x side pixels, flattened. The generator adds them to
-    its features after `layer`; in native codes they are zero.
+    """The rows of a code beyond its layers: `maps` of side x side pixels, flattened. The generator adds them to its
+    features after `layer`; in native codes they are zero.
 
     fade: how far an edit goes, in standard deviations of sampled codes, until e^-1 of the detail is left.
     """
@@ -250,7 +250,7 @@ class ObjectiveSettings(Protocol):
     def domain_weight(self) -> float: ...
 
     @property
-    def detail(self) -> float: ...
+    def detail(self) -> float | None: ...
 
 
 def with_rows(code: npt.NDArray[np.float32], rows: int) -> npt.NDArray[np.float32]:

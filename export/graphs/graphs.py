@@ -134,7 +134,7 @@ def bundle_graphs(
     encoder: nn.Module,
     synthesis: nn.Module,
     mapping: nn.Module,
-    critic: DomainScoreGraph,
+    critic: nn.Module,
     refiner: Refiner,
     resolution: int,
     code_shape: tuple[int, int],

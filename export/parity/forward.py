@@ -21,7 +21,9 @@ FORBIDDEN = ("Loop", "Scan", "If", "Random", "Multinomial", "Bernoulli")  # also
 def with_some_detail(codes: Tensor, layers: int | None) -> Tensor:
     """Fill the rows of codes float [N, L + R, 512] beyond the layers, which native codes have zeros in, at random."""
     filled = codes.clone()
-    filled[:, layers:] = 0.5 * torch.randn(filled[:, layers:].shape, generator=torch.Generator().manual_seed(0))
+    filled[:, layers:] = 0.5 * torch.randn(
+        filled[:, layers:].shape, generator=torch.Generator().manual_seed(0)
+    )
     return filled if layers is not None else codes
 
 

@@ -36,7 +36,11 @@ def check_codes(
     """
     stacked = codes[None] if codes.ndim == 2 else codes
     rows, size = bundle.code_shape
-    if stacked.ndim != 3 or len(stacked) == 0 or stacked.shape[1:] not in ((rows, size), (bundle.layers, size)):
+    if (
+        stacked.ndim != 3
+        or len(stacked) == 0
+        or stacked.shape[1:] not in ((rows, size), (bundle.layers, size))
+    ):
         without = f", or [{bundle.layers}, {size}] without detail" if bundle.detail else ""
         raise InvalidCode(
             f"{what} has shape {list(codes.shape)}; bundle {bundle.name} takes [{rows}, {size}]{without}."

@@ -54,7 +54,9 @@ class RefineSettings:
             return value
 
         if options.detail and defaults.detail is None:
-            raise InvalidOption("refine.detail asks for detail, and the bundle's codes have none; leave it out.")
+            raise InvalidOption(
+                "refine.detail asks for detail, and the bundle's codes have none; leave it out."
+            )
         steps = min(defaults.steps, max_steps) if options.steps is None else options.steps
         if options.quality is not None:
             if options.steps is not None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
 
 @dataclass(frozen=True)
 class DetailConfig:
@@ -34,7 +34,9 @@ class DetailConfig:
         if self.side < 4 or self.side & (self.side - 1):
             raise ValueError(f"the side of detail maps must be a power of two of at least 4, got {self.side}")
         if self.maps < 1 or self.scale <= 0 or self.weight < 0 or self.fade <= 0:
-            raise ValueError("detail needs at least one map, a scale and a fade above 0, and a weight of at least 0")
+            raise ValueError(
+                "detail needs at least one map, a scale and a fade above 0, and a weight of at least 0"
+            )
 
     @property
     def block(self) -> int:

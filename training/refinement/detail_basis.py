@@ -63,7 +63,9 @@ def fit_detail(config: DetailBasisConfig) -> str:
     run = load_inversion(config.run)
     synthesis = run.generator.synthesis
     if not isinstance(synthesis, Synthesis):
-        raise CheckpointError(f"{config.run}: detail codes need a StyleGAN2 synthesis network, as layers are counted")
+        raise CheckpointError(
+            f"{config.run}: detail codes need a StyleGAN2 synthesis network, as layers are counted"
+        )
     shape = run.generator.config
     block = config.side.bit_length() - 3
     if not 0 <= block < len(shape.channels) or config.side != 4 * 2**block:

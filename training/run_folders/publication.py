@@ -59,7 +59,7 @@ def publish(config: PublicationConfig) -> Path:
 
 
 def copy_beside(source: Path, to: Path) -> None:
-    """Copy directions, presets, alignment, detail and card to the folder `to`, from a run folder or the checkpoint in it."""
+    """Copy what lies beside the weights to the folder `to`, from a run folder or the checkpoint in it."""
     for name in BESIDE:
         for folder in (source.parent, source):
             if (folder / name).is_file():

@@ -171,7 +171,7 @@ def inversion_options() -> argparse.ArgumentParser:
         "--detail",
         metavar="SHARE",
         type=float,
-        help="of what the code's layers cannot say, how much is found: 0 none, 1 all (default), where the bundle has it",
+        help="how much to find of what the code's layers cannot say: 0 none, 1 all (default, where the bundle has it)",
     )
     photographs = parser.add_argument_group("photographs")
     photographs.add_argument(
