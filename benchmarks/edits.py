@@ -19,7 +19,7 @@ import tyro
 from benchmarks.graphs import Array, Graphs, batches, markdown_table
 from benchmarks.quality import to_float
 from serving.jobs import EditStep
-from serving.pipeline.edits import edit_vector
+from serving.pipeline.edits import apply_edits
 from training.data.pictures import load_pictures
 from training.directions.attributes import AttributeReader, known
 
@@ -46,6 +46,8 @@ class EditsConfig:
     """`age:mouth_width,pitch` compares age with and without keeping these, at both ends of its range."""
     steps: int = 0
     """Refinement steps before the edit; 0 edits the encoder's code."""
+    detail: float | None = None
+    """How much detail the refinement finds, 0..1; the bundle's own if left out."""
     output: Path | None = None
     """Also write the figures there, as JSON."""
 
@@ -65,10 +67,14 @@ class Edits:
     before: dict[str, Array]
     spread: dict[str, float]  # of each attribute among real pictures
 
+    def edited(self, step: EditStep) -> Array:
+        """The pictures after an edit, uint8 [N, H, W, 3]."""
+        codes = [apply_edits(code, (step,), self.graphs.bundle) for code in self.codes]
+        return decode(self.graphs, np.stack(codes))
+
     def moved(self, step: EditStep) -> dict[str, float]:
         """How far each attribute moves on average, in its standard deviations among real pictures."""
-        change = edit_vector(step, self.graphs.bundle) * step.strength
-        after = read(self.reader, decode(self.graphs, self.codes + change.astype(np.float32)))
+        after = read(self.reader, self.edited(step))
         return {
             name: float((after[name] - self.before[name]).mean() / self.spread[name]) for name in self.spread
         }
@@ -92,22 +98,21 @@ def measure(config: EditsConfig) -> tuple[dict[str, dict[str, float]], Edits]:
             figures[name]["reader_r"] = float(pairs[0, 1])
     pictures = pictures[: config.count]
     codes = np.concatenate(
-        [invert(graphs, pictures[part], config.steps) for part in batches(len(pictures), 8)]
+        [invert(graphs, pictures[part], config.steps, config.detail) for part in batches(len(pictures), 8)]
     )
     before = read(reader, decode(graphs, codes))
     spread = {name: float(np.nanstd(real.attributes[name])) for name in names}
+    edits = Edits(graphs, reader, codes, before, spread)
     for name in names:
-        direction = graphs.bundle.directions[name]
-        for end, strength in zip(("low", "high"), direction.range, strict=True):
-            edited = decode(graphs, codes + np.float32(strength * direction.scale) * direction.vector)
-            after = read(reader, edited)
+        for end, strength in zip(("low", "high"), graphs.bundle.directions[name].range, strict=True):
+            after = read(reader, edits.edited(EditStep(name, strength)))
             moved = (after[name] - before[name]) * np.sign(strength)
             others = [abs(after[o] - before[o]).mean() / spread[o] for o in names if o != name]
             figures[name] |= {
                 f"strength_{end}": strength, f"right_way_{end}": float((moved > 0).mean()),
                 f"moved_{end}": float(moved.mean() / spread[name]), f"drift_{end}": float(np.mean(others)),
             }  # fmt: skip
-    return figures, Edits(graphs, reader, codes, before, spread)
+    return figures, edits
 
 
 def measure_presets(edits: Edits) -> list[list[str]]:
@@ -134,10 +139,10 @@ def measure_kept(edits: Edits, entry: str) -> list[str]:
     return [name, others.replace(",", ", "), *figures]
 
 
-def invert(graphs: Graphs, target: Array, steps: int) -> Array:
+def invert(graphs: Graphs, target: Array, steps: int, detail: float | None) -> Array:
     """Codes float32 [N, L, 512] of uint8 [N, H, W, 3]."""
     code = graphs.encode(target)
-    return graphs.refine(code, target, steps)[0] if steps else code
+    return graphs.refine(code, target, steps, detail)[0] if steps else code
 
 
 def decode(graphs: Graphs, codes: Array) -> Array:

@@ -59,15 +59,17 @@ class Graphs:
         """float32 [N, L, 512] -> uint8 [N, H, W, 3]."""
         return self.run("generator", code=code)["image"]
 
-    def refiner_inputs(self, code: Array, target: Array) -> dict[str, Array]:
-        """Inputs of the first chunk, with the bundle's own rate and weights."""
+    def refiner_inputs(self, code: Array, target: Array, detail: float | None = None) -> dict[str, Array]:
+        """Inputs of the first chunk, with the bundle's own rate and weights, and its own share of detail for None."""
         defaults = self.bundle.refine
-        settings = RefineSettings.resolve(RefineOptions(), defaults, defaults.steps)
+        settings = RefineSettings.resolve(RefineOptions(detail=detail), defaults, defaults.steps)
         return first_inputs(self.bundle, code, target, settings)
 
-    def refine(self, code: Array, target: Array, steps: int) -> tuple[Array, Array, Array]:
+    def refine(
+        self, code: Array, target: Array, steps: int, detail: float | None = None
+    ) -> tuple[Array, Array, Array]:
         """Best codes after `steps` steps (and the code after the last is judged too), loss before, best loss [N]."""
-        state = self.refiner_inputs(code, target)
+        state = self.refiner_inputs(code, target, detail)
         best_code, best_loss, first_loss = code, np.full(len(code), np.inf), np.zeros(len(code))
         done = 0
         while done <= steps:  # one more chunk judges the code after the last step

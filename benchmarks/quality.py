@@ -91,6 +91,10 @@ def measure(config: QualityConfig) -> dict[int, dict[str, dict[str, float]]]:
     sides = config.judged_at or (own_side,)
     judged = {side: load_pictures(config.data, side).images.permute(0, 2, 3, 1).numpy() for side in sides}
     judge = Judge()
+    ways = {"with detail": 1.0, "no detail": 0.0} if graphs.bundle.detail else {"": None}
+    refinements = (
+        {f"encoder + {steps} steps {way}".strip(): share for way, share in ways.items()} if steps else {}
+    )
     mean_picture = graphs.decode(graphs.bundle.mean_code[None])
     found: dict[int, dict[str, dict[str, list[Array]]]] = {side: {} for side in sides}
 
@@ -104,14 +108,13 @@ def measure(config: QualityConfig) -> dict[int, dict[str, dict[str, float]]]:
         target = pictures[part]
         start = graphs.encode(target)
         codes, losses = {"encoder": start}, {}
-        if steps:
-            refined, first_loss, best_loss = graphs.refine(start, target, steps)
-            codes[f"encoder + {steps} steps"] = refined
-            losses = dict(zip(codes, ({"loss": first_loss}, {"loss": best_loss}), strict=True))
+        for method, detail in refinements.items():
+            codes[method], losses["encoder"], losses[method] = graphs.refine(start, target, steps, detail)
         note("mean code", part, np.repeat(mean_picture, len(target), 0))
         for method, code in codes.items():
             score = graphs.run("critic", code=code)["score"][:, 0]
-            note(method, part, graphs.decode(code), domain_score=score, **losses.get(method, {}))
+            loss = {"loss": losses[method]} if losses else {}
+            note(method, part, graphs.decode(code), domain_score=score, **loss)
     return {side: summary(methods, held_out) for side, methods in found.items()}
 
 

@@ -28,6 +28,7 @@ from training.faces.alignment import AlignmentConfig, measure_alignment
 from training.loops.gan import train_gan
 from training.loops.gan_config import GanConfig
 from training.loops.inversion import InversionConfig, train_encoder
+from training.refinement.detail_basis import DetailBasisConfig, fit_detail
 from training.run_folders.checkpoint import CheckpointError, checkpoint_folder, load_meta
 from training.run_folders.json_files import write_json
 
@@ -92,6 +93,7 @@ COMMANDS = {
     ),
     "directions": Command(DirectionsConfig, find_directions, frozenset({"run", "data", "attributes"})),
     "factors": Command(FactorsConfig, find_factors, frozenset({"run"})),
+    "detail": Command(DetailBasisConfig, fit_detail, frozenset({"run", "data"})),
     "alignment": Command(AlignmentConfig, measure_alignment, frozenset({"run", "data"})),
     "presets": Command(PresetsConfig, copy_presets, frozenset({"run"})),
 }

@@ -15,6 +15,7 @@ from export.bundles.building import BundleConfig, fold
 from export.bundles.bundle import write_bundle
 from export.bundles.checkpoint import load_pipeline
 from indomain import Client, InvalidCodeError, InvalidOptionError, Refine
+from indomain.latents import CodeReader
 from serving.jobs import EditStep
 from serving.pipeline.edits import edit_distance, edit_vector
 from serving.repository.reader import read_bundle
@@ -109,7 +110,7 @@ def test_detail_fades_as_far_as_an_edit_goes(client: Client, repository: Path, p
     code = client.invert(picture, steps=10).code
     bundle = read_bundle(repository, "detailed")
     for strength in (0.0, 1.0, -3.0):
-        edited = client.edit(code, {"smile": strength}).code
+        edited = client.edit(code, smile=strength).code
         distance = edit_distance(strength * edit_vector(EditStep("smile", 1.0), bundle), bundle)
         kept = np.exp(-distance / CONFIG.fade)
         np.testing.assert_allclose(edited[LAYERS:], kept * code[LAYERS:], rtol=1e-5)
@@ -135,6 +136,15 @@ def test_handles_and_files_carry_it(client: Client, picture: bytes, tmp_path: Pa
     inverted.save(tmp_path / "me.npz")
     by_file = client.decode(np.load(tmp_path / "me.npz")["code"])[0]
     assert np.array_equal(np.asarray(by_file), np.asarray(inverted.image))
+
+
+def test_files_of_other_programs_may_have_it_or_not(client: Client, picture: bytes, tmp_path: Path) -> None:
+    code = client.invert(picture, steps=10).code
+    for rows in (LAYERS, LAYERS + ROWS):
+        np.save(tmp_path / "code.npy", code[:rows])
+        read = CodeReader(client, "detailed").read(tmp_path / "code.npy").code
+        assert read.shape == (rows, 512)
+        assert np.array_equal(client.edit(read).code[:rows], code[:rows])
 
 
 def test_bundles_without_it_refuse_to_look_for_it(tmp_path: Path) -> None:

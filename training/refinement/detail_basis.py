@@ -37,17 +37,17 @@ class DetailBasisConfig:
     """Run folder of an encoder; detail.json and detail.safetensors are written into it."""
     data: Path
     """Folder or zip of training pictures."""
-    side: int = 16
+    side: int = 32
     """Side of the maps, pixels: that of one of the generator's blocks."""
-    maps: int = 32
+    maps: int = 16
     """How many maps a code holds; maps x side x side must fill rows of 512."""
-    weight: float = 0.01
+    weight: float = 0.0025
     """Weight of the mean square of the detail in a refinement's objective."""
     scale: float = 2.0
     """What 1 in a code adds to the feature maps, in standard deviations of theirs."""
     fade: float = 1.0
     """How far an edit goes, in standard deviations of sampled codes, until e^-1 of the detail is left."""
-    pictures: int = 200
+    pictures: int = 100
     """Training pictures to look at."""
     steps: int = 10
     """Steps by which each is refined first."""

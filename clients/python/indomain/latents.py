@@ -131,13 +131,14 @@ class CodeReader:
         shape = (bundle.layers, bundle.code_size)
         if code.code.shape == shape[1:]:
             code = replace(code, code=np.repeat(code.code[None], bundle.layers, axis=0))
-        if code.code.shape != shape:
+        whole = (bundle.layers + (bundle.detail.rows if bundle.detail else 0), bundle.code_size)
+        if code.code.shape not in (shape, whole):
             raise OtherCodeSpaceError(
                 f"{file} has a code {list(code.code.shape)}, and {bundle.name} has codes {list(shape)}: it is of "
                 "another generator, or no code",
                 reason="other_code_space",
             )
-        if why := self._foreign(code.code, bundle):
+        if why := self._foreign(code.code[: bundle.layers], bundle):
             self._on_foreign(f"{file} looks like a code of another generator than {bundle.name}'s: {why}")
         return code
 
@@ -159,7 +160,8 @@ class CodeReader:
                 # A picture of each would cost far more than the codes.
                 call.request.output.omit_image = True
                 self._samples = self._client._answer(
-                    call, lambda answer: np.stack([code_from_wire(code) for code in answer.codes])
+                    call,
+                    lambda answer: np.stack([code_from_wire(code)[: bundle.layers] for code in answer.codes]),
                 )
         return differs(code, self._samples)
 
