@@ -219,7 +219,7 @@ class Settings(BaseSettings):
     """An edit session ends after so many seconds without a request."""
 
     max_code_handles: int = Field(default=2048, ge=0)
-    """Maximum number of codes that are kept under a handle for later requests, 20 to 40 KB each. 0: no handles."""
+    """Maximum number of codes that are kept under a handle for later requests, 20 to 100 KB each. 0: no handles."""
 
     max_code_handles_per_owner: int = Field(default=512, ge=1)
     """The same for one caller. All callers without a key count as one."""
