@@ -45,7 +45,7 @@ class DetailBasisConfig:
     """Weight of the mean square of the detail in a refinement's objective."""
     scale: float = 2.0
     """What 1 in a code adds to the feature maps, in standard deviations of theirs."""
-    fade: float = 1.0
+    fade: float = 2.0
     """How far an edit goes, in standard deviations of sampled codes, until e^-1 of the detail is left."""
     pictures: int = 100
     """Training pictures to look at."""
