@@ -23,13 +23,14 @@ from export.graphs.graphs import (
     EncoderGraph,
     GeneratorGraph,
     Graph,
+    WithDetail,
+    WithoutDetail,
     bundle_graphs,
     detector_graph,
 )
 from export.graphs.precision import Precision, lower
 from training.losses.perceptual import LPIPSSq
 from training.measures.domain_score import calibration_count, invert_samples
-from training.networks.detail import WithDetail, WithoutDetail
 from training.refinement.objective import Objective
 from training.refinement.optimisers import OPTIMISERS
 from training.refinement.refinement import RefinementConfig

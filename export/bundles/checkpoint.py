@@ -13,9 +13,8 @@ from safetensors.numpy import load_file
 
 from export.bundles.presets import read_presets
 from training.faces.alignment import ALIGNMENT_FILE
-from training.networks.detail import Detail
 from training.networks.encoder import Encoder
-from training.networks.generator import Generator
+from training.networks.generator import Detail, Generator
 from training.networks.latent_discriminator import LatentDiscriminator
 from training.networks.pyramid_encoder import PyramidEncoder
 from training.refinement.detail_basis import load_detail

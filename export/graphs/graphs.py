@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import onnx
 import onnx_ir as ir
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from export.graphs.decompositions import trace
@@ -75,6 +76,29 @@ class GeneratorGraph(nn.Module):
         return torch.round((image + 1) * 127.5).clamp(0, 255).to(torch.uint8)
 
 
+class WithDetail(nn.Module):
+    """A network that gives codes float [N, L, 512], with rows of zeros for the detail: float [N, L + R, 512]."""
+
+    def __init__(self, network: nn.Module, rows: int) -> None:
+        super().__init__()
+        self.network, self.rows = network, rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(self.network(x), (0, 0, 0, self.rows))
+
+
+class WithoutDetail(nn.Module):
+    """A network that takes codes float [N, L, 512], of codes with detail, float [N, L + R, 512]."""
+
+    def __init__(self, network: nn.Module, layers: int) -> None:
+        super().__init__()
+        self.network, self.layers = network, layers
+
+    def forward(self, code: Tensor) -> Tensor:
+        result: Tensor = self.network(code[:, : self.layers])
+        return result
+
+
 class DomainScoreGraph(nn.Module):
     """code float32 [N, L, 512] -> domain score float32 [N, 1] in 0..1.
 
@@ -125,7 +149,7 @@ def detector_graph() -> Graph:
 
 def for_detector(images: Tensor) -> Tensor:
     """Resize pictures uint8 [N, H, W, 3] to the size that the detector takes."""
-    x = torch.nn.functional.interpolate(images.permute(0, 3, 1, 2).float(), (DETECTOR_SIDE, DETECTOR_SIDE))
+    x = F.interpolate(images.permute(0, 3, 1, 2).float(), (DETECTOR_SIDE, DETECTOR_SIDE))
     return x.permute(0, 2, 3, 1).to(torch.uint8).contiguous()
 
 

@@ -230,15 +230,17 @@ def check_mixing(layers: tuple[int, ...], strength: float, bundle: Bundle) -> No
         raise InvalidOption(f"The strength of mixing is {strength}; it goes from 0 to 1.")
 
 
-def mix_codes(base: Code, style: Code, layers: tuple[int, ...], strength: float, bundle: Bundle) -> Code:
-    """`base` with `layers` moved towards those of `style`, all the way at strength 1; float32 [L, 512].
+def rows_of_layers(layers: tuple[int, ...], bundle: Bundle) -> tuple[int, ...]:
+    """The rows of a code that go with layers: their own, and those of the detail that is added after one of them."""
+    if bundle.detail is None or bundle.detail.layer not in layers:
+        return layers
+    return (*layers, *range(bundle.layers, bundle.code_shape[0]))
 
-    The detail goes with the layer after which it is added.
-    """
-    # each once: indexing copies a layer as often as it is named
-    mixed, chosen = base.copy(), list(set(layers))
-    if bundle.detail is not None and bundle.detail.layer in layers:
-        chosen += range(bundle.layers, len(base))
+
+def mix_codes(base: Code, style: Code, rows: tuple[int, ...], strength: float) -> Code:
+    """`base` with `rows` moved towards those of `style`, all the way at strength 1; float32 [L, 512]."""
+    # each once: indexing copies a row as often as it is named
+    mixed, chosen = base.copy(), list(set(rows))
     if strength == 1.0:
         mixed[chosen] = style[chosen]
     else:

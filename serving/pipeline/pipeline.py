@@ -54,6 +54,7 @@ from serving.pipeline.edits import (
     check_sampling,
     interpolate_codes,
     mix_codes,
+    rows_of_layers,
 )
 from serving.pipeline.handles import CodeHandles, Codes
 from serving.pipeline.refinement import ProgressReports, RefineSettings, Report, no_report
@@ -231,7 +232,7 @@ class Pipeline:
             with about("style"):
                 style, _ = await self._code_of(job.style, settings, job.align, bundle, call)
             with call.during("edit"):
-                code = mix_codes(base, style, job.layers, job.strength, bundle)
+                code = mix_codes(base, style, rows_of_layers(job.layers, bundle), job.strength)
             score, rendering = await self._renderer.render_code(bundle, code, base, origin, job.output, call)
             return Mixed(bundle.name, self._codes.name(code, bundle, job.output, call), score, rendering)
 

@@ -21,7 +21,7 @@ from serving.pipeline.edits import edit_distance, edit_vector
 from serving.repository.reader import read_bundle
 from tests.export.conftest import REFINE
 from tests.export.run_folder import write_run
-from training.networks.detail import Detail, DetailConfig
+from training.networks.generator import Detail, DetailConfig
 from training.refinement.detail_basis import (
     BASIS_FILE,
     DETAIL_FILE,

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from training.data.pictures import load_pictures
 from training.losses.perceptual import LPIPSSq
-from training.networks.detail import Detail, DetailConfig
-from training.networks.generator import Generator, Synthesis
+from training.networks.generator import Detail, DetailConfig, Generator, Synthesis
 from training.refinement.objective import Objective
 from training.refinement.refinement import RefinementConfig, refine
 from training.run_folders.checkpoint import CheckpointError

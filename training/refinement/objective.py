@@ -57,7 +57,7 @@ class Objective(nn.Module):
     `code_variance` is the mean variance of sampled codes' entries. It divides the domain term, so that this term's
     weight means the same for every bundle. The paper's term has a variance of 1.
 
-    Rows of a code beyond the `layers` are detail (training/networks/detail.py). Their mean square, `detail_weight`
+    Rows of a code beyond the `layers` are detail (training/networks/generator.py). Their mean square, `detail_weight`
     times, is a part of the loss.
     """
 
