@@ -47,6 +47,13 @@ class Pasting(StrEnum):
     REPLACE = "replace"
 
 
+class Path(StrEnum):
+    """The way between two codes: the straight line in W+, or the way of least energy in pictures that is found."""
+
+    LINEAR = "linear"
+    GEODESIC = "geodesic"
+
+
 # --- pictures, codes and faces ------------------------------------------------------------------------------------
 
 
@@ -284,7 +291,7 @@ class SessionRequest:
 
 @dataclass(frozen=True, slots=True)
 class InterpolateJob:
-    """Show `count` pictures on the straight line from one code to another, both ends included."""
+    """Show `count` pictures on the way from one code to another, both ends included."""
 
     start: Source
     end: Source
@@ -293,6 +300,7 @@ class InterpolateJob:
     refine: RefineOptions = RefineOptions()
     output: OutputOptions = OutputOptions()
     align: AlignOptions = AlignOptions()
+    path: Path = Path.LINEAR
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,10 @@ class Edited:
 
 @dataclass(frozen=True, slots=True)
 class InterpolationFrame:
-    """One picture of an interpolation. `position` goes from 0 at the start to 1 at the end."""
+    """One picture of an interpolation. `position` goes from 0 at the start to 1 at the end.
+
+    energy, length: of the way up to here, in pictures (pipeline/paths/geodesic.py).
+    """
 
     bundle: str
     index: int
@@ -120,6 +123,8 @@ class InterpolationFrame:
     code: NamedCode
     domain_score: float
     rendering: Rendering = Rendering()
+    energy: float = 0.0
+    length: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

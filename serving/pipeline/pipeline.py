@@ -6,8 +6,8 @@ Each method of Pipeline is one job: it checks what is asked for, then runs stage
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import TypeVar
 
 import numpy as np
@@ -27,7 +27,6 @@ from serving.jobs import (
     EditJob,
     EncodedPicture,
     FindFacesJob,
-    Image,
     ImageFormat,
     InterpolateJob,
     InvertJob,
@@ -52,11 +51,11 @@ from serving.pipeline.edits import (
     check_edits,
     check_mixing,
     check_sampling,
-    interpolate_codes,
     mix_codes,
     rows_of_layers,
 )
 from serving.pipeline.handles import CodeHandles, Codes
+from serving.pipeline.paths.interpolation import Interpolator
 from serving.pipeline.refinement import ProgressReports, RefineSettings, Report, no_report
 from serving.pipeline.rendering import Renderer
 from serving.pipeline.session import EditSessions, Receive, SendAnswer
@@ -70,7 +69,6 @@ from serving.results import (
     Inversion,
     InvertProgress,
     Mixed,
-    Rendering,
     Sampled,
 )
 from serving.settings import Settings
@@ -79,10 +77,6 @@ from serving.telemetry.metrics import Metrics
 T = TypeVar("T")
 Send = Callable[[T], Awaitable[None]]
 """Sends one of several answers, as soon as it is there."""
-
-# Frames of an interpolation that are made at once: a lone one first, which comes soon, then twice as many each time.
-# Of an answer that nobody reads few are made.
-_MAX_FRAMES_AT_ONCE = 8
 
 
 class Pipeline:
@@ -108,6 +102,7 @@ class Pipeline:
         self.decoders = Decoders(settings, lambda reason: metrics.decoders_ended.labels(reason).inc())
         self._stages = Stages(backend, served, self.decoders, settings)
         self._renderer = Renderer(self._stages, metrics)
+        self._interpolator = Interpolator(served, self._stages, self._renderer, settings)
         self._editor = Editor(self._stages, self._renderer, self._codes, settings.max_refine_steps)
 
     @property
@@ -215,10 +210,21 @@ class Pipeline:
         await self.sessions.run(receive, send, call)
 
     async def interpolate(self, job: InterpolateJob, call: Call, send: Send[InterpolationFrame]) -> None:
-        """Sends the pictures on the straight line from one code to another, in order."""
+        """Sends the pictures on the way from one code to another, in order."""
         with self._streams.open(call.owner) as working:
             async with self._admission.admitted(call):
-                await self._interpolate(job, call, send, working)
+                bundle = self._served.find(job.bundle)
+                check_output(job.output)
+                settings = self._refine_settings(job.refine, bundle)
+                self._interpolator.check(job, settings)
+                with about("start"):
+                    start, origin = await self._code_of(job.start, settings, job.align, bundle, call)
+                with about("end"):
+                    end, _ = await self._code_of(job.end, settings, job.align, bundle, call)
+                frames = self._interpolator.frames(bundle, job, (start, end), origin, settings, call, working)
+                async with aclosing(frames):
+                    async for frame in frames:
+                        await send(frame)
 
     async def mix(self, job: MixJob, call: Call) -> Mixed:
         """Moves layers of one code towards those of another."""
@@ -291,43 +297,6 @@ class Pipeline:
 
     def _refine_settings(self, options: RefineOptions, bundle: Bundle) -> RefineSettings:
         return RefineSettings.resolve(options, bundle.refine, self.settings.max_refine_steps)
-
-    async def _interpolate(
-        self, job: InterpolateJob, call: Call, send: Send[InterpolationFrame], working: asyncio.Semaphore
-    ) -> None:
-        """working: is entered while frames are made, and not while they are sent."""
-        bundle, output = self._served.find(job.bundle), job.output
-        check_output(output)
-        if not 2 <= job.count <= self.settings.max_interpolated_pictures:
-            raise InvalidOption(
-                f"count is {job.count}; it goes from 2 to {self.settings.max_interpolated_pictures}."
-            )
-        settings = self._refine_settings(job.refine, bundle)
-        with about("start"):
-            start, origin = await self._code_of(job.start, settings, job.align, bundle, call)
-        with about("end"):
-            end, _ = await self._code_of(job.end, settings, job.align, bundle, call)
-        first_image: Image | None = None
-        first, count = 0, 1
-        while first < job.count:
-            async with working:
-                with call.during("edit"):
-                    # not all at once: they may take ten megabytes, for whoever does not read them, too
-                    part = list(interpolate_codes(start, end, job.count, slice(first, first + count)))
-                images, scores = await self._stages.generate_and_score(bundle, part, len(part), call)
-                pictures: Sequence[EncodedPicture | None] = [None] * len(part)
-                if output.image:
-                    pictures = await self._stages.encode_pictures(images, output, call)
-            first_image = images[0] if first_image is None else first_image
-            for n, (code, score, picture) in enumerate(zip(part, scores, pictures, strict=True)):
-                named = NamedCode(code if output.codes else None, space=bundle.code_space)
-                pasted = await self._renderer.paste(origin, first_image, images[n], output, call)
-                rendering = Rendering(picture, pasted=pasted, placement=origin.placement if origin else None)
-                index = first + n
-                position = index / (job.count - 1)
-                await send(InterpolationFrame(bundle.name, index, position, named, score, rendering))
-            first += len(part)
-            count = min(2 * count, _MAX_FRAMES_AT_ONCE)
 
     async def _invert(
         self, bundle: Bundle, job: InvertJob, settings: RefineSettings, call: Call, report: Report

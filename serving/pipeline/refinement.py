@@ -11,7 +11,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -208,6 +208,31 @@ class Refiner:
             best_loss = loss_before
         return Refinement(best_code, loss_before, best_loss, steps_done, reason, queued_s)
 
+    async def move(
+        self,
+        codes: npt.NDArray[np.float32],
+        targets: npt.NDArray[np.uint8],
+        settings: RefineSettings,
+        deadline: Deadline,
+        reserve_s: float,
+    ) -> Inference | None:
+        """One chunk from each of several codes float32 [N, L, 512] towards a target uint8 [N, H, W, 3] of its own, by
+        pixels and domain alone; `best_code` has none that is farther from its target, by that objective.
+
+        None: it would end later than `reserve_s` before the deadline, or there is no room and fewer steps are allowed.
+        Raises what the back end raises.
+        """
+        state = first_inputs(self._bundle, codes, targets, replace(settings, perceptual_weight=0.0))
+        self._running += 1
+        try:
+            return await self._chunk_in_time(state, deadline, reserve_s)
+        except QueueFull:
+            if not settings.allow_fewer_steps:
+                raise
+            return None
+        finally:
+            self._running -= 1
+
     def _fair_steps(self, settings: RefineSettings) -> int:
         """The steps asked for; fewer while too many refinements run at once and this one allows it."""
         if not settings.allow_fewer_steps or self._running <= self._max_at_full_steps:
@@ -218,8 +243,8 @@ class Refiner:
         self, state: dict[str, npt.NDArray[Any]], deadline: Deadline, reserve_s: float
     ) -> Inference | None:
         """Runs one chunk. None if it would end, or did end, later than `reserve_s` before the deadline."""
-        spare_s = deadline.remaining_s - reserve_s
-        if spare_s <= self._chunk_s.value:
+        spare_s, count = deadline.remaining_s - reserve_s, len(state["code"])
+        if spare_s <= count * self._chunk_s.value:
             # One slow chunk must not stop all later requests that have less time than it took.
             self._chunk_s.shrink(0.8)
             return None
@@ -230,7 +255,7 @@ class Refiner:
         except TimeoutError:
             return None
         finally:
-            self._chunk_s.add(deadline.clock.now() - started_s)
+            self._chunk_s.add((deadline.clock.now() - started_s) / count)
         return chunk
 
 

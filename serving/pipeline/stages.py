@@ -299,7 +299,7 @@ class Stages:
                 target,
                 settings,
                 call.deadline,
-                lambda: self._answer_reserve_s() + extra_reserve_s,
+                lambda: self.answer_reserve_s() + extra_reserve_s,
                 mask=mask,
                 report=report,
             )
@@ -374,7 +374,7 @@ class Stages:
     async def _in_picture_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._decoders.threads, work)
 
-    def _answer_reserve_s(self) -> float:
+    def answer_reserve_s(self) -> float:
         """The time that refinement leaves for the answer: twice what answers take lately, and a fixed reserve."""
         return 2.0 * self.answer_s.value + self._settings.decode_reserve_ms / 1000.0
 

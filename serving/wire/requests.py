@@ -38,6 +38,7 @@ from serving.jobs import (
     NamedCode,
     OutputOptions,
     Pasting,
+    Path,
     RefineOptions,
     Region,
     SampleJob,
@@ -53,6 +54,7 @@ ENUMS: dict[str, type[StrEnum]] = {
     "ImageFormat": ImageFormat,
     "Alignment": Alignment,
     "Pasting": Pasting,
+    "Path": Path,
     "StopReason": StopReason,
 }
 _NOT_SET: Any = object()

@@ -10,9 +10,11 @@ from indomain.calls.options import (
     Alignment,
     Area,
     Pasting,
+    Path,
     Refine,
     align_options,
     output_options,
+    path_value,
     put_area,
     refine_options,
 )
@@ -36,6 +38,7 @@ def interpolate(
     end: EditSource,
     count: int = 8,
     *,
+    path: Path = "linear",
     bundle: str = "",
     steps: int | None = None,
     quality: str | None = None,
@@ -46,7 +49,7 @@ def interpolate(
     align: Align | Alignment | None = None,
     timeout_s: float | None = None,
 ) -> Call[editing_pb2.InterpolateResponse]:
-    """Gives the pictures on the straight line from one code to another, in order, each as soon as it is decoded.
+    """Gives the pictures on the way from one code to another, in order, each as soon as it is decoded.
 
     Example:
         >>> for frame in client.interpolate("portrait.png", "other.png", 3):
@@ -54,18 +57,24 @@ def interpolate(
 
     Args:
         start, end: pictures, codes float32 [L, 512], or results, as in `edit`.
-        count: number of pictures, with both ends; from 2 to `Limits.max_interpolated_pictures`.
+        count: number of pictures, with both ends; from 2 to `Limits.max_interpolated_pictures`, of a geodesic to
+            `Limits.max_codes`.
+        path: "linear", even steps on the straight line in W+; or "geodesic", the way of least energy that is found, on
+            which the picture changes little and evenly from step to step. Each picture between the ends is refined for
+            that: it takes as long as to invert it, and the first one comes once the whole way is there.
         bundle, steps, quality, refine, align, timeout_s: as in `edit`.
         include_pasted, pasting, strip_metadata: as in `invert`; the photograph is that of `start`.
 
     Raises:
         what `edit` raises, when the first picture is asked for.
+        ValueError: there is no such path.
     """
     request = editing_pb2.InterpolateRequest(
         bundle=bundle_of(bundle, start, end),
         start=_source("start", start),
         end=_source("end", end),
         count=count,
+        path=path_value(path),
         refine=refine_options(steps, quality, refine),
         output=output_options(include_pasted, pasting, strip_metadata),
         align=align_options(align),

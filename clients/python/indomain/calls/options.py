@@ -15,6 +15,9 @@ Pasting: TypeAlias = Literal["change", "replace"]
 Alignment: TypeAlias = Literal["face", "centre-crop"]
 """Find a face and align it, or take the largest centred square."""
 
+Path: TypeAlias = Literal["linear", "geodesic"]
+"""The way between two codes: the straight line in W+, or the way of least energy in pictures that is found."""
+
 Area: TypeAlias = tuple[float, float, float, float]
 """Left, top, right, bottom of a rectangle, as fractions of the picture's width and height."""
 
@@ -110,6 +113,12 @@ def output_options(
         pasting=_enum_value("PASTING", pasting, editing_pb2.Pasting),
         strip_metadata=strip_metadata,
     )
+
+
+def path_value(path: Path) -> editing_pb2.Path:
+    """The value of a way. Raises ValueError where there is no such way."""
+    value: editing_pb2.Path = _enum_value("PATH", path, editing_pb2.Path)
+    return value
 
 
 def align_options(align: Align | Alignment | None) -> editing_pb2.AlignOptions:

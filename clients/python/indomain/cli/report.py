@@ -203,6 +203,8 @@ def frames_as_json(frames: Sequence[InterpolationFrame], outputs: Sequence[Path]
             "output": str(path),
             "bundle": frame.bundle,
             "domain_score": frame.domain_score,
+            "energy": frame.energy,
+            "length": frame.length,
         }
         for frame, path in zip(frames, outputs, strict=True)
     ]

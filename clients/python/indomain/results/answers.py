@@ -142,6 +142,8 @@ def interpolation_frame(answer: editing_pb2.InterpolateResponse) -> Interpolatio
         code_space=answer.code.space,
         pasted=_photograph(answer),
         placement=_placement(answer),
+        energy=answer.energy,
+        length=answer.length,
     )
 
 

@@ -37,6 +37,12 @@ class Pasting(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PASTING_UNSPECIFIED: _ClassVar[Pasting]
     PASTING_CHANGE: _ClassVar[Pasting]
     PASTING_REPLACE: _ClassVar[Pasting]
+
+class Path(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PATH_UNSPECIFIED: _ClassVar[Path]
+    PATH_LINEAR: _ClassVar[Path]
+    PATH_GEODESIC: _ClassVar[Path]
 IMAGE_FORMAT_UNSPECIFIED: ImageFormat
 IMAGE_FORMAT_PNG: ImageFormat
 IMAGE_FORMAT_JPEG: ImageFormat
@@ -55,6 +61,9 @@ ALIGNMENT_CENTRE_CROP: Alignment
 PASTING_UNSPECIFIED: Pasting
 PASTING_CHANGE: Pasting
 PASTING_REPLACE: Pasting
+PATH_UNSPECIFIED: Path
+PATH_LINEAR: Path
+PATH_GEODESIC: Path
 ACCEPTED_FIELD_NUMBER: _ClassVar[int]
 accepted: _descriptor.FieldDescriptor
 
@@ -586,7 +595,7 @@ class EditSessionResponse(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., edited: _Optional[_Union[EditResponse, _Mapping]] = ..., error: _Optional[_Union[ErrorDetail, _Mapping]] = ..., skipped: _Optional[int] = ...) -> None: ...
 
 class InterpolateRequest(_message.Message):
-    __slots__ = ("bundle", "start", "end", "count", "refine", "output", "align")
+    __slots__ = ("bundle", "start", "end", "count", "refine", "output", "align", "path")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
@@ -594,6 +603,7 @@ class InterpolateRequest(_message.Message):
     REFINE_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     ALIGN_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     start: Source
     end: Source
@@ -601,10 +611,11 @@ class InterpolateRequest(_message.Message):
     refine: RefineOptions
     output: OutputOptions
     align: AlignOptions
-    def __init__(self, bundle: _Optional[str] = ..., start: _Optional[_Union[Source, _Mapping]] = ..., end: _Optional[_Union[Source, _Mapping]] = ..., count: _Optional[int] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ...) -> None: ...
+    path: Path
+    def __init__(self, bundle: _Optional[str] = ..., start: _Optional[_Union[Source, _Mapping]] = ..., end: _Optional[_Union[Source, _Mapping]] = ..., count: _Optional[int] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ..., path: _Optional[_Union[Path, str]] = ...) -> None: ...
 
 class InterpolateResponse(_message.Message):
-    __slots__ = ("bundle", "index", "position", "code", "image", "domain_score", "timings", "request_id", "pasted", "placement")
+    __slots__ = ("bundle", "index", "position", "code", "image", "domain_score", "timings", "request_id", "pasted", "placement", "energy", "length")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
@@ -615,6 +626,8 @@ class InterpolateResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PASTED_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    ENERGY_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     index: int
     position: float
@@ -625,7 +638,9 @@ class InterpolateResponse(_message.Message):
     request_id: str
     pasted: Picture
     placement: Placement
-    def __init__(self, bundle: _Optional[str] = ..., index: _Optional[int] = ..., position: _Optional[float] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ...) -> None: ...
+    energy: float
+    length: float
+    def __init__(self, bundle: _Optional[str] = ..., index: _Optional[int] = ..., position: _Optional[float] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., energy: _Optional[float] = ..., length: _Optional[float] = ...) -> None: ...
 
 class MixRequest(_message.Message):
     __slots__ = ("bundle", "base", "style", "layers", "strength", "refine", "output", "align")

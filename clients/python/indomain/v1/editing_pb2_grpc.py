@@ -145,7 +145,8 @@ class EditingServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Interpolate(self, request, context):
-        """The pictures on the straight way from one code to another, in W+, each as soon as it is there.
+        """The pictures on the way from one code to another: on the straight line in W+, each as soon as it is there, or on a
+        geodesic.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

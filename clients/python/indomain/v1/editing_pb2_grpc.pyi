@@ -60,7 +60,9 @@ class EditingStub:
     Decode: _grpc.UnaryUnaryMultiCallable[_editing_pb2.DecodeRequest, _editing_pb2.DecodeResponse]
     """Codes -> pictures."""
     Interpolate: _grpc.UnaryStreamMultiCallable[_editing_pb2.InterpolateRequest, _editing_pb2.InterpolateResponse]
-    """The pictures on the straight way from one code to another, in W+, each as soon as it is there."""
+    """The pictures on the way from one code to another: on the straight line in W+, each as soon as it is there, or on a
+    geodesic.
+    """
     Mix: _grpc.UnaryUnaryMultiCallable[_editing_pb2.MixRequest, _editing_pb2.MixResponse]
     """Layers of one code put into another."""
     Diffuse: _grpc.UnaryUnaryMultiCallable[_editing_pb2.DiffuseRequest, _editing_pb2.DiffuseResponse]
@@ -88,7 +90,9 @@ class EditingAsyncStub(EditingStub):
     Decode: _aio.UnaryUnaryMultiCallable[_editing_pb2.DecodeRequest, _editing_pb2.DecodeResponse]  # type: ignore[assignment]
     """Codes -> pictures."""
     Interpolate: _aio.UnaryStreamMultiCallable[_editing_pb2.InterpolateRequest, _editing_pb2.InterpolateResponse]  # type: ignore[assignment]
-    """The pictures on the straight way from one code to another, in W+, each as soon as it is there."""
+    """The pictures on the way from one code to another: on the straight line in W+, each as soon as it is there, or on a
+    geodesic.
+    """
     Mix: _aio.UnaryUnaryMultiCallable[_editing_pb2.MixRequest, _editing_pb2.MixResponse]  # type: ignore[assignment]
     """Layers of one code put into another."""
     Diffuse: _aio.UnaryUnaryMultiCallable[_editing_pb2.DiffuseRequest, _editing_pb2.DiffuseResponse]  # type: ignore[assignment]
@@ -161,7 +165,9 @@ class EditingServicer(metaclass=_abc_1.ABCMeta):
         request: _editing_pb2.InterpolateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_editing_pb2.InterpolateResponse], _abc.AsyncIterator[_editing_pb2.InterpolateResponse]]:
-        """The pictures on the straight way from one code to another, in W+, each as soon as it is there."""
+        """The pictures on the way from one code to another: on the straight line in W+, each as soon as it is there, or on a
+        geodesic.
+        """
 
     @_abc_1.abstractmethod
     def Mix(

@@ -32,6 +32,12 @@ def add(name: str, commands: shared.Subparsers) -> None:
         default=8,
         help="number of pictures, with both ends (default: %(default)s)",
     )
+    parser.add_argument(
+        "--path",
+        choices=("linear", "geodesic"),
+        help="the straight line between the codes, or the way on which the picture changes least, whose pictures are "
+        "refined (default: linear)",
+    )
     where = "a file: one sheet; a .gif: an animation; a folder: a file for each"
     shared.add_output(parser, where, "interpolation.png")
 
@@ -57,5 +63,7 @@ def run(client: Client, arguments: argparse.Namespace) -> bool:
     if arguments.json:
         report.print_json(report.frames_as_json(frames, outputs))
     else:
-        report.say(f"{len(frames)} pictures of {frames[0].bundle} in {output}")
+        report.say(
+            f"{len(frames)} pictures of {frames[0].bundle} in {output}, energy {frames[-1].energy:.4f}"
+        )
     return True

@@ -1,0 +1,1 @@
+"""Ways from one code to another: the pictures of an interpolation, and geodesics."""
