@@ -55,10 +55,16 @@ export class Blend {
     this.seconds = element("div", { class: "seconds", role: "radiogroup", "aria-label": "Second picture" });
     this.modes = Object.keys(MODES).map((value, index) => element("input", { type: "radio", name: "blend-mode", value, checked: index === 0, onchange: () => this.#begin() }));
     this.place = element("input", { id: "blend-place", type: "range", min: 0, max: PICTURES_BETWEEN - 1, step: 1, value: Math.floor(PICTURES_BETWEEN / 2), oninput: () => this.#showBetween() });
+    this.geodesic = element("input", { type: "checkbox", onchange: () => this.#begin() });
     this.percent = element("output", { for: "blend-place", "aria-live": "off" });
     this.strength = element("input", { id: "blend-strength", type: "range", min: 0, max: 1, step: 0.05, value: 1, oninput: () => this.#mix() });
     this.parts = PARTS.map((_, index) => element("input", { type: "checkbox", checked: index === PARTS.length - 1, onchange: () => this.#mix() }));
-    this.betweenControls = element("div", { class: "slider" }, element("label", { for: "blend-place" }, "From the first to the second"), this.place, this.percent);
+    this.betweenControls = element(
+      "div",
+      { class: "checks" },
+      element("div", { class: "slider" }, element("label", { for: "blend-place" }, "From the first to the second"), this.place, this.percent),
+      element("label", {}, this.geodesic, "In steps that change least (slower)"),
+    );
     this.styleControls = element(
       "div",
       { class: "style-controls" },
@@ -142,7 +148,7 @@ export class Blend {
     this.betweenControls.hidden = this.mode !== "between";
     this.styleControls.hidden = this.mode !== "style";
     this.hint.textContent = this.second ? "Working …" : "Keep a variant, choose a picture or generate a face to blend with.";
-    for (const control of [this.place, this.strength, ...this.parts]) control.disabled = !this.second;
+    for (const control of [this.place, this.geodesic, this.strength, ...this.parts]) control.disabled = !this.second;
     this.#showPercent();
     if (!this.first || !this.second) return;
     if (this.mode === "style") return this.#mix();
@@ -169,7 +175,7 @@ export class Blend {
     const [start, end] = await this.#bothCodes();
     signal.throwIfAborted();
     const { bundle } = /** @type {Variant} */ (this.second).source;
-    const body = { start: { code: start }, end: { code: end }, count: PICTURES_BETWEEN, bundle: bundle.name, output: pictureFormat(bundle) };
+    const body = { start: { code: start }, end: { code: end }, count: PICTURES_BETWEEN, path: this.geodesic.checked ? "geodesic" : "linear", bundle: bundle.name, output: pictureFormat(bundle) };
     for await (const result of this.gateway.interpolate(body, signal)) {
       this.between[result.index] = result;
       this.#showBetween();

@@ -172,9 +172,9 @@ class SessionPicture(_WithPicture):
 class InterpolationFrame(Result):
     """One picture of an interpolation: `position` is 0 at the start and 1 at the end; `code` is float32 [L, 512].
 
-    `energy` and `length` are of the way up to here, in pictures: with d the mean squared difference of two neighbours on
-    [-1, 1], the sum of d times the number of steps of the whole way, and the sum of the roots of d. The last picture has
-    the whole way's; a geodesic's energy is at most the straight line's.
+    `energy` and `length` are of the way up to here, in pictures: with d the mean squared difference of two neighbours
+    on [-1, 1], the sum of d times the number of steps of the whole way, and the sum of the roots of d. The last picture
+    has the whole way's; a geodesic's energy is at most the straight line's.
     """
 
     index: int
