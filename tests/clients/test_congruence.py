@@ -132,6 +132,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "edit in a mask": lambda client: client.edit(PORTRAIT, smile=2.0, mask=MASK, steps=4),
     "watch": lambda client: client.watch_invert(PORTRAIT, interval_s=1000, steps=4),
     "interpolate": lambda client: client.interpolate(CODE, PORTRAIT, 4, steps=2),
+    "a geodesic": lambda client: client.interpolate(4 * CODE, PORTRAIT, 4, steps=2, path="geodesic"),
     "mix": lambda client: client.mix(CODE, -CODE, [4, 5], 0.3),
     "diffuse": lambda client: client.diffuse(
         PORTRAIT, PORTRAIT, region=(0.2, 0.2, 0.8, 0.8), include_aligned=True, steps=2
@@ -176,6 +177,11 @@ MISTAKES: dict[str, Callable[[Any], Any]] = {
     "too many seeds": lambda client: client.sample(range(10_000)),
     "truncation out of range": lambda client: client.sample(1, truncation=-5.0),
     "one picture on the way": lambda client: client.interpolate(CODE, CODE, 1),
+    "a geodesic of too many pictures": lambda client: client.interpolate(CODE, CODE, 65, path="geodesic"),
+    "a geodesic without refinement": lambda client: client.interpolate(
+        CODE, CODE, 3, steps=0, path="geodesic"
+    ),
+    "no such path": lambda client: client.interpolate(CODE, CODE, 3, path="zigzag"),
     "layers that are not there": lambda client: client.mix(CODE, CODE, [17]),
     "an empty region": lambda client: client.diffuse(PORTRAIT, PORTRAIT, region=(0.5, 0.5, 0.5, 0.5)),
     "region and mask": lambda client: client.diffuse(PORTRAIT, PORTRAIT, region=(0, 0, 1, 1), mask=PORTRAIT),

@@ -233,6 +233,9 @@ def test_interpolating_between_results_codes_and_pictures(client: indomain.Clien
     assert [picture.position for picture in pictures] == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert np.array_equal(pictures[0].code, one.code)
     assert np.allclose(pictures[2].code, (one.code + other.code) / 2, atol=1e-5)
+    assert 0 == pictures[0].energy < pictures[-1].length ** 2 <= 1.0001 * pictures[-1].energy
+    geodesic = list(client.interpolate(one, other.code, 5, path="geodesic", steps=4))
+    assert geodesic[-1].energy <= pictures[-1].energy
     halfway = next(client.interpolate(PORTRAIT, pictures[2], 9, steps=0))
     assert np.allclose(halfway.code, client.invert(PORTRAIT, steps=0).code, atol=1e-4)
 
@@ -266,6 +269,10 @@ def test_the_command_line_interpolates_mixes_and_diffuses(
     assert sorted(file.name for file in Path("way").iterdir()) == ["000.png", "001.png", "002.png"]
     assert main(["interpolate", *ends, "-n", "4", "-o", "way.gif"]) == 0
     assert Image.open("way.gif").n_frames == 6  # there and back
+    capsys.readouterr()
+    assert main(["interpolate", *ends, "-n", "4", "-o", "geodesic.png", "--path", "geodesic", "--json"]) == 0
+    frames = json.loads(capsys.readouterr().out)
+    assert 0 == frames[0]["energy"] < frames[-1]["length"] ** 2 <= 1.0001 * frames[-1]["energy"]
     assert main(["mix", *ends, "--layers", "4-5", "-o", "mixed.png"]) == 0
     assert np.load("mixed.npy").shape == (LAYERS, 512)
     capsys.readouterr()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,7 +30,7 @@ CHUNK_STEPS = 2  # of the tiny bundle
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     """A gateway with the shipped bundle."""
     repository = shipped.quick_repository(tmp_path_factory.mktemp("faces") / "repository")
-    running = RunningGateway(settings_for(repository))
+    running = RunningGateway(settings_for(repository, engine="onnxruntime"))
     yield running
     running.close()
 
@@ -133,10 +134,12 @@ def test_both_transports_find_the_same_geodesic(gateway: RunningGateway) -> None
         "refine": {"steps": 4},
         "output": {"format": "raw"},
     }
-    answer = gateway.http.post("/v1/interpolate", json=body, headers={"accept": "application/json"})
-    assert answer.status_code == 200, answer.text
-    assert found[-1].energy > 0
-    assert f'"energy":{found[-1].energy:.4}'[:12] in answer.text.replace(" ", "")
+    lines = gateway.http.post("/v1/interpolate", json=body).text.splitlines()
+    answers = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+    for one, other in zip(found, answers, strict=True):
+        close(image_of(one.image), image_of(other["image"]))
+        assert other["energy"] == pytest.approx(one.energy, rel=1e-3)
+        assert other["length"] == pytest.approx(one.length, rel=1e-3)
 
 
 def test_ends_may_be_pictures(gateway: RunningGateway, photo_png: bytes) -> None:
@@ -187,11 +190,10 @@ def test_at_the_deadline_the_best_way_so_far_is_answered(
 ) -> None:
     running = start_gateway(interpose=True)
     request = long_geodesic(running)
-    slow_refiner(running, 0.3)
-    started_s = time.monotonic()
+    runs = slow_refiner(running, 0.3)
     answers = list(running.stub.Interpolate(request, timeout=2.5))
-    assert time.monotonic() - started_s < 2.5
     assert len(answers) == 12
+    assert 2 <= len(runs) <= 8
     line = way(running, *bent(running), 12, pb.PATH_LINEAR)
     assert answers[-1].energy < line[-1].energy
 
