@@ -154,4 +154,5 @@ def evenly_spaced(codes: Codes, squared: list[float]) -> Codes:
     places[0], places[-1] = 0.0, last
     before = np.minimum(places.astype(int), last - 1)
     share = (places - before).astype(np.float32)[:, None, None]
-    return (1 - share) * codes[before] + share * codes[before + 1]
+    spaced: Codes = (1 - share) * codes[before] + share * codes[before + 1]
+    return spaced
