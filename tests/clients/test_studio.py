@@ -322,6 +322,8 @@ def test_generated_faces_are_edited_and_two_pictures_blended(
     second = seen_once(page, lambda picture: difference(picture, first) > 5.0)
     assert difference(second, first) > 5.0
 
+    with page.expect_request(lambda request: '"path":"geodesic"' in (request.post_data or "")):
+        page.get_by_label("In steps that change least").check()
     page.get_by_role("radio", name="Style").check()
     page.get_by_label("Pose and shape").check()
     page.get_by_label("Features").check()

@@ -61,9 +61,9 @@ export class Blend {
     this.parts = PARTS.map((_, index) => element("input", { type: "checkbox", checked: index === PARTS.length - 1, onchange: () => this.#mix() }));
     this.betweenControls = element(
       "div",
-      { class: "checks" },
+      {},
       element("div", { class: "slider" }, element("label", { for: "blend-place" }, "From the first to the second"), this.place, this.percent),
-      element("label", {}, this.geodesic, "In steps that change least (slower)"),
+      element("div", { class: "checks" }, element("label", {}, this.geodesic, "In steps that change least (slower)")),
     );
     this.styleControls = element(
       "div",
