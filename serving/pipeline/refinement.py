@@ -222,7 +222,9 @@ class Refiner:
         None: it would end later than `reserve_s` before the deadline, or there is no room and fewer steps are allowed.
         Raises what the back end raises.
         """
-        state = first_inputs(self._bundle, codes, targets, replace(settings, perceptual_weight=0.0))
+        # Detail would be found for whatever the target is, native or not.
+        by_pixels = replace(settings, perceptual_weight=0.0, detail=0.0)
+        state = first_inputs(self._bundle, codes, targets, by_pixels)
         self._running += 1
         try:
             return await self._chunk_in_time(state, deadline, reserve_s)
