@@ -32,7 +32,7 @@ from serving.pipeline.stages import Stages
 
 Codes = npt.NDArray[np.float32]  # [N, L, 512]
 
-# A longer way is moved in parts: the state of its optimisers takes half a megabyte a picture.
+# A longer way is moved in parts: the state of its optimisers takes megabytes a picture.
 _MOVES_AT_ONCE = 8
 # Less than this part of the energy is not worth another round.
 _LEAST_GAIN = 0.002
