@@ -10,8 +10,10 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import distributed
 
 from training.data.pictures import DataError
+from training.directions.assessors import AnalyzeConfig, AssessorError, analyze
 from training.directions.directions import DirectionsConfig, find_directions
 from training.directions.factors import FactorsConfig, find_factors
+from training.directions.walks import SteerConfig, steer
 from training.evaluation.evaluation import evaluate
 from training.evaluation.judge import EvaluationConfig
 from training.faces.alignment import AlignmentConfig, measure_alignment
@@ -33,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "encoder": (InversionConfig, train_encoder),
         "directions": (DirectionsConfig, find_directions),
         "factors": (FactorsConfig, find_factors),
+        "steer": (SteerConfig, steer),
+        "analyze": (AnalyzeConfig, analyze),
         "detail": (DetailBasisConfig, fit_detail),
         "alignment": (AlignmentConfig, measure_alignment),
         "evaluate": (EvaluationConfig, evaluate),
@@ -46,7 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = next(function for kind, function in commands.values() if isinstance(config, kind))
     try:
         rank_zero_only(print)(run(config))
-    except (DataError, CheckpointError, UnknownDiscriminator, RecipeError, FileNotFoundError) as error:
+    except (
+        DataError,
+        CheckpointError,
+        AssessorError,
+        UnknownDiscriminator,
+        RecipeError,
+        FileNotFoundError,
+    ) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:

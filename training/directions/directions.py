@@ -128,18 +128,20 @@ class Direction:
     vector: torch.Tensor
     """float32 [L, 512], of length 1, zero outside `layers`"""
     scale: float
-    """Standard deviation of sampled codes along it."""
+    """Length of a step of strength 1: the standard deviation of sampled codes along it, or what a walk's label says."""
     layers: list[int]
     range: tuple[float, float]
     """Strengths within which edited codes stay native."""
     held_out: dict[str, object] | None = None
-    """Figure of its boundary on held-out pictures; None for a direction that no labels made."""
+    """Figure of its boundary on held-out pictures, or of a walk on held-out codes; None where nothing was held out."""
     conditioned_on: list[str] = field(default_factory=list)
     boundary: torch.Tensor | None = None
     """The normal of its boundary, float32 [L, 512] of length 1. Its inner product with a change of code says how far
     the change goes across the boundary; edits that keep the attribute have 0. None where no labels made it."""
     across: torch.Tensor | None = None
     """The most native step across the boundary that keeps no other attribute, float32 [L, 512] of length 1."""
+    label: str = ""
+    """What people read; its name in words by default."""
 
 
 def add_directions(run: Path, found: Iterable[Direction]) -> Path:
@@ -148,7 +150,7 @@ def add_directions(run: Path, found: Iterable[Direction]) -> Path:
     entries = {entry["name"]: entry for entry in json.loads(listing.read_text())} if listing.is_file() else {}
     vectors = load_file(tensors) if entries else {}
     for direction in found:
-        label = direction.name.replace("_", " ").replace("-", " ").capitalize()
+        label = direction.label or direction.name.replace("_", " ").replace("-", " ").capitalize()
         for kind, key in TENSORS.items():
             vectors.pop(f"{kind}/{direction.name}", None)
             if (tensor := getattr(direction, key)) is not None:
@@ -263,6 +265,11 @@ class Edits:
         """Share of pictures whose attribute changes in the direction of the strength's sign; step float [L, 512]."""
         after = self._read(self.codes + strength * step)
         return float(((after[name] - self.before[name]) * np.sign(strength) > 0).mean())
+
+    def moved(self, step: torch.Tensor) -> dict[str, float]:
+        """How far a step float [L, 512] moves each attribute on average, in its own unit."""
+        after = self._read(self.codes + step)
+        return {name: float((after[name] - self.before[name]).mean()) for name in after}
 
     def honest_end(self, name: str, step: torch.Tensor, end: float, wanted: float) -> float:
         """The strength nearest to `end` at which a share `wanted` of the pictures changes the right way.

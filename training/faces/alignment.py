@@ -63,18 +63,27 @@ def measure_alignment(config: AlignmentConfig) -> str:
     )
 
 
-@torch.no_grad()
 def find_landmarks(images: Tensor) -> Points:
     """The landmarks of the surest face of each picture uint8 [M, 3, H, W] that has one."""
+    scores, points = surest_faces(images)
+    return points[scores > SURE]
+
+
+@torch.no_grad()
+def surest_faces(images: Tensor) -> tuple[npt.NDArray[np.float64], Points]:
+    """Score float64 [M] and landmarks float64 [M, 5, 2] of each picture's surest face; pictures uint8 [M, 3, H, W].
+
+    A score of at most SURE is no face, and its landmarks mean nothing.
+    """
     detector = FaceDetector()
     rows = []
     for part in images.split(32):
         faces = detector(
             F.interpolate(part.float() / 127.5 - 1, (SIDE, SIDE), mode="bilinear", antialias=True)
         )
-        best = faces[torch.arange(len(faces)), faces[:, :, 0].argmax(1)]
-        rows.append(best[best[:, 0] > SURE, 5:])
-    return (torch.cat(rows).numpy() / SIDE).reshape(-1, len(LANDMARKS), 2).astype(np.float64)
+        rows.append(faces[torch.arange(len(faces)), faces[:, :, 0].argmax(1)])
+    best = torch.cat(rows).double().numpy()
+    return best[:, 0], best[:, 5:].reshape(-1, len(LANDMARKS), 2) / SIDE
 
 
 def corners_apart(found: Points, mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

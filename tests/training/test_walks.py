@@ -1,0 +1,287 @@
+"""Walks that change pictures as a transform does, and directions that raise an assessor's score."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor, nn
+
+from export.bundles.checkpoint import load_pipeline
+from tests.export.run_folder import write_run
+from training.__main__ import main
+from training.directions.assessors import colourfulness, score_loss, sharpness
+from training.directions.journeys import Journey, Stop, draw
+from training.directions.transforms import TRANSFORMS, TransformName, luma, see
+from training.directions.walks import WalkConfig, edit_loss, learn_walk
+from training.losses.perceptual import LPIPSSq
+from training.networks.generator import GeneratorConfig, sample_codes
+
+PORTRAIT = Path(__file__).parents[2] / "clients/python/examples/portrait.png"
+SIDE = 32
+QUICK = ["--walk.steps", "30", "--walk.rate", "0.03", "--hold.pictures", "8"]
+
+
+class Palette(nn.Module):
+    """An analytic generator: the first three entries of a code's first vector are the colour of a gradient."""
+
+    config = GeneratorConfig(SIDE, (8, 8, 8, 8))
+
+    def mapping(self, z: Tensor) -> Tensor:
+        return z[:, None].repeat(1, self.config.layers, 1)
+
+    def synthesis(self, codes: Tensor) -> Tensor:
+        ramp = torch.linspace(-0.3, 0.3, SIDE)
+        return (codes[:, 0, :3] / 4).tanh()[:, :, None, None] + ramp.expand(SIDE, SIDE)
+
+
+@pytest.fixture(scope="module")
+def portrait() -> Tensor:
+    """float [1, 3, 256, 256] in [-1, 1]"""
+    with Image.open(PORTRAIT) as picture:
+        pixels = np.asarray(picture.convert("RGB").resize((256, 256)))
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+@pytest.mark.parametrize("strength", [-2.0, 1.0, 2.0])
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_what_a_transform_does_is_read_off_its_picture(
+    portrait: Tensor, name: TransformName, strength: float
+) -> None:
+    changed, mask = TRANSFORMS[name].apply(portrait, torch.tensor([strength]))
+    found = TRANSFORMS[name].measure(see(portrait), see(changed))
+    # Colours that were at an end of their range cannot go further.
+    assert found == pytest.approx([strength], rel=0.25)
+    undefined = name.startswith("shift") or name == "rotate" or (name == "zoom" and strength < 0)
+    assert (float(mask.mean()) < 1) is undefined
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 2), st.sampled_from([-1, 1]), st.integers(0, 1000))
+def test_a_shift_moves_pixels_and_masks_what_comes_in(steps: int, sign: int, seed: int) -> None:
+    images = 2 * torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(seed)) - 1
+    move = 2 * steps * sign  # pixels: 5 % of 40
+    changed, mask = TRANSFORMS["shift-y"].apply(images, torch.tensor([float(steps * sign)]))
+    rows = torch.arange(40)
+    inside = (rows - move >= 0) & (rows - move < 40)
+    torch.testing.assert_close(mask[0, 0, :, 0].bool(), inside)
+    torch.testing.assert_close(changed[:, :, inside], images[:, :, rows[inside] - move], rtol=0, atol=1e-4)
+
+
+def test_a_brightness_walk_is_brighter_at_every_step_and_moves_nothing_else() -> None:
+    generator: Any = Palette()
+    loss = edit_loss(TRANSFORMS["brightness"], LPIPSSq().eval(), 1.0, 0.0)
+    step = learn_walk(generator, loss, WalkConfig(steps=80, batch=8, rate=0.02))
+    code = torch.zeros(1, 8, 512)
+    light = [float(luma(generator.synthesis(code + s * step)).mean()) for s in np.arange(-2, 2.1, 0.5)]
+    assert (np.diff(light) > 0).all()
+    # 5 % of the range from -1 to 1 for each.
+    assert (light[-1] - light[0]) / 4 == pytest.approx(0.1, rel=0.2)
+    assert not step[1:].any()
+    assert not step[0, 3:].any()
+
+
+@pytest.mark.parametrize(("name", "assessor"), [("sharpness", sharpness), ("colourfulness", colourfulness)])
+def test_a_score_rises_by_the_amount_along_its_direction(name: str, assessor: Any, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    pipeline = load_pipeline(run)
+    options = ["--walk.steps", "80", "--walk.rate", "0.03", "--hold.pictures", "8"]
+    assert main(["analyze", str(run), "--assessor", name, *options]) == 0
+    after = load_pipeline(run)
+    entry = after.directions[-1]
+    assert entry["name"] == f"analyze-{name}"
+    amount = float(entry["label"].partition("+")[2].rstrip(")"))
+    codes, step = sample_codes(pipeline.generator, 64, seed=9), torch.from_numpy(after.vectors[entry["name"]])
+    scores = [
+        float(assessor(draw(pipeline.generator.synthesis, codes + s * entry["scale"] * step)).mean())
+        for s in (-1.0, 0.0, 1.0)
+    ]
+    assert scores[0] < scores[1] < scores[2]
+    assert (scores[2] - scores[0]) / 2 / amount == pytest.approx(1, abs=0.4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.01, 1))
+def test_colourfulness_is_that_of_the_paper(seed: int, contrast: float) -> None:
+    images = contrast * (2 * torch.rand(2, 3, 9, 7, generator=torch.Generator().manual_seed(seed)) - 1)
+    pixels = ((images.double() + 1) * 127.5).numpy()
+    rg, yb = pixels[:, 0] - pixels[:, 1], (pixels[:, 0] + pixels[:, 1]) / 2 - pixels[:, 2]
+    spread = np.hypot(rg.std((1, 2)), yb.std((1, 2)))
+    wanted = spread + 0.3 * np.hypot(rg.mean((1, 2)), yb.mean((1, 2)))
+    np.testing.assert_allclose(colourfulness(images).numpy(), wanted, rtol=1e-3, atol=2e-3)
+
+
+def test_formulas_have_gradients_on_pictures_without_colour_or_detail() -> None:
+    for assessor in (sharpness, colourfulness):
+        flat = torch.zeros(2, 3, 16, 16, requires_grad=True)
+        assessor(flat).sum().backward()
+        assert flat.grad is not None
+        assert flat.grad.isfinite().all()
+    assert float(sharpness(torch.zeros(1, 3, 16, 16))) == 0
+    loss = score_loss(sharpness, 1.0)
+    assert loss(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16), torch.tensor([2.0])) == 4
+
+
+def stops(scores: dict[float, tuple[float, float | None]]) -> Journey:
+    return Journey([Stop(s, np.array([2 * s, math.nan]), *found) for s, found in scores.items()])
+
+
+def test_a_range_ends_before_codes_or_faces_break() -> None:
+    journey = stops(
+        {
+            -1.5: (0.5, 1.0), -1.0: (0.5, 0.5), -0.5: (0.5, 1.0),
+            0.5: (0.5, 1.0), 1.0: (0.3, 0.96), 1.5: (0.01, 1.0),
+        }
+    )  # fmt: skip
+    assert journey.range(0.02, 0.95) == (-0.5, 1.0)
+    assert journey.range(0.02, 0.0) == (-1.5, 1.0)
+    assert journey.range(0.9, 0.95) == (-0.5, 0.5)
+    assert journey.slope() == pytest.approx((2, 1))
+    assert stops({-0.5: (1.0, None), 0.5: (1.0, None)}).range(0.02, 1.0) == (-0.5, 0.5)
+
+
+def test_walks_join_a_runs_directions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, sheet = write_run(tmp_path / "run"), tmp_path / "sheet.png"
+    arguments = ["steer", str(run), "--transforms", "zoom", "red", *QUICK, "--picture", str(sheet)]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    # The miniature draws no faces, so zoom has no slope; red has.
+    assert "| Zoom (10 % larger) | - | - |" in out
+    pipeline = load_pipeline(run)  # checks length, layers and shape
+    names = [entry["name"] for entry in pipeline.directions]
+    assert names == ["smile", "age", "steer-zoom", "steer-red"]
+    zoom, red = pipeline.directions[2:]
+    assert red["label"] == "Red (5 % of its range)"
+    assert zoom["held_out"] is None
+    assert red["held_out"]["metric"] == "slope"
+    assert red["held_out"]["value"] > 0.2
+    assert red["range"][0] <= -0.5 < 0.5 <= red["range"][1]
+    with Image.open(sheet) as picture:
+        assert picture.size == (10 * SIDE, 2 * SIDE)
+    assert main(arguments) == 0  # again: the same, once
+    assert [e["name"] for e in json.loads((run / "directions.json").read_text())] == names
+
+
+# --- what is refused ----------------------------------------------------------------------------------
+
+
+class Mean(nn.Module):
+    def forward(self, pictures: Tensor) -> Tensor:
+        return pictures.mean((1, 2, 3))
+
+
+class PerPixel(nn.Module):
+    def forward(self, pictures: Tensor) -> Tensor:
+        return pictures.mean(1)
+
+
+class Pair(nn.Module):
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        return pictures.mean((1, 2, 3)), pictures.amax((1, 2, 3))
+
+
+class Steps(nn.Module):
+    def forward(self, pictures: Tensor) -> Tensor:
+        return (pictures.mean((1, 2, 3)) > 0.5).float()
+
+
+class Constant(nn.Module):
+    def forward(self, pictures: Tensor) -> Tensor:
+        return 0 * pictures.mean((1, 2, 3))
+
+
+class WrongSide(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3 * 20 * 20, 1)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.linear(pictures.flatten(1))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("refused") / "run")
+
+
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        (PerPixel(), "it must give one value a picture"),
+        (Pair(), "gives tuple for"),
+        (Steps(), "has no gradient"),
+        (Constant(), "tells pictures from this generator not apart"),
+        (WrongSide(), "--side names the pixels"),
+    ],
+)
+def test_networks_that_are_no_assessors_are_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], network: nn.Module, says: str
+) -> None:
+    file = tmp_path / "network.pt"
+    torch.jit.script(network).save(str(file))
+    before = (run / "directions.json").read_bytes()
+    assert main(["analyze", str(run), "--assessor", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert says in error
+    assert (run / "directions.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("score.onnx", b"\x08\x07", "give the network as TorchScript"),
+        ("score.pt", b"not a network", "is no TorchScript file; make one with"),
+        ("score.pt", b"", "is no TorchScript file; make one with"),
+        ("weights.pt", None, "is no TorchScript file; make one with"),
+        ("beauty", "missing", "neither a file nor one of sharpness, colourfulness"),
+    ],
+)
+def test_files_that_are_no_assessors_are_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: object, says: str
+) -> None:
+    file = tmp_path / name
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is None:
+        torch.save({"weight": torch.zeros(3)}, file)
+    assert main(["analyze", str(run), "--assessor", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert says in error
+
+
+def test_a_network_of_another_side_works_with_side(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "my score.pt"
+    torch.manual_seed(0)
+    torch.jit.script(WrongSide()).save(str(file))
+    assert (
+        main(["analyze", str(run), "--assessor", str(file), "--side", "20", "--amount", "0.5", *QUICK]) == 0
+    )
+    entry = json.loads((run / "directions.json").read_text())[-1]
+    assert (entry["name"], entry["label"]) == ("analyze-my-score", "My score (+0.5)")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        ["steer", "--walk.steps", "0"],
+        ["steer", "--hold.pictures", "-1"],
+        ["steer", "--walk.reach", "nan"],
+        ["steer", "--transforms"],
+        ["analyze", "--assessor", "sharpness", "--amount", "-1"],
+    ],
+)
+def test_settings_that_cannot_be_are_refused(
+    run: Path, capsys: pytest.CaptureFixture[str], bad: list[str]
+) -> None:
+    assert main([bad[0], str(run), *bad[1:]]) == 2
+    assert capsys.readouterr().err.startswith("error: ")

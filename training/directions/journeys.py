@@ -1,0 +1,148 @@
+"""How far a walk in code space goes before its pictures break, and how much of what it says it does.
+
+As the limits in Jahanian, Chai, Isola (arXiv 1907.07171, section 4) are found, but by the domain score of codes and by
+a face detector: a walk holds while edited codes stay native, and while faces on pictures stay faces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from training.directions.directions import READ, CodeSpace, Direction
+from training.directions.transforms import Seen, Values, see
+from training.measures.domain_score import domain_scores
+from training.networks.generator import sample_codes
+from training.run_folders.picture_grid import image_grid
+from training.run_folders.trained_inversion import TrainedInversion
+
+FARTHEST = 3.0  # strengths that are tried, to either side
+APART = 0.5  # between two of them
+MEASURED = 2.0  # slopes are those of strengths up to this
+HELD_OUT = 17  # seed of the codes that walks are measured on
+AT_ONCE = 16  # pictures that networks draw together
+Measure = Callable[[Seen, Seen], Values]  # pictures before and after -> how far each went, in strengths
+
+
+@torch.no_grad()
+def draw(synthesis: nn.Module, codes: Tensor) -> Tensor:
+    """Codes float [N, L, 512] -> pictures float [N, 3, H, W] in [-1, 1]."""
+    return torch.cat([synthesis(part).clamp(-1, 1) for part in codes.split(AT_ONCE)])
+
+
+@dataclass(frozen=True)
+class Stop:
+    """What is found at one strength of a walk."""
+
+    strength: float
+    measured: Values
+    """How far each picture went, in strengths; NaN where that cannot be told."""
+    domain_score: float
+    """Median of edited inversions."""
+    faces: float | None
+    """Share of the pictures with a face that still have one; None for a generator that draws no faces."""
+
+
+@dataclass(frozen=True)
+class Journey:
+    """A walk, followed from one end to the other."""
+
+    stops: list[Stop]
+
+    def range(self, domain_floor: float, faces_floor: float) -> tuple[float, float]:
+        """The lowest and the highest strength up to which pictures hold; each at least the smallest that was tried."""
+        ends = []
+        for sign in (-1, 1):
+            reached = APART
+            for stop in sorted(self.stops, key=lambda stop: abs(stop.strength)):
+                if sign * stop.strength > 0:
+                    if stop.domain_score < domain_floor or (
+                        stop.faces is not None and stop.faces < faces_floor
+                    ):
+                        break
+                    reached = abs(stop.strength)
+            ends.append(sign * reached)
+        return ends[0], ends[1]
+
+    def slope(self) -> tuple[float, float] | None:
+        """Strength measured per strength asked for, and their correlation r, over pictures; None if none is told."""
+        near = [stop for stop in self.stops if abs(stop.strength) <= MEASURED]
+        asked = np.concatenate([np.full(len(stop.measured), stop.strength) for stop in near])
+        measured = np.concatenate([stop.measured for stop in near])
+        told = np.isfinite(measured)
+        if told.sum() < 2 or np.ptp(measured[told]) == 0:
+            return None
+        asked, measured = asked[told], measured[told]
+        return float(np.polyfit(asked, measured, 1)[0]), float(np.corrcoef(asked, measured)[0, 1])
+
+    def at(self, strength: float) -> Stop:
+        """The stop at a strength that was tried."""
+        return next(stop for stop in self.stops if stop.strength == strength)
+
+
+class Survey:
+    """Codes that no walk was learned on, and their pictures: walks are followed from there."""
+
+    def __init__(self, run: TrainedInversion, pictures: int) -> None:
+        self.synthesis, self.discriminator = run.generator.synthesis, run.latent_discriminator
+        self.inversions = CodeSpace(run).inversions
+        self.codes = sample_codes(run.generator, pictures, seed=HELD_OUT)
+        self.before = see(draw(self.synthesis, self.codes))
+
+    def follow(self, step: Tensor, measure: Measure) -> Journey:
+        """Follow a walk of steps float [L, 512] to both ends."""
+        sizes = np.arange(APART, FARTHEST + APART / 2, APART)
+        return Journey([self._stop(step, measure, float(size)) for size in (*-sizes[::-1], *sizes)])
+
+    def _stop(self, step: Tensor, measure: Measure, strength: float) -> Stop:
+        after = see(draw(self.synthesis, self.codes + strength * step))
+        edited = self.inversions[:READ] + strength * step
+        score = float(np.median(domain_scores(self.discriminator, edited, self.inversions)))
+        faces = None
+        if self.before.faces.mean() > 0.5:
+            faces = float(after.faces[self.before.faces].mean())
+        return Stop(strength, measure(self.before, after), score, faces)
+
+
+def as_direction(
+    name: str, label: str, step: Tensor, journey: Journey, ends: tuple[float, float]
+) -> Direction:
+    """A walk as the direction of a run folder: its strength 1 is the step float [L, 512]."""
+    told, length = journey.slope(), float(step.norm())
+    held_out: dict[str, object] | None = {"metric": "slope", "value": round(told[0], 4)} if told else None
+    return Direction(
+        name, step / length, length, list(range(len(step))), ends, held_out=held_out, label=label
+    )
+
+
+def journey_table(journeys: dict[str, Journey], ranges: dict[str, tuple[float, float]]) -> str:
+    """A row a walk, as Markdown: what it does and how far it holds."""
+    lines = [
+        "| strength 1 | slope | r | at -2 | at 2 | holds within | domain score there | faces there |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for label, journey in journeys.items():
+        told, ends = journey.slope(), [journey.at(end) for end in ranges[label]]
+        cells = [f"{told[0]:.2f}", f"{told[1]:.2f}"] if told else ["-", "-"]
+        for strength in (-MEASURED, MEASURED):
+            values = journey.at(strength).measured
+            cells.append(f"{np.nanmean(values):.2f}" if np.isfinite(values).any() else "-")
+        cells += [
+            " to ".join(f"{end:g}" for end in ranges[label]),
+            ", ".join(f"{stop.domain_score:.2f}" for stop in ends),
+            ", ".join("-" if stop.faces is None else f"{stop.faces:.0%}" for stop in ends),
+        ]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def walks_sheet(synthesis: nn.Module, codes: Tensor, steps: list[Tensor]) -> Image.Image:
+    """Pictures of some codes float [N, L, 512]: a row a walk, strengths -2 to 2 of each code side by side."""
+    strengths = (-2.0, -1.0, 0.0, 1.0, 2.0)
+    rows = [code + strength * step for step in steps for code in codes for strength in strengths]
+    return image_grid(draw(synthesis, torch.stack(rows)), len(strengths) * len(codes))

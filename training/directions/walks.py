@@ -1,0 +1,164 @@
+"""`python -m training steer`: learns linear walks in code space that zoom, shift, rotate and recolour pictures.
+
+Jahanian, Chai, Isola, "On the 'steerability' of generative adversarial networks" (ICLR 2020, arXiv 1907.07171): the
+walk w + a v whose pictures are nearest to changed ones. Nothing is labelled; the change itself says what is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import tyro
+from torch import Tensor
+
+from training.data.pictures import DataError
+from training.directions.directions import DOMAIN_FLOOR, add_directions
+from training.directions.journeys import Survey, as_direction, journey_table, walks_sheet
+from training.directions.transforms import TRANSFORMS, Transform, TransformName
+from training.losses.perceptual import LPIPSSq
+from training.networks.generator import Generator
+from training.refinement.objective import Perceptual, masked_mean_square
+from training.run_folders.trained_inversion import load_inversion
+
+SHOWN = 2  # codes on the sheet of pictures
+STATISTICS = 1_000  # sampled codes that the spread of a code's entries is measured on
+# Pictures in [-1, 1] before the step, those after it (not clamped), strengths [N] -> loss [N]; pictures [N, 3, H, W].
+WalkLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass
+class WalkConfig:
+    """How a walk is learned."""
+
+    steps: int = 300
+    """Steps of Adam."""
+    batch: int = 4
+    """Sampled codes a step."""
+    rate: float = 0.01
+    """Adam's rate in standard deviations of a code's entries; it falls to 0."""
+    reach: float = 2.0
+    """Walks are learned on strengths up to this, to either side."""
+    seed: int = 0
+    """Of the codes and strengths."""
+
+
+@dataclass
+class HoldConfig:
+    """Up to where a walk holds."""
+
+    pictures: int = 64
+    """Sampled codes, none of them learned on, that a walk is measured on."""
+    domain_floor: float = DOMAIN_FLOOR
+    """A range ends where the median domain score of edited codes falls below this."""
+    faces_floor: float = 0.95
+    """It ends where fewer than this share of faces are still found; left out for generators that draw no faces."""
+
+
+@dataclass
+class SteerConfig:
+    """Learn walks that change pictures as a transform does, and add them to an encoder's run folder."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder of an encoder, or what `publish` made of it."""
+    transforms: tuple[TransformName, ...] = (
+        "zoom",
+        "shift-x",
+        "shift-y",
+        "rotate",
+        "brightness",
+        "saturation",
+    )
+    """What to learn a walk for."""
+    pixel_weight: float = 1.0
+    """Of the mean squared error."""
+    perceptual_weight: float = 1.0
+    """Of LPIPS-sq."""
+    walk: WalkConfig = field(default_factory=WalkConfig)
+    """Steps, rate, strengths."""
+    hold: HoldConfig = field(default_factory=HoldConfig)
+    """Where ranges end."""
+    picture: Path | None = None
+    """Also write a sheet there: a row a walk, strengths -2 to 2."""
+
+
+def steer(config: SteerConfig) -> str:
+    """Learn, measure and store the walks; return a table of what they do. Raises DataError, CheckpointError."""
+    if not config.transforms:
+        raise DataError(f"--transforms names none; there are {', '.join(TRANSFORMS)}")
+    check_walk(config.walk, config.hold)
+    run = load_inversion(config.run)
+    survey, perceptual = Survey(run, config.hold.pictures), LPIPSSq().eval()
+    steps, journeys, ranges, found = [], {}, {}, []
+    for name in dict.fromkeys(config.transforms):
+        transform = TRANSFORMS[name]
+        loss = edit_loss(transform, perceptual, config.pixel_weight, config.perceptual_weight)
+        step = learn_walk(run.generator, loss, config.walk)
+        journey = survey.follow(step, transform.measure)
+        ends = journey.range(config.hold.domain_floor, config.hold.faces_floor)
+        steps.append(step)
+        journeys[transform.label], ranges[transform.label] = journey, ends
+        found.append(as_direction(f"steer-{name}", transform.label, step, journey, ends))
+        print(f"{found[-1].name}: range {ends[0]:g} to {ends[1]:g}", flush=True)
+    if config.picture:
+        walks_sheet(run.generator.synthesis, survey.codes[:SHOWN], steps).save(config.picture)
+    listing = add_directions(config.run, found)
+    return f"{journey_table(journeys, ranges)}\n{listing} written"
+
+
+def check_walk(walk: WalkConfig, hold: HoldConfig) -> None:
+    """Raises DataError for settings that no walk can be learned or measured with."""
+    for option, value in (
+        ("--walk.steps", walk.steps),
+        ("--walk.batch", walk.batch),
+        ("--walk.reach", walk.reach),
+        ("--hold.pictures", hold.pictures),
+    ):
+        if not value > 0:
+            raise DataError(f"{option} is {value}; it must be above 0")
+
+
+def edit_loss(
+    transform: Transform, perceptual: Perceptual, pixel_weight: float, perceptual_weight: float
+) -> WalkLoss:
+    """How far pictures are from the transformed ones, where the transform says what is to be seen."""
+
+    def loss(before: Tensor, after: Tensor, strengths: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted, mask = transform.apply(before, strengths)
+            features = perceptual.features(wanted * mask)
+        # What is outside the mask must not reach the features of places beside its border.
+        between = perceptual.between(perceptual.features(after * mask), features, mask)
+        return pixel_weight * masked_mean_square(after - wanted, mask) + perceptual_weight * between
+
+    return loss
+
+
+def learn_walk(generator: Generator, loss: WalkLoss, config: WalkConfig) -> Tensor:
+    """The step float32 [L, 512] of strength 1 with the least loss on average, over sampled codes and strengths.
+
+    It has a vector for each layer. Its entries are learned in standard deviations of sampled codes' entries.
+    """
+    random = torch.Generator().manual_seed(config.seed)
+
+    @torch.no_grad()
+    def sample(count: int) -> Tensor:
+        return generator.mapping(torch.randn(count, generator.config.z_size, generator=random))
+
+    deviation = sample(STATISTICS).std(0) + 1e-6
+    standard = torch.zeros_like(deviation, requires_grad=True)
+    adam = torch.optim.Adam([standard], config.rate, betas=(0.9, 0.99))
+    falling = torch.optim.lr_scheduler.LambdaLR(adam, lambda done: 1 - done / config.steps)
+    for _ in range(config.steps):
+        codes = sample(config.batch)
+        strengths = config.reach * (2 * torch.rand(config.batch, generator=random) - 1)
+        with torch.no_grad():
+            before = generator.synthesis(codes).clamp(-1, 1)
+        after = generator.synthesis(codes + strengths[:, None, None] * standard * deviation)
+        adam.zero_grad()
+        loss(before, after, strengths).mean().backward()
+        adam.step()
+        falling.step()
+    return (standard * deviation).detach()
