@@ -14,7 +14,7 @@ from training.__main__ import main as training
 
 def test_a_bundle_serves_a_brightness_walk(tmp_path: Path) -> None:
     run, repository = write_run(tmp_path / "run"), tmp_path / "repository"
-    quick = ["--walk.steps", "60", "--walk.rate", "0.03", "--hold.pictures", "8"]
+    quick = ["--walk.steps", "30", "--hold.pictures", "2"]
     assert training(["steer", str(run), "--transforms", "brightness", *quick]) == 0
     options = ["--refine.steps", "1", "--refine.chunk-steps", "1", "--sampled-codes", "64"]
     assert export(["bundle", str(run), "--to", str(repository), *options]) == 0

@@ -26,12 +26,12 @@ from training.directions.walks import (
     WalkConfig,
     WalkLoss,
     check_walk,
-    learn_walk,
+    learn_walks,
 )
 from training.networks.generator import Generator, sample_codes
 from training.run_folders.trained_inversion import load_inversion
 
-SCORED = 256  # sampled codes that the spread of scores is measured on
+SCORED = 128  # sampled codes that the spread of scores is measured on
 HOW = "make one with `torch.jit.trace(model, pictures).save(FILE)`"
 Assessor = Callable[[Tensor], Tensor]  # pictures float [N, 3, H, W] in [-1, 1] -> scores float [N]
 
@@ -112,8 +112,8 @@ def load_assessor(named: str, side: int | None = None) -> Assessor:
 
 def spread_of_scores(generator: Generator, assessor: Assessor, named: str) -> float:
     """The standard deviation of the scores of sampled pictures. Raises AssessorError where no gradient can be had."""
-    images = draw(generator.synthesis, sample_codes(generator, SCORED))
-    few = images[:2].clone().requires_grad_()
+    codes = sample_codes(generator, SCORED)
+    few = draw(generator.synthesis, codes[:2]).requires_grad_()
     scores = assessor(few)
     if not scores.requires_grad:
         raise AssessorError(
@@ -121,6 +121,7 @@ def spread_of_scores(generator: Generator, assessor: Assessor, named: str) -> fl
         )
     (gradient,) = torch.autograd.grad(scores.sum(), few, allow_unused=True)
     with torch.no_grad():
+        images = draw(generator.synthesis, codes)
         spread = float(torch.cat([assessor(part) for part in images.split(16)]).std())
     if gradient is None or not gradient.isfinite().all() or not spread > 0 or spread == float("inf"):
         raise AssessorError(
@@ -159,7 +160,7 @@ def analyze(config: AnalyzeConfig) -> str:
     check_walk(config.walk, config.hold)
     if config.amount is not None and not config.amount > 0:
         raise DataError(f"--amount is {config.amount}; it must be above 0")
-    run, assessor = load_inversion(config.run), load_assessor(config.assessor, config.side)
+    assessor, run = load_assessor(config.assessor, config.side), load_inversion(config.run)
     spread = spread_of_scores(run.generator, assessor, config.assessor)
     amount = config.amount or spread
     assessed = Path(config.assessor).stem.replace(" ", "-")
@@ -171,7 +172,7 @@ def analyze(config: AnalyzeConfig) -> str:
         values: Values = ((assessor(after.images) - assessor(before.images)) / amount).double().numpy()
         return values
 
-    step = learn_walk(run.generator, score_loss(assessor, amount), config.walk)
+    (step,) = learn_walks(run.generator, [score_loss(assessor, amount)], config.walk)
     survey = Survey(run, config.hold.pictures)
     journey = survey.follow(step, measure)
     ends = journey.range(config.hold.domain_floor, config.hold.faces_floor)

@@ -14,15 +14,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from training.directions.directions import READ, CodeSpace, Direction
+from training.directions.directions import READ, Direction
 from training.directions.transforms import Seen, Values, see
-from training.measures.domain_score import domain_scores
+from training.measures.domain_score import domain_scores, invert_samples
 from training.networks.generator import sample_codes
 from training.run_folders.picture_grid import image_grid
 from training.run_folders.trained_inversion import TrainedInversion
 
 FARTHEST = 3.0  # strengths that are tried, to either side
-APART = 0.5  # between two of them
+APART = 1.0  # between two of them
 MEASURED = 2.0  # slopes are those of strengths up to this
 HELD_OUT = 17  # seed of the codes that walks are measured on
 AT_ONCE = 16  # pictures that networks draw together
@@ -90,9 +90,11 @@ class Survey:
 
     def __init__(self, run: TrainedInversion, pictures: int) -> None:
         self.synthesis, self.discriminator = run.generator.synthesis, run.latent_discriminator
-        self.inversions = CodeSpace(run).inversions
+        samples = sample_codes(run.generator, READ)
+        self.inversions = invert_samples(samples, self.synthesis, run.encoder)
         self.codes = sample_codes(run.generator, pictures, seed=HELD_OUT)
         self.before = see(draw(self.synthesis, self.codes))
+        self.draws_faces = bool(self.before.faces.mean() > 0.5)
 
     def follow(self, step: Tensor, measure: Measure) -> Journey:
         """Follow a walk of steps float [L, 512] to both ends."""
@@ -100,11 +102,12 @@ class Survey:
         return Journey([self._stop(step, measure, float(size)) for size in (*-sizes[::-1], *sizes)])
 
     def _stop(self, step: Tensor, measure: Measure, strength: float) -> Stop:
-        after = see(draw(self.synthesis, self.codes + strength * step))
-        edited = self.inversions[:READ] + strength * step
+        drawn = draw(self.synthesis, self.codes + strength * step)
+        after = see(drawn, faces_expected=self.draws_faces)
+        edited = self.inversions + strength * step
         score = float(np.median(domain_scores(self.discriminator, edited, self.inversions)))
         faces = None
-        if self.before.faces.mean() > 0.5:
+        if self.draws_faces:
             faces = float(after.faces[self.before.faces].mean())
         return Stop(strength, measure(self.before, after), score, faces)
 

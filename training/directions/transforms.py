@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.faces.alignment import SURE, Points, surest_faces
+from training.faces.face_detector import LANDMARKS
 from training.run_folders.picture_grid import to_uint8
 
 Values = npt.NDArray[np.float64]  # [N]
@@ -50,8 +51,10 @@ class Seen:
     """float64 [N, 5, 2], shares of a side; NaN where there is no face."""
 
 
-def see(images: Tensor) -> Seen:
-    """Look for the faces of pictures float [N, 3, H, W] in [-1, 1]."""
+def see(images: Tensor, *, faces_expected: bool = True) -> Seen:
+    """Look for the faces of pictures float [N, 3, H, W] in [-1, 1], if any are expected there."""
+    if not faces_expected:
+        return Seen(images, np.zeros(len(images), bool), np.full((len(images), len(LANDMARKS), 2), np.nan))
     scores, points = surest_faces(to_uint8(images))
     faces = scores > SURE
     return Seen(images, faces, np.where(faces[:, None, None], points, np.nan))

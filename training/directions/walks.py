@@ -25,6 +25,7 @@ from training.run_folders.trained_inversion import load_inversion
 
 SHOWN = 2  # codes on the sheet of pictures
 STATISTICS = 1_000  # sampled codes that the spread of a code's entries is measured on
+TOLD = 20  # steps between two lines about losses
 # Pictures in [-1, 1] before the step, those after it (not clamped), strengths [N] -> loss [N]; pictures [N, 3, H, W].
 WalkLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -33,11 +34,11 @@ WalkLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 class WalkConfig:
     """How a walk is learned."""
 
-    steps: int = 300
+    steps: int = 60
     """Steps of Adam."""
-    batch: int = 4
+    batch: int = 3
     """Sampled codes a step."""
-    rate: float = 0.01
+    rate: float = 0.03
     """Adam's rate in standard deviations of a code's entries; it falls to 0."""
     reach: float = 2.0
     """Walks are learned on strengths up to this, to either side."""
@@ -49,7 +50,7 @@ class WalkConfig:
 class HoldConfig:
     """Up to where a walk holds."""
 
-    pictures: int = 64
+    pictures: int = 24
     """Sampled codes, none of them learned on, that a walk is measured on."""
     domain_floor: float = DOMAIN_FLOOR
     """A range ends where the median domain score of edited codes falls below this."""
@@ -90,15 +91,17 @@ def steer(config: SteerConfig) -> str:
         raise DataError(f"--transforms names none; there are {', '.join(TRANSFORMS)}")
     check_walk(config.walk, config.hold)
     run = load_inversion(config.run)
-    survey, perceptual = Survey(run, config.hold.pictures), LPIPSSq().eval()
-    steps, journeys, ranges, found = [], {}, {}, []
-    for name in dict.fromkeys(config.transforms):
+    perceptual, names = LPIPSSq().eval(), list(dict.fromkeys(config.transforms))
+    losses = [
+        edit_loss(TRANSFORMS[name], perceptual, config.pixel_weight, config.perceptual_weight)
+        for name in names
+    ]
+    steps, survey = learn_walks(run.generator, losses, config.walk), Survey(run, config.hold.pictures)
+    journeys, ranges, found = {}, {}, []
+    for name, step in zip(names, steps, strict=True):
         transform = TRANSFORMS[name]
-        loss = edit_loss(transform, perceptual, config.pixel_weight, config.perceptual_weight)
-        step = learn_walk(run.generator, loss, config.walk)
         journey = survey.follow(step, transform.measure)
         ends = journey.range(config.hold.domain_floor, config.hold.faces_floor)
-        steps.append(step)
         journeys[transform.label], ranges[transform.label] = journey, ends
         found.append(as_direction(f"steer-{name}", transform.label, step, journey, ends))
         print(f"{found[-1].name}: range {ends[0]:g} to {ends[1]:g}", flush=True)
@@ -136,10 +139,11 @@ def edit_loss(
     return loss
 
 
-def learn_walk(generator: Generator, loss: WalkLoss, config: WalkConfig) -> Tensor:
-    """The step float32 [L, 512] of strength 1 with the least loss on average, over sampled codes and strengths.
+def learn_walks(generator: Generator, losses: list[WalkLoss], config: WalkConfig) -> list[Tensor]:
+    """For each loss, the step float32 [L, 512] of strength 1 with the least of it, over sampled codes and strengths.
 
-    It has a vector for each layer. Its entries are learned in standard deviations of sampled codes' entries.
+    A step has a vector for each layer. Its entries are learned in standard deviations of sampled codes' entries. All
+    walks see the same codes, as their pictures before are half of the work.
     """
     random = torch.Generator().manual_seed(config.seed)
 
@@ -148,17 +152,23 @@ def learn_walk(generator: Generator, loss: WalkLoss, config: WalkConfig) -> Tens
         return generator.mapping(torch.randn(count, generator.config.z_size, generator=random))
 
     deviation = sample(STATISTICS).std(0) + 1e-6
-    standard = torch.zeros_like(deviation, requires_grad=True)
+    standard = torch.zeros(len(losses), *deviation.shape, requires_grad=True)
     adam = torch.optim.Adam([standard], config.rate, betas=(0.9, 0.99))
     falling = torch.optim.lr_scheduler.LambdaLR(adam, lambda done: 1 - done / config.steps)
-    for _ in range(config.steps):
+    for done in range(1, config.steps + 1):
         codes = sample(config.batch)
         strengths = config.reach * (2 * torch.rand(config.batch, generator=random) - 1)
         with torch.no_grad():
             before = generator.synthesis(codes).clamp(-1, 1)
-        after = generator.synthesis(codes + strengths[:, None, None] * standard * deviation)
         adam.zero_grad()
-        loss(before, after, strengths).mean().backward()
+        values = []
+        for walk, loss in zip(standard, losses, strict=True):
+            after = generator.synthesis(codes + strengths[:, None, None] * walk * deviation)
+            value = loss(before, after, strengths).mean()
+            value.backward()
+            values.append(f"{float(value.detach()):.3g}")
         adam.step()
         falling.step()
-    return (standard * deviation).detach()
+        if done % TOLD == 0:
+            print(f"step {done}: loss {' '.join(values)}", flush=True)
+    return list((standard * deviation).detach())
