@@ -161,7 +161,7 @@ class Direction:
     name: str
     label: str
     layers: tuple[int, ...]
-    range: tuple[float, float]  # useful strengths, in standard deviations of sampled codes
+    range: tuple[float, float]  # useful strengths, in steps of `scale`
     scale: float
     vector: npt.NDArray[np.float32]  # as a code, unit length over all layers, zero outside `layers`
     held_out: HeldOut | None

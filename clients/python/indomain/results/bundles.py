@@ -13,7 +13,7 @@ class HeldOut:
     """How well a direction predicts its attribute on pictures that it was not made from.
 
     Attributes:
-        metric: `"accuracy"` or `"r"`.
+        metric: `"accuracy"`, `"r"`, or `"slope"` of a walk: 1 where a strength does as much as the label says.
         value: of the metric.
     """
 
