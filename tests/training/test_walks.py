@@ -49,7 +49,9 @@ class Palette(nn.Module):
     def synthesis(self, codes: Tensor) -> Tensor:
         stripes = torch.arange(SIDE).remainder(2) - 0.5
         contrast = 0.2 * (codes[:, 0, 3] / 4).exp()[:, None, None, None]
-        return (codes[:, 0, :3] / 4).tanh()[:, :, None, None] + contrast * stripes.expand(SIDE, SIDE)
+        # Orange on the whole, so that there is a way to more colour.
+        colour = (codes[:, 0, :3] / 4 + torch.tensor([0.5, 0.0, -0.5])).tanh()
+        return colour[:, :, None, None] + contrast * stripes.expand(SIDE, SIDE)
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         return iter([nn.Parameter(torch.zeros(()))])
@@ -141,22 +143,17 @@ def test_formulas_have_gradients_on_pictures_without_colour_or_detail() -> None:
     assert loss(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16), torch.tensor([2.0])) == 4
 
 
-def stops(scores: dict[float, tuple[float, float | None]]) -> Journey:
-    return Journey([Stop(s, np.array([2 * s, math.nan]), *found) for s, found in scores.items()])
-
-
 def test_a_range_ends_before_codes_or_faces_break() -> None:
-    journey = stops(
-        {
-            -3.0: (0.5, 1.0), -2.0: (0.5, 0.5), -1.0: (0.5, 1.0),
-            1.0: (0.5, 1.0), 2.0: (0.3, 0.96), 3.0: (0.01, 1.0),
-        }
-    )  # fmt: skip
-    assert journey.range(0.02, 0.95) == (-1, 2)
-    assert journey.range(0.02, 0.0) == (-3, 2)
-    assert journey.range(0.9, 0.95) == (-1, 1)
+    faces = {-3.0: 1.0, -2.0: 0.5, -1.0: 1.0, 1.0: 1.0, 2.0: 0.96, 3.0: 1.0}
+    stops = [Stop(s, np.array([2 * s, math.nan]), share) for s, share in faces.items()]
+    journey = Journey(stops, lambda strength: 0.6 - 0.25 * strength)  # 0.02 at 2.32
+    assert journey.range(0.02, 0.95) == (-1, 2.25)
+    assert journey.range(0.02, 0.0) == (-3, 2.25)
+    assert journey.range(0.5, 0.97) == (-1, 0.25)
     assert journey.slope() == pytest.approx((2, 1))
-    assert stops({-1.0: (1.0, None), 1.0: (1.0, None)}).range(0.02, 1.0) == (-1, 1)
+    faceless = Journey([Stop(s, np.array([math.nan]), None) for s in faces], lambda strength: 1.0)
+    assert faceless.range(0.02, 1.0) == (-3, 3)
+    assert faceless.slope() is None
 
 
 def test_walks_join_a_runs_directions(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,7 +171,7 @@ def test_walks_join_a_runs_directions(run: Path, tmp_path: Path, capsys: pytest.
     assert zoom["held_out"] is None
     assert red["held_out"]["metric"] == "slope"
     assert red["held_out"]["value"] > 0.2
-    assert red["range"][0] <= -1 < 1 <= red["range"][1]
+    assert -3 <= red["range"][0] < 0 < red["range"][1] <= 3
     with Image.open(sheet) as picture:
         assert picture.size == (10 * SIDE, 2 * SIDE)
 

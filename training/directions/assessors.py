@@ -177,7 +177,7 @@ def analyze(config: AnalyzeConfig) -> str:
     journey = survey.follow(step, measure)
     ends = journey.range(config.hold.domain_floor, config.hold.faces_floor)
     if config.picture:
-        walks_sheet(run.generator.synthesis, survey.codes[:SHOWN], [step]).save(config.picture)
+        walks_sheet(run.generator.synthesis, survey.codes[:SHOWN], [step]).save(config.picture, quality=65)
     listing = add_directions(config.run, [as_direction(name, label, step, journey, ends)])
     return f"{journey_table({label: journey}, {label: ends})}\n{listing} written"
 

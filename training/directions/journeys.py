@@ -23,6 +23,7 @@ from training.run_folders.trained_inversion import TrainedInversion
 
 FARTHEST = 3.0  # strengths that are tried, to either side
 APART = 1.0  # between two of them
+FINE = 0.25  # a range ends at a multiple of this
 MEASURED = 2.0  # slopes are those of strengths up to this
 HELD_OUT = 17  # seed of the codes that walks are measured on
 AT_ONCE = 16  # pictures that networks draw together
@@ -42,8 +43,6 @@ class Stop:
     strength: float
     measured: Values
     """How far each picture went, in strengths; NaN where that cannot be told."""
-    domain_score: float
-    """Median of edited inversions."""
     faces: float | None
     """Share of the pictures with a face that still have one; None for a generator that draws no faces."""
 
@@ -53,21 +52,35 @@ class Journey:
     """A walk, followed from one end to the other."""
 
     stops: list[Stop]
+    domain_score: Callable[[float], float]
+    """The median domain score of edited inversions at a strength."""
 
     def range(self, domain_floor: float, faces_floor: float) -> tuple[float, float]:
-        """The lowest and the highest strength up to which pictures hold; each at least the smallest that was tried."""
+        """The lowest and the highest strength up to which codes stay native and faces are found; at least FINE.
+
+        Faces are looked for at stops; between two of them there are as few as at the farther one.
+        """
         ends = []
-        for sign in (-1, 1):
-            reached = APART
-            for stop in sorted(self.stops, key=lambda stop: abs(stop.strength)):
-                if sign * stop.strength > 0:
-                    if stop.domain_score < domain_floor or (
-                        stop.faces is not None and stop.faces < faces_floor
-                    ):
-                        break
-                    reached = abs(stop.strength)
+        for sign in (-1.0, 1.0):
+            reached = FINE
+            for size in np.arange(FINE, FARTHEST + FINE / 2, FINE):
+                faces = self.beyond(sign * float(size)).faces
+                if self.domain_score(sign * float(size)) < domain_floor or (
+                    faces is not None and faces < faces_floor
+                ):
+                    break
+                reached = float(size)
             ends.append(sign * reached)
         return ends[0], ends[1]
+
+    def beyond(self, strength: float) -> Stop:
+        """The nearest stop at a strength of this size or more, to the same side."""
+        farther = (
+            stop
+            for stop in self.stops
+            if stop.strength * strength > 0 and abs(stop.strength) >= abs(strength)
+        )
+        return min(farther, key=lambda stop: abs(stop.strength))
 
     def slope(self) -> tuple[float, float] | None:
         """Strength measured per strength asked for, and their correlation r, over pictures; None if none is told."""
@@ -79,10 +92,6 @@ class Journey:
             return None
         asked, measured = asked[told], measured[told]
         return float(np.polyfit(asked, measured, 1)[0]), float(np.corrcoef(asked, measured)[0, 1])
-
-    def at(self, strength: float) -> Stop:
-        """The stop at a strength that was tried."""
-        return next(stop for stop in self.stops if stop.strength == strength)
 
 
 class Survey:
@@ -99,17 +108,21 @@ class Survey:
     def follow(self, step: Tensor, measure: Measure) -> Journey:
         """Follow a walk of steps float [L, 512] to both ends."""
         sizes = np.arange(APART, FARTHEST + APART / 2, APART)
-        return Journey([self._stop(step, measure, float(size)) for size in (*-sizes[::-1], *sizes)])
+        stops = [self._stop(step, measure, float(size)) for size in (*-sizes[::-1], *sizes)]
+        return Journey(stops, lambda strength: self.domain_score(step, strength))
+
+    def domain_score(self, step: Tensor, strength: float) -> float:
+        """The median domain score of inversions that went a step float [L, 512] times a strength."""
+        edited = self.inversions + strength * step
+        return float(np.median(domain_scores(self.discriminator, edited, self.inversions)))
 
     def _stop(self, step: Tensor, measure: Measure, strength: float) -> Stop:
         drawn = draw(self.synthesis, self.codes + strength * step)
         after = see(drawn, faces_expected=self.draws_faces)
-        edited = self.inversions + strength * step
-        score = float(np.median(domain_scores(self.discriminator, edited, self.inversions)))
         faces = None
         if self.draws_faces:
             faces = float(after.faces[self.before.faces].mean())
-        return Stop(strength, measure(self.before, after), score, faces)
+        return Stop(strength, measure(self.before, after), faces)
 
 
 def as_direction(
@@ -130,15 +143,16 @@ def journey_table(journeys: dict[str, Journey], ranges: dict[str, tuple[float, f
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for label, journey in journeys.items():
-        told, ends = journey.slope(), [journey.at(end) for end in ranges[label]]
+        told, ends = journey.slope(), ranges[label]
+        faces = [journey.beyond(end).faces for end in ends]
         cells = [f"{told[0]:.2f}", f"{told[1]:.2f}"] if told else ["-", "-"]
         for strength in (-MEASURED, MEASURED):
-            values = journey.at(strength).measured
+            values = journey.beyond(strength).measured
             cells.append(f"{np.nanmean(values):.2f}" if np.isfinite(values).any() else "-")
         cells += [
-            " to ".join(f"{end:g}" for end in ranges[label]),
-            ", ".join(f"{stop.domain_score:.2f}" for stop in ends),
-            ", ".join("-" if stop.faces is None else f"{stop.faces:.0%}" for stop in ends),
+            " to ".join(f"{end:g}" for end in ends),
+            ", ".join(f"{journey.domain_score(end):.2f}" for end in ends),
+            ", ".join("-" if share is None else f"{share:.0%}" for share in faces),
         ]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)

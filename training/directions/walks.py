@@ -106,7 +106,7 @@ def steer(config: SteerConfig) -> str:
         found.append(as_direction(f"steer-{name}", transform.label, step, journey, ends))
         print(f"{found[-1].name}: range {ends[0]:g} to {ends[1]:g}", flush=True)
     if config.picture:
-        walks_sheet(run.generator.synthesis, survey.codes[:SHOWN], steps).save(config.picture)
+        walks_sheet(run.generator.synthesis, survey.codes[:SHOWN], steps).save(config.picture, quality=65)
     listing = add_directions(config.run, found)
     return f"{journey_table(journeys, ranges)}\n{listing} written"
 
