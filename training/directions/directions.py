@@ -266,11 +266,6 @@ class Edits:
         after = self._read(self.codes + strength * step)
         return float(((after[name] - self.before[name]) * np.sign(strength) > 0).mean())
 
-    def moved(self, step: torch.Tensor) -> dict[str, float]:
-        """How far a step float [L, 512] moves each attribute on average, in its own unit."""
-        after = self._read(self.codes + step)
-        return {name: float((after[name] - self.before[name]).mean()) for name in after}
-
     def honest_end(self, name: str, step: torch.Tensor, end: float, wanted: float) -> float:
         """The strength nearest to `end` at which a share `wanted` of the pictures changes the right way.
 

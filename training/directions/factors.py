@@ -1,30 +1,24 @@
 """`python -m training factors`: finds directions without labels, for people to look at and to name.
 
 SeFa (Shen & Zhou, arXiv 2007.06600): steps that change the styles of some layers most, in closed form. GANSpace
-(Haerkoenen et al., arXiv 2004.02546): principal components of sampled codes. Voynov & Babenko (arXiv 2002.03754): those
-that a regressor tells apart (`bank.py`). None knows which ones mean something; labelled pictures can name them.
+(Haerkoenen et al., arXiv 2004.02546): principal components of sampled codes. Neither knows which ones mean something.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from training.data.pictures import DataError, load_pictures
-from training.directions.attributes import AttributeReader
-from training.directions.bank import BankConfig, learn_bank
+from training.data.pictures import DataError
 from training.directions.directions import (
     DOMAIN_FLOOR,
     READ,
     CodeSpace,
-    Direction,
-    Edits,
     add_directions,
     parse_layers,
 )
@@ -39,8 +33,8 @@ class FactorsConfig:
 
     run: Path
     """Run folder of an encoder."""
-    method: Literal["sefa", "ganspace", "voynov"] = "sefa"
-    """From the generator's weights, from sampled codes, or learned with a regressor that tells them apart."""
+    method: Literal["sefa", "ganspace"] = "sefa"
+    """From the generator's weights, or from sampled codes."""
     count: int = 5
     """Directions for each group of layers, the strongest ones."""
     layers: tuple[str, ...] = ()
@@ -49,12 +43,6 @@ class FactorsConfig:
     """Codes that GANSpace samples."""
     domain_floor: float = DOMAIN_FLOOR
     """A direction's range ends where the median domain score of edited codes falls below this."""
-    bank: BankConfig = field(default_factory=BankConfig)
-    """How those of Voynov & Babenko are learned."""
-    data: Path | None = None
-    """Pictures, with --attributes: labels then say which attribute each direction moves most."""
-    attributes: Path | None = None
-    """Their csv."""
 
 
 def find_factors(config: FactorsConfig) -> Path:
@@ -66,68 +54,27 @@ def find_factors(config: FactorsConfig) -> Path:
     generator, shape = run.generator, run.generator.config
     if not 1 <= config.count <= shape.code_size:
         raise DataError(f"--count is {config.count}; a group of layers has 1 to {shape.code_size} directions")
-    if (config.data is None) != (config.attributes is None):
-        raise DataError("--data and --attributes name directions together; give both, or neither")
     space = CodeSpace(run)
     codes = sample_codes(generator, config.samples, seed=3) if config.method == "ganspace" else space.sampled
     found = []
     for group in config.layers or thirds(shape.layers):
         layers = parse_layers(group, shape.layers)
-        told: list[float] | None = None
-        if config.method == "sefa":
-            steps = sefa(generator, layers, config.count)
-        elif config.method == "ganspace":
-            steps = ganspace(codes, layers, config.count)
-        else:
-            steps, told = learn_bank(generator, native_map(generator), layers, config.count, config.bank)
+        steps = (
+            sefa(generator, layers, config.count)
+            if config.method == "sefa"
+            else ganspace(codes, layers, config.count)
+        )
         for number, step in enumerate(steps, 1):
             name = f"{config.method}-{layers[0]}-{layers[-1]}-{number}"
-            direction = space.direction(name, step, layers, space.inversions[:READ], config.domain_floor)
-            if told:
-                direction = replace(
-                    direction, held_out={"metric": "accuracy", "value": round(told[number - 1], 4)}
-                )
-            found.append(direction)
-            print(f"{name}: range {direction.range[0]} to {direction.range[1]}")
-    if config.data and config.attributes:
-        pictures = load_pictures(config.data, shape.resolution, config.attributes)
-        reader = AttributeReader.train(pictures, list(pictures.attributes))
-        edits = Edits(reader, generator, space.inversions[:READ])
-        spread = {name: float(np.nanstd(values)) for name, values in pictures.attributes.items()}
-        found = [named(direction, edits, spread) for direction in found]
+            found.append(space.direction(name, step, layers, space.inversions[:READ], config.domain_floor))
+            print(f"{name}: range {found[-1].range[0]} to {found[-1].range[1]}")
     return add_directions(config.run, found)
-
-
-def named(direction: Direction, edits: Edits, spread: dict[str, float]) -> Direction:
-    """The direction with a label that says which two attributes it moves most, in deviations of real pictures."""
-    moved = edits.moved(direction.scale * direction.vector)
-    shares = {name: by / spread[name] for name, by in moved.items() if spread[name] > 0}
-    most = sorted(shares, key=lambda name: -abs(shares[name]))[:2]
-    label = f"{direction.name}: " + ", ".join(
-        f"{name.replace('_', ' ')} {shares[name]:+.1f}" for name in most
-    )
-    print(label)
-    return replace(direction, label=label)
 
 
 def thirds(count: int) -> tuple[str, ...]:
     """The coarse, the middle and the fine third of `count` layers, as `0-3`."""
     cuts = [round(count * third / 3) for third in range(4)]
     return tuple(f"{first}-{end - 1}" for first, end in pairwise(cuts))
-
-
-@torch.no_grad()
-def native_map(generator: Generator) -> Tensor:
-    """How a step of what the mapping's last layer is given moves codes, float32 [L, 512, I].
-
-    Where the mapping repeats one vector, it moves every layer alike, and is the identity.
-    """
-    config = generator.config
-    if not config.per_layer_code:
-        return torch.eye(config.code_size).expand(config.layers, -1, -1)
-    last = generator.mapping.layers[-1]
-    assert isinstance(last, EqualizedLinear)
-    return (last.weight * last.weight_scale).unflatten(0, (config.layers, -1))
 
 
 @torch.no_grad()
@@ -138,7 +85,13 @@ def sefa(generator: Generator, layers: list[int], count: int) -> Tensor:
     from a code to styles. Where the mapping gives each layer a vector of its own, A includes the mapping's last layer,
     so that one step moves all layers together as the mapping would.
     """
-    native = native_map(generator)
+    config = generator.config
+    last = generator.mapping.layers[-1]
+    assert isinstance(last, EqualizedLinear)
+    if config.per_layer_code:
+        native = (last.weight * last.weight_scale).unflatten(0, (config.layers, -1))  # [L, 512, I]
+    else:
+        native = torch.eye(config.code_size).expand(config.layers, -1, -1)
     styles = [
         affine.weight * affine.weight_scale @ native[layer]
         for layer in layers
