@@ -1,7 +1,7 @@
 """How well photographs are inverted, through the exported graphs: mean code, encoder, encoder + refinement.
 
 `python -m benchmarks.quality --data val.zip` prints one table: MSE on [-1, 1] with the worst picture's, PSNR, LPIPS-sq,
-identity distance, domain score, refinement loss.
+identity distances, domain score, refinement loss.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from benchmarks.graphs import Array, Graphs, batches, markdown_table
 from training.data.pictures import Pictures, load_pictures, resized
 from training.directions.attributes import is_binary, known
 from training.faces.identity import FaceDescriptor, face_chip, identity_similarity
+from training.faces.mobile_face import MobileFace, face_square
 from training.losses.perceptual import LPIPSSq
 
 
@@ -58,11 +59,12 @@ class Judge:
     """Compares reconstructions with photographs."""
 
     def __init__(self) -> None:
-        self.perceptual, self.faces = LPIPSSq().eval(), FaceDescriptor().eval()
+        self.perceptual = LPIPSSq().eval()
+        self.faces, self.independent = FaceDescriptor().eval(), MobileFace().eval()
 
     @torch.no_grad()
     def errors(self, image: Array, target: Array) -> dict[str, Array]:
-        """MSE on [-1, 1], PSNR in dB, LPIPS-sq, and face descriptors. uint8 [N, S, S, 3] in; [N], [N, 128] out."""
+        """MSE on [-1, 1], PSNR in dB, LPIPS-sq: [N]; two face descriptors: [N, D]. uint8 [N, S, S, 3] in."""
         a, b = to_float(image), to_float(target)
         mse = ((a - b) ** 2).mean((1, 2, 3))
         made, real = (torch.from_numpy(x).permute(0, 3, 1, 2) for x in (a, b))
@@ -72,6 +74,8 @@ class Judge:
             "lpips_sq": self.perceptual(made, real).numpy(),
             "person": self.faces(face_chip(made)).numpy(),
             "own_person": self.faces(face_chip(real)).numpy(),
+            "independent_person": self.independent(face_square(made)).numpy(),
+            "own_independent_person": self.independent(face_square(real)).numpy(),
         }
 
 
@@ -138,12 +142,17 @@ def summary(found: dict[str, dict[str, list[Array]]], pictures: Pictures) -> dic
 
 
 def mean_figures(figures: dict[str, Array]) -> dict[str, float]:
-    """Means over the pictures, the worst MSE, and the mean identity distance, of one method's figures."""
-    persons = [torch.from_numpy(figures[name]) for name in ("person", "own_person")]
+    """Means over the pictures, the worst MSE, and the mean identity distances, of one method's figures."""
+
+    def distance(descriptor: str) -> float:
+        made, own = (torch.from_numpy(figures[name]) for name in (descriptor, f"own_{descriptor}"))
+        return identity_similarity(made, own).distance
+
     numbers = {name: float(v.mean()) for name, v in figures.items() if v.ndim == 1}
     return numbers | {
         "worst_mse": float(figures["mse"].max()),
-        "identity_distance": identity_similarity(*persons).distance,
+        "identity_distance": distance("person"),
+        "independent_distance": distance("independent_person"),
     }
 
 
@@ -167,7 +176,8 @@ def groups(pictures: Pictures) -> Iterator[tuple[str, Array]]:
 
 COLUMNS = {
     "mse": "MSE", "worst_mse": "worst MSE", "psnr": "PSNR dB", "lpips_sq": "LPIPS-sq",
-    "identity_distance": "identity distance", "domain_score": "domain score", "loss": "refinement loss",
+    "identity_distance": "identity distance", "independent_distance": "identity, independent",
+    "domain_score": "domain score", "loss": "refinement loss",
 }  # fmt: skip
 
 
