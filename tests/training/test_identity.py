@@ -41,7 +41,8 @@ def picture(path: Path) -> torch.Tensor:
 def aligned(path: Path) -> torch.Tensor:
     """A photograph's face, its eyes brought to where they lie on training pictures: [1, 3, 128, 128]."""
     photograph = Image.open(path).convert("RGB")
-    square = photograph.resize((max(photograph.size),) * 2, box=(0, 0, *(max(photograph.size),) * 2))
+    square = Image.new("RGB", (max(photograph.size),) * 2)
+    square.paste(photograph)
     left, right = find_landmarks(torch.from_numpy(np.array(square)).permute(2, 0, 1)[None])[0][:2]
     # As complex numbers, a similarity is one factor and one shift.
     scale = complex(*(right - left)) / complex(*(EYES[1] - EYES[0]))
