@@ -17,6 +17,7 @@ from training.directions.walks import SteerConfig, steer
 from training.evaluation.evaluation import evaluate
 from training.evaluation.judge import EvaluationConfig
 from training.faces.alignment import AlignmentConfig, measure_alignment
+from training.faces.expression import LabelConfig, label_expressions
 from training.loops.gan import train_gan
 from training.loops.gan_config import GanConfig
 from training.loops.inversion import InversionConfig, train_encoder
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = {
         "gan": (GanConfig, train_gan),
         "encoder": (InversionConfig, train_encoder),
+        "label": (LabelConfig, label_expressions),
         "directions": (DirectionsConfig, find_directions),
         "factors": (FactorsConfig, find_factors),
         "steer": (SteerConfig, steer),

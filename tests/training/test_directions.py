@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 from export.bundles.checkpoint import load_pipeline
 from tests.export.run_folder import write_run
@@ -68,6 +69,31 @@ def test_boundaries_point_the_way_their_labels_grow() -> None:
         assert normal[3] > 0
         assert isinstance(figure["value"], float)
         assert figure["value"] > 0.9
+
+
+def test_a_direction_joins_a_run_and_keeps_what_the_runs_own_boundaries_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path / "run")
+    file = run / "directions.safetensors"
+    # `smile` has a boundary, as if labels had made it; `age` has none.
+    boundary = torch.randn(8, 512, generator=torch.Generator().manual_seed(0))
+    before = load_file(file) | {"boundary/smile": (boundary / boundary.norm()).numpy()}
+    save_file(before, file)
+    data, table = write_pictures(tmp_path, 60, 32)
+    options = ["--run", str(run), "--data", str(data), "--attributes", str(table), "--right-way", "0"]
+    assert main(["directions", *options, "--names", "tilt", "--keep", "smile"]) == 0
+    after = load_file(file)
+    for key, tensor in before.items():
+        np.testing.assert_array_equal(after[key], tensor)
+    entries = json.loads((run / "directions.json").read_text())
+    assert [entry["name"] for entry in entries] == ["smile", "age", "tilt"]
+    assert entries[2]["conditioned_on"] == ["smile"]
+    kept = before["boundary/smile"].flatten()
+    assert abs(kept @ after["direction/tilt"].flatten()) < 1e-4
+    assert abs(kept @ after["across/tilt"].flatten()) > 1e-3
+    assert main(["directions", *options, "--names", "tilt", "--keep", "age"]) == 2
+    assert "nor has" in capsys.readouterr().err
 
 
 class Reader:

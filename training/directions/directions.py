@@ -46,7 +46,8 @@ class DirectionsConfig:
     names: tuple[str, ...] = ()
     """Attributes to find directions for; none named means all."""
     keep: tuple[str, ...] = ()
-    """Attributes that every direction keeps while it moves its own."""
+    """Attributes that every direction keeps while it moves its own: of those to find, and of those that the run folder
+    has directions for already, which stay as they are."""
     condition: tuple[str, ...] = ()
     """`age:male,smile` keeps male and smile, instead of --keep, while age is moved; one entry a direction."""
     layers: tuple[str, ...] = ()
@@ -76,10 +77,15 @@ def find_directions(config: DirectionsConfig) -> Path:
         raise DataError(
             f"{config.attributes} has no column {', '.join(unknown)}; it has {', '.join(pictures.attributes)}"
         )
-    layers, conditions = _layers(config, shape.layers, names), _conditions(config, names)
+    # The run folder's own boundaries are normals among codes; those that are fitted are among standardised ones.
+    normals = {
+        name: (boundary * deviation).flatten().double().numpy()
+        for name, boundary in stored_boundaries(config.run).items()
+    }
+    layers, conditions = _layers(config, shape.layers, names), _conditions(config, names, {*names, *normals})
     codes = encode(run.encoder, pictures)
     standard = run.latent_discriminator.standardise(codes).flatten(1).numpy()  # [M, L * 512]
-    normals, figures = {}, {}
+    figures = {}
     for name in names:
         normals[name], figures[name] = fit_boundary(
             standard, pictures.attributes[name], config.penalty, config.held_out
@@ -160,6 +166,17 @@ def add_directions(run: Path, found: Iterable[Direction]) -> Path:
     save_file(vectors, tensors)
     write_json(listing, list(entries.values()))
     return listing
+
+
+def stored_boundaries(run: Path) -> dict[str, torch.Tensor]:
+    """Boundaries of a run folder's directions: float32 [L, 512] each, by name; none where it has no directions."""
+    file, prefix = run / "directions.safetensors", "boundary/"
+    stored = load_file(file) if file.is_file() else {}
+    return {
+        key.removeprefix(prefix): torch.from_numpy(tensor)
+        for key, tensor in stored.items()
+        if key.startswith(prefix)
+    }
 
 
 @torch.no_grad()
@@ -290,7 +307,7 @@ def _options(entries: tuple[str, ...], names: list[str], option: str) -> dict[st
     return parsed
 
 
-def _conditions(config: DirectionsConfig, names: list[str]) -> dict[str, list[str]]:
+def _conditions(config: DirectionsConfig, names: list[str], bounded: set[str]) -> dict[str, list[str]]:
     given = _options(config.condition, names, "condition")
     conditions = {
         name: [
@@ -300,10 +317,11 @@ def _conditions(config: DirectionsConfig, names: list[str]) -> dict[str, list[st
         ]
         for name in names
     }
-    unknown = sorted({o for others in conditions.values() for o in others} - set(names))
+    unknown = sorted({o for others in conditions.values() for o in others} - bounded)
     if unknown:
         raise DataError(
-            f"--keep or --condition wants {', '.join(unknown)} kept, for which no direction is asked"
+            f"--keep or --condition wants {', '.join(unknown)} kept, for which no direction is asked, "
+            f"nor has {config.run} one that labels made"
         )
     return conditions
 
