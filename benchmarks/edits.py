@@ -46,8 +46,8 @@ class EditsConfig:
     """`age:mouth_width,pitch` compares age with and without keeping these, at both ends of its range."""
     steps: int = 0
     """Refinement steps before the edit; 0 edits the encoder's code."""
-    detail: float | None = None
-    """How much detail the refinement finds, 0..1; the bundle's own if left out."""
+    detail: bool | None = None
+    """Whether the refinement finds detail; as the bundle says if left out."""
     output: Path | None = None
     """Also write the figures there, as JSON."""
 
@@ -139,7 +139,7 @@ def measure_kept(edits: Edits, entry: str) -> list[str]:
     return [name, others.replace(",", ", "), *figures]
 
 
-def invert(graphs: Graphs, target: Array, steps: int, detail: float | None) -> Array:
+def invert(graphs: Graphs, target: Array, steps: int, detail: bool | None) -> Array:
     """Codes float32 [N, L, 512] of uint8 [N, H, W, 3]."""
     code = graphs.encode(target)
     return graphs.refine(code, target, steps, detail)[0] if steps else code

@@ -95,7 +95,7 @@ def measure(config: QualityConfig) -> dict[int, dict[str, dict[str, float]]]:
     sides = config.judged_at or (own_side,)
     judged = {side: load_pictures(config.data, side).images.permute(0, 2, 3, 1).numpy() for side in sides}
     judge = Judge()
-    ways = {"with detail": 1.0, "no detail": 0.0} if graphs.bundle.detail else {"": None}
+    ways = {"with detail": True, "no detail": False} if graphs.bundle.detail else {"": None}
     refinements = (
         {f"encoder + {steps} steps {way}".strip(): share for way, share in ways.items()} if steps else {}
     )

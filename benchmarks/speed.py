@@ -74,7 +74,14 @@ class TorchSide:
         self.encoder = pipeline.encoder.eval()
         self.rate, self.weights = rate, weights
         variance = float(pipeline.latent_discriminator.deviation.square().mean())
-        self.objective = Objective(self.synthesis, self.encoder, perceptual, variance)
+        self.objective = Objective(
+            self.synthesis,
+            self.encoder,
+            perceptual,
+            variance,
+            layers=pipeline.generator.config.layers,
+            detail_weight=pipeline.detail.config.weight if pipeline.detail else 0.0,
+        )
 
     def adam(self, code: Array) -> tuple[Tensor, torch.optim.Optimizer]:
         """A code to optimise, and its optimiser."""

@@ -99,7 +99,7 @@ class RefineDefaults(ManifestPart):
     perceptual_weight: float = Field(ge=0)
     domain_weight: float = Field(ge=0)
     quality_steps: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
-    detail: float | None = Field(default=None, ge=0, le=1)  # None: the bundle has no detail codes
+    detail: bool | None = None  # None: the bundle has no detail codes
 
 
 class DetailCodes(ManifestPart):
@@ -250,13 +250,18 @@ class ObjectiveSettings(Protocol):
     def domain_weight(self) -> float: ...
 
     @property
-    def detail(self) -> float | None: ...
+    def detail(self) -> bool | None: ...
 
 
 def with_rows(code: npt.NDArray[np.float32], rows: int) -> npt.NDArray[np.float32]:
     """A code float32 [..., L, 512] without detail as one of `rows` rows: zeros are added."""
     missing = rows - code.shape[-2]
     return np.pad(code, [(0, 0)] * (code.ndim - 2) + [(0, missing), (0, 0)]) if missing else code
+
+
+def without_detail(code: npt.NDArray[np.float32], bundle: Bundle) -> npt.NDArray[np.float32]:
+    """The code float32 [L + R, 512] with zeros in the rows of the detail."""
+    return with_rows(code[: bundle.layers], len(code))
 
 
 def first_inputs(

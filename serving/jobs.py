@@ -166,8 +166,8 @@ class AlignOptions:
 class RefineOptions:
     """How to refine a code. What is None takes the bundle's default; steps = 0 leaves the code as encoded.
 
-    quality: a name that the bundle gives to a number of steps. detail: how much is found of what the layers' vectors
-    cannot say, 0..1; in bundles without detail codes 0. allow_fewer_steps: if the gateway is busy, rather do
+    quality: a name that the bundle gives to a number of steps. detail: whether what the layers' vectors cannot
+    say is found, too; False: the code has none of it. allow_fewer_steps: if the gateway is busy, rather do
     fewer steps than wait or be refused.
     """
 
@@ -177,7 +177,7 @@ class RefineOptions:
     pixel_weight: float | None = None
     perceptual_weight: float | None = None
     domain_weight: float | None = None
-    detail: float | None = None
+    detail: bool | None = None
     allow_fewer_steps: bool = False
 
 

@@ -128,8 +128,7 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
     folded = fold(pipeline, config.weights)
     layers, code_size = generator.config.layers, generator.config.code_size
     rows = pipeline.detail.config.rows(code_size) if pipeline.detail else 0
-    wanted = 1.0 if config.refine.detail is None else config.refine.detail
-    refine = replace(config.refine, detail=wanted if rows else None)
+    refine = replace(config.refine, detail=config.refine.detail is not False if rows else None)
     side = generator.config.resolution
 
     def giving_detail(network: nn.Module) -> nn.Module:

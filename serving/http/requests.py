@@ -42,7 +42,7 @@ async def read_message(request: Request, kind: type[MessageT]) -> MessageT:
 
     Raises MalformedRequest, UnsupportedMediaType, RequestTooLarge, Cancelled.
     """
-    if request.method == "GET":
+    if request.method in ("GET", "HEAD"):
         return kind()
     pictures = picture_fields(kind)
     encoding = request.headers.get("content-encoding", "identity").strip().lower()

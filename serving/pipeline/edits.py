@@ -104,6 +104,11 @@ def apply_edits(code: Code, edits: tuple[EditStep, ...], bundle: Bundle) -> Code
     return edited.astype(np.float32)
 
 
+def with_detail_of(code: Code, other: Code, bundle: Bundle) -> Code:
+    """The code's vectors with another code's detail, float32 [L, 512]."""
+    return np.concatenate([code[: bundle.layers], other[bundle.layers :]])
+
+
 def edit_distance(moved: Vectors, bundle: Bundle) -> float:
     """How far a change of a code float64 [L, 512] goes: its root mean square, in standard deviations of sampled
     codes."""

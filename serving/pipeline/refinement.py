@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.backends.backend import Backend, Inference
-from serving.bundle import Bundle, RefineDefaults, first_inputs
+from serving.bundle import Bundle, RefineDefaults, first_inputs, without_detail
 from serving.deadline import Clock, Deadline
 from serving.errors import EditingError, InvalidOption, QueueFull
 from serving.jobs import Code, Image, RefineOptions
@@ -39,7 +39,7 @@ class RefineSettings:
     pixel_weight: float
     perceptual_weight: float
     domain_weight: float
-    detail: float = 0.0
+    detail: bool = False
     allow_fewer_steps: bool = False
 
     @classmethod
@@ -48,7 +48,7 @@ class RefineSettings:
 
         def choose(name: str, upper: float) -> float:
             wanted = getattr(options, name)
-            value = float((getattr(defaults, name) or 0.0) if wanted is None else wanted)
+            value = float(getattr(defaults, name) if wanted is None else wanted)
             if not (math.isfinite(value) and 0.0 <= value <= upper):
                 raise InvalidOption(f"refine.{name} is {value}; it goes from 0 to {upper:g}.")
             return value
@@ -75,7 +75,7 @@ class RefineSettings:
             pixel_weight=choose("pixel_weight", _MAX_WEIGHT),
             perceptual_weight=choose("perceptual_weight", _MAX_WEIGHT),
             domain_weight=choose("domain_weight", _MAX_WEIGHT),
-            detail=choose("detail", 1.0),
+            detail=bool(defaults.detail if options.detail is None else options.detail),
             allow_fewer_steps=options.allow_fewer_steps,
         )
 
@@ -164,6 +164,8 @@ class Refiner:
         report: Report,
     ) -> Refinement:
         chunk_steps = self._bundle.refine.chunk_steps
+        if not settings.detail:
+            start = without_detail(start, self._bundle)
         best_code, best_loss, loss_before = start, math.inf, 0.0
         best_loss_at: list[tuple[int, float]] = []
         state = first_inputs(self._bundle, start[None], target[None], settings)
@@ -222,8 +224,9 @@ class Refiner:
         None: it would end later than `reserve_s` before the deadline, or there is no room and fewer steps are allowed.
         Raises what the back end raises.
         """
-        # Detail would be found for whatever the target is, native or not.
-        by_pixels = replace(settings, perceptual_weight=0.0, detail=0.0)
+        # Detail would be found for whatever the target is, native or not; codes that have some keep it in the picture.
+        has_detail = bool(codes[:, self._bundle.layers :].any())
+        by_pixels = replace(settings, perceptual_weight=0.0, detail=has_detail)
         state = first_inputs(self._bundle, codes, targets, by_pixels)
         self._running += 1
         try:

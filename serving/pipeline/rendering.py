@@ -12,6 +12,7 @@ from serving.jobs import Alignment, Code, EncodedPicture, Image, Origin, OutputO
 from serving.photographs.alignment import Similarity
 from serving.photographs.areas import Mask, pixel_mse
 from serving.photographs.pasting import Patch
+from serving.pipeline.edits import with_detail_of
 from serving.pipeline.refinement import Refinement
 from serving.pipeline.stages import Aligned, Stages
 from serving.results import Losses, Rendering
@@ -54,16 +55,19 @@ class Renderer:
         the aligned picture that counts in the losses. Raises InvalidOption, and what the back end raises.
         """
         begun_s = call.deadline.clock.now()
-        images, (score,) = await self._stages.generate_and_score(bundle, [start, refined.code, code], 1, call)
+        # What is pasted is a change by the edit alone: before and after have the same detail.
+        before_edit = [with_detail_of(refined.code, code, bundle)] if edited and output.pasted else []
+        codes = [start, refined.code, *before_edit, code]
+        images, (score,) = await self._stages.generate_and_score(bundle, codes, 1, call)
         self._metrics.domain_score.observe(score)
         wanted = [
-            images[2] if output.image else None,
+            images[-1] if output.image else None,
             aligned.image if output.aligned else None,
             images[0] if output.start else None,
         ]
         image, aligned_image, start_image = await self._stages.encode_wanted(wanted, output, call)
-        before = images[1] if edited else None
-        patch = _patch(aligned.origin, before, images[2])
+        before = images[-2] if edited else None
+        patch = _patch(aligned.origin, before, images[-1])
         pasted = await self.paste_all(aligned.origin.picture, [patch], output, call)
         rendering = Rendering(image, aligned_image, start_image, pasted, aligned.origin.placement)
         self._stages.answer_s.add(call.deadline.clock.now() - begun_s)
@@ -83,7 +87,8 @@ class Renderer:
         origin: the photograph of the source, if it is known. Raises InvalidOption, and what the back end raises.
         """
         # Pasting needs the source's picture, too.
-        codes = [source, code] if output.pasted and origin is not None else [code]
+        pastes = output.pasted and origin is not None
+        codes = [with_detail_of(source, code, bundle), code] if pastes else [code]
         images, (score,) = await self._stages.generate_and_score(bundle, codes, 1, call)
         self._metrics.domain_score.observe(score)
         (image,) = await self._stages.encode_wanted([images[-1] if output.image else None], output, call)

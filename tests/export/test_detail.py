@@ -79,14 +79,14 @@ def test_a_bundle_says_what_its_codes_have(client: Client, repository: Path) -> 
     bundle = client.info().bundles[0]
     assert bundle.detail is not None
     assert (bundle.layers, bundle.detail.rows, bundle.detail.layer) == (LAYERS, ROWS, 2)
-    assert bundle.refine.detail == 1.0
+    assert bundle.refine.detail is True
     assert client.sample([1])[0].code.shape == (LAYERS + ROWS, 512)
     assert read_bundle(repository, "detailed").code_shape == (LAYERS + ROWS, 512)
 
 
 def test_detail_brings_a_refinement_nearer(client: Client, picture: bytes) -> None:
     with_it = client.invert(picture, steps=20)
-    without = client.invert(picture, refine=Refine(steps=20, detail=0.0))
+    without = client.invert(picture, refine=Refine(steps=20, detail=False))
     assert with_it.losses.refine_loss_after < 0.95 * without.losses.refine_loss_after
     assert with_it.losses.pixel_mse_after < without.losses.pixel_mse_after
     assert np.any(with_it.code[LAYERS:])
@@ -100,7 +100,7 @@ def test_the_graph_does_what_the_plain_loop_does(run: Path, client: Client, pict
     target = torch.from_numpy(picture).permute(2, 0, 1)[None] / 127.5 - 1
     with torch.no_grad():
         start = torch.nn.functional.pad(folded.encoder(target), (0, 0, 0, ROWS))
-    wanted = refine(folded.objective, start, target, replace(REFINE, steps=20, detail=1.0))
+    wanted = refine(folded.objective, start, target, replace(REFINE, steps=20, detail=True))
     found = client.invert(picture, steps=20)
     assert found.losses.refine_loss_before == pytest.approx(float(wanted.losses[0, 0]), rel=1e-3)
     assert found.losses.refine_loss_after == pytest.approx(float(wanted.best_loss[0]), rel=0.1)
@@ -154,8 +154,8 @@ def test_bundles_without_it_refuse_to_look_for_it(tmp_path: Path) -> None:
         assert client.info().bundles[0].detail is None
         picture = client.sample([1])[0].image
         with pytest.raises(InvalidOptionError, match="the bundle's codes have none"):
-            client.invert(picture, refine=Refine(detail=0.5))
-        assert client.invert(picture, refine=Refine(steps=2, detail=0.0)).code.shape == (LAYERS, 512)
+            client.invert(picture, refine=Refine(detail=True))
+        assert client.invert(picture, refine=Refine(steps=2, detail=False)).code.shape == (LAYERS, 512)
 
 
 def test_a_basis_is_found_among_the_features_that_pictures_miss(tmp_path: Path) -> None:

@@ -287,7 +287,7 @@ class Synthesis(nn.Module):
         self.register_buffer("rgb_up", rgb_up, persistent=False)
         # While the last block is new: a scalar 0..1 that says how much it adds to the picture.
         self.fade: Tensor | None = None
-        # Not a part of the network's state: run folders hold it beside the generator.
+        # Run folders hold it beside the generator, into which it is put once that is loaded.
         self.detail: Detail | None = None
 
     def forward(self, code: Tensor, *, random_noise: bool = False) -> Tensor:

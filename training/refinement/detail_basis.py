@@ -67,14 +67,18 @@ def fit_detail(config: DetailBasisConfig) -> str:
         )
     shape = run.generator.config
     block = config.side.bit_length() - 3
-    if not 0 <= block < len(shape.channels) or config.side != 4 * 2**block:
+    if not 0 < block < len(shape.channels) or config.side != 4 * 2**block:
         raise CheckpointError(f"the generator has no block of {config.side} pixels")
     if config.maps > shape.channels[block]:
         raise CheckpointError(f"{config.maps} maps, and the block has only {shape.channels[block]} features")
     channels, layers = shape.channels[block], shape.layers
-    rows = channels * config.side**2 // shape.code_size
     # All features first: the identity as the basis.
     whole = DetailConfig(config.side, channels, scale=1.0, weight=0.0, fade=1.0)
+    try:
+        rows = whole.rows(shape.code_size)
+        DetailConfig(config.side, config.maps, config.scale, config.weight, config.fade).rows(shape.code_size)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
     synthesis.detail = Detail(whole, torch.eye(channels))
     run.generator.requires_grad_(False)
     run.encoder.requires_grad_(False)
@@ -92,7 +96,6 @@ def fit_detail(config: DetailBasisConfig) -> str:
     share = float(values.flip(0)[: config.maps].sum() / values.sum())
     scale = config.scale * float(torch.stack(spread).mean())
     detail = Detail(DetailConfig(config.side, config.maps, scale, config.weight, config.fade), basis)
-    detail.config.rows(shape.code_size)
     write_json(config.run / DETAIL_FILE, asdict(detail.config))
     save_file({"basis": detail.basis.contiguous()}, config.run / BASIS_FILE)
     return f"{config.maps} of {channels} features hold {100 * share:.1f} % of the gradients' energy"
@@ -134,7 +137,7 @@ def load_detail(folder: Path, generator: Generator) -> Detail | None:
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise CheckpointError(f"{folder}: {DETAIL_FILE} and {BASIS_FILE} do not fit: {error}") from None
     block = detail.config.block
-    if not isinstance(synthesis, Synthesis) or block >= len(shape.channels):
+    if not isinstance(synthesis, Synthesis) or not 0 < block < len(shape.channels):
         raise CheckpointError(f"{folder}: its generator has no block for the detail of {DETAIL_FILE}")
     if len(detail.basis) != shape.channels[block]:
         raise CheckpointError(f"{folder}: {BASIS_FILE} is of another generator; write it again")

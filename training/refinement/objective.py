@@ -42,7 +42,7 @@ class Target:
 class Weights:
     """Weights of the three terms: a number for all samples, or float [N] with one for each sample.
 
-    detail: how much of a code's detail rows counts, 0..1; with 0 they have no gradient either.
+    detail: 1 where a code's detail rows count, 0 where they do not; then they have no gradient either.
     """
 
     pixel: Tensor | float

@@ -33,19 +33,19 @@ class RefinementConfig:
     """Weight of the perceptual distance."""
     domain_weight: float = 0.5
     """Weight of mean((code - E(G(code)))^2), in units of the mean variance of sampled codes."""
-    detail: float | None = None
-    """How much detail is found beside the layers' vectors, 0..1; None for pipelines that have none."""
+    detail: bool | None = None
+    """Whether detail is found beside the layers' vectors; None for pipelines that have none."""
 
     @property
     def settings(self) -> dict[str, float]:
         """What the exported refiner takes for each sample, by its inputs' names."""
         names = ("learning_rate", "pixel_weight", "perceptual_weight", "domain_weight", "detail")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return {name: float(getattr(self, name)) for name in names if getattr(self, name) is not None}
 
     @property
     def weights(self) -> Weights:
         """The same for the objective."""
-        detail = 1.0 if self.detail is None else self.detail
+        detail = 1.0 if self.detail is None else float(self.detail)
         return Weights(self.pixel_weight, self.perceptual_weight, self.domain_weight, detail)
 
 

@@ -71,16 +71,17 @@ class Geodesics:
         time: there is left what answering takes.
         """
         line = interpolate_codes(start, end, count)
-        if count == 2 or call.deadline.remaining_s <= self._reserve_s(count):
+        # Decoding the line and the way after it takes as long as answering it does, each.
+        if count == 2 or call.deadline.remaining_s <= 3 * self._reserve_s(count):
             return line
         images = await self._stages.generate(self._bundle, line, call)
         way = await self._space(Way(line, images, await asyncio.to_thread(squared_steps, images)), call)
         for _ in range(math.ceil(self._settings.steps / self._bundle.refine.chunk_steps)):
             before = way.energy
-            if not await self._move_all(way, call):
+            if not await self._move_all(way, call) or call.deadline.remaining_s <= 2 * self._reserve_s(count):
                 break
             way = await self._space(way, call)
-            if before - way.energy < _LEAST_GAIN * before:
+            if before - way.energy <= _LEAST_GAIN * before:
                 break
         return way.codes
 

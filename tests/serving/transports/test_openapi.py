@@ -75,7 +75,6 @@ LIMITS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "OutputOptions.quality": ("maximum", "sample", {"seeds": [1], "output": {"quality": "LIMIT"}}),
     "EditStep.strength": ("maximum", "edit", {"edits": [{"direction": "smile", "strength": "LIMIT"}]}),
     "SampleRequest.truncation": ("maximum", "sample", {"seeds": [1], "truncation": "LIMIT"}),
-    "RefineOptions.detail": ("maximum", "diffuse", {"refine": {"detail": "LIMIT"}}),
     "RefineOptions.steps": ("maximum", "diffuse", {"refine": {"steps": "LIMIT"}}),
     "InterpolateRequest.count": ("maximum", "interpolate", {"count": "LIMIT"}),
     "SampleRequest.seeds": ("maxItems", "sample", {"seeds": "LIMIT"}),

@@ -48,9 +48,8 @@ class Refine:
         quality: in place of steps, a name of `Bundle.quality_steps`: "fast", "balanced" or "best".
         learning_rate: how far the first step moves a code, in units of the code.
         pixel_weight, perceptual_weight, domain_weight: of the three terms of the objective.
-        detail: how much is found of what the layers' vectors cannot say, 0 (none) to 1; only 0 where the bundle has no
-            `Bundle.detail`.
         allow_fewer_steps: where the gateway is busy, do fewer steps rather than wait or be refused.
+        detail: whether what the layers' vectors cannot say is found, too (`Bundle.detail`); False: the code has none.
     """
 
     steps: int | None = None
@@ -59,8 +58,8 @@ class Refine:
     pixel_weight: float | None = None
     perceptual_weight: float | None = None
     domain_weight: float | None = None
-    detail: float | None = None
     allow_fewer_steps: bool | None = None
+    detail: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -116,9 +115,10 @@ def output_options(
 
 
 def path_value(path: Path) -> editing_pb2.Path:
-    """The value of a way. Raises ValueError where there is no such way."""
+    """The value of a way; that of a line is left out, as older gateways know no other. Raises ValueError where there is
+    no such way."""
     value: editing_pb2.Path = _enum_value("PATH", path, editing_pb2.Path)
-    return value
+    return editing_pb2.PATH_UNSPECIFIED if path == "linear" else value
 
 
 def align_options(align: Align | Alignment | None) -> editing_pb2.AlignOptions:

@@ -169,9 +169,8 @@ def inversion_options() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--detail",
-        metavar="SHARE",
-        type=float,
-        help="how much to find of what the code's layers cannot say: 0 none, 1 all (default, where the bundle has it)",
+        action=argparse.BooleanOptionalAction,
+        help="find what the code's layers cannot say, too (default: where the bundle has it)",
     )
     photographs = parser.add_argument_group("photographs")
     photographs.add_argument(

@@ -196,8 +196,8 @@ class RefineOptions(_message.Message):
     domain_weight: float
     quality: str
     allow_fewer_steps: bool
-    detail: float
-    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., quality: _Optional[str] = ..., allow_fewer_steps: _Optional[bool] = ..., detail: _Optional[float] = ...) -> None: ...
+    detail: bool
+    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., quality: _Optional[str] = ..., allow_fewer_steps: _Optional[bool] = ..., detail: _Optional[bool] = ...) -> None: ...
 
 class OutputOptions(_message.Message):
     __slots__ = ("format", "quality", "omit_image", "include_aligned", "include_start", "omit_codes", "include_pasted", "pasting", "strip_metadata")
@@ -377,8 +377,8 @@ class RefineDefaults(_message.Message):
     domain_weight: float
     chunk_steps: int
     quality_steps: _containers.ScalarMap[str, int]
-    detail: float
-    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., chunk_steps: _Optional[int] = ..., quality_steps: _Optional[_Mapping[str, int]] = ..., detail: _Optional[float] = ...) -> None: ...
+    detail: bool
+    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., chunk_steps: _Optional[int] = ..., quality_steps: _Optional[_Mapping[str, int]] = ..., detail: _Optional[bool] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_picture_bytes", "max_picture_pixels", "max_codes", "max_refine_steps", "max_edits", "max_request_bytes", "max_interpolated_pictures")
