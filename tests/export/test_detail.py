@@ -131,6 +131,13 @@ def test_in_a_mix_detail_goes_with_its_layer(client: Client, picture: bytes) -> 
     assert not np.any(client.mix(base, style, [2, 3]).code[LAYERS:])
 
 
+def test_an_area_refined_without_detail_has_none(client: Client, picture: bytes) -> None:
+    code = client.invert(picture, steps=10).code
+    options = {"region": (0.2, 0.2, 0.8, 0.8), "smile": 1.0}
+    assert np.any(client.edit(code, **options, refine=Refine(steps=2)).code[LAYERS:])
+    assert not np.any(client.edit(code, **options, refine=Refine(steps=2, detail=False)).code[LAYERS:])
+
+
 def test_handles_and_files_carry_it(client: Client, picture: bytes, tmp_path: Path) -> None:
     inverted = client.invert(picture, steps=10)
     inverted.save(tmp_path / "me.npz")

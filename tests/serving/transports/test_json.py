@@ -28,6 +28,12 @@ def reason(gateway: RunningGateway, route: str, content: str) -> str:
     return message
 
 
+def test_the_head_of_a_get_is_that_of_its_answer(gateway: RunningGateway) -> None:
+    answer = gateway.http.head("/v1/bundles")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"] == "application/json"
+
+
 def test_names_are_read_in_both_spellings(gateway: RunningGateway) -> None:
     snake = gateway.http.post("/v1/sample", json={"seeds": [1], "output": {"omit_image": True}}).json()
     camel = gateway.http.post("/v1/sample", json={"seeds": [1], "output": {"omitImage": True}}).json()
