@@ -354,7 +354,7 @@ def test_what_is_kept_and_where_go_with_the_edit(
     page.get_by_role("button", name=f"Keep {MOUTH} as it is").click()
     edited(page)
     assert difference(seen(page), smiling) > 0.5
-    page.get_by_label("Change").select_option("Lower third")
+    page.get_by_role("combobox", name="Change").select_option("Lower third")
     edited(page)
     edit = json.loads(downloaded(page, "#download-edit"))
     assert edit["edits"] == [{"direction": "smile", "strength": smile(0.75), "keep": ["mouth_open"]}]
