@@ -84,7 +84,7 @@ def make_side(pixels: int, most: int, refine: RefinementConfig) -> tuple[str, Si
         graphs["decode", precision] = Graph("generator", generator, (code,), (image,), precision)
     optimiser = OPTIMISERS[refine.optimiser]
     graphs["refine", "float32"] = refiner_graph(
-        Refiner(folded.objective, optimiser, code_shape, refine.chunk_steps),
+        Refiner(folded.objective, optimiser, code_shape, refine.chunk_steps, refine.settings),
         pixels,  # type: ignore[arg-type]
     )
     with torch.no_grad():

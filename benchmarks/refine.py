@@ -230,7 +230,8 @@ def graph_ways(
     ways = {}
     for optimiser in optimisers:
         graph = refiner_graph(
-            Refiner(objective, OPTIMISERS[optimiser], codes.shape[1:], CHUNK), images.shape[1]
+            Refiner(objective, OPTIMISERS[optimiser], codes.shape[1:], CHUNK, RefinementConfig().settings),
+            images.shape[1],
         )
         file = folder / f"{optimiser}_refiner" / "1" / "model.onnx"
         file.parent.mkdir(parents=True)

@@ -26,7 +26,7 @@ from benchmarks.graphs import Array, Graphs, markdown_table, shipped_checkpoint
 from export.bundles.checkpoint import Pipeline, load_pipeline
 from indomain.v1 import editing_pb2, editing_pb2_grpc
 from training.losses.perceptual import LPIPSSq
-from training.refinement.objective import Objective, Weights, to_float
+from training.refinement.objective import Weights, to_float
 from training.refinement.optimisers import Adam
 
 Step = Callable[[], object]
@@ -73,15 +73,7 @@ class TorchSide:
         self.synthesis = pipeline.generator.synthesis.eval()
         self.encoder = pipeline.encoder.eval()
         self.rate, self.weights = rate, weights
-        variance = float(pipeline.latent_discriminator.deviation.square().mean())
-        self.objective = Objective(
-            self.synthesis,
-            self.encoder,
-            perceptual,
-            variance,
-            layers=pipeline.generator.config.layers,
-            detail_weight=pipeline.detail.config.weight if pipeline.detail else 0.0,
-        )
+        self.objective = pipeline.objective(self.synthesis, self.encoder, perceptual)
 
     def adam(self, code: Array) -> tuple[Tensor, torch.optim.Optimizer]:
         """A code to optimise, and its optimiser."""
@@ -241,13 +233,12 @@ def main(config: SpeedConfig) -> None:
     torch.set_num_threads(config.threads)
     graphs = Graphs(config.repository, config.bundle, threads=config.threads)
     defaults = graphs.bundle.refine
-    weights = Weights(defaults.pixel_weight, defaults.perceptual_weight, defaults.domain_weight)
+    identity = defaults.identity_weight or 0.0
+    weights = Weights(defaults.pixel_weight, defaults.perceptual_weight, defaults.domain_weight, identity)
     side = TorchSide(load_pipeline(config.run), LPIPSSq(), defaults.learning_rate, weights)
     rows = network_rows(graphs, side, config.rounds)
     rows += gateway_rows(graphs, config)
     print(f"{graphs.bundle.name}, {config.threads} threads, medians of {config.rounds} interleaved rounds")
     print(markdown_table(["what", "ours", "against", "ratio", "bar"], rows))
 
-
-if __name__ == "__main__":
     main(tyro.cli(SpeedConfig))

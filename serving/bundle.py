@@ -23,10 +23,10 @@ ROLES: tuple[Role, ...] = ("encoder", "generator", "mapping", "critic", "refiner
 Precision = Literal["float32", "float16", "bfloat16"]
 GraphKey = tuple[str, int, str]  # model, version, sha256
 
-# Inputs of the refiner, each [N, 1]: the learning rate and the weights of its objective. Those of bundles with detail
-# codes also take DETAIL.
+# Inputs of every refiner, each [N, 1]: the learning rate and the weights of its objective.
 REFINE_SETTINGS = ("learning_rate", "pixel_weight", "perceptual_weight", "domain_weight")
-DETAIL = "detail"
+# Inputs of the refiners that can do that: those whose bundle has a default for it.
+OPTIONAL_SETTINGS = ("grey", "downsampling", "identity_weight", "detail")
 
 
 class ManifestPart(BaseModel):
@@ -99,7 +99,17 @@ class RefineDefaults(ManifestPart):
     perceptual_weight: float = Field(ge=0)
     domain_weight: float = Field(ge=0)
     quality_steps: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
-    detail: bool | None = None  # None: the bundle has no detail codes
+    # None: the refiner has no such input.
+    grey: bool | None = None
+    downsampling: Annotated[int, Field(ge=1)] | None = None
+    identity_weight: Annotated[float, Field(ge=0)] | None = None
+    detail: bool | None = None
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The refiner's inputs, beside its state, the target and the mask."""
+        optional = (name for name in OPTIONAL_SETTINGS if getattr(self, name) is not None)
+        return (*REFINE_SETTINGS, *optional)
 
 
 class DetailCodes(ManifestPart):
@@ -235,7 +245,7 @@ class Bundle:
 
 
 class ObjectiveSettings(Protocol):
-    """The values of REFINE_SETTINGS and DETAIL, by name."""
+    """The values of REFINE_SETTINGS and OPTIONAL_SETTINGS, by name."""
 
     @property
     def learning_rate(self) -> float: ...
@@ -248,6 +258,15 @@ class ObjectiveSettings(Protocol):
 
     @property
     def domain_weight(self) -> float: ...
+
+    @property
+    def grey(self) -> bool | None: ...
+
+    @property
+    def downsampling(self) -> int | None: ...
+
+    @property
+    def identity_weight(self) -> float | None: ...
 
     @property
     def detail(self) -> bool | None: ...
@@ -277,6 +296,6 @@ def first_inputs(
     }
     inputs |= {"code": codes, "target": targets}
     inputs["mask"] = np.ones((*targets.shape[:3], 1), dtype=np.float32)
-    for name in (*REFINE_SETTINGS, *((DETAIL,) if bundle.detail else ())):
+    for name in bundle.refine.settings:
         inputs[name] = np.full((len(codes), 1), getattr(settings, name), dtype=np.float32)
     return inputs

@@ -168,7 +168,8 @@ class RefineOptions:
 
     quality: a name that the bundle gives to a number of steps. detail: whether what the layers' vectors cannot
     say is found, too; False: the code has none of it. allow_fewer_steps: if the gateway is busy, rather do
-    fewer steps than wait or be refused.
+    fewer steps than wait or be refused. grey, downsampling: what of the picture is known: its grey values alone;
+    means over squares of so many pixels. What is not known comes from the generator.
     """
 
     steps: int | None = None
@@ -177,6 +178,9 @@ class RefineOptions:
     pixel_weight: float | None = None
     perceptual_weight: float | None = None
     domain_weight: float | None = None
+    identity_weight: float | None = None
+    grey: bool | None = None
+    downsampling: int | None = None
     detail: bool | None = None
     allow_fewer_steps: bool = False
 
@@ -242,13 +246,14 @@ class FindFacesJob:
 
 @dataclass(frozen=True, slots=True)
 class InvertJob:
-    """Find the code of a picture."""
+    """Find the code of a picture. A mask is white where the picture is known; the rest is found."""
 
     picture: EncodedPicture
     bundle: str = ""
     refine: RefineOptions = RefineOptions()
     output: OutputOptions = OutputOptions()
     align: AlignOptions = AlignOptions()
+    mask: EncodedPicture | None = None
 
 
 @dataclass(frozen=True, slots=True)

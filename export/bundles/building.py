@@ -39,6 +39,7 @@ from training.refinement.refiner import Refiner
 QUANTILES = 257
 WeightFormat = Literal["float16", "float32"]
 Alignment = Literal["face", "centre-crop"]
+IDENTITY_WEIGHT = 0.03
 DOMAIN_TERM = "mean((code - E(G(code)))^2) / code_variance"
 SCORE = "percentile of the latent discriminator's mean logit among the inversions of sampled pictures, E(G(w)), 0..1"
 
@@ -110,16 +111,19 @@ def fold(
     mapping = rounded(FoldedMapping(pipeline.generator.mapping))
     encoder = rounded(fold_encoder(pipeline.encoder))
     latent_discriminator = rounded(fold_latent_discriminator(pipeline.latent_discriminator))
-    code_variance = float(pipeline.latent_discriminator.deviation.square().mean())
-    objective = Objective(
-        synthesis,
-        encoder,
-        rounded(perceptual or LPIPSSq()),
-        code_variance,
-        layers=pipeline.generator.config.layers,
-        detail_weight=pipeline.detail.config.weight if pipeline.detail else 0.0,
-    )
+    objective = pipeline.objective(synthesis, encoder, perceptual or LPIPSSq())
+    rounded(objective)
     return Folded(synthesis, mapping, encoder, latent_discriminator, objective)
+
+
+def settle(refine: RefinementConfig, *, has_detail: bool, has_identity: bool) -> RefinementConfig:
+    """The settings with what the pipeline has: its defaults where none is given, None for what it cannot do."""
+    weight = IDENTITY_WEIGHT if refine.identity_weight is None else refine.identity_weight
+    return replace(
+        refine,
+        detail=refine.detail is not False if has_detail else None,
+        identity_weight=weight if has_identity else None,
+    )
 
 
 def build(pipeline: Pipeline, config: BundleConfig) -> Built:
@@ -128,7 +132,9 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
     folded = fold(pipeline, config.weights)
     layers, code_size = generator.config.layers, generator.config.code_size
     rows = pipeline.detail.config.rows(code_size) if pipeline.detail else 0
-    refine = replace(config.refine, detail=config.refine.detail is not False if rows else None)
+    refine = settle(
+        config.refine, has_detail=bool(rows), has_identity=folded.objective.descriptor is not None
+    )
     side = generator.config.resolution
 
     def giving_detail(network: nn.Module) -> nn.Module:
@@ -148,11 +154,14 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
         mapping=giving_detail(folded.mapping),
         critic=taking_detail(DomainScoreGraph(folded.latent_discriminator, quantiles)),
         refiner=Refiner(
-            folded.objective, OPTIMISERS[refine.optimiser], (layers + rows, code_size), refine.chunk_steps
+            folded.objective,
+            OPTIMISERS[refine.optimiser],
+            (layers + rows, code_size),
+            refine.chunk_steps,
+            refine.settings,
         ),
         resolution=side,
         code_shape=(layers + rows, code_size),
-        settings=tuple(refine.settings),
         z_size=generator.config.z_size,
         precision=config.precision,
     )

@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
+from torch import nn
 
 from export.bundles.presets import read_presets
 from training.faces.alignment import ALIGNMENT_FILE
+from training.faces.mobile_face import IdentityDescriptor, square_between
 from training.networks.encoder import Encoder
 from training.networks.generator import Detail, Generator
 from training.networks.latent_discriminator import LatentDiscriminator
 from training.networks.pyramid_encoder import PyramidEncoder
 from training.refinement.detail_basis import load_detail
+from training.refinement.objective import Objective
 from training.run_folders.checkpoint import CheckpointError
 from training.run_folders.trained_inversion import load_inversion
 
@@ -46,6 +49,23 @@ class Pipeline:
     """alignment.json; None if there is none"""
     detail: Detail | None = None
     """What codes have beside the layers' vectors; None if there is none"""
+
+    def objective(self, synthesis: nn.Module, encoder: nn.Module, perceptual: nn.Module) -> Objective:
+        """The objective of this pipeline's refinements, by its own networks or folded ones."""
+        descriptor = None
+        if self.where_faces_lie is not None:
+            template = self.where_faces_lie["template"]
+            square = square_between(template["left_eye"], template["right_eye"])
+            descriptor = IdentityDescriptor(self.generator.config.resolution, square)
+        return Objective(
+            synthesis,
+            encoder,
+            perceptual,
+            float(self.latent_discriminator.deviation.square().mean()),
+            layers=self.generator.config.layers,
+            detail_weight=self.detail.config.weight if self.detail else 0.0,
+            descriptor=descriptor,
+        )
 
     def face(self, alignment: str | None) -> dict[str, Any] | None:
         """Where faces are to be aligned to; None for pictures that are only cropped. Raises CheckpointError."""

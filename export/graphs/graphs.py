@@ -9,7 +9,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -25,7 +25,6 @@ from export.graphs.tensor_spec import DType, TensorSpec
 from export.graphs.unrolling import BEST, LOSS, unroll
 from training.faces.face_detector import STRIDES, VALUES, FaceDetector
 from training.refinement.objective import to_float
-from training.refinement.refinement import RefinementConfig
 from training.refinement.refiner import Refiner
 
 OPSET = 20
@@ -164,10 +163,8 @@ def bundle_graphs(
     code_shape: tuple[int, int],
     z_size: int,
     precision: Precision,
-    settings: tuple[str, ...],
 ) -> dict[str, Graph]:
-    """The five graphs by role, of folded networks. `precision`: what `encoder` and `synthesis` compute in. `settings`:
-    what the refiner takes for each sample, in order."""
+    """The five graphs by role, of folded networks. `precision`: what `encoder` and `synthesis` compute in."""
     picture = (resolution, resolution, 3)
     code, image = TensorSpec("code", "float32", code_shape), TensorSpec("image", "uint8", picture)
     graphs = (
@@ -175,18 +172,16 @@ def bundle_graphs(
         Graph("generator", GeneratorGraph(synthesis), (code,), (image,), precision),
         Graph("mapping", mapping, (TensorSpec("z", "float32", (z_size,)),), (code,)),
         Graph("critic", critic, (code,), (TensorSpec("score", "float32", (1,)),)),
-        refiner_graph(refiner, resolution, settings),
+        refiner_graph(refiner, resolution),
     )
     return {graph.role: graph for graph in graphs}
 
 
-def refiner_graph(
-    refiner: Refiner, resolution: int, names: Iterable[str] = RefinementConfig().settings
-) -> Graph:
-    """The graph of a refiner, with the names of its settings."""
+def refiner_graph(refiner: Refiner, resolution: int) -> Graph:
+    """The graph of a refiner, with its settings by their names."""
     shapes = refiner.one_step.shapes
     state = [TensorSpec(name, "float32", shape) for name, shape in shapes.items()]
-    settings = [TensorSpec(name, "float32", (1,)) for name in names]
+    settings = [TensorSpec(name, "float32", (1,)) for name in refiner.one_step.names]
     target = TensorSpec("target", "uint8", (resolution, resolution, 3))
     mask = TensorSpec("mask", "float32", (resolution, resolution, 1))
     outputs = (

@@ -54,7 +54,8 @@ def first_gradient(session: ort.InferenceSession, inputs: Mapping[str, Array], s
 def loss_gradient(objective: Objective, code: Array, target: Array, config: RefinementConfig) -> Array:
     """The same gradient by autograd."""
     variable = torch.from_numpy(code.copy()).requires_grad_()
-    goal = objective.target(to_float(torch.from_numpy(target)))
+    image = to_float(torch.from_numpy(target))
+    goal = objective.target(image, measurement=config.measurement(image))
     (gradient,) = torch.autograd.grad(objective(variable, goal, config.weights).sum(), variable)
     return gradient.numpy()
 
@@ -97,8 +98,31 @@ def check_refiner(
     ):
         figures[name] = float(errors)
         require(figures[name] <= limit, "refiner", f"{name} {errors:.2e}; at most {limit:g} allowed")
+    figures |= check_measured(session, objective, codes[:2], targets[:2], config, tolerances)
     figures |= check_samples_apart(session, codes, targets, config, tolerances)
     return figures | check_follows_target(session, codes[:1], targets[:2], config)
+
+
+def check_measured(
+    session: ort.InferenceSession,
+    objective: Objective,
+    codes: Array,
+    targets: Array,
+    config: RefinementConfig,
+    tolerances: Tolerances,
+) -> Figures:
+    """Compare the gradients where only means of grey values are known. Raises ParityError."""
+    if config.grey is None or config.downsampling is None:
+        return {}
+    measured = replace(config, grey=True, downsampling=4)
+    found = first_gradient(session, refiner_inputs(codes, targets, measured), config.chunk_steps)
+    error = lower_quartile(relative_lengths(found, loss_gradient(objective, codes, targets, measured)))
+    require(
+        error <= tolerances.gradient,
+        "refiner",
+        f"the gradient towards grey means errs by {error:.2e}; at most {tolerances.gradient:g} allowed",
+    )
+    return {"gradient_error_measured": error}
 
 
 def lower_quartile(errors: ArrayLike) -> float:

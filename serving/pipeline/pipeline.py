@@ -302,9 +302,17 @@ class Pipeline:
         self, bundle: Bundle, job: InvertJob, settings: RefineSettings, call: Call, report: Report
     ) -> Inversion:
         aligned = await self._stages.align(bundle, job.picture, job.align, call)
-        start, refined = await self._stages.find_code(bundle, aligned.image, settings, call, report=report)
+        mask = None
+        if job.mask is not None:
+            mask = await self._stages.mask(bundle, job.mask, aligned.origin, call)
+            # The encoder looks at the whole picture: where nothing is known it sees the mean face.
+            (mean,) = await self._stages.generate(bundle, bundle.mean_code[None], call)
+            aligned = Aligned(blend(aligned.image, mean, mask), aligned.origin)
+        start, refined = await self._stages.find_code(
+            bundle, aligned.image, settings, call, mask=mask, report=report
+        )
         rendered = await self._renderer.render_refined(
-            bundle, aligned, start, refined, refined.code, job.output, call
+            bundle, aligned, start, refined, refined.code, job.output, call, mask=mask
         )
         named = self._codes.name(refined.code, bundle, job.output, call)
         return Inversion(bundle.name, named, rendered.score, rendered.losses, rendered.rendering)

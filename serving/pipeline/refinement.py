@@ -28,6 +28,14 @@ from serving.telemetry.average import ExponentialAverage
 
 _MAX_RATE = 10.0
 _MAX_WEIGHT = 1e4
+DOWNSAMPLINGS = (1, 2, 4, 8, 16)
+# What not every refiner can do: the value that asks for nothing, and why it cannot.
+_OPTIONAL: dict[str, tuple[float, str]] = {
+    "detail": (False, "the bundle's codes have none"),
+    "identity_weight": (0.0, "the bundle's refiner has no identity term"),
+    "grey": (False, "the bundle's refiner compares colours only"),
+    "downsampling": (1, "the bundle's refiner compares single pixels only"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,9 @@ class RefineSettings:
     pixel_weight: float
     perceptual_weight: float
     domain_weight: float
+    identity_weight: float = 0.0
+    grey: bool = False
+    downsampling: int = 1
     detail: bool = False
     allow_fewer_steps: bool = False
 
@@ -47,15 +58,19 @@ class RefineSettings:
         """Fills in the bundle's defaults. Raises InvalidOption."""
 
         def choose(name: str, upper: float) -> float:
-            wanted = getattr(options, name)
-            value = float(getattr(defaults, name) if wanted is None else wanted)
+            wanted, default = getattr(options, name), getattr(defaults, name)
+            value = float((0.0 if default is None else default) if wanted is None else wanted)
             if not (math.isfinite(value) and 0.0 <= value <= upper):
                 raise InvalidOption(f"refine.{name} is {value}; it goes from 0 to {upper:g}.")
             return value
 
-        if options.detail and defaults.detail is None:
+        for name, (nothing, cannot) in _OPTIONAL.items():
+            if getattr(defaults, name) is None and getattr(options, name) not in (None, nothing):
+                raise InvalidOption(f"refine.{name} is given, and {cannot}; leave it out.")
+        downsampling = options.downsampling or defaults.downsampling or 1
+        if downsampling not in DOWNSAMPLINGS:
             raise InvalidOption(
-                "refine.detail asks for detail, and the bundle's codes have none; leave it out."
+                f"refine.downsampling is {downsampling}; it is one of {', '.join(map(str, DOWNSAMPLINGS))}."
             )
         steps = min(defaults.steps, max_steps) if options.steps is None else options.steps
         if options.quality is not None:
@@ -75,9 +90,25 @@ class RefineSettings:
             pixel_weight=choose("pixel_weight", _MAX_WEIGHT),
             perceptual_weight=choose("perceptual_weight", _MAX_WEIGHT),
             domain_weight=choose("domain_weight", _MAX_WEIGHT),
+            identity_weight=choose("identity_weight", _MAX_WEIGHT),
+            grey=bool(defaults.grey if options.grey is None else options.grey),
+            downsampling=downsampling,
             detail=bool(defaults.detail if options.detail is None else options.detail),
             allow_fewer_steps=options.allow_fewer_steps,
         )
+
+
+def starting_code(encoded: Code, bundle: Bundle, settings: RefineSettings) -> Code:
+    """The code float32 [L, 512] that a refinement starts from: the encoder's.
+
+    Where only grey values are known, its finer half is the mean code's: there the colours are, and the encoder has seen
+    none.
+    """
+    start = np.array(encoded, dtype=np.float32)
+    if settings.grey:
+        finer = slice(bundle.layers // 2, bundle.layers)
+        start[finer] = bundle.mean_code[finer]
+    return start
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +257,7 @@ class Refiner:
         """
         # Detail would be found for whatever the target is, native or not; codes that have some keep it in the picture.
         has_detail = bool(codes[:, self._bundle.layers :].any())
-        by_pixels = replace(settings, perceptual_weight=0.0, detail=has_detail)
+        by_pixels = replace(settings, perceptual_weight=0.0, identity_weight=0.0, detail=has_detail)
         state = first_inputs(self._bundle, codes, targets, by_pixels)
         self._running += 1
         try:

@@ -48,7 +48,7 @@ from serving.photographs.pasting import Patch
 from serving.photographs.pictures import PictureReader
 from serving.pipeline.bundles import ServedBundles
 from serving.pipeline.edits import gaussian_inputs, truncate
-from serving.pipeline.refinement import Refinement, RefineSettings, Report, no_report
+from serving.pipeline.refinement import Refinement, RefineSettings, Report, no_report, starting_code
 from serving.results import FoundFaces, StopReason
 from serving.settings import Settings
 from serving.telemetry.average import ExponentialAverage
@@ -271,7 +271,7 @@ class Stages:
         with call.during("encode") as timer:
             encoded = await self._infer(bundle, "encoder", {"image": aligned[None]}, call)
             timer.queued_s = encoded.queued_s
-            start = np.array(encoded.outputs["code"][0], dtype=np.float32)
+            start = starting_code(encoded.outputs["code"][0], bundle, settings)
         report(0, None, start)
         return start, await self.refine(
             bundle, start, aligned, settings, call, mask=mask, report=report, extra_reserve_s=extra_reserve_s

@@ -15,8 +15,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 
 from serving.bundle import (
-    DETAIL,
-    REFINE_SETTINGS,
     ROLES,
     Bundle,
     Direction,
@@ -40,7 +38,7 @@ _REQUIRED_TENSORS: dict[Role, tuple[frozenset[str], frozenset[str]]] = {
     "critic": (frozenset({"code"}), frozenset({"score"})),
     # A refiner also takes and gives the state of its optimiser: see GraphSpec.state.
     "refiner": (
-        frozenset({"code", "target", "mask", *REFINE_SETTINGS}),
+        frozenset({"code", "target", "mask"}),
         frozenset({"next_code", "loss", "best_code", "best_loss"}),
     ),
     "detector": (frozenset({"image"}), frozenset({"faces"})),
@@ -116,8 +114,8 @@ def _check_graph(bundle: str, role: Role, manifest: Manifest) -> None:
     inputs, outputs = _REQUIRED_TENSORS[role]
     # More outputs do no harm; an input that the pipeline does not know would stay empty.
     known = inputs | {spec.name for spec in graph.state}
-    if role == "refiner" and manifest.detail is not None:
-        known |= {DETAIL}
+    if role == "refiner":
+        known |= set(manifest.refine.settings)
     if {spec.name for spec in graph.inputs} != known:
         raise BundleInvalid(f"Bundle {bundle}: graph {role!r} must take exactly {', '.join(sorted(known))}.")
     if not outputs <= {spec.name for spec in graph.outputs}:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 sys.path.insert(0, str(Path(__file__).parent))  # for run_folder, which scripts use too
 
@@ -34,9 +36,18 @@ class Exported:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    folder = tmp_path_factory.mktemp("export")
-    run = write_run(folder / "run")
-    config = BundleConfig(run, folder / "repository", refine=REFINE, sampled_codes=2000)
-    write_bundle(config)
+    own = tmp_path_factory.mktemp("export")
+    # An export takes a minute: the processes of one run of pytest share it, and each changes its own copy.
+    shared = tmp_path_factory.getbasetemp().parent / "exported"
+    with FileLock(shared.with_suffix(".lock")):
+        if not shared.is_dir():
+            made = own / "made"
+            run = write_run(made / "run")
+            write_bundle(BundleConfig(run, made / "repository", refine=REFINE, sampled_codes=2000))
+            made.rename(shared)
+    folder = own / "copy"
+    shutil.copytree(shared, folder)
+    config = BundleConfig(folder / "run", folder / "repository", refine=REFINE, sampled_codes=2000)
+    run = config.run
     pipeline = load_pipeline(run)
     return Exported(run, config.to, config, pipeline, build(pipeline, config))

@@ -1,4 +1,4 @@
-"""Detail codes: found by the refiner's graph, carried by codes everywhere, faded by edits."""
+"""What a refiner's graph may do beside the paper's: detail codes, the identity term, partial measurements."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
-from export.bundles.building import BundleConfig, fold
+from export.bundles.building import IDENTITY_WEIGHT, BundleConfig, fold, settle
 from export.bundles.bundle import write_bundle
 from export.bundles.checkpoint import load_pipeline
 from indomain import Client, InvalidCodeError, InvalidOptionError, Refine
@@ -19,8 +20,9 @@ from indomain.latents import CodeReader
 from serving.jobs import EditStep
 from serving.pipeline.edits import edit_distance, edit_vector
 from serving.repository.reader import read_bundle
-from tests.export.conftest import REFINE
+from tests.export.conftest import REFINE, Exported
 from tests.export.run_folder import write_run
+from training.faces.mobile_face import IdentityDescriptor, square_between
 from training.networks.generator import Detail, DetailConfig
 from training.refinement.detail_basis import (
     BASIS_FILE,
@@ -49,13 +51,17 @@ def write_detail(run: Path, config: DetailConfig = CONFIG, channels: int = 16) -
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_run(tmp_path_factory.mktemp("detail") / "run", name="detailed")
     write_detail(folder)
+    eyes = {"left_eye": [0.35, 0.46], "right_eye": [0.65, 0.46]}
+    write_json(folder / "alignment.json", {"template": eyes})
     return folder
 
 
 @pytest.fixture(scope="module")
 def repository(run: Path) -> Path:
-    """The bundle, which has passed all parity checks with detail in its codes."""
-    config = BundleConfig(run, run.parent / "repository", refine=REFINE, sampled_codes=2000)
+    """The bundle, which has passed all parity checks with detail in its codes, and with the identity term."""
+    config = BundleConfig(
+        run, run.parent / "repository", refine=REFINE, sampled_codes=2000, alignment="centre-crop"
+    )
     write_bundle(config)
     return config.to
 
@@ -100,10 +106,37 @@ def test_the_graph_does_what_the_plain_loop_does(run: Path, client: Client, pict
     target = torch.from_numpy(picture).permute(2, 0, 1)[None] / 127.5 - 1
     with torch.no_grad():
         start = torch.nn.functional.pad(folded.encoder(target), (0, 0, 0, ROWS))
-    wanted = refine(folded.objective, start, target, replace(REFINE, steps=20, detail=True))
+    settings = settle(replace(REFINE, steps=20), has_detail=True, has_identity=True)
+    wanted = refine(folded.objective, start, target, settings)
     found = client.invert(picture, steps=20)
     assert found.losses.refine_loss_before == pytest.approx(float(wanted.losses[0, 0]), rel=1e-3)
     assert found.losses.refine_loss_after == pytest.approx(float(wanted.best_loss[0]), rel=0.1)
+
+
+def test_the_identity_term_brings_the_faces_descriptors_together(client: Client, picture: bytes) -> None:
+    describe = IdentityDescriptor(picture.shape[0], square_between((0.35, 0.46), (0.65, 0.46)))
+
+    def distance(weight: float) -> float:
+        found = client.invert(picture, refine=Refine(steps=20, identity_weight=weight)).image
+        both = np.stack([np.asarray(found), picture])
+        with torch.no_grad():
+            a, b = describe(torch.from_numpy(both).permute(0, 3, 1, 2) / 127.5 - 1)
+        return float((a - b).norm())
+
+    assert distance(1.0) < 0.9 * distance(0.0)
+    assert client.info().bundles[0].refine.identity_weight == pytest.approx(IDENTITY_WEIGHT)
+
+
+def test_only_what_is_known_is_refined_towards(client: Client, picture: bytes) -> None:
+    """Each way to lose what it does not know is a picture of its own, which ends in the same code."""
+    grey = np.asarray(Image.fromarray(picture).convert("L").convert("RGB"))
+    means = np.asarray(Image.fromarray(picture).reduce(4).resize(picture.shape[:2], Image.Resampling.NEAREST))
+    for known, options in ((grey, Refine(steps=20, grey=True)), (means, Refine(steps=20, downsampling=4))):
+        measured = client.invert(known, refine=options)
+        plain = client.invert(known, steps=20)
+        assert measured.losses.refine_loss_after < measured.losses.refine_loss_before
+        assert measured.losses.refine_loss_after < plain.losses.refine_loss_after
+        assert not np.array_equal(measured.code, plain.code)
 
 
 def test_detail_fades_as_far_as_an_edit_goes(client: Client, repository: Path, picture: bytes) -> None:
@@ -154,10 +187,8 @@ def test_files_of_other_programs_may_have_it_or_not(client: Client, picture: byt
         assert np.array_equal(client.edit(read).code[:rows], code[:rows])
 
 
-def test_bundles_without_it_refuse_to_look_for_it(tmp_path: Path) -> None:
-    plain = write_run(tmp_path / "run", name="plain")
-    write_bundle(BundleConfig(plain, tmp_path / "repository", refine=REFINE, sampled_codes=2000))
-    with Client(":embedded:", model_repository=tmp_path / "repository") as client:
+def test_bundles_without_it_refuse_to_look_for_it(exported: Exported) -> None:
+    with Client(":embedded:", model_repository=exported.repository) as client:
         assert client.info().bundles[0].detail is None
         picture = client.sample([1])[0].image
         with pytest.raises(InvalidOptionError, match="the bundle's codes have none"):

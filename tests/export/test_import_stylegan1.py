@@ -177,6 +177,7 @@ def test_an_imported_encoder_trains_on(tmp_path: Path, pair: Pair) -> None:
     assert torch.equal(trained.encoder.fc.weight, before.fc.weight)
 
 
+@pytest.mark.slow
 def test_an_imported_pair_becomes_a_bundle(tmp_path: Path, pair: Pair) -> None:
     """Its graphs draw the reference's pictures and refine towards a target, and the gateway edits with them."""
     # a random encoder's codes are far from its input: their term must not drown the others

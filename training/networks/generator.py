@@ -164,10 +164,15 @@ class Mapping(nn.Module):
         """Number of inputs of the last layer."""
         return self.config.z_size if self.config.mapping_depth == 1 else self.config.code_size
 
-    def forward(self, z: Tensor) -> Tensor:
+    def before_last(self, z: Tensor) -> Tensor:
+        """The input float [N, I] of the last layer, for z float [N, 512]."""
         x = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             x = scaled_leaky_relu(layer(x))
+        return x
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = scaled_leaky_relu(self.layers[-1](self.before_last(z)))
         x = x.unflatten(1, (-1, self.config.code_size))
         return x if self.config.per_layer_code else x.expand(-1, self.config.layers, -1)
 

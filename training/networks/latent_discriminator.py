@@ -59,12 +59,14 @@ class NativeCoordinates(nn.Module):
         repeats = 1 if mapping.config.per_layer_code else self.layers
         weight = (last.weight * last.weight_scale).repeat(repeats, 1)  # [L * 512, I]
         self.offset.copy_((last.bias * last.bias_scale).repeat(repeats))
-        self.spread.fill_(1)
         random = torch.Generator().manual_seed(0)
         z = torch.randn(samples, mapping.config.z_size, generator=random).to(weight.device)
-        given = self.preceding(mapping(z))
-        self.spread.copy_(given.std(0) + 1e-6)
-        weight = (weight / self.spread[:, None]).double()
+        # What the leaky ReLU is given is linear in these, so that its statistics follow from theirs.
+        given = mapping.before_last(z).double()
+        covariance = torch.cov(given.T)
+        weight = weight.double()
+        self.spread.copy_(((weight @ covariance) * weight).sum(1).sqrt() + 1e-6)
+        weight = weight / self.spread[:, None]
         # The singular values by way of the I x I products, which is many times faster. Inputs that hardly move a code
         # cannot be read off it: singular values below 1e-4 of the largest are cut off.
         squares, vectors = torch.linalg.eigh(weight.T @ weight)
@@ -73,7 +75,7 @@ class NativeCoordinates(nn.Module):
             squares[squares > 1e-8 * squares[-1]].sqrt(),
         )
         basis, inverse = weight @ vectors / values, vectors / values
-        inputs = (given / self.spread).double() @ basis @ inverse.T
+        inputs = given @ (weight.T @ basis) @ inverse.T
         mean, deviation = inputs.mean(0), inputs.std(0) + 1e-6
         kept = len(values)
         self.basis.zero_()[:, :kept] = basis.float()

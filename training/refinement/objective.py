@@ -5,11 +5,14 @@ Source: Zhu et al., "In-Domain GAN Inversion for Real Image Editing" (ECCV 2020)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
+
+from training.refinement.measurement import Measurement
 
 MASK_EPSILON = 1e-6  # makes the loss of an empty mask 0 instead of NaN
 
@@ -31,16 +34,20 @@ class Target:
     """What a code is refined towards. All of it is computed once, not at every step."""
 
     image: Tensor
-    """float [N, 3, H, W] in [-1, 1]"""
+    """float [N, 3, H, W] in [-1, 1], measured"""
     features: list[Tensor]
     """Its perceptual features."""
+    identity: Tensor | None
+    """Its face's descriptor float [N, D], of length 1; None for objectives without one."""
     mask: Tensor
-    """float [N, 1, H, W], weight of each place in the pixel and the perceptual term."""
+    """float [N, 1, H, W], weight of each place in the pixel, the perceptual and the identity term."""
+    measurement: Measurement
+    """What of a picture is compared."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of the three terms: a number for all samples, or float [N] with one for each sample.
+    """Weights of the terms: a number for all samples, or float [N] with one for each sample.
 
     detail: 1 where a code's detail rows count, 0 where they do not; then they have no gradient either.
     """
@@ -48,7 +55,14 @@ class Weights:
     pixel: Tensor | float
     perceptual: Tensor | float
     domain: Tensor | float
+    identity: Tensor | float = 0.0
     detail: Tensor | float = 1.0
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Tensor]) -> Self:
+        """The weights among settings, float [N] by name: `pixel_weight` and so on, and `detail`."""
+        weights = {name.removesuffix("_weight"): value for name, value in settings.items()}
+        return cls(**{name: weights[name] for name in cls.__dataclass_fields__ if name in weights})
 
 
 class Objective(nn.Module):
@@ -59,6 +73,9 @@ class Objective(nn.Module):
 
     Rows of a code beyond the `layers` are detail (training/networks/generator.py). Their mean square, `detail_weight`
     times, is a part of the loss.
+
+    `descriptor` gives descriptors of length 1 of the faces on pictures. The squared distance of the picture's and the
+    target's is the identity term (as in Richardson et al., "Encoding in Style", CVPR 2021: twice 1 - cosine).
     """
 
     def __init__(
@@ -70,18 +87,28 @@ class Objective(nn.Module):
         *,
         layers: int | None = None,
         detail_weight: float = 0.0,
+        descriptor: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.synthesis, self.encoder, self.perceptual = synthesis, encoder, perceptual
+        self.descriptor = descriptor
         self.code_variance = code_variance
         self.layers, self.detail_weight = layers, detail_weight
 
-    def target(self, image: Tensor, mask: Tensor | None = None) -> Target:
-        """A target of pictures float [N, 3, H, W] in [-1, 1] and a mask float [N, 1, H, W], by default all ones."""
+    def target(
+        self, image: Tensor, mask: Tensor | None = None, measurement: Measurement | None = None
+    ) -> Target:
+        """A target of pictures float [N, 3, H, W] in [-1, 1] and a mask float [N, 1, H, W], by default all ones.
+
+        `measurement`: what of the pictures is known; by default all.
+        """
+        measurement = measurement or Measurement()
         if mask is None:
             mask = torch.ones_like(image[:, :1])
+        image = measurement(image)
         perceptual: Perceptual = self.perceptual  # type: ignore[assignment]
-        return Target(image, perceptual.features(image), mask)
+        identity = self.descriptor(image * mask) if self.descriptor is not None else None
+        return Target(image, perceptual.features(image), identity, mask, measurement)
 
     def forward(self, code: Tensor, target: Target, weights: Weights) -> Tensor:
         """code float [N, L or L + R, 512] -> loss float [N]. No sample's loss depends on another sample."""
@@ -92,16 +119,26 @@ class Objective(nn.Module):
             detail = code[:, self.layers :] * for_each_sample(weights.detail)
             code = torch.cat([vectors, detail], 1)
         image = self.synthesis(code)
-        loss = weights.pixel * masked_mean_square(image - target.image, target.mask)
+        seen = target.measurement(image)
+        loss = weights.pixel * masked_mean_square(seen - target.image, target.mask)
         loss = loss + weights.perceptual * perceptual.between(
-            perceptual.features(image), target.features, target.mask
+            perceptual.features(seen), target.features, target.mask
         )
+        if self.descriptor is not None and target.identity is not None and counts(weights.identity):
+            # A place that is not compared must say nothing about the face either.
+            distance = (self.descriptor(seen * target.mask) - target.identity).square().sum(1)
+            loss = loss + weights.identity * distance
         if has_detail:
             loss = loss + self.detail_weight * detail.square().mean((1, 2))
         # Inversions without an encoder have no domain term.
-        if isinstance(weights.domain, float) and weights.domain == 0:
+        if not counts(weights.domain):
             return loss
         return loss + weights.domain * domain_regulariser(vectors, self.encoder(image), self.code_variance)
+
+
+def counts(weight: Tensor | float) -> bool:
+    """Whether a term can be more than nothing: that is unknown of weights that come with each sample."""
+    return not (isinstance(weight, float) and weight == 0)
 
 
 def for_each_sample(weight: Tensor | float) -> Tensor | float:

@@ -7,10 +7,23 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from training.refinement.measurement import Measurement
 from training.refinement.objective import Objective, Weights
 from training.refinement.optimisers import OPTIMISERS, OptimiserName
 from training.refinement.refiner import better
 from training.refinement.searches import Search
+
+SETTINGS = (
+    "learning_rate",
+    "pixel_weight",
+    "perceptual_weight",
+    "domain_weight",
+    "grey",
+    "downsampling",
+    "identity_weight",
+    "detail",
+)
+"""Inputs of the exported refiner, one value for each sample, in their order; a refiner may have only some."""
 
 
 @dataclass(frozen=True)
@@ -33,20 +46,32 @@ class RefinementConfig:
     """Weight of the perceptual distance."""
     domain_weight: float = 0.5
     """Weight of mean((code - E(G(code)))^2), in units of the mean variance of sampled codes."""
+    grey: bool | None = False
+    """Whether only the grey values of pictures are compared; None for refiners that cannot."""
+    downsampling: int | None = 1
+    """Side of the squares of pixels of which only the means are compared; None for refiners that cannot."""
+    identity_weight: float | None = None
+    """Weight of the squared distance of the faces' descriptors; None for pipelines that do not know where faces are."""
     detail: bool | None = None
     """Whether detail is found beside the layers' vectors; None for pipelines that have none."""
 
     @property
     def settings(self) -> dict[str, float]:
         """What the exported refiner takes for each sample, by its inputs' names."""
-        names = ("learning_rate", "pixel_weight", "perceptual_weight", "domain_weight", "detail")
-        return {name: float(getattr(self, name)) for name in names if getattr(self, name) is not None}
+        return {name: float(getattr(self, name)) for name in SETTINGS if getattr(self, name) is not None}
 
     @property
     def weights(self) -> Weights:
         """The same for the objective."""
         detail = 1.0 if self.detail is None else float(self.detail)
-        return Weights(self.pixel_weight, self.perceptual_weight, self.domain_weight, detail)
+        identity = float(self.identity_weight or 0.0)
+        return Weights(self.pixel_weight, self.perceptual_weight, self.domain_weight, identity, detail)
+
+    def measurement(self, like: Tensor) -> Measurement:
+        """What of pictures is compared; on the device of `like`."""
+        if not self.grey and self.downsampling in (None, 1):
+            return Measurement()
+        return Measurement.of({name: like.new_full((1,), value) for name, value in self.settings.items()})
 
 
 @dataclass(frozen=True)
@@ -79,7 +104,7 @@ def refine(
     """
     search = start if isinstance(start, Search) else Search(start)
     with torch.no_grad():
-        target = objective.target(image, mask)
+        target = objective.target(image, mask, config.measurement(image))
     optimiser = OPTIMISERS[config.optimiser]
     variable = search.start.detach()
     shapes = optimiser.shapes(tuple(variable.shape[1:]))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
+from training.refinement.measurement import Measurement
 from training.refinement.objective import Objective, Target, Weights, to_float
 from training.refinement.optimisers import Optimiser, State, per_sample
 
@@ -13,27 +16,31 @@ class RefinerStep(nn.Module):
     """One step of an optimiser, with the backward pass.
 
     It takes its tensors as flat arguments, so that it can be traced: the optimiser's state, `best_code`, `best_loss`,
-    `target`, `mask` and the four settings.
+    `target`, `mask`, and the settings by the order of their names.
     """
 
-    def __init__(self, objective: Objective, optimiser: Optimiser, code_shape: tuple[int, int]) -> None:
+    def __init__(
+        self, objective: Objective, optimiser: Optimiser, code_shape: tuple[int, int], names: Iterable[str]
+    ) -> None:
         super().__init__()
-        self.objective, self.optimiser = objective, optimiser
+        self.objective, self.optimiser, self.names = objective, optimiser, tuple(names)
         self.shapes = optimiser.shapes(code_shape)
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
         """Give the next state, best_code, best_loss [N, 1], and the loss [N, 1] of the code that came in."""
         state = dict(zip(self.shapes, given, strict=False))
-        best_code, best_loss, target, mask, rate, *weights = given[len(self.shapes) :]
-        goal = self.goal(target, mask)
-        state, best, loss = self.advance(
-            state, (best_code, best_loss), goal, Weights(*(w[:, 0] for w in weights)), rate
-        )
+        best_code, best_loss, target, mask, *values = given[len(self.shapes) :]
+        goal, weights, rate = self.goal(target, mask, values)
+        state, best, loss = self.advance(state, (best_code, best_loss), goal, weights, rate)
         return (*state.values(), *best, loss)
 
-    def goal(self, target: Tensor, mask: Tensor) -> Target:
-        """target uint8 [N, H, W, 3], mask float32 [N, H, W, 1] -> the objective's target."""
-        return self.objective.target(to_float(target), mask.permute(0, 3, 1, 2))
+    def goal(self, target: Tensor, mask: Tensor, values: Iterable[Tensor]) -> tuple[Target, Weights, Tensor]:
+        """target uint8 [N, H, W, 3], mask float32 [N, H, W, 1], the settings' values [N, 1] -> the objective's target
+        and weights, and the learning rate [N, 1]."""
+        settings = {name: value[:, 0] for name, value in zip(self.names, values, strict=True)}
+        image, places = to_float(target), mask.permute(0, 3, 1, 2)
+        goal = self.objective.target(image, places, Measurement.of(settings))
+        return goal, Weights.of(settings), settings["learning_rate"].unsqueeze(1)
 
     def advance(
         self, state: State, best: tuple[Tensor, Tensor], goal: Target, weights: Weights, rate: Tensor
@@ -66,26 +73,29 @@ class Refiner(nn.Module):
     """
 
     def __init__(
-        self, objective: Objective, optimiser: Optimiser, code_shape: tuple[int, int], chunk_steps: int
+        self,
+        objective: Objective,
+        optimiser: Optimiser,
+        code_shape: tuple[int, int],
+        chunk_steps: int,
+        names: Iterable[str],
     ) -> None:
         super().__init__()
-        self.one_step, self.chunk_steps = RefinerStep(objective, optimiser, code_shape), chunk_steps
+        self.one_step, self.chunk_steps = RefinerStep(objective, optimiser, code_shape, names), chunk_steps
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
         """Do the chunk's steps.
 
-        Takes the optimiser's state, target uint8 [N, H, W, 3], mask float32 [N, H, W, 1], learning_rate and the three
-        weights, [N, 1] each. Gives the next state, loss [N, K], best_code [N, L, 512], best_loss [N, 1].
+        Takes the optimiser's state, target uint8 [N, H, W, 3], mask float32 [N, H, W, 1], and the settings by the order
+        of their `names`, [N, 1] each. Gives the next state, loss [N, K], best_code [N, L, 512], best_loss [N, 1].
         """
         shapes = self.one_step.shapes
         state = dict(zip(shapes, given, strict=False))
-        target, mask, rate, *weights = given[len(shapes) :]
-        goal = self.one_step.goal(target, mask)
+        target, mask, *values = given[len(shapes) :]
+        goal, weights, rate = self.one_step.goal(target, mask, values)
         best = (state["code"], torch.full_like(rate, torch.inf))
         losses: list[Tensor] = []
         for _ in range(self.chunk_steps):
-            state, best, loss = self.one_step.advance(
-                state, best, goal, Weights(*(w[:, 0] for w in weights)), rate
-            )
+            state, best, loss = self.one_step.advance(state, best, goal, weights, rate)
             losses.append(loss)
         return (*state.values(), torch.cat(losses, 1), *best)

@@ -232,11 +232,30 @@ async def test_the_mask_and_the_reports_go_through(bundle: Bundle) -> None:
         RefineOptions(domain_weight=1e9),
         RefineOptions(quality="finest"),
         RefineOptions(quality="fast", steps=4),
+        # The tiny bundle's refiner has none of these inputs.
+        RefineOptions(identity_weight=0.1),
+        RefineOptions(grey=True),
+        RefineOptions(downsampling=4),
+        RefineOptions(detail=True),
     ],
 )
 def test_options_out_of_range(options: RefineOptions, bundle: Bundle) -> None:
     with pytest.raises(InvalidOption):
         RefineSettings.resolve(options, bundle.refine, 500)
+
+
+def test_what_a_refiner_cannot_do_may_still_be_declined(bundle: Bundle) -> None:
+    declined = RefineOptions(identity_weight=0.0, grey=False, downsampling=1, detail=False)
+    assert RefineSettings.resolve(declined, bundle.refine, 500) == RefineSettings.resolve(
+        RefineOptions(), bundle.refine, 500
+    )
+
+
+def test_squares_have_the_sides_that_refiners_know(bundle: Bundle) -> None:
+    able = bundle.refine.model_copy(update={"downsampling": 1})
+    assert RefineSettings.resolve(RefineOptions(downsampling=8), able, 500).downsampling == 8
+    with pytest.raises(InvalidOption, match="downsampling is 3; it is one of 1, 2, 4, 8, 16"):
+        RefineSettings.resolve(RefineOptions(downsampling=3), able, 500)
 
 
 def test_quality_names_a_number_of_steps(bundle: Bundle) -> None:

@@ -9,6 +9,7 @@ from indomain.calls.options import (
     Pasting,
     Refine,
     align_options,
+    mask_picture,
     output_options,
     refine_options,
 )
@@ -48,6 +49,7 @@ def invert(
     pasting: Pasting | None = None,
     strip_metadata: bool = False,
     align: Align | Alignment | None = None,
+    mask: PictureLike | None = None,
     timeout_s: float | None = None,
 ) -> Call[editing_pb2.InvertResponse]:
     """Finds the latent code of a picture: align, encode, refine, decode.
@@ -75,13 +77,14 @@ def invert(
             its colour profile, in sRGB.
         align: how the photograph is aligned, and which of several faces is meant; `"centre-crop"` and `"face"` are
             short for `Align("centre-crop")` and `Align("face")`.
+        mask: a picture that is white where the image is known; the rest is found (inpainting).
         timeout_s: seconds for the call; refinement stops in time to answer with the best code found so far.
 
     Raises:
         OSError, TypeError, ValueError: `image` cannot be read or is no picture.
         InvalidPictureError: the gateway cannot read the picture, or it is over the gateway's limits.
         FaceError: the picture has no face, or not the one asked for, or the face is too small or turned away.
-        InvalidOptionError: a refinement option is out of its range.
+        InvalidOptionError: a refinement option is out of its range, or the mask is black everywhere.
         UnknownBundleError: no such bundle.
     """
     request = editing_pb2.InvertRequest(
@@ -92,6 +95,7 @@ def invert(
             include_pasted, pasting, strip_metadata, aligned=include_aligned, start=include_start
         ),
         align=align_options(align),
+        mask=mask_picture(mask),
     )
     return Call("Invert", request, timeout_s)
 
@@ -111,6 +115,7 @@ def watch_invert(
     pasting: Pasting | None = None,
     strip_metadata: bool = False,
     align: Align | Alignment | None = None,
+    mask: PictureLike | None = None,
     timeout_s: float | None = None,
 ) -> Call[editing_pb2.WatchInvertResponse]:
     """Inverts a picture and reports progress: an `InvertProgress` now and then, and at the end the `Inversion`.
@@ -125,7 +130,7 @@ def watch_invert(
         interval_s: seconds between two reports, at least; 0: as often as there is news; None: a quarter of a second.
         previews: whether reports have a picture and a domain score; each costs a decoding.
         image, bundle, steps, quality, refine, include_aligned, include_start, include_pasted, pasting, strip_metadata,
-            align, timeout_s: as in `invert`.
+            align, mask, timeout_s: as in `invert`.
 
     Raises:
         what `invert` raises, when the first report is asked for. Leaving the iteration early stops the refinement.
@@ -138,6 +143,7 @@ def watch_invert(
             include_pasted, pasting, strip_metadata, aligned=include_aligned, start=include_start
         ),
         align=align_options(align),
+        mask=mask_picture(mask),
         interval_s=interval_s,
         omit_previews=not previews,
     )

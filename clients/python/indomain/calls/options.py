@@ -47,9 +47,12 @@ class Refine:
         steps: of the optimisation; 0 leaves the encoder's code as it is.
         quality: in place of steps, a name of `Bundle.quality_steps`: "fast", "balanced" or "best".
         learning_rate: how far the first step moves a code, in units of the code.
-        pixel_weight, perceptual_weight, domain_weight: of the three terms of the objective.
+        pixel_weight, perceptual_weight, domain_weight, identity_weight: of the terms of the objective.
         allow_fewer_steps: where the gateway is busy, do fewer steps rather than wait or be refused.
         detail: whether what the layers' vectors cannot say is found, too (`Bundle.detail`); False: the code has none.
+        grey: only the picture's grey values are known; its colours are found.
+        downsampling: only means over squares of so many pixels of the aligned picture are known, 2, 4, 8 or 16; what is
+            finer is found.
     """
 
     steps: int | None = None
@@ -60,6 +63,9 @@ class Refine:
     domain_weight: float | None = None
     allow_fewer_steps: bool | None = None
     detail: bool | None = None
+    identity_weight: float | None = None
+    grey: bool | None = None
+    downsampling: int | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,14 @@ def output_options(
         pasting=_enum_value("PASTING", pasting, editing_pb2.Pasting),
         strip_metadata=strip_metadata,
     )
+
+
+def mask_picture(mask: PictureLike | None) -> editing_pb2.Picture | None:
+    """The message of a mask. Raises OSError, TypeError or ValueError, which name it."""
+    if mask is None:
+        return None
+    with about("mask"):
+        return picture_to_wire(mask)
 
 
 def path_value(path: Path) -> editing_pb2.Path:
@@ -197,6 +211,5 @@ def put_area(
             raise ValueError(f"a region is left, top, right, bottom, each from 0 to 1, not {region!r}")
         left, top, right, bottom = region
         request.region.CopyFrom(editing_pb2.Region(left=left, top=top, right=right, bottom=bottom))
-    if mask is not None:
-        with about("mask"):
-            request.mask.CopyFrom(picture_to_wire(mask))
+    if (picture := mask_picture(mask)) is not None:
+        request.mask.CopyFrom(picture)

@@ -39,11 +39,17 @@ def options_of(call: Callable[..., Any], arguments: argparse.Namespace) -> dict[
     given = vars(arguments) | {
         "include_pasted": arguments.paste,
         "align": Align(arguments.align, arguments.face),
-        "refine": None if arguments.detail is None else Refine(detail=arguments.detail),
+        "refine": Refine(**refine) if (refine := refine_flags(arguments)) else None,
     }
     parameters = inspect.signature(call).parameters.values()
     options = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     return {name: given[name] for name in options if given.get(name) is not None}
+
+
+def refine_flags(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of `Refine` that the command line gives, by their names."""
+    names = ("detail", "identity_weight", "grey", "downsampling")
+    return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
 
 
 # --- values ------------------------------------------------------------------------------------------
@@ -171,6 +177,22 @@ def inversion_options() -> argparse.ArgumentParser:
         "--detail",
         action=argparse.BooleanOptionalAction,
         help="find what the code's layers cannot say, too (default: where the bundle has it)",
+    )
+    parser.add_argument(
+        "--identity-weight",
+        metavar="W",
+        type=float,
+        help="of the term that keeps it the same person (default: the bundle's)",
+    )
+    parser.add_argument(
+        "--grey", action="store_true", default=None, help="the picture has no colours: find some"
+    )
+    parser.add_argument(
+        "--downsampling",
+        metavar="N",
+        type=int,
+        choices=(2, 4, 8, 16),
+        help="the aligned picture is known in squares of N pixels only: find what is finer",
     )
     photographs = parser.add_argument_group("photographs")
     photographs.add_argument(

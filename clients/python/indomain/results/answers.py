@@ -213,7 +213,11 @@ def _bundle(bundle: editing_pb2.Bundle) -> Bundle:
             pixel_weight=refine.pixel_weight,
             perceptual_weight=refine.perceptual_weight,
             domain_weight=refine.domain_weight,
-            detail=refine.detail if refine.HasField("detail") else None,
+            **{
+                name: getattr(refine, name)
+                for name in ("detail", "identity_weight", "grey", "downsampling")
+                if refine.HasField(name)
+            },
         ),
         chunk_steps=refine.chunk_steps,
         quality_steps=dict(refine.quality_steps),

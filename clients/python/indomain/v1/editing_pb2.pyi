@@ -180,7 +180,7 @@ class Placement(_message.Message):
     def __init__(self, alignment: _Optional[_Union[Alignment, str]] = ..., face: _Optional[int] = ..., faces: _Optional[int] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., landmarks: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., corners: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., roll_degrees: _Optional[float] = ..., width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
 
 class RefineOptions(_message.Message):
-    __slots__ = ("steps", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight", "quality", "allow_fewer_steps", "detail")
+    __slots__ = ("steps", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight", "quality", "allow_fewer_steps", "detail", "identity_weight", "grey", "downsampling")
     STEPS_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     PIXEL_WEIGHT_FIELD_NUMBER: _ClassVar[int]
@@ -189,6 +189,9 @@ class RefineOptions(_message.Message):
     QUALITY_FIELD_NUMBER: _ClassVar[int]
     ALLOW_FEWER_STEPS_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    GREY_FIELD_NUMBER: _ClassVar[int]
+    DOWNSAMPLING_FIELD_NUMBER: _ClassVar[int]
     steps: int
     learning_rate: float
     pixel_weight: float
@@ -197,7 +200,10 @@ class RefineOptions(_message.Message):
     quality: str
     allow_fewer_steps: bool
     detail: bool
-    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., quality: _Optional[str] = ..., allow_fewer_steps: _Optional[bool] = ..., detail: _Optional[bool] = ...) -> None: ...
+    identity_weight: float
+    grey: bool
+    downsampling: int
+    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., quality: _Optional[str] = ..., allow_fewer_steps: _Optional[bool] = ..., detail: _Optional[bool] = ..., identity_weight: _Optional[float] = ..., grey: _Optional[bool] = ..., downsampling: _Optional[int] = ...) -> None: ...
 
 class OutputOptions(_message.Message):
     __slots__ = ("format", "quality", "omit_image", "include_aligned", "include_start", "omit_codes", "include_pasted", "pasting", "strip_metadata")
@@ -354,7 +360,7 @@ class HeldOut(_message.Message):
     def __init__(self, metric: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
 
 class RefineDefaults(_message.Message):
-    __slots__ = ("steps", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight", "chunk_steps", "quality_steps", "detail")
+    __slots__ = ("steps", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight", "chunk_steps", "quality_steps", "detail", "identity_weight", "grey", "downsampling")
     class QualityStepsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -370,6 +376,9 @@ class RefineDefaults(_message.Message):
     CHUNK_STEPS_FIELD_NUMBER: _ClassVar[int]
     QUALITY_STEPS_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    GREY_FIELD_NUMBER: _ClassVar[int]
+    DOWNSAMPLING_FIELD_NUMBER: _ClassVar[int]
     steps: int
     learning_rate: float
     pixel_weight: float
@@ -378,7 +387,10 @@ class RefineDefaults(_message.Message):
     chunk_steps: int
     quality_steps: _containers.ScalarMap[str, int]
     detail: bool
-    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., chunk_steps: _Optional[int] = ..., quality_steps: _Optional[_Mapping[str, int]] = ..., detail: _Optional[bool] = ...) -> None: ...
+    identity_weight: float
+    grey: bool
+    downsampling: int
+    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., chunk_steps: _Optional[int] = ..., quality_steps: _Optional[_Mapping[str, int]] = ..., detail: _Optional[bool] = ..., identity_weight: _Optional[float] = ..., grey: _Optional[bool] = ..., downsampling: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_picture_bytes", "max_picture_pixels", "max_codes", "max_refine_steps", "max_edits", "max_request_bytes", "max_interpolated_pictures")
@@ -423,18 +435,20 @@ class FindFacesResponse(_message.Message):
     def __init__(self, bundle: _Optional[str] = ..., faces: _Optional[_Iterable[_Union[Face, _Mapping]]] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class InvertRequest(_message.Message):
-    __slots__ = ("bundle", "picture", "refine", "output", "align")
+    __slots__ = ("bundle", "picture", "refine", "output", "align", "mask")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     PICTURE_FIELD_NUMBER: _ClassVar[int]
     REFINE_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     ALIGN_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     picture: Picture
     refine: RefineOptions
     output: OutputOptions
     align: AlignOptions
-    def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ...) -> None: ...
+    mask: Picture
+    def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ..., mask: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
 
 class InvertResponse(_message.Message):
     __slots__ = ("bundle", "code", "image", "domain_score", "losses", "timings", "request_id", "aligned", "start", "pasted", "placement")
@@ -463,7 +477,7 @@ class InvertResponse(_message.Message):
     def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., aligned: _Optional[_Union[Picture, _Mapping]] = ..., start: _Optional[_Union[Picture, _Mapping]] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ...) -> None: ...
 
 class WatchInvertRequest(_message.Message):
-    __slots__ = ("bundle", "picture", "refine", "output", "interval_s", "omit_previews", "align")
+    __slots__ = ("bundle", "picture", "refine", "output", "interval_s", "omit_previews", "align", "mask")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     PICTURE_FIELD_NUMBER: _ClassVar[int]
     REFINE_FIELD_NUMBER: _ClassVar[int]
@@ -471,6 +485,7 @@ class WatchInvertRequest(_message.Message):
     INTERVAL_S_FIELD_NUMBER: _ClassVar[int]
     OMIT_PREVIEWS_FIELD_NUMBER: _ClassVar[int]
     ALIGN_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     picture: Picture
     refine: RefineOptions
@@ -478,7 +493,8 @@ class WatchInvertRequest(_message.Message):
     interval_s: float
     omit_previews: bool
     align: AlignOptions
-    def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., interval_s: _Optional[float] = ..., omit_previews: _Optional[bool] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ...) -> None: ...
+    mask: Picture
+    def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., interval_s: _Optional[float] = ..., omit_previews: _Optional[bool] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ..., mask: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
 
 class WatchInvertResponse(_message.Message):
     __slots__ = ("progress", "result")

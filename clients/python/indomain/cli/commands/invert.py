@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from indomain import Client, Inversion
 from indomain.cli import arguments as shared
 from indomain.cli.bulk.plan import Job, plan
 from indomain.cli.bulk.runner import run_jobs
-from indomain.cli.pictures import RESULT_SUFFIX, picture_of, save_code, save_picture, save_result
+from indomain.cli.pictures import RESULT_SUFFIX, check_mask, picture_of, save_code, save_picture, save_result
 
 
 def add(name: str, commands: shared.Subparsers) -> None:
@@ -18,11 +19,15 @@ def add(name: str, commands: shared.Subparsers) -> None:
     parser.add_argument(
         "items", nargs="*", metavar="PHOTO", help="files, folders, 'globs', or - for a list on standard input"
     )
+    parser.add_argument(
+        "--mask", type=Path, help="a picture that is white where the photographs are known: the rest is found"
+    )
     where = "a picture's file name, a name with .npz for all in one file, or a folder for several"
     shared.add_output(parser, where, "inverted/")
 
 
 def run(client: Client, arguments: argparse.Namespace) -> bool:
+    check_mask(arguments.mask)
     jobs = plan(arguments, arguments.items, codes_out=True)
     options = shared.options_of(client.invert, arguments)
 
