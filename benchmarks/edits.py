@@ -18,7 +18,7 @@ import tyro
 
 from benchmarks.graphs import Array, Graphs, batches, markdown_table
 from benchmarks.quality import to_float
-from serving.jobs import EditStep
+from serving.jobs import EditStep, RefineOptions
 from serving.pipeline.edits import apply_edits
 from training.data.pictures import load_pictures
 from training.directions.attributes import AttributeReader, known
@@ -142,7 +142,7 @@ def measure_kept(edits: Edits, entry: str) -> list[str]:
 def invert(graphs: Graphs, target: Array, steps: int, detail: bool | None) -> Array:
     """Codes float32 [N, L, 512] of uint8 [N, H, W, 3]."""
     code = graphs.encode(target)
-    return graphs.refine(code, target, steps, detail)[0] if steps else code
+    return graphs.refine(code, target, steps, RefineOptions(detail=detail))[0] if steps else code
 
 
 def decode(graphs: Graphs, codes: Array) -> Array:

@@ -59,17 +59,19 @@ class Graphs:
         """float32 [N, L, 512] -> uint8 [N, H, W, 3]."""
         return self.run("generator", code=code)["image"]
 
-    def refiner_inputs(self, code: Array, target: Array, detail: bool | None = None) -> dict[str, Array]:
-        """Inputs of the first chunk, with the bundle's own rate and weights, and with detail as it says for None."""
+    def refiner_inputs(
+        self, code: Array, target: Array, options: RefineOptions | None = None
+    ) -> dict[str, Array]:
+        """Inputs of the first chunk, with the bundle's own settings where `options` give none."""
         defaults = self.bundle.refine
-        settings = RefineSettings.resolve(RefineOptions(detail=detail), defaults, defaults.steps)
+        settings = RefineSettings.resolve(options or RefineOptions(), defaults, defaults.steps)
         return first_inputs(self.bundle, code, target, settings)
 
     def refine(
-        self, code: Array, target: Array, steps: int, detail: bool | None = None
+        self, code: Array, target: Array, steps: int, options: RefineOptions | None = None
     ) -> tuple[Array, Array, Array]:
         """Best codes after `steps` steps (and the code after the last is judged too), loss before, best loss [N]."""
-        state = self.refiner_inputs(code, target, detail)
+        state = self.refiner_inputs(code, target, options)
         best_code, best_loss, first_loss = code, np.full(len(code), np.inf), np.zeros(len(code))
         done = 0
         while done <= steps:  # one more chunk judges the code after the last step

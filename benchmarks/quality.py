@@ -18,6 +18,7 @@ from PIL import Image
 from rich.progress import track
 
 from benchmarks.graphs import Array, Graphs, batches, markdown_table
+from serving.jobs import RefineOptions
 from training.data.pictures import Pictures, load_pictures, resized
 from training.directions.attributes import is_binary, known
 from training.faces.identity import FaceDescriptor, face_chip, identity_similarity
@@ -43,6 +44,9 @@ class QualityConfig:
     """Pictures to use; 0 for all."""
     batch: int = 8
     """Pictures a run."""
+    ways: tuple[str, ...] = ()
+    """Of "", "without detail", "without identity term" and "without either": the refinements to compare, where the
+    bundle has those; all by default. "" is the bundle's own."""
     judged_at: tuple[int, ...] = ()
     """Sides in pixels: photographs and reconstructions are resized to each before they are compared, one table a side.
     So bundles of different resolutions can be compared. The bundle's own resolution by default."""
@@ -95,9 +99,17 @@ def measure(config: QualityConfig) -> dict[int, dict[str, dict[str, float]]]:
     sides = config.judged_at or (own_side,)
     judged = {side: load_pictures(config.data, side).images.permute(0, 2, 3, 1).numpy() for side in sides}
     judge = Judge()
-    ways = {"with detail": True, "no detail": False} if graphs.bundle.detail else {"": None}
+    ways = {"": RefineOptions()}
+    if graphs.bundle.detail:
+        ways["without detail"] = RefineOptions(detail=False)
+    if graphs.bundle.refine.identity_weight:
+        ways["without identity term"] = RefineOptions(identity_weight=0.0)
+    if len(ways) > 2:
+        ways["without either"] = RefineOptions(detail=False, identity_weight=0.0)
+    if config.ways:
+        ways = {way: ways[way] for way in config.ways}
     refinements = (
-        {f"encoder + {steps} steps {way}".strip(): share for way, share in ways.items()} if steps else {}
+        {f"encoder + {steps} steps {way}".strip(): options for way, options in ways.items()} if steps else {}
     )
     mean_picture = graphs.decode(graphs.bundle.mean_code[None])
     found: dict[int, dict[str, dict[str, list[Array]]]] = {side: {} for side in sides}
@@ -112,8 +124,8 @@ def measure(config: QualityConfig) -> dict[int, dict[str, dict[str, float]]]:
         target = pictures[part]
         start = graphs.encode(target)
         codes, losses = {"encoder": start}, {}
-        for method, detail in refinements.items():
-            codes[method], losses["encoder"], losses[method] = graphs.refine(start, target, steps, detail)
+        for method, options in refinements.items():
+            codes[method], losses["encoder"], losses[method] = graphs.refine(start, target, steps, options)
         note("mean code", part, np.repeat(mean_picture, len(target), 0))
         for method, code in codes.items():
             score = graphs.run("critic", code=code)["score"][:, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -19,6 +20,9 @@ from training.refinement.refinement import RefinementConfig, refine
 
 EARLY_STEPS = 3
 """Losses of these steps are held closely. After them L-BFGS has made much of what rounding has changed."""
+
+FLOAT32_SHARE = 1.5
+"""How much more than PyTorch's float32 a graph's gradient may be off from float64."""
 
 _ONE_LEVEL = (2 / 255) ** 2
 """The mean squared error, on [-1, 1], of a picture that is off by one level of 255 everywhere."""
@@ -54,7 +58,7 @@ def first_gradient(session: ort.InferenceSession, inputs: Mapping[str, Array], s
 def loss_gradient(objective: Objective, code: Array, target: Array, config: RefinementConfig) -> Array:
     """The same gradient by autograd."""
     variable = torch.from_numpy(code.copy()).requires_grad_()
-    image = to_float(torch.from_numpy(target))
+    image = to_float(torch.from_numpy(target)).to(variable.dtype)
     goal = objective.target(image, measurement=config.measurement(image))
     (gradient,) = torch.autograd.grad(objective(variable, goal, config.weights).sum(), variable)
     return gradient.numpy()
@@ -70,26 +74,33 @@ def check_refiner(
 ) -> Figures:
     """Compare gradient, losses and codes of one chunk with autograd; then each sample alone; then with two targets.
 
+    The gradient is compared with that in float64, which PyTorch's float32 does not reach either.
+
     codes float32 [N, L, 512] and targets uint8 [N, H, W, 3], other pictures than the codes'. Returns the errors. Raises
     ParityError.
     """
     k = config.chunk_steps
     few = RefinementConfig(**{**vars(config), "steps": k})
-    gradient, early, loss, displacement = [], [], [], []
+    gradient, rounding, early, loss, displacement = [], [], [], [], []
+    exact = copy.deepcopy(objective).double()
     for n in batches(len(codes)):
         inputs = refiner_inputs(codes[:n], targets[:n], config)
         found = run(session, inputs)
         wanted = refine(objective, torch.from_numpy(codes[:n]), to_float(torch.from_numpy(targets[:n])), few)
-        by_autograd = loss_gradient(objective, codes[:n], targets[:n], config)
+        by_autograd = loss_gradient(exact, codes[:n].astype(np.float64), targets[:n], config)
         gradient.append(relative_lengths(first_gradient(session, inputs, k), by_autograd))
+        in_float32 = loss_gradient(objective, codes[:n], targets[:n], config)
+        rounding.append(relative_lengths(in_float32, by_autograd))
         every = wanted.losses[:, :k].numpy()
         early.append(relative_lengths(found["loss"][:, :EARLY_STEPS], every[:, :EARLY_STEPS]))
         loss.append(relative_lengths(found["loss"], every))
         moved = wanted.last_code.numpy() - codes[:n]
         displacement.append(relative_lengths(found["next_code"] - codes[:n], moved))
-    figures: Figures = {}
+    # Float32 errs by itself, and no graph in it can err less: not by a rule that is wrong, but by its rounding.
+    figures: Figures = {"gradient_error_of_float32": lower_quartile(np.concatenate(rounding))}
+    held_by_float32 = max(tolerances.gradient, FLOAT32_SHARE * figures["gradient_error_of_float32"])
     for name, errors, limit in (
-        ("gradient_error", lower_quartile(np.concatenate(gradient)), tolerances.gradient),
+        ("gradient_error", lower_quartile(np.concatenate(gradient)), held_by_float32),
         ("gradient_error_worst", np.max(np.concatenate(gradient)), tolerances.kink),
         ("loss_error", np.median(np.concatenate(early)), tolerances.loss),
         ("loss_error_worst", np.max(np.concatenate(loss)), tolerances.loss_worst),
@@ -98,7 +109,7 @@ def check_refiner(
     ):
         figures[name] = float(errors)
         require(figures[name] <= limit, "refiner", f"{name} {errors:.2e}; at most {limit:g} allowed")
-    figures |= check_measured(session, objective, codes[:2], targets[:2], config, tolerances)
+    figures |= check_measured(session, objective, exact, codes[:2], targets[:2], config, tolerances)
     figures |= check_samples_apart(session, codes, targets, config, tolerances)
     return figures | check_follows_target(session, codes[:1], targets[:2], config)
 
@@ -106,21 +117,28 @@ def check_refiner(
 def check_measured(
     session: ort.InferenceSession,
     objective: Objective,
+    exact: Objective,
     codes: Array,
     targets: Array,
     config: RefinementConfig,
     tolerances: Tolerances,
 ) -> Figures:
-    """Compare the gradients where only means of grey values are known. Raises ParityError."""
+    """Compare the gradients where only means of grey values are known. `exact`: the objective in float64.
+
+    Raises ParityError.
+    """
     if config.grey is None or config.downsampling is None:
         return {}
     measured = replace(config, grey=True, downsampling=4)
     found = first_gradient(session, refiner_inputs(codes, targets, measured), config.chunk_steps)
-    error = lower_quartile(relative_lengths(found, loss_gradient(objective, codes, targets, measured)))
+    wanted = loss_gradient(exact, codes.astype(np.float64), targets, measured)
+    in_float32 = loss_gradient(objective, codes, targets, measured)
+    error, rounding = (lower_quartile(relative_lengths(x, wanted)) for x in (found, in_float32))
+    limit = max(tolerances.gradient, FLOAT32_SHARE * rounding)
     require(
-        error <= tolerances.gradient,
+        error <= limit,
         "refiner",
-        f"the gradient towards grey means errs by {error:.2e}; at most {tolerances.gradient:g} allowed",
+        f"the gradient towards grey means errs by {error:.2e}; at most {limit:.2e} allowed",
     )
     return {"gradient_error_measured": error}
 

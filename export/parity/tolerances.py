@@ -27,9 +27,9 @@ class Tolerances:
     picture_share: float = 0.999
     """Pictures: share of values within one level of 255."""
     gradient: float = 1.5e-4
-    """First gradient of a refinement: length of the difference relative to the gradient's, the lower quartile's. The
-    shipped bundle's was 1.2e-4 on a processor with AVX2, where PyTorch's float32 may be 1.5e-3 from its float64; an
-    epsilon that an exporter left out made 2e-4."""
+    """First gradient of a refinement: length of its difference to float64's, relative to the gradient's, the lower
+    quartile's; where PyTorch's float32 is farther from float64, half as much again as that. An epsilon that an exporter
+    left out made 2e-4."""
     kink: float = 5e-2
     """The same, the worst sample's. Where an activation is zero but for rounding, its leaky ReLU may have either slope:
     such a sample is far from float64 in PyTorch or in ONNX Runtime, and neither is wrong. A trained bundle had 1.2e-2.
