@@ -93,7 +93,8 @@ class RefineSettings:
             identity_weight=choose("identity_weight", _MAX_WEIGHT),
             grey=bool(defaults.grey if options.grey is None else options.grey),
             downsampling=downsampling,
-            detail=bool(defaults.detail if options.detail is None else options.detail),
+            # Nothing would hold what detail draws between the squares of which only means are known.
+            detail=bool(defaults.detail and downsampling == 1 if options.detail is None else options.detail),
             allow_fewer_steps=options.allow_fewer_steps,
         )
 

@@ -137,6 +137,7 @@ def test_only_what_is_known_is_refined_towards(client: Client, picture: bytes) -
         assert measured.losses.refine_loss_after < measured.losses.refine_loss_before
         assert measured.losses.refine_loss_after < plain.losses.refine_loss_after
         assert not np.array_equal(measured.code, plain.code)
+        assert np.any(measured.code[LAYERS:]) == (options.downsampling is None)
 
 
 def test_detail_fades_as_far_as_an_edit_goes(client: Client, repository: Path, picture: bytes) -> None:
