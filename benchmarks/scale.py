@@ -26,7 +26,7 @@ from benchmarks.graphs import Array, markdown_table, shipped_checkpoint
 from benchmarks.speed import interleaved
 from export.bundles.bundle import stored_bytes
 from export.bundles.checkpoint import load_pipeline
-from export.graphs.folding import FoldedMapping, fold_encoder, fold_synthesis, round_weights
+from export.graphs.folding import fold_encoder, fold_mapping, fold_synthesis, round_weights
 from export.graphs.graphs import EncoderGraph, GeneratorGraph, Graph, to_onnx
 from export.graphs.precision import Precision, lower
 from export.graphs.storage import save
@@ -35,7 +35,7 @@ from export.importing import ImportConfig, import_checkpoint
 from export.parity.checks import precision_figures
 from export.parity.sessions import open_session, run
 from training.losses.perceptual import LPIPSSq
-from training.networks.generator import Generator, GeneratorConfig, ModulatedConv, Synthesis
+from training.networks.generator import Generator, GeneratorConfig, Mapping, ModulatedConv, Synthesis
 from training.refinement.objective import Objective
 from training.run_folders.checkpoint import load_meta, load_network
 from training.run_folders.json_files import read_config
@@ -65,6 +65,7 @@ class ScaleConfig:
 def rosinality_state(generator: Generator) -> dict[str, Tensor]:
     """A generator's tensors under the names and shapes of rosinality/stylegan2-pytorch."""
     assert isinstance(generator.synthesis, Synthesis)
+    assert isinstance(generator.mapping, Mapping)
     state: dict[str, Tensor] = {"input.input": generator.synthesis.constant}
     for i, layer in enumerate(generator.mapping.layers):
         state |= {f"style.{i + 1}.weight": layer.weight, f"style.{i + 1}.bias": layer.bias}  # type: ignore[dict-item]
@@ -104,9 +105,10 @@ def load_generator(folder: Path) -> Generator:
     return generator.eval()
 
 
-def generator_graphs(synthesis: nn.Module, mapping: FoldedMapping, precision: Precision) -> Iterator[Graph]:
-    """Graphs of the mapping and the generator."""
-    shape = mapping.config
+def generator_graphs(
+    shape: GeneratorConfig, synthesis: nn.Module, mapping: nn.Module, precision: Precision
+) -> Iterator[Graph]:
+    """Graphs of the mapping and the generator of this shape, both folded."""
     code = TensorSpec("code", "float32", (shape.layers, shape.code_size))
     image = TensorSpec("image", "uint8", (shape.resolution, shape.resolution, 3))
     yield Graph("mapping", mapping, (TensorSpec("z", "float32", (shape.z_size,)),), (code,))
@@ -118,7 +120,7 @@ def export_generator(folder: Path) -> dict[str, Any]:
     generator = load_generator(folder)
     synthesis = fold_synthesis(generator.synthesis)
     round_weights(synthesis)
-    for graph in generator_graphs(synthesis, FoldedMapping(generator.mapping), "float32"):
+    for graph in generator_graphs(generator.config, synthesis, fold_mapping(generator.mapping), "float32"):
         save(to_onnx(graph, graph.role), folder / f"{graph.role}.onnx")
     return {"bytes": stored_bytes(folder / "generator.onnx")}
 
@@ -180,7 +182,7 @@ def precision_rows(config: ScaleConfig, folder: Path) -> list[list[str]]:
     pipeline = load_pipeline(config.run)
     shape = pipeline.generator.config
     synthesis, encoder = fold_synthesis(pipeline.generator.synthesis), fold_encoder(pipeline.encoder)
-    mapping = FoldedMapping(pipeline.generator.mapping)
+    mapping = fold_mapping(pipeline.generator.mapping)
     files: dict[str, dict[str, Path]] = {}
     psnr: dict[str, dict[str, dict[str, float]]] = {}
     torch.manual_seed(0)
@@ -192,7 +194,7 @@ def precision_rows(config: ScaleConfig, folder: Path) -> list[list[str]]:
     exact = Objective(synthesis, encoder, LPIPSSq(), 1.0)
     precisions: tuple[Precision, ...] = ("float32", "float16", "bfloat16")
     for precision in precisions:
-        graphs = {graph.role: graph for graph in generator_graphs(synthesis, mapping, precision)}
+        graphs = {graph.role: graph for graph in generator_graphs(shape, synthesis, mapping, precision)}
         del graphs["mapping"]
         specs = graphs["generator"].outputs, graphs["generator"].inputs
         graphs["encoder"] = Graph("encoder", EncoderGraph(lower(encoder, precision)), *specs, precision)

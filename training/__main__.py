@@ -20,7 +20,8 @@ from training.faces.alignment import AlignmentConfig, measure_alignment
 from training.faces.expression import LabelConfig, label_expressions
 from training.loops.gan import train_gan
 from training.loops.gan_config import GanConfig
-from training.loops.inversion import InversionConfig, train_encoder
+from training.loops.inversion import train_encoder
+from training.loops.inversion_config import InversionConfig
 from training.networks.image_discriminators import UnknownDiscriminator
 from training.recipe import RecipeConfig, RecipeError, run_recipe
 from training.refinement.detail_basis import DetailBasisConfig, fit_detail

@@ -27,7 +27,8 @@ from training.directions.factors import FactorsConfig, find_factors
 from training.faces.alignment import AlignmentConfig, measure_alignment
 from training.loops.gan import train_gan
 from training.loops.gan_config import GanConfig
-from training.loops.inversion import InversionConfig, train_encoder
+from training.loops.inversion import train_encoder
+from training.loops.inversion_config import InversionConfig
 from training.refinement.detail_basis import DetailBasisConfig, fit_detail
 from training.run_folders.checkpoint import CheckpointError, checkpoint_folder, load_meta
 from training.run_folders.json_files import write_json

@@ -12,9 +12,9 @@ from torch import nn
 
 from export.bundles.checkpoint import Pipeline
 from export.graphs.folding import (
-    FoldedMapping,
     fold_encoder,
     fold_latent_discriminator,
+    fold_mapping,
     fold_synthesis,
     round_weights,
 )
@@ -108,7 +108,7 @@ def fold(
     """Fold the networks and round their weights. `perceptual`: LPIPS-sq, or another distance for the refiner."""
     rounded = round_weights if weights == "float16" else nn.Module.eval
     synthesis = rounded(fold_synthesis(pipeline.generator.synthesis))
-    mapping = rounded(FoldedMapping(pipeline.generator.mapping))
+    mapping = rounded(fold_mapping(pipeline.generator.mapping))
     encoder = rounded(fold_encoder(pipeline.encoder))
     latent_discriminator = rounded(fold_latent_discriminator(pipeline.latent_discriminator))
     objective = pipeline.objective(synthesis, encoder, perceptual or LPIPSSq())

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from training.networks.bidirectional.invertible_mapping import InvertibleMapping
 from training.networks.encoder import BatchNorm, CodeBound, Encoder, EncoderBlock
 from training.networks.generator import DEMODULATION_EPSILON, Mapping, ModulatedConv, StyledLayer, Synthesis
 from training.networks.latent_discriminator import LatentDiscriminator, NativeCoordinates, Scale
@@ -259,6 +260,20 @@ class FoldedMapping(nn.Module):
         return x if self.config.per_layer_code else x.expand(-1, self.config.layers, -1)
 
 
+def fold_mapping(mapping: Mapping | InvertibleMapping) -> nn.Module:
+    """Fold a generator's mapping network, of either kind."""
+    return FoldedMapping(mapping) if isinstance(mapping, Mapping) else fold_couplings(mapping)
+
+
+def fold_couplings(mapping: InvertibleMapping) -> InvertibleMapping:
+    """Make a copy with plain linear layers, which can still be inverted."""
+    folded = copy.deepcopy(mapping).eval()
+    for coupling in folded.couplings:
+        coupling.hidden = fold_linear(coupling.hidden)  # type: ignore[arg-type]
+        coupling.affine = fold_linear(coupling.affine)  # type: ignore[arg-type]
+    return folded
+
+
 class FoldedCodeBound(nn.Module):
     """`CodeBound` with its statistics multiplied out: code float32 [N, D] -> [N, D].
 
@@ -374,4 +389,6 @@ def fold_latent_discriminator(discriminator: LatentDiscriminator) -> LatentDiscr
     # No activation follows the last layer.
     layers[-1] = fold_linear(discriminator.layers[-1])  # type: ignore[arg-type]
     folded.layers = nn.Sequential(*layers)
+    if folded.view == "native" and folded.native.exact is not None:
+        folded.native.exact = fold_couplings(folded.native.exact)
     return folded

@@ -25,7 +25,8 @@ from export.parity.sessions import open_session, run
 from indomain.cli import main as indomain_cli
 from tests.export import foreign_stylegan1
 from tests.export.foreign_stylegan1 import Case, EncoderCase, generator, idinvert_encoder
-from training.loops.inversion import InversionConfig, train_encoder
+from training.loops.inversion import train_encoder
+from training.loops.inversion_config import InversionConfig
 from training.networks.generator import Generator, GeneratorConfig
 from training.optimisation.step import Compute
 from training.refinement.refinement import RefinementConfig

@@ -22,7 +22,8 @@ from tests.export.foreign_stylegan2 import (
     nvidia,
     rosinality,
 )
-from training.loops.inversion import InversionConfig, train_encoder
+from training.loops.inversion import train_encoder
+from training.loops.inversion_config import InversionConfig
 from training.networks.generator import Generator, GeneratorConfig
 from training.optimisation.step import Compute
 from training.run_folders.checkpoint import CheckpointError, load_meta, load_network

@@ -17,7 +17,7 @@ from tests.training.pictures import write_pictures
 from training.__main__ import main
 from training.data.pictures import DataError, load_pictures
 from training.evaluation.report import method_name
-from training.loops.inversion import InversionConfig
+from training.loops.inversion_config import InversionConfig
 from training.measures.metrics import load_inception
 from training.refinement.objective import Objective
 from training.refinement.refinement import RefinementConfig, refine

@@ -16,7 +16,8 @@ from tests.export.run_folder import write_run
 from tests.training.pictures import write_pictures
 from training.loops.gan import train_gan
 from training.loops.gan_config import GanConfig
-from training.loops.inversion import InversionConfig, train_encoder
+from training.loops.inversion import train_encoder
+from training.loops.inversion_config import InversionConfig
 from training.networks.generator import GeneratorConfig
 from training.optimisation.step import Compute
 from training.run_folders.checkpoint import load_meta

@@ -16,10 +16,11 @@ from safetensors.torch import save_file
 
 from tests.training.pictures import write_pictures
 from training.__main__ import main
-from training.loops.clock import Clock
+from training.loops.fit import Clock
 from training.loops.gan import train_gan
 from training.loops.gan_config import GanConfig
-from training.loops.inversion import InversionConfig, train_encoder
+from training.loops.inversion import train_encoder
+from training.loops.inversion_config import InversionConfig
 from training.networks.encoder import Encoder, EncoderConfig
 from training.networks.generator import Generator, GeneratorConfig
 from training.networks.image_discriminators import (

@@ -17,7 +17,8 @@ from training.data.adaptive import AdaptiveAugmentation
 from training.data.pictures import load_pictures
 from training.loops.gan import GanTrainer, train_gan
 from training.loops.gan_config import GanConfig
-from training.loops.inversion import InversionConfig, train_encoder
+from training.loops.inversion import train_encoder
+from training.loops.inversion_config import InversionConfig
 from training.networks.generator import GeneratorConfig
 from training.networks.image_discriminators import StyleGAN2Discriminator
 from training.optimisation.captured_step import CapturedStep

@@ -17,7 +17,8 @@ from training.__main__ import main
 from training.data.pictures import DataError, load_pictures
 from training.loops.gan import train_gan
 from training.loops.gan_config import GanConfig
-from training.loops.inversion import InversionConfig, train_encoder
+from training.loops.inversion import train_encoder
+from training.loops.inversion_config import InversionConfig
 from training.losses.adversarial import Discriminator
 from training.networks.generator import Generator, GeneratorConfig
 from training.networks.image_discriminators import IMAGE_DISCRIMINATORS

@@ -22,7 +22,7 @@ from training.directions.directions import (
     add_directions,
     parse_layers,
 )
-from training.networks.generator import Generator, sample_codes
+from training.networks.generator import Generator, Mapping, sample_codes
 from training.networks.layers import EqualizedLinear
 from training.run_folders.trained_inversion import load_inversion
 
@@ -86,9 +86,10 @@ def sefa(generator: Generator, layers: list[int], count: int) -> Tensor:
     so that one step moves all layers together as the mapping would.
     """
     config = generator.config
-    last = generator.mapping.layers[-1]
-    assert isinstance(last, EqualizedLinear)
     if config.per_layer_code:
+        assert isinstance(generator.mapping, Mapping)
+        last = generator.mapping.layers[-1]
+        assert isinstance(last, EqualizedLinear)
         native = (last.weight * last.weight_scale).unflatten(0, (config.layers, -1))  # [L, 512, I]
     else:
         native = torch.eye(config.code_size).expand(config.layers, -1, -1)

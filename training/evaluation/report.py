@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from training.loops.inversion import InversionConfig
+from training.loops.inversion_config import InversionConfig
 from training.networks.latent_discriminator import default_view
 
 
@@ -18,7 +18,11 @@ def method_name(meta: dict[str, Any]) -> str:
     weights, latent = meta["loss_weights"], meta["latent_discriminator"]
     code, cycle = weights["code_weight"], weights["code_cycle_weight"]
     view, rate = meta["latent_discriminator_view"], latent["latent_discriminator_rate"]
-    end = {"linear end": not meta["encoder"].get("activation", False)}
+    joint = weights.get("joint_weight", 0.0)  # older runs do not have it
+    end = {
+        f"joint discriminator {joint:g}": joint > 0,
+        "linear end": not meta["encoder"].get("activation", False),
+    }
     if weights["pixel_weight"] == 0:
         return joined("traditional", end)
     if code == 0:

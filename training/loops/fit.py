@@ -1,11 +1,12 @@
-"""The loop around every kind of training: steps, figures, checkpoints, sample grids, progress, resuming.
+"""The loop around every kind of training: steps, figures, checkpoints, sample grids, progress, resuming, the clock.
 
 What a step does is the trainer's business; `gan.py` and `inversion.py` have one each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,13 +23,49 @@ from rich.progress import (
 )
 from torch import Tensor, nn
 
-from training.loops.clock import Clock
 from training.run_folders.checkpoint import save_checkpoint, trained_state
 from training.run_folders.compact import COMPACT_FILE, is_compact, save_compact
 from training.run_folders.run_folder import RunFolder
 
 # Steps between two lines of figures. On a GPU figures stay on the device until then: reading one waits for the step.
 LOG_STEPS = 50
+
+
+class Clock:
+    """Says when a run must stop, so that what it still has to write is written in time.
+
+    For machines that are lent for minutes, and for queues that kill what runs for too long.
+    """
+
+    FIRST_WRITING = 0.1
+    """Share of the time that is kept for writing, until it is known how long writing takes."""
+    SLACK = 1.5
+    """Writing may take that many times what it took before."""
+
+    def __init__(self, seconds: float | None, now: Callable[[], float] = time.monotonic) -> None:
+        """Start the clock. A run without a limit has `seconds` of None."""
+        self.seconds, self.now = seconds, now
+        self.began = self.last = now()
+        self.longest_step = self.longest_writing = 0.0
+
+    def stepped(self) -> None:
+        """Note that a step has ended."""
+        self.longest_step = max(self.longest_step, self._lap())
+
+    def wrote(self) -> None:
+        """Note that a checkpoint and its samples have been written."""
+        self.longest_writing = max(self.longest_writing, self._lap())
+
+    def _lap(self) -> float:
+        before, self.last = self.last, self.now()
+        return self.last - before
+
+    def is_up(self) -> bool:
+        """Whether another step and the writing after it would take too long."""
+        if self.seconds is None:
+            return False
+        writing = self.SLACK * self.longest_writing or self.FIRST_WRITING * self.seconds
+        return self.now() - self.began + self.longest_step + writing >= self.seconds
 
 
 class FitConfig(Protocol):

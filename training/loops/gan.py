@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from training.data.adaptive import AdaptiveAugmentation
 from training.data.augmentation import augment
 from training.data.pictures import PictureSource, load_pictures
-from training.loops.clock import Clock
 from training.loops.coverage import Coverage, fitted_mapping
-from training.loops.fit import Snapshot, fit
+from training.loops.fit import Clock, Snapshot, fit
 from training.loops.gan_config import GanConfig
 from training.loops.growth import (
     Growth,
@@ -333,6 +332,11 @@ def train_gan(config: GanConfig) -> Path:
         config.generator = read_config(GeneratorConfig, meta["generator"])
         if not adds_other_discriminator(meta["discriminator"], config.discriminator):
             config.discriminator = meta["discriminator"]
+    if config.fit_mapping and not config.generator.per_layer_code:
+        raise CheckpointError(
+            f"{config.resume or 'this run'} has one w for all layers, to which no mapping can be fitted; "
+            "leave --fit-mapping out"
+        )
     pictures = load_pictures(config.data, config.generator.resolution).to(fabric.device)
     trainer = GanTrainer(config, fabric, pictures)
     if config.resume:

@@ -2,7 +2,7 @@
 
 The generator is frozen. The encoder answers for the pixels, a perceptual distance, an image discriminator's judgement
 of G(E(x)) and a **latent discriminator**'s of E(x), which forces codes into the latent space (Leng, Zhu, Xu, arXiv
-2107.06050, as we read it: see docs/method.md).
+2107.06050, as we read it: see docs/method.md). With `joint_weight` a joint discriminator judges (x, E(x)), too.
 
 The baselines are settings: `code_weight = 0` and `code_cycle_weight = 0` give the in-domain encoder (Zhu et al., ECCV
 2020); where only `code_cycle_weight` is left it is the traditional one, trained on samples.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,22 +22,19 @@ from torch import Tensor, nn
 
 from training.data.pictures import DataError, PictureSource, load_pictures
 from training.data.samples import Samples
-from training.loops.clock import Clock
-from training.loops.fit import Snapshot, fit
+from training.loops.fit import Clock, Snapshot, fit
+from training.loops.inversion_config import InversionConfig
 from training.losses.perceptual import LPIPSSq, VGG16Conv43
+from training.networks.bidirectional.joint_discriminator import JointDiscriminator
 from training.networks.encoder import Encoder, EncoderConfig, usual_channels
 from training.networks.generator import Generator, GeneratorConfig, code_statistics, sample_codes
 from training.networks.image_discriminators import build_image_discriminator
-from training.networks.latent_discriminator import (
-    LatentDiscriminator,
-    LatentDiscriminatorView,
-    default_view,
-)
+from training.networks.latent_discriminator import LatentDiscriminator, default_view
 from training.networks.pyramid_encoder import PyramidEncoder
 from training.optimisation.adam import ParameterGroup, adam, set_rates, warm_up
 from training.optimisation.adversary import Adversary, Regularisation, ReplayPool, discriminator_adam
 from training.optimisation.captured_step import CapturedStep
-from training.optimisation.step import Compute, draw_batch, update
+from training.optimisation.step import draw_batch, update
 from training.run_folders.checkpoint import (
     CheckpointError,
     load_meta,
@@ -54,77 +51,8 @@ NO_DISCRIMINATOR = "none"  # in checkpoint.json of an imported generator, which 
 FRESH_DISCRIMINATOR = "projected"  # trained for such a generator
 
 
-@dataclass
-class InversionConfig:
-    """Train an encoder for a generator, by force-in-domain inversion."""
-
-    gan: Path
-    """Run folder of the generator and image discriminator: a GAN's, or an encoder's, which holds them too."""
-    data: Path | None = None
-    """Folder or zip of pictures; without them the encoder learns from the generator's own samples."""
-    validation: Path | None = None
-    """Folder or zip of other pictures: their error is logged and their reconstructions drawn."""
-    runs: Path = Path("runs")
-    """Parent of the run folders."""
-    resume: Path | None = None
-    """Run folder to go on from, with its optimiser state, or a compact checkpoint, without."""
-    fresh: bool = False
-    """Start from random weights, even where the run folder holds an encoder that could be gone on with."""
-    channels: tuple[int, ...] = ()
-    """Encoder's feature maps at full, half, ... 4 pixels; left out, 32 64 128 192 256 256 ... as far as pictures go."""
-    bottleneck: int = 64
-    """Encoder's feature maps at 4 pixels before the fully connected layer, whose size they bound."""
-    activation: bool = True
-    """End the encoder in the mapping's own activation, so that native codes are within its reach."""
-    bounded: bool = True
-    """Keep codes softly within what native codes reach, by construction, so that no picture explodes."""
-    images: int = 100_000
-    """Pictures to show the encoder in all."""
-    seconds: float | None = None
-    """End in this time, counted from the start of the command, with all written; --resume goes on later."""
-    compact: bool = False
-    """Write a compact checkpoint beside each checkpoint: one file of float16 weights without optimiser state."""
-    warm_up_images: int = 2_000
-    """Pictures within which the rates rise where the optimisers start without moments in mid-run."""
-    batch: int = 16
-    """Pictures a step and process."""
-    rate: float = 5e-4
-    """Adam's rate for the encoder, falling to 2 % of it along a cosine."""
-    pixel_weight: float = 1.0
-    """Weight of the mean squared error on [-1, 1]."""
-    perceptual_weight: float = 0.5
-    """Weight of LPIPS-sq (or of VGG16's term, which has its factor 5e-5 built in)."""
-    vgg: Path | None = None
-    """Weights of VGG16 (safetensors or .pth), to use the in-domain paper's perceptual term instead of LPIPS-sq."""
-    image_weight: float = 0.05
-    """Weight of the image discriminator's judgement of G(E(x))."""
-    image_discriminator_rate: float = 1e-4
-    """Adam's rate for the image discriminator."""
-    code_weight: float = 0.1
-    """Weight of the latent discriminator's judgement of E(x); 0 is the in-domain baseline."""
-    latent_discriminator_rate: float = 2e-3
-    """Adam's rate for the latent discriminator, whose weights are equalised; at 2e-4 it learns too slowly to
-    force anything."""
-    latent_discriminator_view: LatentDiscriminatorView | None = None
-    """Judge all layers' vectors at once, one at a time, or through the inverse of the mapping's last layer. By default
-    the last, and one at a time for generators that repeat one w, whose codes W+ would otherwise be pressed into W."""
-    code_cycle_weight: float = 0.5
-    """Weight of the mean squared error of E(G(w)) against sampled w, standardised: the cycle's other half."""
-    r1_gamma: float = 10.0
-    """Weight of R1 on both discriminators (on the image discriminator only if it is StyleGAN2's)."""
-    r1_interval: int = 16
-    """Steps between R1 penalties."""
-    code_pool: int = 50
-    """Codes of earlier steps that the latent discriminator is also shown (replay pool, as in e4e); 0 for none."""
-    mirror: bool = True
-    """Show mirrored pictures too."""
-    snapshot_steps: int = 500
-    """Steps between checkpoints and sample grids."""
-    compute: Compute = field(default_factory=Compute)
-
-
 class InversionTrainer:
-    """An encoder in training, with an image discriminator and a latent one, for a frozen generator."""
+    """An encoder in training for a frozen generator, with an image discriminator, a latent one, maybe a joint one."""
 
     kind = "inversion"
 
@@ -140,6 +68,7 @@ class InversionTrainer:
                 "perceptual": config.perceptual_weight,
                 "image": config.image_weight,
                 "code": config.code_weight,
+                "joint": config.joint_weight,
                 "code_cycle": config.code_cycle_weight,
             }.items()
             if weight > 0
@@ -167,10 +96,13 @@ class InversionTrainer:
             [ParameterGroup(list(self.encoder.parameters()), config.rate, (0.9, 0.99))]
         )
         self._open_pictures()
+        # Last, so that runs without it draw the same numbers as before it was there.
+        self.joint = self._start_joint_adversary(mean, deviation) if "joint" in self.weights else None
         captures = config.compute.captures(fabric)
         self.train_encoder = CapturedStep(self._encoder_step, capture=captures)
         self.train_image_discriminator = CapturedStep(self._image_discriminator_step, capture=captures)
         self.train_latent_discriminator = CapturedStep(self._latent_discriminator_step, capture=captures)
+        self.train_joint_discriminator = CapturedStep(self._joint_discriminator_step, capture=captures)
 
     @property
     def name(self) -> str:
@@ -231,6 +163,14 @@ class InversionTrainer:
         lazy = Regularisation(config.r1_gamma, config.r1_interval)
         return Adversary(self.latent_discriminator, optimiser, self.fabric, lazy, mixed_precision=False)
 
+    def _start_joint_adversary(self, mean: Tensor, deviation: Tensor) -> Adversary:
+        """A fresh joint discriminator, from the statistics of sampled codes float [L, 512]."""
+        config = self.config
+        self.joint_discriminator = self._place(JointDiscriminator(self.generator.config, mean, deviation))
+        optimiser = discriminator_adam(self.joint_discriminator, config.joint_discriminator_rate)
+        lazy = Regularisation(config.r1_gamma, config.r1_interval)
+        return Adversary(self.joint_discriminator, optimiser, self.fabric, lazy)
+
     def _open_pictures(self) -> None:
         """What is trained on, and the held-out pictures that snapshots show: up to 600 of a validation set, or 64."""
         config, resolution = self.config, self.generator.config.resolution
@@ -250,7 +190,7 @@ class InversionTrainer:
             "encoder": self.encoder,
             "image_discriminator": self.image.discriminator,
             "latent_discriminator": self.latent_discriminator,
-        }
+        } | ({"joint_discriminator": self.joint.discriminator} if self.joint else {})
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """Optimisers of a checkpoint."""
@@ -258,17 +198,18 @@ class InversionTrainer:
             "encoder": self.encoder_optimiser,
             "image_discriminator": self.image.optimiser,
             "latent_discriminator": self.latent.optimiser,
-        }
+        } | ({"joint_discriminator": self.joint.optimiser} if self.joint else {})
 
     def resume(self, folder: Path) -> None:
-        """Load a checkpoint. Raises CheckpointError."""
+        """Load a checkpoint. A joint discriminator that it does not hold starts anew. Raises CheckpointError."""
         meta = load_meta(folder, self.kind)
         self.step, self.seen = meta["step"], meta["images_seen"]
         self.moments_since = meta.get("moments_since")
         if isinstance(self.encoder, Encoder) and not read_config(EncoderConfig, meta["encoder"]).bounded:
             self.encoder.unbound()
         for name, network in self.networks().items():
-            load_network(folder, name, network)
+            if name != "joint_discriminator" or read_network(folder, name):
+                load_network(folder, name, network)
         for name, optimiser in self.optimisers().items():
             if not load_optimiser(folder, name, optimiser):
                 self.moments_since = self.seen
@@ -306,6 +247,10 @@ class InversionTrainer:
             figures |= self.train_image_discriminator(real, reconstruction, key=regularises)
         shown = self.pool.swap(code)
         figures |= self.train_latent_discriminator(sampled, shown, key=self.latent.regularises(self.step))
+        if self.joint:
+            figures |= self.train_joint_discriminator(
+                made["pictured"], sampled, real, code, key=self.joint.regularises(self.step)
+            )
         self.step += 1
         self.seen += config.batch * fabric.world_size
         return figures
@@ -314,12 +259,13 @@ class InversionTrainer:
         done = min(self.seen / self.config.images, 1.0)
         rising = warm_up(self.seen, self.moments_since, self.config.warm_up_images)
         set_rates([self.encoder_optimiser], rising * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))))
-        set_rates([self.image.optimiser, self.latent.optimiser], rising)
+        set_rates([o for name, o in self.optimisers().items() if name != "encoder"], rising)
 
     def _encoder_step(self, real: Tensor, sampled: Tensor, *, key: None) -> dict[str, Tensor]:
-        """Real pictures, sampled codes -> terms of the loss, and "codes" E(real) and "reconstructions" G(E(real)).
+        """Real pictures, sampled codes w -> terms of the loss, "codes" E(real) and "reconstructions" G(E(real)).
 
-        Terms of no weight are skipped. There is one kind of this step, so it has no key.
+        With a joint discriminator also "pictured", G(w). Terms of no weight are skipped. There is one kind of this
+        step, so it has no key.
         """
         weights = self.weights
         terms: dict[str, Tensor] = {}
@@ -334,19 +280,23 @@ class InversionTrainer:
                 terms["perceptual"] = self.perceptual(reconstruction, real).float().mean()
             if "image" in weights:
                 terms["image"] = self.image.generator_loss(reconstruction)
-        if "code" in weights:
-            terms["code"] = self.latent.generator_loss(code)
-        if "code_cycle" in weights:
-            with self.fabric.autocast():
+            if weights.keys() & {"joint", "code_cycle"}:
                 with torch.no_grad():
                     pictured = self.generator.synthesis(sampled)
+        if "code" in weights:
+            terms["code"] = self.latent.generator_loss(code)
+        if self.joint:
+            terms["joint"] = self.joint.generator_loss(self.joint_discriminator.pairs(real, code))
+        if "code_cycle" in weights:
+            with self.fabric.autocast():
                 recovered = self.encoder(pictured)
             error = (recovered - sampled) / self.latent_discriminator.deviation
             terms["code_cycle"] = error.square().mean()
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         update(self.fabric, loss, self.encoder_optimiser)
         made = {name: term.detach() for name, term in terms.items()}
-        return made | {"codes": code.detach(), "reconstructions": reconstruction.detach()}
+        made |= {"codes": code.detach(), "reconstructions": reconstruction.detach()}
+        return made | ({"pictured": pictured} if self.joint else {})
 
     def _image_discriminator_step(self, real: Tensor, fake: Tensor, *, key: bool) -> dict[str, Tensor]:
         return {"image_discriminator": self.image.step(real, fake, regularise=key).loss}
@@ -358,6 +308,19 @@ class InversionTrainer:
             "latent_discriminator": done.loss,
             "code_real": done.real_logits.sigmoid().mean(),
             "code_fake": done.fake_logits.sigmoid().mean(),
+        }
+
+    def _joint_discriminator_step(
+        self, pictured: Tensor, sampled: Tensor, real: Tensor, code: Tensor, *, key: bool
+    ) -> dict[str, Tensor]:
+        """The generator's pairs, G(w) and w, and the encoder's, x and E(x)."""
+        assert self.joint is not None
+        pairs = self.joint_discriminator.pairs
+        done = self.joint.step(pairs(pictured, sampled), pairs(real, code), regularise=key)
+        return {
+            "joint_discriminator": done.loss,
+            "pair_real": done.real_logits.sigmoid().mean(),
+            "pair_fake": done.fake_logits.sigmoid().mean(),
         }
 
     def progress(self, figures: Mapping[str, float]) -> str:

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.kernels.fused_activation import activate
+from training.networks.bidirectional.invertible_mapping import InvertibleMapping
 from training.networks.layers import (
     ACTIVATION_GAIN,
     LEAKY_SLOPE,
@@ -51,7 +52,10 @@ class GeneratorConfig:
     code_size: int = 512
     """Size of one layer's vector of the code."""
     mapping_depth: int = 8
-    """Fully connected layers of the mapping network."""
+    """Fully connected layers of the mapping network, or its couplings."""
+    mapping: Literal["dense", "invertible"] = "dense"
+    """Fully connected layers from z to the code, or couplings that also lead from w back to z (LIA, arXiv 1906.08090).
+    These take a z of w's size, and give one w for all layers."""
     per_layer_code: bool = True
     """The mapping gives a different vector for each layer (in-domain paper); False repeats one (stock StyleGAN)."""
     architecture: Literal["stylegan2", "stylegan1"] = "stylegan2"
@@ -64,6 +68,15 @@ class GeneratorConfig:
     def __post_init__(self) -> None:
         if self.architecture not in ("stylegan2", "stylegan1"):
             raise ValueError(f"architecture must be stylegan2 or stylegan1, got {self.architecture!r}")
+        if self.mapping not in ("dense", "invertible"):
+            raise ValueError(f"mapping must be dense or invertible, got {self.mapping!r}")
+        if self.mapping == "invertible" and (
+            self.per_layer_code or self.z_size != self.code_size or self.z_size % 2
+        ):
+            raise ValueError(
+                "an invertible mapping needs per_layer_code off, and z_size and code_size even and equal; "
+                f"got {self.per_layer_code}, {self.z_size} and {self.code_size}"
+            )
         if self.final_tanh and self.architecture == "stylegan2":
             raise ValueError("only StyleGAN1 has a final tanh")
         blocks = int(math.log2(self.resolution)) - 1
@@ -175,6 +188,13 @@ class Mapping(nn.Module):
         x = scaled_leaky_relu(self.layers[-1](self.before_last(z)))
         x = x.unflatten(1, (-1, self.config.code_size))
         return x if self.config.per_layer_code else x.expand(-1, self.config.layers, -1)
+
+
+def build_mapping(config: GeneratorConfig) -> Mapping | InvertibleMapping:
+    """Make an untrained mapping network of the config's kind."""
+    if config.mapping == "invertible":
+        return InvertibleMapping(config.z_size, config.mapping_depth, config.layers)
+    return Mapping(config)
 
 
 class ModulatedConv(nn.Module):
@@ -326,7 +346,7 @@ class Generator(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = config
-        self.mapping = Mapping(config)
+        self.mapping = build_mapping(config)
         self.synthesis: Synthesis | AdaINSynthesis
         if config.architecture == "stylegan2":
             self.synthesis = Synthesis(config)

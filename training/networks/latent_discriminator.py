@@ -13,15 +13,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.losses.adversarial import Discriminator, r1_penalty
+from training.networks.bidirectional.invertible_mapping import InvertibleMapping, without_parameters
 from training.networks.generator import Mapping
-from training.networks.layers import ACTIVATION_GAIN, LEAKY_SLOPE, EqualizedLinear, before_activation
+from training.networks.layers import (
+    ACTIVATION_GAIN,
+    LEAKY_SLOPE,
+    EqualizedLinear,
+    before_activation,
+    scaled_leaky_relu,
+)
 
 
 class NativeCoordinates(nn.Module):
     """A code seen through the inverse of the mapping's last layer: float [N, L, 512] -> [N, I + L].
 
     The first I coordinates are the inputs of that layer which explain the code best, standardised. For a native code
-    they are what the layer was really given (z itself where the mapping has one layer).
+    they are what the layer was really given (z itself where the mapping has one layer). An invertible mapping is
+    inverted as a whole: there they are the z of the nearest native code, which repeats the mean of the vectors.
 
     The other L say how far each layer's vector is from any that the mapping can give: log(1 + (r / 0.1)^2) / 2, with
     the distance r in units of the native codes' spread; 0 for native codes. It is a logarithm, and starts at a tenth,
@@ -50,10 +58,14 @@ class NativeCoordinates(nn.Module):
             initial = torch.ones(shape) if name == "spread" else torch.zeros(shape)
             # All of it follows from the mapping: checkpoints leave it out, and `fit` makes it again.
             self.register_buffer(name, initial, persistent=False)
+        self.exact: InvertibleMapping | None = None
 
     @torch.no_grad()
-    def fit(self, mapping: Mapping, samples: int = 10_000) -> NativeCoordinates:
-        """Invert the last layer of `mapping`, with statistics over that many sampled codes; return self."""
+    def fit(self, mapping: Mapping | InvertibleMapping, samples: int = 10_000) -> NativeCoordinates:
+        """Invert the last layer of `mapping`, or all of an invertible one, with statistics over that many sampled
+        codes; return self."""
+        if isinstance(mapping, InvertibleMapping):
+            return self._fit_exactly(mapping, samples)
         (*_, last) = mapping.layers
         assert isinstance(last, EqualizedLinear)
         repeats = 1 if mapping.config.per_layer_code else self.layers
@@ -83,12 +95,27 @@ class NativeCoordinates(nn.Module):
         self.bias.copy_(-mean / deviation)
         return self
 
+    def _fit_exactly(self, mapping: InvertibleMapping, samples: int) -> NativeCoordinates:
+        self.exact = without_parameters(mapping)
+        self.offset.zero_()
+        self.spread.fill_(1)
+        z = torch.randn(samples, mapping.size, generator=torch.Generator().manual_seed(0))
+        self.spread.copy_(self.preceding(mapping(z.to(self.spread.device))).std(0) + 1e-6)
+        return self
+
     def preceding(self, code: Tensor) -> Tensor:
         """The standardised input of the mapping's last leaky ReLU, for a code: float [N, L * 512]."""
         return (before_activation(code.flatten(1)) - self.offset) / self.spread
 
     def forward(self, code: Tensor) -> Tensor:
         x = self.preceding(code)
+        if self.exact is not None:
+            rows = x.unflatten(1, (self.layers, -1))
+            # All rows have one spread, so that the mean is the nearest vector to them.
+            nearest = rows.mean(1)
+            inputs = self.exact.inverse(scaled_leaky_relu(nearest * self.spread[: self.exact.size]))
+            squared = (rows - nearest[:, None]).square().mean(2)
+            return torch.cat([inputs, torch.log(1 + squared / self.NEAR**2) / 2], 1)
         lengths = x @ self.basis
         outside = x - F.linear(lengths, self.basis)
         squared = outside.unflatten(1, (self.layers, -1)).square().mean(2)
@@ -107,7 +134,8 @@ class LatentDiscriminator(Discriminator):
 
     - `joint`: all layers' vectors at once. Right where W+ is native.
     - `layer`: one layer's vector at a time, for generators that repeat one w. Gives a logit a layer.
-    - `native`: the code through the inverse of the mapping's last layer, which has `inputs` inputs. Its
+    - `native`: the code through the inverse of the mapping's last layer, or of an invertible mapping, which has
+      `inputs` inputs. Its
       `NativeCoordinates` must be fitted to that mapping.
 
     Codes are standardised with the mean and deviation of sampled codes float [L, 512], so that every entry weighs

@@ -1,5 +1,5 @@
-"""`python -m training publish`: copies an encoder's run into a small folder: float16 weights, no optimiser state and no
-image discriminator, which only training needs.
+"""`python -m training publish`: copies an encoder's run into a small folder: float16 weights, no optimiser state, no
+image discriminator and no joint one, which only training needs.
 
 The copy can be exported, measured and trained on, but not resumed. As `--gan` of another encoder it begins with a fresh
 image discriminator.
@@ -18,7 +18,7 @@ from training.run_folders.checkpoint import OPTIMISER_SUFFIX, checkpoint_folder,
 from training.run_folders.former_names import current_file_name, current_tensors
 from training.run_folders.json_files import write_json
 
-LEFT_OUT = "image_discriminator.safetensors"
+LEFT_OUT = ("image_discriminator.safetensors", "joint_discriminator.safetensors")
 CARD_FILE = "card.json"
 BESIDE = (
     "directions.json",
@@ -49,7 +49,7 @@ def publish(config: PublicationConfig) -> Path:
     config.to.mkdir(parents=True)
     for file in sorted(source.glob("*.safetensors")):
         kept = not file.name.endswith(OPTIMISER_SUFFIX) and file.name not in BESIDE
-        if kept and current_file_name(file.name) != LEFT_OUT:
+        if kept and current_file_name(file.name) not in LEFT_OUT:
             state = current_tensors(load_file(file))
             rounded = {k: v.half() if v.dtype == torch.float32 else v for k, v in state.items()}
             save_file(rounded, config.to / current_file_name(file.name))
