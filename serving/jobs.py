@@ -223,6 +223,7 @@ class EditOptions:
     """What an edit does to its source, for a single request and for a session alike.
 
     area: the picture changes only inside it; None: everywhere. within_range: cut strengths to their direction's range.
+    strokes: a picture with transparency, painted onto the edited one, which a code then follows.
     """
 
     edits: tuple[EditStep, ...] = ()
@@ -231,6 +232,7 @@ class EditOptions:
     align: AlignOptions = AlignOptions()
     area: Area | None = None
     within_range: bool = False
+    strokes: EncodedPicture | None = None
 
 
 # --- jobs ---------------------------------------------------------------------------------------------------------

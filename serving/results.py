@@ -95,7 +95,8 @@ class Inversion:
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """An edited code. `losses` is None if the source was a code, `area` is None if the edit had no area.
+    """An edited code. `losses` is None if the source was a code, `area` is None if the edit had no area, and `strokes`
+    (the losses of the refinement towards them, counted where they are) if it had none.
 
     faces: each face of an edit of several; the other fields are those of the first one, but for the pasted photograph.
     """
@@ -107,6 +108,7 @@ class Edited:
     losses: Losses | None = None
     rendering: Rendering = Rendering()
     area: AreaChange | None = None
+    strokes: Losses | None = None
     faces: tuple[Edited, ...] = ()
 
 

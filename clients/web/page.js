@@ -2,6 +2,7 @@
 // The studio's main script: builds its parts and connects them. What a part does is in its own module.
 
 import { Blend, pictureOf } from "./editor/blend.js";
+import { Brush } from "./editor/brush.js";
 import { Directions } from "./editor/directions.js";
 import { Downloads } from "./editor/downloads.js";
 import { HistoryList } from "./editor/history_list.js";
@@ -62,8 +63,17 @@ const directions = new Directions({
     const others = editing.edits.keep.filter((each) => each !== name);
     applyEdits({ ...editing.edits, keep: keep ? [...others, name] : others }, `${label} ${keep ? "kept" : "free"}`);
   },
-  onArea: (region, label) => applyEdits({ ...editing.edits, region }, region ? `${label} only` : label),
+  onArea(region, label) {
+    brush.stop();
+    applyEdits({ ...editing.edits, region, mask: null }, region ? `${label} only` : label);
+  },
+  onBrush: () => brush.start("area"),
   onReset: () => applyEdits({ ...editing.edits, strengths: {} }, "All reset"),
+});
+const brush = new Brush({
+  onStart: () => view.makeRoom(),
+  onArea: (mask, label) => applyEdits({ ...editing.edits, region: null, mask }, label),
+  onStrokes: (strokes, label) => applyEdits({ ...editing.edits, strokes }, label),
 });
 const strip = new Strip({
   onReturn: ({ source, edits }) => enter({ source, edits, label: "Back to a kept one" }),
@@ -135,6 +145,7 @@ function goTo(position) {
 function applyEdits(edits, label) {
   editing.edits = edits;
   directions.show(edits);
+  brush.show(edits);
   editing.settle(label);
   requestPicture();
   speak(`${label}.`);
@@ -152,6 +163,7 @@ function showState() {
   if (source.bundle !== models.bundle) models.use(source.bundle);
   view.openEditor();
   directions.show(edits);
+  brush.show(edits);
   view.showSource(source);
   historyList.show();
   if (isNone(edits) && !view.whole) view.showPicture(source.picture, source.domainScore);
@@ -161,6 +173,7 @@ function showState() {
 
 function openStart() {
   view.openStart();
+  brush.stop();
   session.rest();
   blend.close();
   if (models.bundle) samples.showSome();
@@ -171,6 +184,7 @@ async function showEdited({ face, picture, domainScore, wanted, serverMs }) {
   if (wanted.source !== editing.source || wanted.whole !== view.whole || blend.isOpen) return;
   hideProgress();
   if (!(await view.showPicture(picture, domainScore, face))) return;
+  brush.shown(wanted.edits);
   // For profiling: the time from the visitor's input to the painted frame, and the gateway's share of it.
   requestAnimationFrame(() => setTimeout(() => performance.measure("indomain.edit", { start: wanted.askedAt, detail: { serverMs } })));
 }
@@ -237,7 +251,9 @@ byId("key-button").addEventListener("click", async () => {
   gateway.key = key;
   meetGateway();
 });
+for (const id of ["compare", "view"]) byId(id).addEventListener("click", () => brush.stop());
 followTabs((tab) => {
+  if (tab !== "edit") brush.stop();
   if (tab === "blend" && editing.current) {
     view.showWhole(false);
     blend.open({ ...editing.current, edits: editing.edits, picture: view.face ?? editing.current.source.picture });

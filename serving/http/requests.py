@@ -231,6 +231,8 @@ def answer_picture(answer: Any) -> SizedResponse:
     if hasattr(answer, "area") and answer.HasField("area"):
         headers["x-inside-mse"] = f"{answer.area.inside_mse_after:.6f}"
         headers["x-outside-mse"] = f"{answer.area.outside_mse_after:.6f}"
+    if hasattr(answer, "strokes") and answer.HasField("strokes"):
+        headers["x-strokes-mse"] = f"{answer.strokes.pixel_mse_after:.6f}"
     data, media_type = picture.data, MEDIA_TYPES[picture.format]
     return SizedResponse(_pieces(data), len(data), media_type, headers)
 

@@ -60,17 +60,17 @@ class Photograph:
 
     # --- as the networks see it -----------------------------------------------------------------------------------
 
-    def cut(self, place: Similarity, side: int, *, mirrored: bool = True) -> Image:
+    def cut(self, place: Similarity, side: int, *, mirrored: bool = True, ground: int = 255) -> Image:
         """The square at `place`, resampled, in sRGB and on white; uint8 [side, side, 3].
 
         A square that is shrunk is averaged first, against aliasing. mirrored False: black beyond the photograph's
-        edges, and faster.
+        edges, and faster. ground: the grey, 0 to 255, that is seen where the photograph is transparent.
         """
         step = place.scale / side  # pixels of the photograph in one of the result
         finer = 2 if mirrored and step > 1.0 else 1
         reduced = max(1, math.floor(step / finer * 1.001))
         box = _box_around(place, _MARGIN * reduced + 1)
-        part, corner = self._reduced_part(box, reduced, mirrored=mirrored)
+        part, corner = self._reduced_part(box, reduced, ground, mirrored=mirrored)
         to_part = Similarity(1 / reduced, -corner / reduced).after(place)
         turn, shift = to_part.turn / (side * finer), to_part.shift
         coefficients = (turn.real, -turn.imag, shift.real, turn.imag, turn.real, shift.imag)
@@ -83,14 +83,16 @@ class Photograph:
             square = self.colours.to_srgb(square)
         return np.asarray(square)
 
-    def _reduced_part(self, box: Box, by: int, *, mirrored: bool) -> tuple[PillowImage.Image, complex]:
+    def _reduced_part(
+        self, box: Box, by: int, ground: int, *, mirrored: bool
+    ) -> tuple[PillowImage.Image, complex]:
         """The pixels in a box, averaged over squares of `by` pixels, and the position of the part's top left corner."""
         left, top = (
             min(max(0, start), end - 1) // by * by
             for start, end in zip(box[:2], self.picture.size, strict=True)
         )
         inside = left, top, min(self.width, max(box[2], left + 1)), min(self.height, max(box[3], top + 1))
-        part = self._rgb_part(inside, by)
+        part = self._rgb_part(inside, by, ground)
         if not mirrored:
             return part, complex(left, top)
         before = [max(0, -(-(inside[n] - box[n]) // by)) for n in (0, 1)]
@@ -101,14 +103,14 @@ class Photograph:
         padded = np.pad(np.asarray(part), margins, mode="symmetric")
         return PillowImage.fromarray(padded), complex(left - before[0] * by, top - before[1] * by)
 
-    def _rgb_part(self, box: Box, by: int) -> PillowImage.Image:
-        """The pixels in a box as RGB on white, averaged over squares of `by` pixels."""
+    def _rgb_part(self, box: Box, by: int, ground: int) -> PillowImage.Image:
+        """The pixels in a box as RGB on a grey, averaged over squares of `by` pixels."""
         if self.picture.mode == "RGB":
             return self.picture.reduce(by, box) if by > 1 else self.picture.crop(box)
         left, top, right, bottom = box
         part = PillowImage.new("RGB", (-(-(right - left) // by), -(-(bottom - top) // by)))
         for start, band in bands(self.picture, top, bottom, by):
-            rgb = flattened(band.crop((left, 0, right, band.height)), self.colours)
+            rgb = flattened(band.crop((left, 0, right, band.height)), self.colours, ground)
             part.paste(rgb.reduce(by) if by > 1 else rgb, (0, (start - top) // by))
         return part
 
@@ -209,15 +211,16 @@ class Photograph:
         return Photograph(converted)
 
 
-def flattened(picture: PillowImage.Image, colours: Colours | None) -> PillowImage.Image:
-    """A picture, or a band of one, as RGB on white: in sRGB, or, if its own colours are of RGB, still in those."""
+def flattened(picture: PillowImage.Image, colours: Colours | None, ground: int = 255) -> PillowImage.Image:
+    """A picture, or a band of one, as RGB on white, or on another grey: in sRGB, or, if its own colours are of RGB,
+    still in those."""
     if colours is not None and colours.mode == "RGB":
         colours = None
     rgb = _as_srgb(picture, colours)
     if rgb.mode != "RGBA":
         return rgb
-    white = PillowImage.new("RGBA", rgb.size, (255, 255, 255, 255))
-    return PillowImage.alpha_composite(white, rgb).convert("RGB")
+    below = PillowImage.new("RGBA", rgb.size, (ground, ground, ground, 255))
+    return PillowImage.alpha_composite(below, rgb).convert("RGB")
 
 
 def _as_srgb(picture: PillowImage.Image, colours: Colours | None) -> PillowImage.Image:

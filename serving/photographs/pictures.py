@@ -70,6 +70,11 @@ class PictureReader:
         """The square at `place`, uint8 [side, side, 3]."""
         return self._opened().cut(place, side)
 
+    def cut_on_both(self, place: Similarity, side: int) -> Image:
+        """The square at `place` on black and on white, uint8 [2, side, side, 3]: what differs is transparent."""
+        photograph = self._opened()
+        return np.stack([photograph.cut(place, side, ground=ground) for ground in (0, 255)])
+
     def cut_for_detector(self, places: list[Similarity], side: int) -> Image:
         """The squares at `places`, uint8 [N, side, side, 3], black beyond the photograph's edges."""
         photograph = self._opened()

@@ -1,23 +1,46 @@
-"""Edits: of a code, of the face on a photograph, and of several faces at once; everywhere, or within an area."""
+"""Edits along directions and towards strokes: of a code, of the face on a photograph, and of several faces at once;
+everywhere, or within an area."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from serving.bundle import Bundle
+from serving.bundle import Bundle, without_detail
 from serving.call import Call
-from serving.jobs import Area, Code, CodeSource, EditJob, EncodedPicture, Origin, OutputOptions
-from serving.photographs.areas import Mask, area_change, blend, pixel_mse, soften
+from serving.jobs import Code, CodeSource, EditJob, EncodedPicture, Origin, OutputOptions
+from serving.photographs.areas import Mask, Strokes, area_change, blend, pixel_mse, soften
 from serving.photographs.pasting import Patch
-from serving.pipeline.edits import apply_edits, cut_to_range
+from serving.pipeline.edits import apply_edits, cut_to_range, follow_strokes
 from serving.pipeline.handles import Codes
 from serving.pipeline.refinement import RefineSettings
 from serving.pipeline.rendering import Renderer, measure
 from serving.pipeline.stages import Aligned, Stages
-from serving.results import AreaChange, Edited
+from serving.results import AreaChange, Edited, Losses
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """What the caller drew on the square, or None: a mask with soft edges, and strokes."""
+
+    mask: Mask | None
+    strokes: Strokes | None
+
+    @property
+    def refinements(self) -> int:
+        """How many refinements follow the edits."""
+        return (self.mask is not None) + (self.strokes is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Applied:
+    """A code after all edits, and how strokes and area went."""
+
+    code: Code
+    strokes: Losses | None = None
+    area: AreaChange | None = None
 
 
 class Editor:
@@ -66,53 +89,96 @@ class Editor:
     async def _edit_aligned(
         self, bundle: Bundle, job: EditJob, aligned: Aligned, output: OutputOptions, call: Call
     ) -> tuple[Edited, Patch]:
-        options = job.options
         settings = self._refine_settings(job, bundle)
-        mask = await self._mask(bundle, options.area, aligned.origin, call)
-        # With an area a second refinement follows: the first may take half of the time.
-        reserve_s = 0.0 if mask is None else call.deadline.remaining_s / 2
+        drawn = await self._drawn(bundle, job, aligned.origin, call)
+        # Each refinement that follows has as much time as the first.
+        reserve_s = call.deadline.remaining_s * drawn.refinements / (drawn.refinements + 1)
         start, refined = await self._stages.find_code(
             bundle, aligned.image, settings, call, extra_reserve_s=reserve_s
         )
-        code, change = await self._apply(bundle, refined.code, job, mask, call)
+        applied = await self._apply(bundle, refined.code, job, drawn, call)
         rendered = await self._renderer.render_refined(
-            bundle, aligned, start, refined, code, output, call, edited=True
+            bundle, aligned, start, refined, applied.code, output, call, edited=True
         )
-        named = self._codes.name(code, bundle, output, call)
+        named = self._codes.name(applied.code, bundle, output, call)
         source = self._codes.name(refined.code, bundle, output, call)
         edited = Edited(
-            bundle.name, named, source, rendered.score, rendered.losses, rendered.rendering, change
+            bundle.name,
+            named,
+            source,
+            rendered.score,
+            rendered.losses,
+            rendered.rendering,
+            applied.area,
+            applied.strokes,
         )
         return edited, rendered.patch
 
     async def _edit_code(self, bundle: Bundle, job: EditJob, source: CodeSource, call: Call) -> Edited:
-        options = job.options
-        mask = await self._mask(bundle, options.area, job.origin, call)
+        output = job.options.output
+        drawn = await self._drawn(bundle, job, job.origin, call)
         before = self._codes.read_one(source, bundle, call)
-        code, change = await self._apply(bundle, before, job, mask, call)
+        applied = await self._apply(bundle, before, job, drawn, call)
         score, rendering = await self._renderer.render_code(
-            bundle, code, before, job.origin, options.output, call
+            bundle, applied.code, before, job.origin, output, call
         )
-        named = self._codes.name(code, bundle, options.output, call)
-        named_source = self._codes.name_source(before, source, bundle, options.output, call)
-        return Edited(bundle.name, named, named_source, score, None, rendering, change)
+        named = self._codes.name(applied.code, bundle, output, call)
+        named_source = self._codes.name_source(before, source, bundle, output, call)
+        return Edited(bundle.name, named, named_source, score, None, rendering, applied.area, applied.strokes)
 
-    async def _apply(
-        self, bundle: Bundle, source: Code, job: EditJob, mask: Mask | None, call: Call
-    ) -> tuple[Code, AreaChange | None]:
-        """Applies the job's edits to a code; with a mask, so that the picture changes only inside it.
-
-        For that a code is refined towards the edited picture inside the mask and the source's picture outside
-        (Image2StyleGAN++, Abdal et al. 2020), from whichever of the two codes is nearer.
-        """
+    async def _apply(self, bundle: Bundle, source: Code, job: EditJob, drawn: _Drawn, call: Call) -> _Applied:
+        """Applies the job's edits to a code, then follows the strokes, then holds what has changed to the area."""
         with call.during("edit"):
             edits = job.options.edits
             edited = apply_edits(
                 source, cut_to_range(edits, bundle) if job.options.within_range else edits, bundle
             )
-        if mask is None:
-            return edited, None
+        if not drawn.refinements:
+            return _Applied(edited)
         settings = self._refine_settings(job, bundle)
+        followed = None
+        if drawn.strokes is not None:
+            reserve_s = 0.0 if drawn.mask is None else call.deadline.remaining_s / 2
+            edited, followed = await self._follow(bundle, edited, drawn.strokes, settings, reserve_s, call)
+        if drawn.mask is None:
+            return _Applied(edited, followed)
+        held, change = await self._hold(bundle, source, edited, drawn.mask, settings, call)
+        return _Applied(held, followed, change)
+
+    async def _follow(
+        self,
+        bundle: Bundle,
+        code: Code,
+        strokes: Strokes,
+        settings: RefineSettings,
+        reserve_s: float,
+        call: Call,
+    ) -> tuple[Code, Losses]:
+        """Refines a code towards its picture with strokes painted on (Image2StyleGAN++, Abdal et al. 2020, scribbles).
+
+        Only the layers' vectors follow: detail would copy the strokes as they are, natural or not.
+        """
+        plain = without_detail(code, bundle)
+        (before,) = await self._stages.generate(bundle, plain[None], call)
+        target = strokes.painted_on(before)
+        refined = await self._stages.refine(
+            bundle,
+            plain,
+            target,
+            replace(settings, detail=False),
+            call,
+            mask=strokes.weights(),
+            extra_reserve_s=reserve_s,
+        )
+        (after,) = await self._stages.generate(bundle, refined.code[None], call)
+        losses = measure(target, before, after, refined, strokes.cover)
+        return follow_strokes(code, refined.code, strokes.cover, bundle), losses
+
+    async def _hold(
+        self, bundle: Bundle, source: Code, edited: Code, mask: Mask, settings: RefineSettings, call: Call
+    ) -> tuple[Code, AreaChange]:
+        """Holds an edit to a mask: a code is refined towards the edited picture inside it and the source's outside
+        (Image2StyleGAN++, Abdal et al. 2020), from whichever of the two codes is nearer."""
         before, unrestricted = await self._stages.generate(bundle, np.stack([source, edited]), call)
         wanted = blend(unrestricted, before, mask)
         if np.array_equal(wanted, unrestricted):
@@ -126,11 +192,13 @@ class Editor:
         losses = measure(wanted, start_image, after, refined, None)
         return refined.code, area_change(before, unrestricted, after, mask, losses)
 
-    async def _mask(
-        self, bundle: Bundle, area: Area | None, origin: Origin | None, call: Call
-    ) -> Mask | None:
-        """The mask of an edit's area, with soft edges."""
-        return None if area is None else soften(await self._stages.mask(bundle, area, origin, call))
+    async def _drawn(self, bundle: Bundle, job: EditJob, origin: Origin | None, call: Call) -> _Drawn:
+        """What was drawn for an edit: the mask of its area, with soft edges, and its strokes."""
+        area, strokes = job.options.area, job.options.strokes
+        return _Drawn(
+            None if area is None else soften(await self._stages.mask(bundle, area, origin, call)),
+            None if strokes is None else await self._stages.strokes(bundle, strokes, origin, call),
+        )
 
     def _refine_settings(self, job: EditJob, bundle: Bundle) -> RefineSettings:
         return RefineSettings.resolve(job.options.refine, bundle.refine, self._max_refine_steps)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from serving.bundle import Bundle, with_rows
 from serving.errors import InvalidCode, InvalidOption, UnknownDirection
 from serving.jobs import Code, EditStep
+from serving.photographs.areas import Mask, resized
 
 Vectors = npt.NDArray[np.float64]  # [L, 512]
 
@@ -98,7 +99,28 @@ def apply_edits(code: Code, edits: tuple[EditStep, ...], bundle: Bundle) -> Code
     moved = np.zeros(code.shape, dtype=np.float64)
     for edit in edits:
         moved += edit.strength * edit_vector(edit, bundle)
-    edited = code.astype(np.float64) + moved
+    return _moved(code.astype(np.float64), moved, bundle)
+
+
+def follow_strokes(code: Code, followed: Code, cover: Mask, bundle: Bundle) -> Code:
+    """The vectors of a code that was refined towards strokes, with the detail of the code before, float32 [L, 512].
+
+    cover: float32 [H, W, 1], how much the strokes cover. Detail fades as it does in edits, and goes where the strokes
+    are: there it is of what they were painted over.
+    """
+    moved = np.zeros(code.shape, dtype=np.float64)
+    moved[: bundle.layers] = followed[: bundle.layers].astype(np.float64) - code[: bundle.layers]
+    kept = code.astype(np.float64)
+    if (detail := bundle.detail) is not None:
+        maps = kept[bundle.layers :].reshape(detail.maps, detail.side, detail.side)
+        maps = maps * (1 - resized(cover, detail.side)[:, :, 0])
+        kept[bundle.layers :] = maps.reshape(-1, bundle.code_size)
+    return _moved(kept, moved, bundle)
+
+
+def _moved(code: Vectors, moved: Vectors, bundle: Bundle) -> Code:
+    """The code plus a change of its vectors; its detail fades with how far that goes."""
+    edited = code + moved
     if bundle.detail is not None:
         edited[bundle.layers :] *= math.exp(-edit_distance(moved, bundle) / bundle.detail.fade)
     return edited.astype(np.float32)

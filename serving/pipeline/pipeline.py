@@ -198,8 +198,11 @@ class Pipeline:
             bundle, options = self._served.find(job.bundle), job.options
             check_output(options.output)
             check_edits(options.edits, bundle, self.settings.max_edits)
-            if options.area is not None and self._refine_settings(options.refine, bundle).steps == 0:
-                raise InvalidOption("An area needs refinement; give refine.steps of 1 or more, or no area.")
+            drawn = [name for name in ("area", "strokes") if getattr(options, name) is not None]
+            if drawn and self._refine_settings(options.refine, bundle).steps == 0:
+                raise InvalidOption(
+                    f"{' and '.join(drawn)} need refinement; give refine.steps of 1 or more, or leave them out."
+                )
             return await self._editor.edit(bundle, job, call)
 
     async def edit_session(self, receive: Receive, send: SendAnswer, call: Call) -> None:

@@ -133,8 +133,9 @@ class EditSession:
     """One session.
 
     request_s: the time for each request, from when it is begun. idle_s: the session ends after such a time without a
-    request. hold: counts the bytes of the pictures that it has: the source, which is kept to paste into, and masks of
-    requests that are not answered yet. They count from when they have come: whoever sends them has given them up then.
+    request. hold: counts the bytes of the pictures that it has: the source, which is kept to paste into, and what was
+    drawn for requests that are not answered yet. They count from when they have come: whoever sends them has given them
+    up then.
     """
 
     def __init__(
@@ -217,14 +218,14 @@ class EditSession:
                 self._editing.cancel()
         if self._waiting is not None:
             self._skipped += 1
-            self._release_mask(self._waiting)
+            self._release_drawings(self._waiting)
         self._waiting = request
         self._wake.set()
 
     def _hold_pictures(self, request: SessionRequest) -> None:
-        """Counts a request's mask, and its source in place of the one before. Raises QueueFull."""
+        """Counts a request's drawings, and its source in place of the one before. Raises QueueFull."""
         source_bytes = self._source_bytes if request.source is None else _size(request.source)
-        self._hold(source_bytes - self._source_bytes + _size(request.options.area))
+        self._hold(source_bytes - self._source_bytes + _drawn_size(request))
         self._source_bytes = source_bytes
 
     def _let_go(self, subject: _Subject, fault: EditingError) -> None:
@@ -234,15 +235,15 @@ class EditSession:
             self._hold(-self._source_bytes)
             self._source_bytes = 0
 
-    def _release_mask(self, request: SessionRequest) -> None:
-        self._hold(-_size(request.options.area))
+    def _release_drawings(self, request: SessionRequest) -> None:
+        self._hold(-_drawn_size(request))
 
     async def _work(self) -> None:
         while True:
             request, self._waiting = self._waiting, None
             if request is not None:
                 await self._answer(request)
-                self._release_mask(request)
+                self._release_drawings(request)
             elif self._ending:
                 raise ShuttingDown("The gateway is shutting down; open the session again in a while.")
             elif self._all_received:
@@ -300,8 +301,8 @@ class EditSession:
         try:
             edited = await self._edit(EditJob(source, options, subject.bundle, subject.origin), call)
         except _OF_NO_USE as error:
-            # where there is a mask, it may be meant
-            if request.options.area is None:
+            # where there is a mask, or strokes, they may be meant
+            if request.options.area is None and request.options.strokes is None:
                 self._let_go(subject, error)
             raise
         if self._subject is subject:
@@ -313,6 +314,11 @@ class EditSession:
         if output.codes:
             return edited
         return replace(edited, code=edited.code.by_handle(), source_code=edited.source_code.by_handle())
+
+
+def _drawn_size(request: SessionRequest) -> int:
+    """The bytes of a request's mask and strokes."""
+    return _size(request.options.area) + _size(request.options.strokes)
 
 
 def _size(part: Source | Area | None) -> int:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from serving.backends.backend import Backend, Inference
 from serving.bundle import Bundle, Role
 from serving.call import Call, StageTimer
-from serving.errors import InvalidOption, InvalidPicture, about
+from serving.errors import InvalidOption, about
 from serving.jobs import (
     Alignment,
     AlignOptions,
@@ -32,7 +32,7 @@ from serving.jobs import (
     Region,
 )
 from serving.photographs.alignment import Similarity, centred_square, corners_agree, face_square
-from serving.photographs.areas import Mask, picture_mask, region_mask
+from serving.photographs.areas import Mask, Strokes, drawing_place, picture_mask, picture_strokes, region_mask
 from serving.photographs.decoders import Decoders, OpenPicture
 from serving.photographs.faces import (
     Detect,
@@ -107,35 +107,30 @@ class Stages:
         """The mask of an area on the encoder's square. origin: the photograph that a mask picture may belong to."""
         if isinstance(area, Region):
             return region_mask(area, bundle.resolution)
-        return picture_mask(await self._cut_mask(bundle, area, origin, call))
+        return picture_mask(await self._drawn("mask", area, PictureReader.cut, bundle, origin, call))
 
-    async def _cut_mask(
-        self, bundle: Bundle, mask: EncodedPicture, origin: Origin | None, call: Call
+    async def strokes(
+        self, bundle: Bundle, picture: EncodedPicture, origin: Origin | None, call: Call
+    ) -> Strokes:
+        """Strokes on the encoder's square. origin: the photograph that they may have been drawn on."""
+        cut = PictureReader.cut_on_both
+        return picture_strokes(*await self._drawn("strokes", picture, cut, bundle, origin, call))
+
+    async def _drawn(
+        self,
+        what: str,
+        picture: EncodedPicture,
+        cut: Callable[[PictureReader, Similarity, int], Image],
+        bundle: Bundle,
+        origin: Origin | None,
+        call: Call,
     ) -> Image:
-        """Cuts a mask to the encoder's square, uint8 [H, W, 3].
-
-        A mask of the photograph's size is cut where the photograph was cut. A square one of another size is of the
-        encoder's square itself.
-
-        Raises PictureTooLarge; InvalidPicture, also for a mask of neither kind: nobody can say where it lies.
-        """
-        side = bundle.resolution
-        placement = None if origin is None else origin.placement
-        with call.during("align") as timer, about("mask"):
-            async with self._decoders.open(mask, whole=True) as opened:
+        """Cuts a drawing to the encoder's square. Raises PictureTooLarge and InvalidPicture."""
+        with call.during("align") as timer, about(what):
+            async with self._decoders.open(picture, whole=True) as opened:
                 timer.queued_s += opened.queued_s
-                size = await opened.run(PictureReader.size)
-                if placement is not None and size == (placement.width, placement.height):
-                    place = Similarity.of_corners(placement.corners)
-                    return await opened.run(PictureReader.cut, place, side)
-                if size[0] != size[1]:
-                    photograph = f" ({placement.width} x {placement.height})" if placement else ""
-                    raise InvalidPicture(
-                        f"It has {size[0]} x {size[1]} pixels; send one of the photograph's size{photograph}, or a "
-                        "square one, which lies on the square that is encoded."
-                    )
-                square, _ = await opened.run(PictureReader.centre_square, side)
-                return square
+                place = drawing_place(await opened.run(PictureReader.size), origin)
+                return await opened.run(cut, place, bundle.resolution)
 
     async def find_faces(self, bundle: Bundle, picture: EncodedPicture, call: Call) -> FoundFaces:
         """Finds all faces on a picture, the largest first. Raises InvalidOption, and what `align` raises."""

@@ -33,6 +33,8 @@ CODE = np.linspace(-1, 1, LAYERS * 512, dtype=np.float32).reshape(LAYERS, 512)
 
 MASK = np.zeros((16, 16), np.uint8)
 MASK[8:, 4:12] = 255
+STROKES = np.zeros((16, 16, 4), np.uint8)
+STROKES[8:10, 4:12] = (200, 40, 60, 255)
 RESULT = indomain.Mixed(
     bundle="tiny16",
     code=CODE,
@@ -130,6 +132,9 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "edit and keep": lambda client: client.edit(CODE, age=1.0, keep=["smile"]),
     "edit in a region": lambda client: client.edit(CODE, smile=2.0, region=(0.2, 0.5, 0.8, 0.9), steps=4),
     "edit in a mask": lambda client: client.edit(PORTRAIT, smile=2.0, mask=MASK, steps=4),
+    "edit along strokes": lambda client: client.edit(
+        HOPPER, smile=1.0, strokes=STROKES, region=(0, 0, 1, 0.5), steps=4
+    ),
     "watch": lambda client: client.watch_invert(PORTRAIT, interval_s=1000, steps=4),
     "interpolate": lambda client: client.interpolate(CODE, PORTRAIT, 4, steps=2),
     "a geodesic": lambda client: client.interpolate(4 * CODE, PORTRAIT, 4, steps=2, path="geodesic"),
@@ -166,6 +171,9 @@ MISTAKES: dict[str, Callable[[Any], Any]] = {
     "an edit in a region and a mask": lambda client: client.edit(
         CODE, smile=1.0, region=(0, 0, 1, 1), mask=MASK
     ),
+    "strokes of nothing": lambda client: client.edit(CODE, strokes=np.zeros((16, 16, 4), np.uint8)),
+    "strokes that are no picture": lambda client: client.edit(CODE, strokes=b"no picture"),
+    "strokes without refinement": lambda client: client.edit(CODE, strokes=STROKES, steps=0),
     "strength that is no number": lambda client: client.edit(CODE, smile=float("nan")),
     "infinite strength": lambda client: client.edit(CODE, smile=float("inf")),
     "code of a wrong shape": lambda client: client.decode(CODE[:3]),

@@ -41,7 +41,7 @@ def test_everything_that_edits_takes_the_options_of_one_declaration(edit: object
 def test_a_session_takes_those_that_concern_each_edit(edit: object) -> None:
     expected = [option for option in options(editing.edit) if option.name not in editing.OPENING_OPTIONS]
     assert options(edit) == expected
-    assert {"keep", "region", "mask", "strengths"} <= {option.name for option in expected}
+    assert {"keep", "region", "mask", "strokes", "strengths"} <= {option.name for option in expected}
 
 
 def test_every_field_of_an_edit_has_its_option() -> None:

@@ -369,6 +369,46 @@ def test_what_is_kept_and_where_go_with_the_edit(
     )
 
 
+def test_what_is_drawn_is_where_the_picture_changes(
+    open_page: Callable[..., Any], shipped: RunningGateway
+) -> None:
+    page = open_page(shipped.url)
+    invert(page)
+    unedited = seen(page)
+    page.get_by_role("combobox", name="Change").select_option("Brush")
+    page.get_by_label("Size", exact=True).fill("30")
+    frame = page.locator("#frame").bounding_box()
+    low = frame["y"] + 0.85 * frame["height"]
+    page.mouse.move(frame["x"] + 0.1 * frame["width"], low)
+    page.mouse.down()
+    page.mouse.move(frame["x"] + 0.9 * frame["width"], low, steps=5)
+    page.mouse.up()
+    set_slider(page, "smile", smile(1.0))
+    edit = json.loads(downloaded(page, "#download-edit"))
+    mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(edit["mask"]["data"]))).convert("L"))
+    assert (mask[:160].max(), mask[218, 128]) == (0, 255)
+    change = np.abs(seen(page) - unedited).mean(axis=(1, 2))
+    assert change[-change.size // 3 :].mean() > 2 * change[: change.size // 3].mean()
+
+    page.get_by_role("radio", name="Colours").check()
+    page.get_by_label("Colour", exact=True).fill("#2030a0")
+    smiling = seen(page)
+    drawing = page.locator("#drawing")
+    drawing.focus()
+    page.evaluate("performance.clearMeasures()")
+    for key in (*["ArrowUp"] * 3, "Space"):  # by keyboard: a dot above the middle
+        page.keyboard.press(key)
+    edited(page)
+    edit = json.loads(downloaded(page, "#download-edit"))
+    strokes = np.asarray(Image.open(io.BytesIO(base64.b64decode(edit["strokes"]["data"]))))
+    assert tuple(strokes[113, 128]) == (0x20, 0x30, 0xA0, 255)
+    assert strokes[10, 10, 3] == 0
+    assert difference(seen(page), smiling) > 0.2
+    page.click("#undo")
+    edited(page)
+    assert "strokes" not in json.loads(downloaded(page, "#download-edit"))
+
+
 def test_a_face_is_chosen_edited_and_seen_in_its_photograph(
     open_page: Callable[..., Any], shipped: RunningGateway
 ) -> None:
@@ -618,6 +658,8 @@ def test_axe_finds_nothing_serious(
     page.click("#keep")
     page.click("#compare")
     check("editor")
+    page.get_by_role("radio", name="Colours").check()
+    check("brush")
     page.get_by_role("tab", name="Blend").click()
     page.get_by_role("button", name="A generated face").click()
     expect(page.get_by_role("button", name="Edit this one")).to_be_enabled()

@@ -15,6 +15,8 @@ const AREAS = {
   "Left half": { left: 0, top: 0, right: 0.5, bottom: 1 },
   "Right half": { left: 0.5, top: 0, right: 1, bottom: 1 },
 };
+/** The choice of an area that is drawn. */
+const DRAWN = "Brush";
 
 export class Directions {
   /**
@@ -25,6 +27,7 @@ export class Directions {
    *   onKeep: (name: string, label: string, keep: boolean) => void,
    *   onReset: () => void,
    *   onArea: (region: import("../state/edits.js").Region | null, label: string) => void,
+   *   onBrush: () => void,
    * }} handlers  `onInput` while a slider moves, `onSettled` when it is
    *   released; `askedAt`: ms of performance.now()
    */
@@ -35,8 +38,11 @@ export class Directions {
     this.resetAll = /** @type {HTMLButtonElement} */ (byId("reset-all"));
     this.resetAll.addEventListener("click", () => handlers.onReset());
     this.area = /** @type {HTMLSelectElement} */ (byId("area"));
-    this.area.append(...["Everywhere", ...Object.keys(AREAS)].map((name) => element("option", {}, name)));
-    this.area.addEventListener("change", () => handlers.onArea(AREAS[this.area.value] ?? null, this.area.value));
+    this.area.append(...["Everywhere", ...Object.keys(AREAS), DRAWN].map((name) => element("option", {}, name)));
+    this.area.addEventListener("change", () => {
+      if (this.area.value === DRAWN) handlers.onBrush();
+      else handlers.onArea(AREAS[this.area.value] ?? null, this.area.value);
+    });
   }
 
   /** Builds the sliders and presets of a bundle. @param {import("../state/messages.js").Bundle} bundle */
@@ -59,8 +65,9 @@ export class Directions {
       this.#showOne(name, edits.strengths[name] ?? 0);
       keep.setAttribute("aria-pressed", String(edits.keep.includes(name)));
     }
-    const { region } = edits;
-    this.area.value = Object.keys(AREAS).find((name) => JSON.stringify(AREAS[name]) === JSON.stringify(region)) ?? "Everywhere";
+    const { region, mask } = edits;
+    const named = Object.keys(AREAS).find((name) => JSON.stringify(AREAS[name]) === JSON.stringify(region));
+    this.area.value = mask ? DRAWN : (named ?? "Everywhere");
     this.#showResetAll();
   }
 

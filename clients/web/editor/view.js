@@ -106,13 +106,22 @@ export class View {
     this.handlers.onWanted();
   }
 
+  /** Shows the face alone and nothing beside it, to draw on. */
+  makeRoom() {
+    this.#compare(false);
+    if (this.whole) this.showFace();
+  }
+
+  /** @param {boolean} comparing */
+  #compare(comparing) {
+    this.stage.compare(comparing);
+    byId("compare").setAttribute("aria-pressed", String(comparing));
+    this.#showAgainst(this.editing.source);
+  }
+
   #followControls() {
     byId("progress-cancel").addEventListener("click", () => this.whole && this.showFace());
-    byId("compare").addEventListener("click", () => {
-      this.stage.compare(!this.stage.comparing);
-      byId("compare").setAttribute("aria-pressed", String(this.stage.comparing));
-      this.#showAgainst(this.editing.source);
-    });
+    byId("compare").addEventListener("click", () => this.#compare(!this.stage.comparing));
     for (const radio of document.querySelectorAll("input[name=against]")) {
       radio.addEventListener("change", () => this.editing.source && this.#showBefore(this.editing.source));
     }

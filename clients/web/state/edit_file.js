@@ -39,7 +39,7 @@ export async function openEditFile(file, gateway, bundles) {
 /**
  * @param {string} text
  * @param {string} name  of the file
- * @returns {{bundle: string, code: import("./messages.js").Code, edits: import("./messages.js").EditStep[], region?: import("./edits.js").Region}}
+ * @returns {{bundle: string, code: import("./messages.js").Code} & import("./edits.js").EncodedEdits}
  */
 function parsed(text, name) {
   const fault = new PictureError(`“${name}” is not an edit that was saved here. Choose a picture, or a file that “Download, Edit” made.`);

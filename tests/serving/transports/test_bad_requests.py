@@ -411,13 +411,13 @@ def test_of_the_pictures_of_a_diffusion_the_bad_one_is_named(field: str, strict:
     check_names(strict, "Diffuse", pb.DiffuseRequest(**pictures), field, "invalid_picture")
 
 
-def test_a_bad_mask_of_an_edit_is_named(strict: RunningGateway) -> None:
+@pytest.mark.parametrize("field", ["mask", "strokes"])
+def test_a_bad_drawing_of_an_edit_is_named(field: str, strict: RunningGateway) -> None:
     message = pb.EditRequest(
-        picture=pb.Picture(data=GOOD_PICTURE),
-        mask=pb.Picture(data=b"hello"),
-        edits=[pb.EditStep(direction="smile", strength=1.0)],
+        picture=pb.Picture(data=GOOD_PICTURE), edits=[pb.EditStep(direction="smile", strength=1.0)]
     )
-    check_names(strict, "Edit", message, "mask", "invalid_picture")
+    getattr(message, field).data = b"hello"
+    check_names(strict, "Edit", message, field, "invalid_picture")
 
 
 def check_names(strict: RunningGateway, rpc: str, message: Any, field: str, reason: str) -> None:

@@ -192,6 +192,7 @@ def pictures() -> list[bytes]:
 
 
 PICTURES = pictures()
+STROKES = encoded(np.pad(np.full((4, 8, 4), 200, np.uint8), ((6, 6), (4, 4), (0, 0))))
 CODE = np.zeros((6, 512), "<f4").tobytes()
 EDITS = [pb.EditStep(direction="smile", strength=1.0, layers=[2])]
 OUTPUT = pb.OutputOptions(format=pb.IMAGE_FORMAT_JPEG, quality=80, include_start=True)
@@ -210,6 +211,11 @@ MESSAGES = {
         pb.EditRequest(code=pb.Code(data=CODE, shape=[6, 512]), edits=EDITS, output=OUTPUT),
         pb.EditRequest(
             picture=pb.Picture(data=PICTURES[4]), edits=EDITS, refine=pb.RefineOptions(quality="fast")
+        ),
+        pb.EditRequest(
+            code=pb.Code(data=CODE, shape=[6, 512]),
+            strokes=pb.Picture(data=STROKES),
+            refine=pb.RefineOptions(steps=2),
         ),
     ],
     "WatchInvert": [
@@ -255,6 +261,7 @@ MESSAGES = {
     "Sample": [pb.SampleRequest(seeds=[1, 2], truncation=0.5, output=OUTPUT)],
 }
 B64_CODE = {"data": base64.b64encode(CODE).decode(), "shape": [6, 512]}
+B64_STROKES = {"data": base64.b64encode(STROKES).decode()}
 B64_PICTURE = {"data": base64.b64encode(PICTURES[0]).decode()}
 BODIES: dict[str, list[dict[str, Any]]] = {
     "sample": [{"seeds": [1, 2], "truncation": 0.5, "output": {"format": "jpeg", "quality": 80}}],
@@ -262,6 +269,7 @@ BODIES: dict[str, list[dict[str, Any]]] = {
     "edit": [
         {"code": B64_CODE, "edits": [{"direction": "smile", "strength": 1.0, "layers": [2]}]},
         {"picture": B64_PICTURE, "edits": [], "refine": {"quality": "fast"}},
+        {"code": B64_CODE, "strokes": B64_STROKES, "refine": {"steps": 2}},
     ],
     "invert": [
         {"picture": B64_PICTURE, "refine": {"steps": 2, "pixel_weight": 1.0}, "output": {"omit_image": True}}
@@ -338,7 +346,9 @@ def forms(draw: st.DrawFn) -> tuple[str, bytes]:
     parts = draw(
         st.lists(
             st.tuples(
-                st.sampled_from(["picture", "options", "target", "context", "mask", "", "\0", "ü"]),
+                st.sampled_from(
+                    ["picture", "options", "target", "context", "mask", "strokes", "", "\0", "ü"]
+                ),
                 st.sampled_from(['; filename="a.png"', "", "; filename=", "; filename*=utf-8''%ff"]),
                 st.sampled_from(
                     ["", "content-type: image/png\r\n", "content-type: text/plain; charset=utf-16\r\n"]

@@ -60,7 +60,7 @@ def test_pictures_may_come_as_files(document: dict[str, Any]) -> None:
     content = document["paths"]["/v1/edit"]["post"]["requestBody"]["content"]
     assert list(content) == ["multipart/form-data", "application/json", "image/*"]
     form = content["multipart/form-data"]["schema"]["properties"]
-    assert list(form) == ["picture", "mask", "options"]
+    assert list(form) == ["picture", "mask", "strokes", "options"]
     assert list(document["paths"]["/v1/mix"]["post"]["requestBody"]["content"]) == ["application/json"]
 
 

@@ -21,7 +21,7 @@ from indomain.calls.options import (
 )
 from indomain.calls.sources import EditSource, bundle_of, name_codes, put_source
 from indomain.v1 import editing_pb2
-from indomain.wire.pictures import PictureFormat, PictureLike
+from indomain.wire.pictures import PictureFormat, PictureLike, about, picture_to_wire
 
 # Options of `edit` that concern its source and its answer. A session takes them once, when it is opened.
 OPENING_OPTIONS: Final = frozenset(
@@ -38,6 +38,7 @@ def edit(
     keep: Iterable[str] = (),
     region: Area | None = None,
     mask: PictureLike | None = None,
+    strokes: PictureLike | None = None,
     within_range: bool = False,
     bundle: str = "",
     steps: int | None = None,
@@ -58,6 +59,7 @@ def edit(
         >>> younger = client.edit("portrait.png", smile=1.0, age=-1.0)
         >>> older = client.edit("portrait.png", age=1.0, keep=["smile"])
         >>> smiling = client.edit("portrait.png", smile=1.0, region=(0.2, 0.6, 0.8, 0.95))
+        >>> redder = client.edit("portrait.png", strokes="lips.png")
         >>> back = client.edit(younger, indomain.Edit("age", 1.0, layers=(0, 1)))
 
     Args:
@@ -68,13 +70,16 @@ def edit(
         region: left, top, right, bottom as fractions of the aligned picture's sides: only there the picture changes.
             The code is refined for that.
         mask: in place of a region, a picture that is white where the picture changes.
+        strokes: a picture with transparency, e.g. a PIL picture in mode RGBA, which is painted onto the edited picture.
+            The code is refined so that its picture follows the strokes where they are, as far as it stays natural.
+            Strokes and masks of a photograph's size lie on it; other, square ones on the aligned picture.
         within_range: cut each strength to the range of its direction (of a preset: to 0..1).
         bundle, steps, quality, refine, include_aligned, include_start, include_pasted, pasting, strip_metadata, align,
             timeout_s: as in `invert`; all but the first and the last count only where the source is a picture, the
-            refinement also with an area.
+            refinement also with an area or strokes.
 
     Raises:
-        OSError, TypeError, ValueError: `source` or `mask` cannot be read or is neither picture nor code.
+        OSError, TypeError, ValueError: `source`, `mask` or `strokes` cannot be read or is neither picture nor code.
         UnknownDirectionError, UnknownBundleError: no such direction, no such bundle.
         InvalidPictureError, InvalidCodeError, InvalidOptionError: the gateway refuses the source or an option.
     """
@@ -90,9 +95,12 @@ def edit(
     )
     put_source(request, source)
     put_area(request, region, mask)
+    if strokes is not None:
+        with about("strokes"):
+            request.strokes.CopyFrom(picture_to_wire(strokes))
     if not request.HasField("picture"):
         request.ClearField("align")
-        if not request.HasField("area"):
+        if not request.HasField("area") and not request.HasField("strokes"):
             request.ClearField("refine")
     return Call("Edit", request, timeout_s)
 

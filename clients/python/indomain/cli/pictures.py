@@ -105,18 +105,21 @@ def why_not_read(path: Path) -> str:
     return "no picture"
 
 
-def check_mask(mask: Path | None) -> None:
-    """Raises UsageError where a mask cannot be read: each picture would fail, and look as if it were at fault."""
-    if mask is None:
+def check_drawing(flag: str, drawing: Path | None) -> None:
+    """Raises UsageError where the mask or the strokes of a flag cannot be read: each picture would fail, and look as if
+    it were at fault."""
+    if drawing is None:
         return
     try:
-        with Image.open(mask) as image:
+        with Image.open(drawing) as image:
             image.load()
     except OSError as error:
-        raise UsageError(f"--mask {mask}: {error.strerror or 'it is no picture that can be read'}") from None
+        raise UsageError(
+            f"{flag} {drawing}: {error.strerror or 'it is no picture that can be read'}"
+        ) from None
     # Pillow raises errors of many types for damaged pictures.
     except Exception:
-        raise UsageError(f"--mask {mask}: it is a damaged picture, or a far too large one") from None
+        raise UsageError(f"{flag} {drawing}: it is a damaged picture, or a far too large one") from None
 
 
 def picture_of(result: Inversion | Edited | InterpolationFrame | Mixed | Diffused) -> Image.Image:

@@ -190,6 +190,7 @@ def outcome_as_json(result: Inversion | Edited) -> dict[str, Any]:
         "domain_score": result.domain_score,
         "losses": None if result.losses is None else asdict(result.losses),
         "area": asdict(result.area) if isinstance(result, Edited) and result.area else None,
+        "strokes": asdict(result.strokes) if isinstance(result, Edited) and result.strokes else None,
         "stage_seconds": dict(result.stage_seconds),
         "request_id": result.request_id,
     }

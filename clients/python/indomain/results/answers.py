@@ -84,7 +84,7 @@ def edited(answer: editing_pb2.EditResponse) -> Edited:
         source_code=code_from_wire(answer.source_code),
         image=picture_from_wire(answer.image),
         domain_score=answer.domain_score,
-        losses=_losses(answer.losses) if answer.HasField("losses") else None,
+        losses=_optional_losses(answer, "losses"),
         stage_seconds=_stage_seconds(answer.timings),
         request_id=answer.request_id,
         aligned=_optional_picture(answer, "aligned", answer.aligned),
@@ -96,6 +96,7 @@ def edited(answer: editing_pb2.EditResponse) -> Edited:
         placement=_placement(answer),
         area=_area_change(answer),
         faces=tuple(edited(face) for face in answer.faces),
+        strokes=_optional_losses(answer, "strokes"),
     )
 
 
@@ -122,12 +123,13 @@ def session_picture(answer: editing_pb2.EditSessionResponse) -> SessionPicture:
         skipped=answer.skipped,
         image=picture_from_wire(edited.image),
         domain_score=edited.domain_score,
-        losses=_losses(edited.losses) if edited.HasField("losses") else None,
+        losses=_optional_losses(edited, "losses"),
         stage_seconds=_stage_seconds(edited.timings),
         request_id=edited.request_id,
         pasted=_photograph(edited),
         placement=_placement(edited),
         area=_area_change(edited),
+        strokes=_optional_losses(edited, "strokes"),
     )
 
 
@@ -296,6 +298,10 @@ def _losses(losses: editing_pb2.Losses) -> Losses:
         steps_done=losses.steps_done,
         stop_reason=reason.removeprefix("STOP_REASON_").lower(),
     )
+
+
+def _optional_losses(answer: editing_pb2.EditResponse, name: str) -> Losses | None:
+    return _losses(getattr(answer, name)) if answer.HasField(name) else None
 
 
 def _area_change(answer: editing_pb2.EditResponse) -> AreaChange | None:

@@ -98,6 +98,7 @@ class Edited(Result):
         handle, source_handle: names that the gateway knows the codes by, for a while. Calls that take this result send
             them in place of the codes.
         area: how well the edit was confined to its area; None where it had none.
+        strokes: how the strokes were followed, measured where they are; None where the edit had none.
         faces: each face of an edit of several, the largest first; the other attributes are those of the first one, but
             for `pasted`.
         bundle, stage_seconds, aligned, start, pasted, placement, request_id, code_space: as in `Inversion`.
@@ -120,6 +121,7 @@ class Edited(Result):
     placement: Placement | None = field(default=None, repr=False)
     area: AreaChange | None = None
     faces: tuple[Edited, ...] = ()
+    strokes: Losses | None = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class SessionPicture(_WithPicture):
         losses: of the inversion; None unless the request began with a picture.
         request_id: id of the session, also in the gateway's log.
         pasted: the whole photograph with the result in its place; None unless the session was opened with it.
-        stage_seconds, placement, area: as in `Edited`.
+        stage_seconds, placement, area, strokes: as in `Edited`.
     """
 
     sequence: int
@@ -166,6 +168,7 @@ class SessionPicture(_WithPicture):
     placement: Placement | None = field(default=None, repr=False)
     area: AreaChange | None = None
     faces: tuple[Edited, ...] = ()
+    strokes: Losses | None = None
 
 
 @dataclass(frozen=True)

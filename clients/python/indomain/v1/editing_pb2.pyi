@@ -521,7 +521,7 @@ class InvertProgress(_message.Message):
     def __init__(self, step: _Optional[int] = ..., steps: _Optional[int] = ..., loss: _Optional[float] = ..., preview: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class EditRequest(_message.Message):
-    __slots__ = ("bundle", "picture", "code", "edits", "refine", "output", "align", "region", "mask", "within_range")
+    __slots__ = ("bundle", "picture", "code", "edits", "refine", "output", "align", "region", "mask", "within_range", "strokes")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     PICTURE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
@@ -532,6 +532,7 @@ class EditRequest(_message.Message):
     REGION_FIELD_NUMBER: _ClassVar[int]
     MASK_FIELD_NUMBER: _ClassVar[int]
     WITHIN_RANGE_FIELD_NUMBER: _ClassVar[int]
+    STROKES_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     picture: Picture
     code: Code
@@ -542,10 +543,11 @@ class EditRequest(_message.Message):
     region: Region
     mask: Picture
     within_range: bool
-    def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., edits: _Optional[_Iterable[_Union[EditStep, _Mapping]]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mask: _Optional[_Union[Picture, _Mapping]] = ..., within_range: _Optional[bool] = ...) -> None: ...
+    strokes: Picture
+    def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., edits: _Optional[_Iterable[_Union[EditStep, _Mapping]]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mask: _Optional[_Union[Picture, _Mapping]] = ..., within_range: _Optional[bool] = ..., strokes: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
 
 class EditResponse(_message.Message):
-    __slots__ = ("bundle", "code", "image", "domain_score", "losses", "timings", "request_id", "source_code", "aligned", "start", "pasted", "placement", "area", "faces")
+    __slots__ = ("bundle", "code", "image", "domain_score", "losses", "timings", "request_id", "source_code", "aligned", "start", "pasted", "placement", "area", "faces", "strokes")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -560,6 +562,7 @@ class EditResponse(_message.Message):
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     AREA_FIELD_NUMBER: _ClassVar[int]
     FACES_FIELD_NUMBER: _ClassVar[int]
+    STROKES_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     code: Code
     image: Picture
@@ -574,7 +577,8 @@ class EditResponse(_message.Message):
     placement: Placement
     area: AreaChange
     faces: _containers.RepeatedCompositeFieldContainer[EditResponse]
-    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., source_code: _Optional[_Union[Code, _Mapping]] = ..., aligned: _Optional[_Union[Picture, _Mapping]] = ..., start: _Optional[_Union[Picture, _Mapping]] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., area: _Optional[_Union[AreaChange, _Mapping]] = ..., faces: _Optional[_Iterable[_Union[EditResponse, _Mapping]]] = ...) -> None: ...
+    strokes: Losses
+    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., source_code: _Optional[_Union[Code, _Mapping]] = ..., aligned: _Optional[_Union[Picture, _Mapping]] = ..., start: _Optional[_Union[Picture, _Mapping]] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., area: _Optional[_Union[AreaChange, _Mapping]] = ..., faces: _Optional[_Iterable[_Union[EditResponse, _Mapping]]] = ..., strokes: _Optional[_Union[Losses, _Mapping]] = ...) -> None: ...
 
 class AreaChange(_message.Message):
     __slots__ = ("inside_mse_before", "inside_mse_after", "outside_mse_before", "outside_mse_after", "losses")

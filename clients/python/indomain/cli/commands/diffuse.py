@@ -8,7 +8,7 @@ from pathlib import Path
 from indomain import Client
 from indomain.cli import arguments as shared
 from indomain.cli import report
-from indomain.cli.pictures import check_mask, check_picture_name, save_with_code
+from indomain.cli.pictures import check_drawing, check_picture_name, save_with_code
 
 
 def add(name: str, commands: shared.Subparsers) -> None:
@@ -29,7 +29,7 @@ def add(name: str, commands: shared.Subparsers) -> None:
 
 def run(client: Client, arguments: argparse.Namespace) -> bool:
     check_picture_name(arguments.output)
-    check_mask(arguments.mask)
+    check_drawing("--mask", arguments.mask)
     options = shared.options_of(client.diffuse, arguments)
     result = client.diffuse(arguments.target, arguments.context, **options)
     save_with_code(result, arguments.output)

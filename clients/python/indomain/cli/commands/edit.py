@@ -12,7 +12,7 @@ from indomain import Client, Edit, Edited
 from indomain.cli import arguments as shared
 from indomain.cli.bulk.plan import Job, plan
 from indomain.cli.bulk.runner import run_jobs
-from indomain.cli.pictures import check_mask, code_reader, picture_of, save_picture, source_of
+from indomain.cli.pictures import check_drawing, code_reader, picture_of, save_picture, source_of
 
 EXAMPLES = """\
 examples:
@@ -22,6 +22,7 @@ examples:
   indomain edit portrait.jpg age=1 --keep smile    (older, but the smile stays)
   indomain invert portrait.jpg -o portrait.png     (writes portrait.npy too)
   indomain edit group.jpg smile=1 --face all --paste -o group-smiles.jpg   (or --face 1, --face 0,2)
+  indomain edit portrait.jpg --strokes lips.png -o red.png   (a PNG with transparency: its colours are followed)
   indomain edit portrait.npy yaw=1 -o turned.png   (a code: nothing to invert again; .npz, and .pt of others, too)
 """
 
@@ -55,15 +56,21 @@ def add(name: str, commands: shared.Subparsers) -> None:
         region="fractions of the sides, 0.2,0.3,0.8,0.9: only there the picture changes (default: everywhere)",
         mask="a picture that is white where the picture changes",
     )
+    parser.add_argument(
+        "--strokes",
+        type=Path,
+        help="a picture with transparency, whose colours the edited picture is to follow",
+    )
 
 
 def run(client: Client, arguments: argparse.Namespace) -> bool:
     items, strengths = _split_edits(arguments.items)
-    if not strengths:
+    if not strengths and arguments.strokes is None:
         raise shared.UsageError(
-            "name at least one edit, as in smile=1; `indomain bundles` lists the directions"
+            "name at least one edit, as in smile=1, or give --strokes; `indomain bundles` lists the directions"
         )
-    check_mask(arguments.mask)
+    check_drawing("--mask", arguments.mask)
+    check_drawing("--strokes", arguments.strokes)
     if not isinstance(arguments.face, int | None) and not arguments.paste:
         raise shared.UsageError("several faces come back in one photograph: add --paste")
     jobs = plan(arguments, items, codes_in=True)
