@@ -254,6 +254,7 @@ byId("key-button").addEventListener("click", async () => {
 for (const id of ["compare", "view"]) byId(id).addEventListener("click", () => brush.stop());
 followTabs((tab) => {
   if (tab !== "edit") brush.stop();
+  byId("brush").hidden = tab !== "edit";
   if (tab === "blend" && editing.current) {
     view.showWhole(false);
     blend.open({ ...editing.current, edits: editing.edits, picture: view.face ?? editing.current.source.picture });

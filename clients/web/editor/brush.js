@@ -83,7 +83,10 @@ export class Brush {
     byId("brush-tools").hidden = !this.kind;
     byId("brush-colour-field").hidden = this.kind !== "colour";
     if (this.kind) byId("brush-hint").textContent = HINTS[this.kind];
-    if (begins) this.handlers.onStart();
+    if (begins) {
+      this.handlers.onStart();
+      this.canvas.scrollIntoView({ block: "nearest" });
+    }
     this.#paint();
   }
 
@@ -102,12 +105,17 @@ export class Brush {
     if (!this.kind) return;
     const context = this.layers[this.kind];
     context.globalCompositeOperation = this.erase.checked ? "destination-out" : "source-over";
-    context.strokeStyle = this.kind === "area" ? "#ffffff" : this.colour.value;
-    context.lineWidth = (SIDE * Number(this.size.value)) / 100;
+    const colour = this.kind === "area" ? "#ffffff" : this.colour.value;
+    const width = (SIDE * Number(this.size.value)) / 100;
+    Object.assign(context, { strokeStyle: colour, fillStyle: colour, lineWidth: width });
     context.beginPath();
     context.moveTo(SIDE * from.x, SIDE * from.y);
     context.lineTo(SIDE * to.x, SIDE * to.y);
     context.stroke();
+    // A line from a point to itself is not drawn.
+    context.beginPath();
+    context.arc(SIDE * to.x, SIDE * to.y, width / 2, 0, 2 * Math.PI);
+    context.fill();
     if (this.kind === "colour") this.followed = false;
     this.#paint();
   }

@@ -43,7 +43,7 @@ export class View {
 
   /** Locks the editor while a picture is inverted. @param {boolean} held */
   hold(held) {
-    for (const part of document.querySelectorAll(".tools, .panel, .strip, .segments")) part.toggleAttribute("inert", held);
+    for (const part of document.querySelectorAll(".tools, .panel, .strip, .segments, .brush-tools")) part.toggleAttribute("inert", held);
     if (held) byId("progress-cancel").focus();
   }
 
