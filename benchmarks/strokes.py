@@ -2,7 +2,7 @@
 
 Paints each drawing of DRAWINGS onto the picture of a portrait's code, lets a code follow it, and prints one table: how
 far the picture is from the strokes before and after, how far it moved elsewhere, and its domain score. `--to
-docs/pictures/strokes.jpg` also draws them: the code's picture, the strokes on it, and the answer.
+docs/pictures/strokes.webp` also draws them: the code's picture, the strokes on it, and the answer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.graphs import markdown_table
 
 TIMEOUT_S = 600.0
 SIDE = 512
-CELL = 168  # pixels of a picture on the sheet
+CELL = 160  # pixels of a picture on the sheet
 Line = tuple[tuple[float, float], ...]  # x and y, in parts of the sides
 
 # By name: colour, width in parts of the side, and lines.
@@ -104,7 +104,7 @@ def run(config: StrokesConfig) -> str:
                     ]
                 )
     if config.to is not None:
-        sheet([list(row) for row in zip(*columns, strict=True)]).save(config.to, quality=85)
+        sheet([list(row) for row in zip(*columns, strict=True)]).save(config.to, quality=85, method=6)
     headings = [
         "strokes",
         "domain weight",

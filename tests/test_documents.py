@@ -97,6 +97,11 @@ def pictures(shipped: tuple[str, str], tmp_path_factory: pytest.TempPathFactory)
     for name in ("portrait.png", "portrait.jpg"):
         shutil.copy(ROOT / "clients/python/examples/portrait.png", folder / name)
     Image.new("L", (RESOLUTION, RESOLUTION), 255).save(folder / "eyes.png")
+    strokes = Image.new("RGBA", (RESOLUTION, RESOLUTION))
+    strokes.paste(
+        (190, 20, 40), (RESOLUTION // 3, RESOLUTION * 2 // 3, RESOLUTION * 2 // 3, RESOLUTION * 3 // 4)
+    )
+    strokes.save(folder / "lips.png")
     two = [Image.open(ROOT / "clients/python/examples" / name) for name in ("astronaut.jpg", "hopper.jpg")]
     two[0].save(folder / "astronaut.jpg")
     group = Image.new("RGB", (two[0].width + two[1].width, max(one.height for one in two)))

@@ -41,7 +41,9 @@ class Strokes:
         """The weight of each pixel in a refinement. Strokes have a tenth of the whole, however small they are."""
         covered = float(self.cover.mean())
         share = max(_LEAST_SHARE, covered)
-        return (self.cover * share / covered + (1 - self.cover) * (1 - share) / (1 - covered)).astype(np.float32)
+        return (self.cover * share / covered + (1 - self.cover) * (1 - share) / (1 - covered)).astype(
+            np.float32
+        )
 
 
 def drawing_place(size: tuple[int, int], origin: Origin | None) -> Similarity:

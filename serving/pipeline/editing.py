@@ -172,7 +172,8 @@ class Editor:
         )
         (after,) = await self._stages.generate(bundle, refined.code[None], call)
         losses = measure(target, before, after, refined, strokes.cover)
-        return follow_strokes(code, refined.code, strokes.cover, bundle), losses
+        kept = code if settings.detail else plain
+        return follow_strokes(kept, refined.code, strokes.cover, bundle), losses
 
     async def _hold(
         self, bundle: Bundle, source: Code, edited: Code, mask: Mask, settings: RefineSettings, call: Call

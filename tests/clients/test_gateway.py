@@ -185,6 +185,34 @@ def test_an_edit_of_an_area_that_keeps_something(
         client.edit(PORTRAIT, age=1.0, keep="age")
 
 
+def test_an_edit_along_strokes(
+    client: indomain.Client, address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = Image.new("RGBA", (32, 32))
+    drawn.paste((200, 40, 60), (8, 8, 24, 24))
+    edited = client.edit(PORTRAIT, strokes=drawn)
+    assert edited.strokes is not None
+    assert edited.strokes.pixel_mse_after < edited.strokes.pixel_mse_before
+    assert edited.strokes.steps_done > 0
+    drawn.save(tmp_path / "drawn.png")
+    arguments = [
+        "edit",
+        str(PORTRAIT),
+        "--strokes",
+        str(tmp_path / "drawn.png"),
+        "-o",
+        str(tmp_path / "a.png"),
+    ]
+    assert main([*arguments, "--server", address, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["strokes"]["pixel_mse_after"] == pytest.approx(edited.strokes.pixel_mse_after, rel=0.05)
+    edited.save(tmp_path / "edited.npz")
+    assert indomain.Edited.load(tmp_path / "edited.npz").strokes == edited.strokes
+    with client.session(PORTRAIT) as session:
+        assert session.edit(strokes=drawn).strokes is not None
+        assert session.edit(smile=1.0).strokes is None
+
+
 # --- streams, mixing, diffusion --------------------------------------------------------------------------------------
 
 

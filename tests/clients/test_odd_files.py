@@ -322,21 +322,24 @@ def test_one_picture_without_a_gateway(
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "picture"),
     ],
 )
-@pytest.mark.parametrize("command", ["edit", "diffuse"])
-def test_a_bad_mask_is_the_masks_fault(
+@pytest.mark.parametrize(
+    ("command", "flag"), [("edit", "--mask"), ("edit", "--strokes"), ("diffuse", "--mask")]
+)
+def test_a_bad_drawing_is_the_drawings_fault(
     server: ScriptedGateway,
     command: str,
+    flag: str,
     content: bytes | None,
     says: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     if content is not None:
         Path("mask.png").write_bytes(content)
-    what = ["photos/a.PNG", "photos/b.jpg", *(["smile=1"] if command == "edit" else [])]
+    what = ["photos/a.PNG", "photos/b.jpg", *(["smile=1"] if flag == "--mask" and command == "edit" else [])]
     out = "out" if command == "edit" else "out.png"
-    assert main([command, *what, "--mask", "mask.png", "-o", out]) == 2
+    assert main([command, *what, flag, "mask.png", "-o", out]) == 2
     error = capsys.readouterr().err
-    assert "--mask mask.png: " in error
+    assert f"{flag} mask.png: " in error
     assert says in error
     assert "photos" not in error
     assert not server.requests

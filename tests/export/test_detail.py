@@ -172,6 +172,23 @@ def test_an_area_refined_without_detail_has_none(client: Client, picture: bytes)
     assert not np.any(client.edit(code, **options, refine=Refine(steps=2, detail=False)).code[LAYERS:])
 
 
+def test_strokes_are_followed_without_detail_and_hide_what_they_lie_on(
+    client: Client, picture: bytes
+) -> None:
+    code = client.invert(picture, steps=10).code
+    side = len(picture)
+    strokes = np.zeros((side, side, 4), np.uint8)
+    strokes[: side // 2] = (90, 60, 200, 255)
+    edited = client.edit(code, strokes=strokes, refine=Refine(steps=4)).code
+    before, after = (rows[LAYERS:].reshape(CONFIG.maps, CONFIG.side, CONFIG.side) for rows in (code, edited))
+    half = CONFIG.side // 2
+    assert not np.any(after[:, :half])
+    kept = after[:, half:].sum() / before[:, half:].sum()
+    assert 0 < kept < 1
+    np.testing.assert_allclose(after[:, half:], kept * before[:, half:], rtol=1e-3)
+    assert not np.any(client.edit(code, strokes=strokes, refine=Refine(steps=4, detail=False)).code[LAYERS:])
+
+
 def test_handles_and_files_carry_it(client: Client, picture: bytes, tmp_path: Path) -> None:
     inverted = client.invert(picture, steps=10)
     inverted.save(tmp_path / "me.npz")
