@@ -135,7 +135,8 @@ class Editor:
             )
         if not drawn.refinements:
             return _Applied(edited)
-        settings = self._refine_settings(job, bundle)
+        # Of the picture of a code everything is known, whatever was known of the photograph.
+        settings = replace(self._refine_settings(job, bundle), grey=False, downsampling=1)
         followed = None
         if drawn.strokes is not None:
             reserve_s = 0.0 if drawn.mask is None else call.deadline.remaining_s / 2

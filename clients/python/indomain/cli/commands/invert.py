@@ -9,7 +9,7 @@ from indomain import Client, Inversion
 from indomain.cli import arguments as shared
 from indomain.cli.bulk.plan import Job, plan
 from indomain.cli.bulk.runner import run_jobs
-from indomain.cli.pictures import RESULT_SUFFIX, check_mask, picture_of, save_code, save_picture, save_result
+from indomain.cli.pictures import RESULT_SUFFIX, check_drawing, picture_of, save_code, save_picture, save_result
 
 
 def add(name: str, commands: shared.Subparsers) -> None:
@@ -27,7 +27,7 @@ def add(name: str, commands: shared.Subparsers) -> None:
 
 
 def run(client: Client, arguments: argparse.Namespace) -> bool:
-    check_mask(arguments.mask)
+    check_drawing("--mask", arguments.mask)
     jobs = plan(arguments, arguments.items, codes_out=True)
     options = shared.options_of(client.invert, arguments)
 
