@@ -104,7 +104,7 @@ def run(config: StrokesConfig) -> str:
                     ]
                 )
     if config.to is not None:
-        sheet([list(row) for row in zip(*columns, strict=True)]).save(config.to, quality=85, method=6)
+        sheet([list(row) for row in zip(*columns, strict=True)]).save(config.to, quality=80, method=6)
     headings = [
         "strokes",
         "domain weight",

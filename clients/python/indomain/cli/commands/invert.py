@@ -9,7 +9,14 @@ from indomain import Client, Inversion
 from indomain.cli import arguments as shared
 from indomain.cli.bulk.plan import Job, plan
 from indomain.cli.bulk.runner import run_jobs
-from indomain.cli.pictures import RESULT_SUFFIX, check_drawing, picture_of, save_code, save_picture, save_result
+from indomain.cli.pictures import (
+    RESULT_SUFFIX,
+    check_drawing,
+    picture_of,
+    save_code,
+    save_picture,
+    save_result,
+)
 
 
 def add(name: str, commands: shared.Subparsers) -> None:
