@@ -18,7 +18,7 @@ from torch import Tensor
 
 from training.data.pictures import DataError
 from training.directions.directions import add_directions
-from training.directions.journeys import Survey, as_direction, draw, journey_table, walks_sheet
+from training.directions.journeys import Survey, as_direction, draw, journey_table, straight, walks_sheet
 from training.directions.transforms import Seen, Values, luma
 from training.directions.walks import (
     SHOWN,
@@ -174,7 +174,7 @@ def analyze(config: AnalyzeConfig) -> str:
 
     (step,) = learn_walks(run.generator, [score_loss(assessor, amount)], config.walk)
     survey = Survey(run, config.hold.pictures)
-    journey = survey.follow(step, measure)
+    journey = survey.follow(straight(step), measure)
     ends = journey.range(config.hold.domain_floor, config.hold.faces_floor)
     if config.picture:
         walks_sheet(run.generator.synthesis, survey.codes[:SHOWN], [step]).save(config.picture, quality=65)
