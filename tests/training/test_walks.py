@@ -283,7 +283,7 @@ def test_networks_that_are_no_assessors_are_refused(tmp_path: Path, network: nn.
             b"\x08\x07",
             "is no valid ONNX file; export it again; or give the network as TorchScript",
         ),
-        ("score.onnx", b"\x08\x07", "give the network as TorchScript"),
+        ("score.onnx", b"not a network", "is no valid ONNX file"),
         ("score.pt", b"not a network", "is no TorchScript file; make one with"),
         ("score.pt", b"", "is no TorchScript file; make one with"),
         ("weights.pt", None, "is no TorchScript file; make one with"),
