@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from serving.deadline import Deadline
 from serving.errors import EditingError
 
+T = TypeVar("T")
 Stage = Literal["align", "queue", "encode", "refine", "edit", "decode", "image"]
 STAGES: tuple[Stage, ...] = ("align", "queue", "encode", "refine", "edit", "decode", "image")
 
@@ -144,6 +145,21 @@ class Call:
     def timings(self) -> list[tuple[str, float]]:
         """(stage, seconds) of the stages that ran, in the pipeline's order."""
         return [(stage, self.seconds[stage]) for stage in STAGES if stage in self.seconds]
+
+
+async def beside(call: Call, works: Sequence[Callable[[Call], Coroutine[Any, Any, T]]]) -> list[T]:
+    """The results of works that run beside each other, each for a call aside; of each stage the longest time counts.
+
+    Raises what the first to fail raises; the others are cancelled.
+    """
+    calls = [call.aside() for _ in works]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work(own)) for work, own in zip(works, calls, strict=True)]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    call.add_longest(calls)
+    return [task.result() for task in tasks]
 
 
 CALL: ContextVar[Call | None] = ContextVar("call", default=None)

@@ -325,6 +325,18 @@ class MixJob:
 
 
 @dataclass(frozen=True, slots=True)
+class MeanJob:
+    """Find the mean of several codes: of their numbers, or by the lengths of ways in pictures."""
+
+    sources: tuple[Source, ...]
+    bundle: str = ""
+    refine: RefineOptions = RefineOptions()
+    output: OutputOptions = OutputOptions()
+    align: AlignOptions = AlignOptions()
+    path: Path = Path.LINEAR
+
+
+@dataclass(frozen=True, slots=True)
 class DiffuseJob:
     """Paste an area of `target` into `context` and find a code for both together. A mask is white on the target."""
 

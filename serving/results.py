@@ -140,6 +140,17 @@ class Mixed:
 
 
 @dataclass(frozen=True, slots=True)
+class Mean:
+    """The mean of several codes. distances: the lengths, in pictures, of the ways from it to each of them."""
+
+    bundle: str
+    code: NamedCode
+    domain_score: float
+    rendering: Rendering
+    distances: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Diffused:
     """A code for an area pasted into a context. `rendering.aligned` is the pasted picture; losses count in the area."""
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from benchmarks.gateway import running_gateway
 from benchmarks.scale import rosinality_state
-from tests.shipped import CHECKPOINT, RESOLUTION, quick_repository
+from tests.shipped import CHECKPOINT, MANIFEST, NAME, REPOSITORY, RESOLUTION, quick_repository
 from training.networks.generator import Generator, GeneratorConfig
 
 ROOT = Path(__file__).parents[1]
@@ -173,6 +173,13 @@ def test_the_slow_ones_too(document: Path, tmp_path: Path, shipped: tuple[str, s
 def test_what_is_not_run_says_why(document: Path) -> None:
     wrong = [block.mark for block in blocks(document) if block.mark and not MARK.fullmatch(block.mark)]
     assert not wrong
+
+
+def test_what_a_tuned_bundle_shares_is_as_large_as_the_document_says() -> None:
+    sizes = {role: (REPOSITORY / graph["file"]).stat().st_size for role, graph in MANIFEST["graphs"].items()}
+    shared, all_graphs = sizes["encoder"] + sizes["mapping"], sum(sizes.values())
+    told = f"{shared / 1e6:.0f} of the {all_graphs / 1e6:.0f} MB of `{NAME}`'s graphs"
+    assert told in " ".join((ROOT / "docs/export.md").read_text(encoding="utf-8").split())
 
 
 def test_links_lead_somewhere() -> None:

@@ -3,13 +3,13 @@ everywhere, or within an area."""
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from serving.bundle import Bundle, without_detail
-from serving.call import Call
+from serving.call import Call, beside
 from serving.jobs import Code, CodeSource, EditJob, EncodedPicture, Origin, OutputOptions
 from serving.photographs.areas import Mask, Strokes, area_change, blend, pixel_mse, soften
 from serving.photographs.pasting import Patch
@@ -66,18 +66,8 @@ class Editor:
         """Edits several faces of a picture at once, and pastes all of them into it."""
         output = job.options.output
         faces = await self._stages.align_faces(bundle, picture, job.options.align, call)
-        calls = [call.aside() for _ in faces]
         one = replace(output, pasted=False)
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._edit_aligned(bundle, job, face, one, of_face))
-                    for face, of_face in zip(faces, calls, strict=True)
-                ]
-        except ExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-        call.add_longest(calls)
-        edited = [task.result() for task in tasks]
+        edited = await beside(call, [partial(self._edit_aligned, bundle, job, face, one) for face in faces])
         pasted = await self._renderer.paste_all(picture, [patch for _, patch in edited], output, call)
         first, _ = edited[0]
         return replace(

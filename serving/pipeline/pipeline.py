@@ -7,7 +7,8 @@ Each method of Pipeline is one job: it checks what is asked for, then runs stage
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from serving.access.admission import Admission, Streams
 from serving.backends.backend import Backend
 from serving.bundle import Bundle
-from serving.call import Call
+from serving.call import Call, beside
 from serving.deadline import Deadline
 from serving.errors import InvalidCode, InvalidOption, ShuttingDown, about
 from serving.jobs import (
@@ -30,18 +31,18 @@ from serving.jobs import (
     ImageFormat,
     InterpolateJob,
     InvertJob,
+    MeanJob,
     MixJob,
     NamedCode,
     Origin,
     OutputOptions,
+    Path,
     RefineOptions,
     SampleJob,
     Source,
     WatchInvertJob,
 )
-from serving.photographs.areas import (
-    blend,
-)
+from serving.photographs.areas import blend
 from serving.photographs.decoders import Decoders
 from serving.photographs.formats.encoding import check_output
 from serving.pipeline.bundles import ServedBundles
@@ -55,7 +56,10 @@ from serving.pipeline.edits import (
     rows_of_layers,
 )
 from serving.pipeline.handles import CodeHandles, Codes
+from serving.pipeline.paths.geodesic import Geodesics, check_path
 from serving.pipeline.paths.interpolation import Interpolator
+from serving.pipeline.paths.mean import Means
+from serving.pipeline.paths.patience import patiently
 from serving.pipeline.refinement import ProgressReports, RefineSettings, Report, no_report
 from serving.pipeline.rendering import Renderer
 from serving.pipeline.session import EditSessions, Receive, SendAnswer
@@ -68,6 +72,7 @@ from serving.results import (
     InterpolationFrame,
     Inversion,
     InvertProgress,
+    Mean,
     Mixed,
     Sampled,
 )
@@ -245,6 +250,26 @@ class Pipeline:
             score, rendering = await self._renderer.render_code(bundle, code, base, origin, job.output, call)
             return Mixed(bundle.name, self._codes.name(code, bundle, job.output, call), score, rendering)
 
+    async def mean(self, job: MeanJob, call: Call) -> Mean:
+        """The mean of several codes, and how far each is from it."""
+        async with self._admission.admitted(call):
+            bundle = self._served.find(job.bundle)
+            check_output(job.output)
+            settings = self._refine_settings(job.refine, bundle)
+            check_path(job.path, settings)
+            if not 1 <= len(job.sources) <= self.settings.max_codes:
+                raise InvalidOption(f"{len(job.sources)} sources; give 1 to {self.settings.max_codes}.")
+            sources = await self._codes_of(job, settings, bundle, call)
+            geodesics = Geodesics(bundle, self._stages, self._served.refiner(bundle), settings, nullcontext())
+            codes = np.stack([code for code, _ in sources])
+            means = Means(self._stages, geodesics, self.settings.max_codes)
+            code, distances = await means.find(codes, job.path, call)
+            first, origin = sources[0]
+            render = partial(self._renderer.render_code, bundle, code, first, origin, job.output, call)
+            score, rendering = await patiently(render, call)
+            named = self._codes.name(code, bundle, job.output, call)
+            return Mean(bundle.name, named, score, rendering, tuple(distances))
+
     async def diffuse(self, job: DiffuseJob, call: Call) -> Diffused:
         """Semantic diffusion: pastes an area of the target into the context, and inverts both together.
 
@@ -320,12 +345,33 @@ class Pipeline:
         named = self._codes.name(refined.code, bundle, job.output, call)
         return Inversion(bundle.name, named, rendered.score, rendered.losses, rendered.rendering)
 
+    async def _codes_of(
+        self, job: MeanJob, settings: RefineSettings, bundle: Bundle, call: Call
+    ) -> list[tuple[Code, Origin | None]]:
+        """The code of each source, as `_code_of`; pictures are inverted beside each other."""
+        # What follows is a refinement too: the inversions may take half of the time.
+        reserve_s = call.deadline.remaining_s / 2 if job.path is Path.GEODESIC else 0.0
+
+        async def find(n: int, source: Source, own: Call) -> tuple[Code, Origin | None]:
+            with about(f"sources[{n}]"):
+                return await self._code_of(source, settings, job.align, bundle, own, reserve_s)
+
+        return await beside(call, [partial(find, n, source) for n, source in enumerate(job.sources)])
+
     async def _code_of(
-        self, source: Source, settings: RefineSettings, align: AlignOptions, bundle: Bundle, call: Call
+        self,
+        source: Source,
+        settings: RefineSettings,
+        align: AlignOptions,
+        bundle: Bundle,
+        call: Call,
+        extra_reserve_s: float = 0.0,
     ) -> tuple[Code, Origin | None]:
         """The code of a source; a picture is inverted, and then its origin is returned, too."""
         if not isinstance(source, EncodedPicture):
             return self._codes.read_one(source, bundle, call), None
         aligned = await self._stages.align(bundle, source, align, call)
-        _, refined = await self._stages.find_code(bundle, aligned.image, settings, call)
+        _, refined = await self._stages.find_code(
+            bundle, aligned.image, settings, call, extra_reserve_s=extra_reserve_s
+        )
         return refined.code, aligned.origin

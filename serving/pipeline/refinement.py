@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -160,7 +161,8 @@ class Refiner:
         self._rule = rule
         self._max_at_full_steps = max_at_full_steps
         self._running = 0
-        self._chunk_s = ExponentialAverage(0.3)
+        # By how many codes it has: on a GPU a batch takes little longer than one, on a processor as many times as long.
+        self._chunk_s: defaultdict[int, ExponentialAverage] = defaultdict(lambda: ExponentialAverage(0.3))
 
     async def refine(
         self,
@@ -280,10 +282,10 @@ class Refiner:
         self, state: dict[str, npt.NDArray[Any]], deadline: Deadline, reserve_s: float
     ) -> Inference | None:
         """Runs one chunk. None if it would end, or did end, later than `reserve_s` before the deadline."""
-        spare_s, count = deadline.remaining_s - reserve_s, len(state["code"])
-        if spare_s <= count * self._chunk_s.value:
+        spare_s, chunk_s = deadline.remaining_s - reserve_s, self._chunk_s[len(state["code"])]
+        if spare_s <= chunk_s.value:
             # One slow chunk must not stop all later requests that have less time than it took.
-            self._chunk_s.shrink(0.8)
+            chunk_s.shrink(0.8)
             return None
         started_s = deadline.clock.now()
         try:
@@ -292,7 +294,7 @@ class Refiner:
         except TimeoutError:
             return None
         finally:
-            self._chunk_s.add((deadline.clock.now() - started_s) / count)
+            chunk_s.add(deadline.clock.now() - started_s)
         return chunk
 
 

@@ -100,6 +100,11 @@ def read_manifest(repository: Path, name: str) -> Manifest:
             f"Bundle {name}: its manifest says it is {manifest.bundle!r}; rename one of the two."
         )
     _check_names(manifest)
+    if (manifest.refine.detail is None) != (manifest.detail is None):
+        has, lacks = ("refine.detail", "detail") if manifest.detail is None else ("detail", "refine.detail")
+        raise BundleInvalid(
+            f"Bundle {name}: {name}.json has {has} and no {lacks}; it takes both, or neither; export it again."
+        )
     return manifest
 
 

@@ -105,6 +105,10 @@ class Editing:
         mixed = await self._pipeline.mix(requests.mix(request), call)
         return responses.answer(pb.MixResponse, mixed, call)
 
+    async def Mean(self, request: pb.MeanRequest, call: Call) -> pb.MeanResponse:
+        mean = await self._pipeline.mean(requests.mean(request), call)
+        return responses.answer(pb.MeanResponse, mean, call)
+
     async def Diffuse(self, request: pb.DiffuseRequest, call: Call) -> pb.DiffuseResponse:
         diffused = await self._pipeline.diffuse(requests.diffuse(request), call)
         return responses.answer(pb.DiffuseResponse, diffused, call)

@@ -34,6 +34,7 @@ from serving.jobs import (
     ImageFormat,
     InterpolateJob,
     InvertJob,
+    MeanJob,
     MixJob,
     NamedCode,
     OutputOptions,
@@ -99,6 +100,10 @@ def interpolate(request: pb.InterpolateRequest) -> InterpolateJob:
 
 def mix(request: pb.MixRequest) -> MixJob:
     return _read(MixJob, request)
+
+
+def mean(request: pb.MeanRequest) -> MeanJob:
+    return _read(MeanJob, request)
 
 
 def diffuse(request: pb.DiffuseRequest) -> DiffuseJob:
@@ -186,12 +191,12 @@ def _readers(kind: type[Any], message: Descriptor) -> tuple[tuple[str, Reader], 
 
 def _reader(field: FieldDescriptor, *, optional: bool) -> Reader:
     name = field.name
+    if field.message_type is pb.Source.DESCRIPTOR:
+        return partial(_named_sources if field.is_repeated else _named_source, name)
     if field.message_type is not None:
         convert = _CONVERTERS[field.message_type.name]
         if field.is_repeated:
             return lambda message: tuple(convert(item) for item in getattr(message, name))
-        if field.message_type is pb.Source.DESCRIPTOR:
-            return partial(_named_source, name)
         return lambda message: (
             convert(getattr(message, name)) if message.HasField(name) else _left_out(name, optional)
         )
@@ -207,6 +212,14 @@ def _reader(field: FieldDescriptor, *, optional: bool) -> Reader:
 def _named_source(name: str, message: Any) -> Source:
     with about(name):
         return _source(getattr(message, name), f"The {name}")
+
+
+def _named_sources(name: str, message: Any) -> tuple[Source, ...]:
+    sources = []
+    for n, source in enumerate(getattr(message, name)):
+        with about(f"{name}[{n}]"):
+            sources.append(_source(source, "It"))
+    return tuple(sources)
 
 
 def _left_out(name: str, optional: bool) -> Any:
@@ -246,5 +259,4 @@ _CONVERTERS: dict[str, Reader] = {
     "RefineOptions": partial(_read, RefineOptions),
     "OutputOptions": _output,
     "AlignOptions": partial(_read, AlignOptions),
-    "Source": _NOT_SET,
 }

@@ -194,6 +194,8 @@ def _writer(field: FieldDescriptor) -> Writer:
     if field.enum_type is not None:
         numbers = _NUMBERS[field.enum_type.name]
         return lambda message, value: setattr(message, name, numbers[value])
+    if field.is_repeated:
+        return lambda message, values: getattr(message, name).extend(values)
     return lambda message, value: setattr(message, name, value)
 
 

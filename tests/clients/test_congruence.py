@@ -139,6 +139,8 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "interpolate": lambda client: client.interpolate(CODE, PORTRAIT, 4, steps=2),
     "a geodesic": lambda client: client.interpolate(4 * CODE, PORTRAIT, 4, steps=2, path="geodesic"),
     "mix": lambda client: client.mix(CODE, -CODE, [4, 5], 0.3),
+    "a mean": lambda client: client.mean([CODE, RESULT, PORTRAIT], steps=2),
+    "a geodesic mean": lambda client: client.mean([4 * CODE, -4 * CODE, PORTRAIT], steps=2, path="geodesic"),
     "diffuse": lambda client: client.diffuse(
         PORTRAIT, PORTRAIT, region=(0.2, 0.2, 0.8, 0.8), include_aligned=True, steps=2
     ),
@@ -190,6 +192,9 @@ MISTAKES: dict[str, Callable[[Any], Any]] = {
         CODE, CODE, 3, steps=0, path="geodesic"
     ),
     "no such path": lambda client: client.interpolate(CODE, CODE, 3, path="zigzag"),
+    "a mean of nothing": lambda client: client.mean([]),
+    "a mean of a code that is not finite": lambda client: client.mean([CODE, CODE * np.nan]),
+    "a geodesic mean without refinement": lambda client: client.mean([CODE, CODE], steps=0, path="geodesic"),
     "layers that are not there": lambda client: client.mix(CODE, CODE, [17]),
     "an empty region": lambda client: client.diffuse(PORTRAIT, PORTRAIT, region=(0.5, 0.5, 0.5, 0.5)),
     "region and mask": lambda client: client.diffuse(PORTRAIT, PORTRAIT, region=(0, 0, 1, 1), mask=PORTRAIT),

@@ -268,6 +268,19 @@ def test_interpolating_between_results_codes_and_pictures(client: indomain.Clien
     assert np.allclose(halfway.code, client.invert(PORTRAIT, steps=0).code, atol=1e-4)
 
 
+def test_the_mean_of_results_codes_and_pictures(client: indomain.Client) -> None:
+    one, other = client.sample([1, 2])
+    mean = client.mean([one, other.code, PORTRAIT], steps=2)
+    third = client.invert(PORTRAIT, steps=2)
+    assert np.allclose(mean.code, (one.code + other.code + third.code) / 3, atol=1e-4)
+    curved = client.mean([one, other.code, third], path="geodesic", steps=4)
+    assert len(curved.distances) == 3
+    assert sum(np.square(curved.distances)) <= sum(np.square(mean.distances)) * (1 + 1e-4)
+    assert client.edit(curved, smile=1.0).bundle == mean.bundle
+    with pytest.raises(indomain.InvalidPictureError, match=r"sources\[1\]"):
+        client.mean([one, b"no picture"])
+
+
 def test_mixing_and_diffusing(client: indomain.Client) -> None:
     one, other = client.sample([1, 2])
     mixed = client.mix(one, other, [4, 5])
@@ -301,6 +314,12 @@ def test_the_command_line_interpolates_mixes_and_diffuses(
     assert main(["interpolate", *ends, "-n", "4", "-o", "geodesic.png", "--path", "geodesic", "--json"]) == 0
     frames = json.loads(capsys.readouterr().out)
     assert 0 == frames[0]["energy"] < frames[-1]["length"] ** 2 <= 1.0001 * frames[-1]["energy"]
+    assert (
+        main(["mean", *ends[:2], "other.png", *ends[2:], "-o", "mean.png", "--path", "geodesic", "--json"])
+        == 0
+    )
+    assert len(json.loads(capsys.readouterr().out)["distances"]) == 3
+    assert np.load("mean.npy").shape == (LAYERS, 512)
     assert main(["mix", *ends, "--layers", "4-5", "-o", "mixed.png"]) == 0
     assert np.load("mixed.npy").shape == (LAYERS, 512)
     capsys.readouterr()

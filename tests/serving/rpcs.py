@@ -46,6 +46,7 @@ def request_of(rpc: str) -> Message:
         "Decode": pb.DecodeRequest(codes=[code]),
         "Interpolate": pb.InterpolateRequest(start=source, end=source, count=2),
         "Mix": pb.MixRequest(base=source, style=source, layers=[0]),
+        "Mean": pb.MeanRequest(sources=[source, source]),
         "Diffuse": pb.DiffuseRequest(target=picture, context=picture, region=middle, refine=refine),
         "Sample": pb.SampleRequest(seeds=[1]),
     }

@@ -27,11 +27,12 @@ from training.directions.assessors import (
     sharpness,
     spread_of_scores,
 )
-from training.directions.journeys import Journey, Stop, draw
+from training.directions.journeys import Journey, Stop, Walk, draw, straight
 from training.directions.transforms import TRANSFORMS, TransformName, luma, see
-from training.directions.walks import WalkConfig, edit_loss, learn_walks
+from training.directions.walks import WalkConfig, edit_loss, learn_network_walks, learn_walks
 from training.losses.perceptual import LPIPSSq
 from training.networks.generator import GeneratorConfig, sample_codes
+from training.refinement.objective import masked_mean_square
 
 PORTRAIT = Path(__file__).parents[2] / "clients/python/examples/portrait.png"
 SIDE = 32
@@ -108,6 +109,40 @@ def test_a_brightness_walk_is_brighter_at_every_step_and_moves_nothing_else() ->
     assert not step[0, 4:].any()
 
 
+def test_a_network_walk_goes_further_with_each_step_and_nearer_than_a_line() -> None:
+    """The miniature's colours bend as tanh does: a step of one size for all codes is too small for the bright ones."""
+    generator: Any = Palette()
+
+    def loss(before: Tensor, after: Tensor, strengths: Tensor) -> Tensor:
+        wanted, mask = TRANSFORMS["brightness"].apply(before, strengths)
+        return masked_mean_square(after - wanted, mask)
+
+    config = WalkConfig(steps=200, batch=8, rate=0.05)
+    (step,) = learn_walks(generator, [loss], config)
+    (network,) = learn_network_walks(generator, [loss], config)
+    codes = sample_codes(generator, 64, seed=9)
+    before = draw(generator.synthesis, codes)
+
+    def light(walk: Walk, strength: float) -> float:
+        return float(luma(draw(generator.synthesis, walk(codes, strength))).mean())
+
+    told = [light(network.walk, s) for s in np.arange(-3, 3.1, 0.5)]
+    assert (np.diff(told) > 0).all()
+    # Two steps of one are one step of two, but for rounding.
+    twice = network.walk(network.walk(codes, 1.0), 1.0)
+    torch.testing.assert_close(twice, network.walk(codes, 2.0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(network.walk(codes, 0.0), codes, rtol=1e-5, atol=1e-5)
+
+    def missed(walk: Walk) -> float:
+        losses = [
+            loss(before, generator.synthesis(walk(codes, s)), torch.full((len(codes),), s)).mean()
+            for s in (-2.0, -1.0, 1.0, 2.0)
+        ]
+        return float(torch.stack(losses).mean())
+
+    assert missed(network.walk) < 0.9 * missed(straight(step))
+
+
 @pytest.mark.parametrize("name", ["sharpness", "colourfulness"])
 def test_a_score_rises_by_the_amount_along_its_direction(name: str) -> None:
     generator: Any = Palette()
@@ -158,14 +193,27 @@ def test_a_range_ends_before_codes_or_faces_break() -> None:
 
 def test_walks_join_a_runs_directions(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sheet = tmp_path / "sheet.png"
-    arguments = ["steer", str(run), "--transforms", "zoom", "red", *QUICK, "--picture", str(sheet)]
+    arguments = [
+        "steer",
+        str(run),
+        "--transforms",
+        "zoom",
+        "red",
+        *QUICK,
+        "--picture",
+        str(sheet),
+        "--network",
+    ]
     assert main(arguments) == 0
     out = capsys.readouterr().out
+    # Both walks by the same figures; the network's is no direction.
+    assert "| Red (5 % of its range) | " in out
+    assert "| Red (5 % of its range), by a network | " in out
     # The miniature draws no faces, so zoom has no slope; red has.
     assert "| Zoom (10 % larger) | - | - |" in out
     entries, vectors, _ = load_directions(run, (8, 512))  # checks length, layers and shape
     by_name = {entry["name"]: entry for entry in entries}
-    assert {"smile", "age", "steer-zoom", "steer-red"} <= by_name.keys() == vectors.keys()
+    assert {"smile", "age", "steer-zoom", "steer-red"} == by_name.keys() == vectors.keys()
     zoom, red = by_name["steer-zoom"], by_name["steer-red"]
     assert red["label"] == "Red (5 % of its range)"
     assert zoom["held_out"] is None
@@ -230,7 +278,12 @@ def test_networks_that_are_no_assessors_are_refused(tmp_path: Path, network: nn.
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("score.onnx", b"\x08\x07", "give the network as TorchScript"),
+        (
+            "score.onnx",
+            b"\x08\x07",
+            "is no valid ONNX file; export it again; or give the network as TorchScript",
+        ),
+        ("score.onnx", b"not a network", "is no valid ONNX file"),
         ("score.pt", b"not a network", "is no TorchScript file; make one with"),
         ("score.pt", b"", "is no TorchScript file; make one with"),
         ("weights.pt", None, "is no TorchScript file; make one with"),

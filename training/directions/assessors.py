@@ -2,7 +2,7 @@
 
 Goetschalckx, Andonian, Oliva, Isola, "GANalyze: Toward visual definitions of cognitive image properties" (ICCV 2019,
 arXiv 1906.10112). An assessor gives each picture a score and has a gradient: a formula, or a network
-in a TorchScript file.
+in a TorchScript or ONNX file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from torch import Tensor
 
 from training.data.pictures import DataError
 from training.directions.directions import add_directions
-from training.directions.journeys import Survey, as_direction, draw, journey_table, walks_sheet
+from training.directions.journeys import Survey, as_direction, draw, journey_table, straight, walks_sheet
+from training.directions.onnx_files.network import OnnxNetwork
+from training.directions.onnx_files.operators import OnnxError
 from training.directions.transforms import Seen, Values, luma
 from training.directions.walks import (
     SHOWN,
@@ -66,7 +68,7 @@ FORMULAS: dict[str, Assessor] = {"sharpness": sharpness, "colourfulness": colour
 
 
 def load_assessor(named: str, side: int | None = None) -> Assessor:
-    """A formula by its name, or the network in a TorchScript file. Raises AssessorError.
+    """A formula by its name, or the network in a TorchScript or ONNX file. Raises AssessorError.
 
     The network is given RGB float [N, 3, H, W] in 0..1, resized to `side` pixels if that is given, and returns one
     value a picture, [N] or [N, 1].
@@ -74,18 +76,12 @@ def load_assessor(named: str, side: int | None = None) -> Assessor:
     if named in FORMULAS:
         return FORMULAS[named]
     file = Path(named)
-    if file.suffix.lower() == ".onnx":
-        raise AssessorError(
-            f"{named} is ONNX, which has no gradient here; give the network as TorchScript: {HOW}"
-        )
     if not file.is_file():
         raise AssessorError(
-            f"{named} is neither a file nor one of {', '.join(FORMULAS)}; give one of these, or a TorchScript file"
+            f"{named} is neither a file nor one of {', '.join(FORMULAS)}; give one of these, a TorchScript or an ONNX "
+            "file"
         )
-    try:
-        network = torch.jit.load(str(file), map_location="cpu").eval()
-    except (RuntimeError, ValueError, OSError) as error:
-        raise AssessorError(f"{named} is no TorchScript file; {HOW}") from error
+    network = _read_network(file)
 
     def assess(images: Tensor) -> Tensor:
         pictures = (images + 1) / 2
@@ -93,7 +89,9 @@ def load_assessor(named: str, side: int | None = None) -> Assessor:
             pictures = F.interpolate(pictures, (side, side), mode="bilinear", antialias=True)
         try:
             scores = network(pictures)
-        # TorchScript raises torch.jit.Error, a RuntimeError, for all that goes wrong inside.
+        except OnnxError as error:
+            raise AssessorError(f"{named}: {error}") from error
+        # Both kinds of networks raise a RuntimeError for all that goes wrong inside, TorchScript its own.
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise AssessorError(
@@ -108,6 +106,17 @@ def load_assessor(named: str, side: int | None = None) -> Assessor:
         return scores.flatten().float()
 
     return assess
+
+
+def _read_network(file: Path) -> Callable[[Tensor], Tensor]:
+    try:
+        if file.suffix.lower() == ".onnx":
+            return OnnxNetwork(file).eval()
+        return torch.jit.load(str(file), map_location="cpu").eval()  # type: ignore[no-any-return]
+    except OnnxError as error:
+        raise AssessorError(f"{file}: {error}; or give the network as TorchScript: {HOW}") from error
+    except (RuntimeError, ValueError, OSError) as error:
+        raise AssessorError(f"{file} is no TorchScript file; {HOW}") from error
 
 
 def spread_of_scores(generator: Generator, assessor: Assessor, named: str) -> float:
@@ -140,7 +149,7 @@ class AnalyzeConfig:
     run: tyro.conf.Positional[Path]
     """Run folder of an encoder, or what `publish` made of it."""
     assessor: str
-    """`sharpness`, `colourfulness`, or a TorchScript file that gives one value a picture."""
+    """`sharpness`, `colourfulness`, or a TorchScript or ONNX file that gives one value a picture."""
     amount: float | None = None
     """What a strength of 1 adds to the score; by default one standard deviation of sampled pictures' scores."""
     side: int | None = None
@@ -174,7 +183,7 @@ def analyze(config: AnalyzeConfig) -> str:
 
     (step,) = learn_walks(run.generator, [score_loss(assessor, amount)], config.walk)
     survey = Survey(run, config.hold.pictures)
-    journey = survey.follow(step, measure)
+    journey = survey.follow(straight(step), measure)
     ends = journey.range(config.hold.domain_floor, config.hold.faces_floor)
     if config.picture:
         walks_sheet(run.generator.synthesis, survey.codes[:SHOWN], [step]).save(config.picture, quality=65)

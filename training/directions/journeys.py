@@ -27,7 +27,13 @@ FINE = 0.25  # a range ends at a multiple of this
 MEASURED = 2.0  # slopes are those of strengths up to this
 HELD_OUT = 17  # seed of the codes that walks are measured on
 AT_ONCE = 16  # pictures that networks draw together
+Walk = Callable[[Tensor, float], Tensor]  # codes float [N, L, 512] and a strength -> codes
 Measure = Callable[[Seen, Seen], Values]  # pictures before and after -> how far each went, in strengths
+
+
+def straight(step: Tensor) -> Walk:
+    """The linear walk of a step float [L, 512]: codes w + a v."""
+    return lambda codes, strength: codes + strength * step
 
 
 @torch.no_grad()
@@ -105,19 +111,19 @@ class Survey:
         self.before = see(draw(self.synthesis, self.codes))
         self.draws_faces = bool(self.before.faces.mean() > 0.5)
 
-    def follow(self, step: Tensor, measure: Measure) -> Journey:
-        """Follow a walk of steps float [L, 512] to both ends."""
+    def follow(self, walk: Walk, measure: Measure) -> Journey:
+        """Follow a walk to both ends."""
         sizes = np.arange(APART, FARTHEST + APART / 2, APART)
-        stops = [self._stop(step, measure, float(size)) for size in (*-sizes[::-1], *sizes)]
-        return Journey(stops, lambda strength: self.domain_score(step, strength))
+        stops = [self._stop(walk, measure, float(size)) for size in (*-sizes[::-1], *sizes)]
+        return Journey(stops, lambda strength: self.domain_score(walk, strength))
 
-    def domain_score(self, step: Tensor, strength: float) -> float:
-        """The median domain score of inversions that went a step float [L, 512] times a strength."""
-        edited = self.inversions + strength * step
+    def domain_score(self, walk: Walk, strength: float) -> float:
+        """The median domain score of inversions that went a walk up to a strength."""
+        edited = walk(self.inversions, strength)
         return float(np.median(domain_scores(self.discriminator, edited, self.inversions)))
 
-    def _stop(self, step: Tensor, measure: Measure, strength: float) -> Stop:
-        drawn = draw(self.synthesis, self.codes + strength * step)
+    def _stop(self, walk: Walk, measure: Measure, strength: float) -> Stop:
+        drawn = draw(self.synthesis, walk(self.codes, strength))
         after = see(drawn, faces_expected=self.draws_faces)
         faces = None
         if self.draws_faces:

@@ -1,14 +1,16 @@
-"""`python -m training steer`: learns linear walks in code space that zoom, shift, rotate and recolour pictures.
+"""`python -m training steer`: learns walks in code space that zoom, shift, rotate and recolour pictures.
 
 Jahanian, Chai, Isola, "On the 'steerability' of generative adversarial networks" (ICLR 2020, arXiv 1907.07171): the
-walk w + a v whose pictures are nearest to changed ones. Nothing is labelled; the change itself says what is wanted.
+walk w + a v whose pictures are nearest to changed ones, and the walk of a network that is applied again and again.
+Nothing is labelled; the change itself says what is wanted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -16,7 +18,8 @@ from torch import Tensor
 
 from training.data.pictures import DataError
 from training.directions.directions import DOMAIN_FLOOR, add_directions
-from training.directions.journeys import Survey, as_direction, journey_table, walks_sheet
+from training.directions.journeys import Survey, as_direction, journey_table, straight, walks_sheet
+from training.directions.network_walks import HIDDEN, NetworkWalk
 from training.directions.transforms import TRANSFORMS, Transform, TransformName
 from training.losses.perceptual import LPIPSSq
 from training.networks.generator import Generator
@@ -28,6 +31,7 @@ STATISTICS = 1_000  # sampled codes that the spread of a code's entries is measu
 TOLD = 20  # steps between two lines about losses
 # Pictures in [-1, 1] before the step, those after it (not clamped), strengths [N] -> loss [N]; pictures [N, 3, H, W].
 WalkLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+Move = Callable[[Tensor, Tensor], Tensor]  # codes [N, L, 512] and strengths [N] -> codes
 
 
 @dataclass
@@ -77,6 +81,9 @@ class SteerConfig:
     """Of the mean squared error."""
     perceptual_weight: float = 1.0
     """Of LPIPS-sq."""
+    network: bool = False
+    """Also learn a walk that a network makes of each, and measure it beside the linear one. It is not stored: its steps
+    differ from code to code, and a direction has one for all."""
     walk: WalkConfig = field(default_factory=WalkConfig)
     """Steps, rate, strengths."""
     hold: HoldConfig = field(default_factory=HoldConfig)
@@ -100,11 +107,17 @@ def steer(config: SteerConfig) -> str:
     journeys, ranges, found = {}, {}, []
     for name, step in zip(names, steps, strict=True):
         transform = TRANSFORMS[name]
-        journey = survey.follow(step, transform.measure)
+        journey = survey.follow(straight(step), transform.measure)
         ends = journey.range(config.hold.domain_floor, config.hold.faces_floor)
         journeys[transform.label], ranges[transform.label] = journey, ends
         found.append(as_direction(f"steer-{name}", transform.label, step, journey, ends))
         print(f"{found[-1].name}: range {ends[0]:g} to {ends[1]:g}", flush=True)
+    if config.network:
+        for name, network in zip(names, learn_network_walks(run.generator, losses, config.walk), strict=True):
+            transform = TRANSFORMS[name]
+            label = f"{transform.label}, by a network"
+            journeys[label] = survey.follow(network.walk, transform.measure)
+            ranges[label] = journeys[label].range(config.hold.domain_floor, config.hold.faces_floor)
     if config.picture:
         walks_sheet(run.generator.synthesis, survey.codes[:SHOWN], steps).save(config.picture, quality=65)
     listing = add_directions(config.run, found)
@@ -146,29 +159,67 @@ def learn_walks(generator: Generator, losses: list[WalkLoss], config: WalkConfig
     walks see the same codes, as their pictures before are half of the work.
     """
     random = torch.Generator().manual_seed(config.seed)
+    _, deviation = _statistics(generator, random)
+    standard = [torch.zeros_like(deviation, requires_grad=True) for _ in losses]
 
-    @torch.no_grad()
-    def sample(count: int) -> Tensor:
+    def linear(step: Tensor) -> Move:
+        return lambda codes, strengths: codes + strengths[:, None, None] * step * deviation
+
+    rates = [{"params": standard, "lr": config.rate}]
+    _fit(generator, losses, [linear(step) for step in standard], rates, random, config)
+    return [(step * deviation).detach() for step in standard]
+
+
+def learn_network_walks(
+    generator: Generator, losses: list[WalkLoss], config: WalkConfig
+) -> list[NetworkWalk]:
+    """For each loss, the network walk with the least of it, over the codes and strengths of `learn_walks`."""
+    random = torch.Generator().manual_seed(config.seed)
+    mean, deviation = _statistics(generator, random)
+    walks = [NetworkWalk(mean, deviation, config.seed) for _ in losses]
+    rates = [
+        {"params": [walk.step for walk in walks], "lr": config.rate},
+        # As many units add up in one entry of a step.
+        {"params": [matrix for walk in walks for matrix in (walk.down, walk.up)], "lr": config.rate / HIDDEN},
+    ]
+    _fit(generator, losses, [walk.forward for walk in walks], rates, random, config)
+    return walks
+
+
+def _sample(generator: Generator, count: int, random: torch.Generator) -> Tensor:
+    with torch.no_grad():
         return generator.mapping(torch.randn(count, generator.config.z_size, generator=random))
 
-    deviation = sample(STATISTICS).std(0) + 1e-6
-    standard = torch.zeros(len(losses), *deviation.shape, requires_grad=True)
-    adam = torch.optim.Adam([standard], config.rate, betas=(0.9, 0.99))
+
+def _statistics(generator: Generator, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of sampled codes' entries, each float [L, 512]."""
+    codes = _sample(generator, STATISTICS, random)
+    return codes.mean(0), codes.std(0) + 1e-6
+
+
+def _fit(
+    generator: Generator,
+    losses: list[WalkLoss],
+    moves: Sequence[Move],
+    rates: list[dict[str, Any]],
+    random: torch.Generator,
+    config: WalkConfig,
+) -> None:
+    """Lowers the loss of each walk; `rates`: Adam's groups of their parameters."""
+    adam = torch.optim.Adam(rates, betas=(0.9, 0.99))
     falling = torch.optim.lr_scheduler.LambdaLR(adam, lambda done: 1 - done / config.steps)
     for done in range(1, config.steps + 1):
-        codes = sample(config.batch)
+        codes = _sample(generator, config.batch, random)
         strengths = config.reach * (2 * torch.rand(config.batch, generator=random) - 1)
         with torch.no_grad():
             before = generator.synthesis(codes).clamp(-1, 1)
         adam.zero_grad()
         values = []
-        for walk, loss in zip(standard, losses, strict=True):
-            after = generator.synthesis(codes + strengths[:, None, None] * walk * deviation)
-            value = loss(before, after, strengths).mean()
+        for move, loss in zip(moves, losses, strict=True):
+            value = loss(before, generator.synthesis(move(codes, strengths)), strengths).mean()
             value.backward()
             values.append(f"{float(value.detach()):.3g}")
         adam.step()
         falling.step()
         if done % TOLD == 0:
             print(f"step {done}: loss {' '.join(values)}", flush=True)
-    return list((standard * deviation).detach())

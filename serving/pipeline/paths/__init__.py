@@ -1,1 +1,1 @@
-"""Ways from one code to another: the pictures of an interpolation, and geodesics."""
+"""Ways between codes: the pictures of an interpolation, geodesics, and means by their lengths."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 
 from serving.bundle import Bundle
 from serving.call import Call
 from serving.errors import InvalidOption
-from serving.jobs import Code, EncodedPicture, Image, InterpolateJob, NamedCode, Origin, Path
+from serving.jobs import Code, EncodedPicture, Image, InterpolateJob, NamedCode, Origin, OutputOptions, Path
 from serving.photographs.areas import pixel_mse
 from serving.pipeline.bundles import ServedBundles
 from serving.pipeline.edits import interpolate_codes
-from serving.pipeline.paths.geodesic import Codes, Geodesics
+from serving.pipeline.paths.geodesic import Codes, Geodesics, check_path
+from serving.pipeline.paths.patience import patiently
 from serving.pipeline.refinement import RefineSettings
 from serving.pipeline.rendering import Renderer
 from serving.pipeline.stages import Stages
@@ -36,12 +38,11 @@ class Interpolator:
 
     def check(self, job: InterpolateJob, settings: RefineSettings) -> None:
         """Raises InvalidOption. It is called before any graph runs."""
+        check_path(job.path, settings)
         most, what = self._settings.max_interpolated_pictures, ""
         if job.path is Path.GEODESIC:
             # all of its pictures are held at once
             most, what = min(most, self._settings.max_codes), " for a geodesic"
-            if settings.steps == 0:
-                raise InvalidOption("A geodesic needs refinement; give refine.steps of 1 or more.")
         if not 2 <= job.count <= most:
             raise InvalidOption(f"count is {job.count}; it goes from 2 to {most}{what}.")
 
@@ -62,19 +63,16 @@ class Interpolator:
         """
         output, way = job.output, None
         if job.path is Path.GEODESIC:
-            async with working:
-                geodesics = Geodesics(bundle, self._stages, self._served.refiner(bundle), settings)
-                way = await geodesics.find(*ends, job.count, call)
+            geodesics = Geodesics(bundle, self._stages, self._served.refiner(bundle), settings, working)
+            way = await geodesics.find(*ends, job.count, call)
         seen: list[Image] = []  # the first picture, and the one before
         energy = length = 0.0
         first, count = 0, 1
         while first < job.count:
-            async with working:
-                part = self._codes(job, ends, way, slice(first, first + count), call)
-                images, scores = await self._stages.generate_and_score(bundle, part, len(part), call)
-                pictures: Sequence[EncodedPicture | None] = [None] * len(part)
-                if output.image:
-                    pictures = await self._stages.encode_pictures(images, output, call)
+            part = self._codes(job, ends, way, slice(first, first + count), call)
+            draw = partial(self._draw, bundle, part, output, call, working)
+            # A geodesic has cost too much to be thrown away where there is no room for its pictures.
+            images, scores, pictures = await (draw() if way is None else patiently(draw, call))
             seen = seen or [images[0], images[0]]
             for n, (code, score, picture) in enumerate(zip(part, scores, pictures, strict=True)):
                 step = pixel_mse(seen[1], images[n])
@@ -88,6 +86,17 @@ class Interpolator:
                 )
             first += len(part)
             count = min(2 * count, _MAX_FRAMES_AT_ONCE)
+
+    async def _draw(
+        self, bundle: Bundle, codes: list[Code], output: OutputOptions, call: Call, working: asyncio.Semaphore
+    ) -> tuple[list[Image], list[float], Sequence[EncodedPicture | None]]:
+        """Pictures of codes, their domain scores, and the pictures as they are answered."""
+        async with working:
+            images, scores = await self._stages.generate_and_score(bundle, codes, len(codes), call)
+            pictures: Sequence[EncodedPicture | None] = [None] * len(codes)
+            if output.image:
+                pictures = await self._stages.encode_pictures(images, output, call)
+        return images, scores, pictures
 
     def _codes(
         self, job: InterpolateJob, ends: tuple[Code, Code], way: Codes | None, part: slice, call: Call

@@ -30,6 +30,9 @@ def rewrite(repository: Path, change: Callable[[dict[str, Any]], None]) -> None:
     (repository / "tiny16.json").write_text(json.dumps(manifest))
 
 
+DETAIL = {"side": 4, "maps": 1, "layer": 2, "fade": 2.0}
+
+
 def preset(name: str, **edit: Any) -> dict[str, Any]:
     return {"name": name, "edits": [{"direction": "smile", "strength": 1.0, **edit}]}
 
@@ -58,6 +61,9 @@ def test_reads_everything(tiny_repository: Path) -> None:
         (lambda m: m["graphs"]["critic"].update(file="gone.onnx"), "gone.onnx"),
         (lambda m: m["refine"].pop("steps"), "refine.steps"),
         (lambda m: m["refine"].update(learning_rate=-1), "refine.learning_rate"),
+        (lambda m: m["refine"].update(detail=True), "has refine.detail and no detail"),
+        (lambda m: m["refine"].update(detail=False), "has refine.detail and no detail"),
+        (lambda m: m.update(detail=DETAIL), "has detail and no refine.detail"),
         (lambda m: m["directions"][0].update(layers=[1]), "smile"),
         (lambda m: m["directions"][0].update(range=[3, -3]), "smile"),
         (lambda m: m["directions"][0].update(name="grin"), "grin"),

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indomain.v1 import editing_pb2 as pb
+from serving.errors import QueueFull
 from serving.pipeline.paths.geodesic import evenly_spaced, squared_steps
 from tests import shipped
 from tests.serving.messages import as_json, as_message, close, code_of, image_of, refusal, sampled
@@ -22,7 +23,7 @@ from tests.serving.running_gateway import RunningGateway, settings_for
 from tests.serving.waiting import wait_for
 
 RAW = pb.OutputOptions(format=pb.IMAGE_FORMAT_RAW)
-REFINER = "tiny16_refiner"
+REFINER, GENERATOR = "tiny16_refiner", "tiny16_generator"
 CHUNK_STEPS = 2  # of the tiny bundle
 
 
@@ -221,6 +222,55 @@ def test_a_geodesic_that_is_cancelled_stops_between_moves(
     time.sleep(0.2)
     assert len(runs) == done
     assert running.metric("indomain_requests_total", method="Interpolate", code="CANCELLED") == 1.0
+
+
+# --- others, and full queues --------------------------------------------------------------------------------
+
+
+def test_two_geodesics_leave_turns_to_others_of_their_caller(
+    start_gateway: Callable[..., RunningGateway],
+) -> None:
+    running = start_gateway(interpose=True)
+    request = long_geodesic(running)
+    runs = slow_refiner(running, 0.1)
+    calls = [running.stub.Interpolate(request, timeout=120) for _ in range(2)]
+    wait_for(lambda: len(runs) >= 4)
+    line = way(running, *bent(running), 3, pb.PATH_LINEAR)
+    assert [answer.index for answer in line] == [0, 1, 2]
+    done = len(runs)
+    wait_for(lambda: len(runs) > done)
+    assert running.gateway.pipeline.in_flight == 2
+    for call in calls:
+        call.cancel()
+
+
+def test_a_queue_that_is_full_for_a_moment_does_not_end_a_geodesic(
+    start_gateway: Callable[..., RunningGateway],
+) -> None:
+    running = start_gateway(interpose=True)
+    start, end = bent(running)
+    line = way(running, start, end, 5, pb.PATH_LINEAR)
+    runs: list[str] = []
+
+    async def full_every_other_time(model: str) -> None:
+        # The critic is asked together with the generator: one of the two would always be refused.
+        runs.extend([model] if model in (REFINER, GENERATOR) else [])
+        if model == runs[-1] and len(runs) % 2 == 0:
+            raise QueueFull("No room for a moment.", retry_after_s=0.01)
+
+    running.backend.before = full_every_other_time
+    geodesic = way(running, start, end, 5, pb.PATH_GEODESIC, steps=4)
+    check_figures(geodesic)
+    assert geodesic[-1].energy < line[-1].energy
+    assert runs.count(REFINER) >= 4
+
+    async def full(model: str) -> None:
+        raise QueueFull("No room.", retry_after_s=0.01)
+
+    # Before it has cost anything, it is refused as everything is.
+    running.backend.before = full
+    with pytest.raises(grpc.RpcError, match="No room"):
+        way(running, start, end, 5, pb.PATH_GEODESIC, steps=4)
 
 
 # --- what is refused ----------------------------------------------------------------------------------------

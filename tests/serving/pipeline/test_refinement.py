@@ -136,6 +136,29 @@ async def test_stops_before_the_deadline_with_the_best_so_far(bundle: Bundle) ->
     assert result.loss_after < result.loss_before
 
 
+async def test_batches_and_single_codes_are_timed_apart(bundle: Bundle) -> None:
+    """Where a batch takes as long as one code: neither makes the other look cheap, or dear."""
+    clock = FakeClock()
+    refiner = Refiner(bundle, ScriptedRefiner([1.0] * 4, clock, chunk_s=0.25), NEVER)
+    code = np.zeros((1, *bundle.code_shape), np.float32)
+    image = np.zeros((1, bundle.resolution, bundle.resolution, 3), np.uint8)
+    settings = RefineSettings.resolve(RefineOptions(steps=2), bundle.refine, 2)
+
+    async def alone(spare_s: float) -> Refinement:
+        deadline = Deadline.after(spare_s, clock)
+        return await refiner.refine(code[0], image[0], settings, deadline, lambda: 0.0)
+
+    async def together(spare_s: float) -> Inference | None:
+        codes, images = code.repeat(8, 0), image.repeat(8, 0)
+        return await refiner.move(codes, images, settings, Deadline.after(spare_s, clock), 0.0)
+
+    assert (await alone(10.0)).steps_done == 2
+    for _ in range(9):
+        assert await together(0.5) is not None
+    assert (await alone(0.2)).stop_reason is StopReason.DEADLINE
+    assert await together(0.2) is None
+
+
 async def test_a_chunk_that_would_overrun_is_given_up(bundle: Bundle) -> None:
     class Stuck(ScriptedRefiner):
         async def infer(self, graph: GraphSpec, inputs: Tensors, deadline: Deadline) -> Inference:

@@ -243,6 +243,16 @@ MESSAGES = {
             strength=0.5,
         )
     ],
+    "Mean": [
+        pb.MeanRequest(
+            sources=[
+                pb.Source(code=pb.Code(data=CODE, shape=[6, 512])),
+                pb.Source(picture=pb.Picture(data=PICTURES[0])),
+            ],
+            path=pb.PATH_GEODESIC,
+            refine=pb.RefineOptions(steps=2),
+        )
+    ],
     "Diffuse": [
         pb.DiffuseRequest(
             target=pb.Picture(data=PICTURES[0]),
@@ -277,6 +287,7 @@ BODIES: dict[str, list[dict[str, Any]]] = {
     "watch-invert": [{"picture": B64_PICTURE, "refine": {"steps": 2}, "interval_s": 0.0}],
     "interpolate": [{"start": {"code": B64_CODE}, "end": {"code": B64_CODE}, "count": 2}],
     "mix": [{"base": {"code": B64_CODE}, "style": {"code": B64_CODE}, "layers": [1, 2], "strength": 0.5}],
+    "mean": [{"sources": [{"code": B64_CODE}, {"picture": B64_PICTURE}], "refine": {"steps": 2}}],
     "diffuse": [
         {
             "target": B64_PICTURE,

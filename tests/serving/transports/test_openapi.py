@@ -79,6 +79,7 @@ LIMITS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "InterpolateRequest.count": ("maximum", "interpolate", {"count": "LIMIT"}),
     "SampleRequest.seeds": ("maxItems", "sample", {"seeds": "LIMIT"}),
     "EditRequest.edits": ("maxItems", "edit", {"edits": "LIMIT"}),
+    "MeanRequest.sources": ("maxItems", "mean", {"sources": "LIMIT"}),
     "DecodeRequest.codes": ("maxItems", "decode", {"codes": "LIMIT"}),
 }
 
@@ -117,6 +118,7 @@ def test_what_is_beyond_a_limit_is_refused(
     if keyword == "maximum":
         assert answer(limit + 1).json()["reason"] == "invalid_option"
         return
-    items = {"seeds": 1, "edits": {"direction": "smile", "strength": 0.01}, "codes": code}
+    edit = {"direction": "smile", "strength": 0.01}
+    items = {"seeds": 1, "edits": edit, "codes": code, "sources": {"code": code}}
     assert answer([items[field]] * (limit + 1)).json()["reason"] in ("invalid_option", "invalid_code")
     assert answer([items[field]] * limit).status_code == 200

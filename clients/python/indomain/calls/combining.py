@@ -1,4 +1,4 @@
-"""Calls with two sources: interpolate, mix, diffuse."""
+"""Calls with several sources: interpolate, mix, mean, diffuse."""
 
 from __future__ import annotations
 
@@ -124,6 +124,51 @@ def mix(
         align=align_options(align),
     )
     return Call("Mix", request, timeout_s)
+
+
+def mean(
+    sources: Iterable[EditSource],
+    *,
+    path: Path = "linear",
+    bundle: str = "",
+    steps: int | None = None,
+    quality: str | None = None,
+    refine: Refine | str | None = None,
+    include_pasted: bool = False,
+    pasting: Pasting | None = None,
+    strip_metadata: bool = False,
+    align: Align | Alignment | None = None,
+    timeout_s: float | None = None,
+) -> Call[editing_pb2.MeanResponse]:
+    """Gives the mean of several codes, which all count alike, and its distance from each.
+
+    Example:
+        >>> mean = client.mean(["portrait.png", "other.png", sample], path="geodesic")
+        >>> print(mean.distances)
+        (...)
+
+    Args:
+        sources: pictures, codes float32 [L, 512], or results, as in `edit`; from 1 to `Limits.max_codes`.
+        path: "linear", the mean of the codes' numbers; or "geodesic", the Fréchet mean: the code whose squared lengths
+            of ways to all sources add up to the least that is found. It takes as long as to invert 1 + 2 pictures a
+            source.
+        bundle, steps, quality, refine, align, timeout_s: as in `edit`.
+        include_pasted, pasting, strip_metadata: as in `invert`; the photograph is that of the first source.
+
+    Raises:
+        what `edit` raises; InvalidOptionError: there are no sources, or too many.
+        ValueError: there is no such path.
+    """
+    sources = list(sources)
+    request = editing_pb2.MeanRequest(
+        bundle=bundle_of(bundle, *sources),
+        sources=[_source(f"sources[{n}]", source) for n, source in enumerate(sources)],
+        path=path_value(path),
+        refine=refine_options(steps, quality, refine),
+        output=output_options(include_pasted, pasting, strip_metadata),
+        align=align_options(align),
+    )
+    return Call("Mean", request, timeout_s)
 
 
 def diffuse(

@@ -100,8 +100,11 @@ def name_codes(request: Message, *, by_handle: bool) -> None:
 
 
 def _codes_in(request: Message) -> Iterator[editing_pb2.Code]:
-    for _, value in request.ListFields():
+    for field, value in request.ListFields():
         if isinstance(value, editing_pb2.Code):
             yield value
         elif isinstance(value, editing_pb2.Source):
             yield from _codes_in(value)
+        elif field.message_type is editing_pb2.Source.DESCRIPTOR:
+            for source in value:
+                yield from _codes_in(source)

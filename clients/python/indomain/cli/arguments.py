@@ -275,6 +275,11 @@ def add_output(parser: argparse.ArgumentParser, meaning: str, default: str) -> N
     parser.add_argument("-o", "--output", type=Path, default=Path(default), help=help_text)
 
 
+def add_path(parser: argparse.ArgumentParser, meaning: str) -> None:
+    """`--path`: what it means for the command, the straight line first."""
+    parser.add_argument("--path", choices=("linear", "geodesic"), help=f"{meaning} (default: linear)")
+
+
 def add_area(parser: argparse.ArgumentParser, *, region: str, mask: str) -> None:
     """`--region` or `--mask`; the texts say what they mean for the command."""
     group = parser.add_mutually_exclusive_group()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import indomain
-from indomain.cli.commands import bundles, diffuse, edit, interpolate, invert, mix, sample
+from indomain.cli.commands import bundles, diffuse, edit, interpolate, invert, mean, mix, sample
 
 COMMANDS = {
     "bundles": bundles,
@@ -15,6 +15,7 @@ COMMANDS = {
     "edit": edit,
     "interpolate": interpolate,
     "mix": mix,
+    "mean": mean,
     "diffuse": diffuse,
     "sample": sample,
 }

@@ -35,6 +35,7 @@ from indomain import (
     IndomainError,
     InterpolationFrame,
     Inversion,
+    Mean,
     Mixed,
     PermissionDeniedError,
     Sample,
@@ -214,13 +215,16 @@ def frames_as_json(frames: Sequence[InterpolationFrame], outputs: Sequence[Path]
 def print_result(result: Mixed | Diffused, output: Path, *, as_json: bool) -> None:
     """Prints the figures of a result that was written to `output`."""
     if not as_json:
-        say(f"{output} (domain score {result.domain_score:.2f}), its code beside it")
+        far = [f"{distance:.3f}" for distance in result.distances] if isinstance(result, Mean) else []
+        told = f", from its sources {', '.join(far)}" if far else ""
+        say(f"{output} (domain score {result.domain_score:.2f}{told}), its code beside it")
         return
     figures = {
         "output": str(output),
         "bundle": result.bundle,
         "domain_score": result.domain_score,
         "losses": asdict(result.losses) if isinstance(result, Diffused) else None,
+        **({"distances": result.distances} if isinstance(result, Mean) else {}),
         "stage_seconds": dict(result.stage_seconds),
         "request_id": result.request_id,
     }

@@ -25,7 +25,15 @@ from indomain.results import answers
 from indomain.results.bundles import Bundle, GatewayInfo
 from indomain.results.inversion import AsyncInversion
 from indomain.results.measures import FoundFaces
-from indomain.results.pictures import Diffused, Edited, InterpolationFrame, InvertProgress, Mixed, Sample
+from indomain.results.pictures import (
+    Diffused,
+    Edited,
+    InterpolationFrame,
+    InvertProgress,
+    Mean,
+    Mixed,
+    Sample,
+)
 from indomain.signatures import arguments_of, documented_as
 from indomain.transports.credentials import Credentials
 from indomain.transports.protocols import AsyncConversation
@@ -102,6 +110,10 @@ class AsyncClient(BaseClient[LoopConnections]):
     @arguments_of(combining.mix)
     async def mix(self, *args: Any, **options: Any) -> Mixed:
         return await self._answer(combining.mix(*args, **options), answers.mixed)
+
+    @arguments_of(combining.mean)
+    async def mean(self, *args: Any, **options: Any) -> Mean:
+        return await self._answer(combining.mean(*args, **options), answers.mean)
 
     @arguments_of(combining.diffuse)
     async def diffuse(self, *args: Any, **options: Any) -> Diffused:

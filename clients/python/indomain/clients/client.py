@@ -24,7 +24,15 @@ from indomain.results import answers
 from indomain.results.bundles import Bundle, GatewayInfo
 from indomain.results.inversion import Inversion
 from indomain.results.measures import FoundFaces
-from indomain.results.pictures import Diffused, Edited, InterpolationFrame, InvertProgress, Mixed, Sample
+from indomain.results.pictures import (
+    Diffused,
+    Edited,
+    InterpolationFrame,
+    InvertProgress,
+    Mean,
+    Mixed,
+    Sample,
+)
 from indomain.signatures import arguments_of
 from indomain.transports.credentials import Credentials
 from indomain.v1 import editing_pb2
@@ -118,6 +126,10 @@ class Client(BaseClient[Connection]):
     @arguments_of(combining.mix)
     def mix(self, *args: Any, **options: Any) -> Mixed:
         return self._answer(combining.mix(*args, **options), answers.mixed)
+
+    @arguments_of(combining.mean)
+    def mean(self, *args: Any, **options: Any) -> Mean:
+        return self._answer(combining.mean(*args, **options), answers.mean)
 
     @arguments_of(combining.diffuse)
     def diffuse(self, *args: Any, **options: Any) -> Diffused:

@@ -19,6 +19,7 @@ from indomain.results.pictures import (
     InterpolationFrame,
     Inverted,
     InvertProgress,
+    Mean,
     Mixed,
     Sample,
     SessionPicture,
@@ -164,6 +165,22 @@ def mixed(answer: editing_pb2.MixResponse) -> Mixed:
     )
 
 
+def mean(answer: editing_pb2.MeanResponse) -> Mean:
+    return Mean(
+        bundle=answer.bundle,
+        code=code_from_wire(answer.code),
+        image=picture_from_wire(answer.image),
+        domain_score=answer.domain_score,
+        stage_seconds=_stage_seconds(answer.timings),
+        request_id=answer.request_id,
+        handle=answer.code.handle,
+        code_space=answer.code.space,
+        pasted=_photograph(answer),
+        placement=_placement(answer),
+        distances=tuple(answer.distances),
+    )
+
+
 def pictures(answer: editing_pb2.DecodeResponse) -> list[Image.Image]:
     return [picture_from_wire(image) for image in answer.images]
 
@@ -261,6 +278,7 @@ def _placement(
     | editing_pb2.EditResponse
     | editing_pb2.InterpolateResponse
     | editing_pb2.MixResponse
+    | editing_pb2.MeanResponse
     | editing_pb2.DiffuseResponse,
 ) -> Placement | None:
     if not answer.HasField("placement"):

@@ -210,6 +210,17 @@ class Mixed(Result):
 
 
 @dataclass(frozen=True)
+class Mean(Mixed):
+    """The mean of several codes: a code float32 [L, 512], and its picture; `domain_score` is as in `Inversion`.
+
+    `distances` are the lengths, as `InterpolationFrame.length`, of the ways from it to each source, in their order: of
+    straight lines or of geodesics, as the mean is linear or geodesic.
+    """
+
+    distances: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Diffused(Inverted):
     """A region of a target within a context: as `Inversion`, with losses within the region; `aligned` is the target
     pasted into the context, as the encoder saw it."""

@@ -702,6 +702,44 @@ class MixResponse(_message.Message):
     placement: Placement
     def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ...) -> None: ...
 
+class MeanRequest(_message.Message):
+    __slots__ = ("bundle", "sources", "path", "refine", "output", "align")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    REFINE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    ALIGN_FIELD_NUMBER: _ClassVar[int]
+    bundle: str
+    sources: _containers.RepeatedCompositeFieldContainer[Source]
+    path: Path
+    refine: RefineOptions
+    output: OutputOptions
+    align: AlignOptions
+    def __init__(self, bundle: _Optional[str] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ..., path: _Optional[_Union[Path, str]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ...) -> None: ...
+
+class MeanResponse(_message.Message):
+    __slots__ = ("bundle", "code", "image", "domain_score", "timings", "request_id", "pasted", "placement", "distances")
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    DOMAIN_SCORE_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    PASTED_FIELD_NUMBER: _ClassVar[int]
+    PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    DISTANCES_FIELD_NUMBER: _ClassVar[int]
+    bundle: str
+    code: Code
+    image: Picture
+    domain_score: float
+    timings: _containers.RepeatedCompositeFieldContainer[StageTiming]
+    request_id: str
+    pasted: Picture
+    placement: Placement
+    distances: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., distances: _Optional[_Iterable[float]] = ...) -> None: ...
+
 class DiffuseRequest(_message.Message):
     __slots__ = ("bundle", "target", "context", "region", "mask", "refine", "output", "align")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]

@@ -79,6 +79,11 @@ class EditingStub:
                 request_serializer=indomain_dot_v1_dot_editing__pb2.MixRequest.SerializeToString,
                 response_deserializer=indomain_dot_v1_dot_editing__pb2.MixResponse.FromString,
                 _registered_method=True)
+        self.Mean = channel.unary_unary(
+                '/indomain.v1.Editing/Mean',
+                request_serializer=indomain_dot_v1_dot_editing__pb2.MeanRequest.SerializeToString,
+                response_deserializer=indomain_dot_v1_dot_editing__pb2.MeanResponse.FromString,
+                _registered_method=True)
         self.Diffuse = channel.unary_unary(
                 '/indomain.v1.Editing/Diffuse',
                 request_serializer=indomain_dot_v1_dot_editing__pb2.DiffuseRequest.SerializeToString,
@@ -159,6 +164,13 @@ class EditingServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Mean(self, request, context):
+        """The mean of several codes: of their numbers in W+, or on the curved space where lengths are those of pictures.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Diffuse(self, request, context):
         """Semantic diffusion: a region of a target pasted into a context, and refined where the target is.
         """
@@ -220,6 +232,11 @@ def add_EditingServicer_to_server(servicer, server):
                     servicer.Mix,
                     request_deserializer=indomain_dot_v1_dot_editing__pb2.MixRequest.FromString,
                     response_serializer=indomain_dot_v1_dot_editing__pb2.MixResponse.SerializeToString,
+            ),
+            'Mean': grpc.unary_unary_rpc_method_handler(
+                    servicer.Mean,
+                    request_deserializer=indomain_dot_v1_dot_editing__pb2.MeanRequest.FromString,
+                    response_serializer=indomain_dot_v1_dot_editing__pb2.MeanResponse.SerializeToString,
             ),
             'Diffuse': grpc.unary_unary_rpc_method_handler(
                     servicer.Diffuse,
@@ -475,6 +492,33 @@ class Editing:
             '/indomain.v1.Editing/Mix',
             indomain_dot_v1_dot_editing__pb2.MixRequest.SerializeToString,
             indomain_dot_v1_dot_editing__pb2.MixResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Mean(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/indomain.v1.Editing/Mean',
+            indomain_dot_v1_dot_editing__pb2.MeanRequest.SerializeToString,
+            indomain_dot_v1_dot_editing__pb2.MeanResponse.FromString,
             options,
             channel_credentials,
             insecure,

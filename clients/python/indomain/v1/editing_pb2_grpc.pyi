@@ -65,6 +65,8 @@ class EditingStub:
     """
     Mix: _grpc.UnaryUnaryMultiCallable[_editing_pb2.MixRequest, _editing_pb2.MixResponse]
     """Layers of one code put into another."""
+    Mean: _grpc.UnaryUnaryMultiCallable[_editing_pb2.MeanRequest, _editing_pb2.MeanResponse]
+    """The mean of several codes: of their numbers in W+, or on the curved space where lengths are those of pictures."""
     Diffuse: _grpc.UnaryUnaryMultiCallable[_editing_pb2.DiffuseRequest, _editing_pb2.DiffuseResponse]
     """Semantic diffusion: a region of a target pasted into a context, and refined where the target is."""
     Sample: _grpc.UnaryUnaryMultiCallable[_editing_pb2.SampleRequest, _editing_pb2.SampleResponse]
@@ -95,6 +97,8 @@ class EditingAsyncStub(EditingStub):
     """
     Mix: _aio.UnaryUnaryMultiCallable[_editing_pb2.MixRequest, _editing_pb2.MixResponse]  # type: ignore[assignment]
     """Layers of one code put into another."""
+    Mean: _aio.UnaryUnaryMultiCallable[_editing_pb2.MeanRequest, _editing_pb2.MeanResponse]  # type: ignore[assignment]
+    """The mean of several codes: of their numbers in W+, or on the curved space where lengths are those of pictures."""
     Diffuse: _aio.UnaryUnaryMultiCallable[_editing_pb2.DiffuseRequest, _editing_pb2.DiffuseResponse]  # type: ignore[assignment]
     """Semantic diffusion: a region of a target pasted into a context, and refined where the target is."""
     Sample: _aio.UnaryUnaryMultiCallable[_editing_pb2.SampleRequest, _editing_pb2.SampleResponse]  # type: ignore[assignment]
@@ -176,6 +180,14 @@ class EditingServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_editing_pb2.MixResponse, _abc.Awaitable[_editing_pb2.MixResponse]]:
         """Layers of one code put into another."""
+
+    @_abc_1.abstractmethod
+    def Mean(
+        self,
+        request: _editing_pb2.MeanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_editing_pb2.MeanResponse, _abc.Awaitable[_editing_pb2.MeanResponse]]:
+        """The mean of several codes: of their numbers in W+, or on the curved space where lengths are those of pictures."""
 
     @_abc_1.abstractmethod
     def Diffuse(

@@ -32,11 +32,9 @@ def add(name: str, commands: shared.Subparsers) -> None:
         default=8,
         help="number of pictures, with both ends (default: %(default)s)",
     )
-    parser.add_argument(
-        "--path",
-        choices=("linear", "geodesic"),
-        help="the straight line between the codes, or the way on which the picture changes least, whose pictures are "
-        "refined (default: linear)",
+    shared.add_path(
+        parser,
+        "the straight line between the codes, or the way on which the picture changes least, which is refined",
     )
     where = "a file: one sheet; a .gif: an animation; a folder: a file for each"
     shared.add_output(parser, where, "interpolation.png")

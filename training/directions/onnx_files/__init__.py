@@ -1,0 +1,1 @@
+"""Assessors in ONNX files."""
