@@ -76,6 +76,7 @@ LIMITS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "EditStep.strength": ("maximum", "edit", {"edits": [{"direction": "smile", "strength": "LIMIT"}]}),
     "SampleRequest.truncation": ("maximum", "sample", {"seeds": [1], "truncation": "LIMIT"}),
     "RefineOptions.steps": ("maximum", "diffuse", {"refine": {"steps": "LIMIT"}}),
+    "RefineOptions.downsampling": ("maximum", "diffuse", {"refine": {"downsampling": "LIMIT"}}),
     "InterpolateRequest.count": ("maximum", "interpolate", {"count": "LIMIT"}),
     "SampleRequest.seeds": ("maxItems", "sample", {"seeds": "LIMIT"}),
     "EditRequest.edits": ("maxItems", "edit", {"edits": "LIMIT"}),
