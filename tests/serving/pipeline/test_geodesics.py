@@ -191,8 +191,8 @@ def test_at_the_deadline_the_best_way_so_far_is_answered(
 ) -> None:
     running = start_gateway(interpose=True)
     request = long_geodesic(running)
-    runs = slow_refiner(running, 0.3)
-    answers = list(running.stub.Interpolate(request, timeout=2.5))
+    runs = slow_refiner(running, 0.6)
+    answers = list(running.stub.Interpolate(request, timeout=5.0))
     assert len(answers) == 12
     assert 2 <= len(runs) <= 8
     line = way(running, *bent(running), 12, pb.PATH_LINEAR)
