@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import indomain
 from tests.clients.support import PORTRAIT
@@ -46,6 +47,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with the pictures that the examples name."""
     for name in ("portrait.png", "other.png"):
         shutil.copy(PORTRAIT, tmp_path / name)
+    strokes = Image.new("RGBA", (128, 128))
+    strokes.paste((176, 32, 60, 255), (52, 92, 76, 98))
+    strokes.save(tmp_path / "lips.png")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -509,7 +509,7 @@ def test_the_gateway_goes_and_comes_back_and_nothing_is_lost(
         page = open_page(first.url, expected=("net::ERR_", "503"))
         page.set_input_files("#file", PORTRAIT)
         edited(page)
-        name = page.locator(".slider input").first.get_attribute("id").removeprefix("direction-")
+        name = page.locator("input[id^=direction-]").first.get_attribute("id").removeprefix("direction-")
         set_slider(page, name, 0.5)
     finally:
         first.close()

@@ -143,6 +143,7 @@ def mean(
     """Gives the mean of several codes, which all count alike, and its distance from each.
 
     Example:
+        >>> [sample] = client.sample([7])
         >>> mean = client.mean(["portrait.png", "other.png", sample], path="geodesic")
         >>> print(mean.distances)
         (...)
