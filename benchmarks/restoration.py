@@ -132,7 +132,7 @@ def main(config: RestorationConfig) -> None:
         )
     )
     if config.to:
-        Image.fromarray(np.concatenate(drawn)).save(config.to, quality=85)
+        Image.fromarray(np.concatenate(drawn)).save(config.to, quality=60)
         print(f"drawn to {config.to}")
 
 
