@@ -51,7 +51,7 @@ class RunningGateway:
         self.stub = editing_pb2_grpc.EditingStub(self.channel)
         self.http = httpx.Client(base_url=self.url, timeout=60.0)
 
-    def run(self, work: Any, timeout_s: float = 60.0) -> Any:
+    def run(self, work: Any, timeout_s: float = 180.0) -> Any:
         """Runs a coroutine in the gateway's loop and gives its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
 
