@@ -76,9 +76,9 @@ bench-serving: $(VENV)/.all ## [BENCH="--triton start"]: a gateway under load, b
 quality: $(VENV)/.all ## DATA=pictures.zip: how well they are inverted, through the graphs
 	$(BIN)/python -m benchmarks.quality --repository $(REPOSITORY) --data $(DATA) $(BENCH)
 
-edits: $(VENV)/.all ## TRAIN=, TRAIN_CSV=, DATA=: do directions move what they are named for?
+edits: $(VENV)/.all ## TRAIN=, TRAIN_CSV=, DATA=[, DATA_CSV=]: do directions move what they are named for?
 	$(BIN)/python -m benchmarks.edits --repository $(REPOSITORY) --train $(TRAIN) --train-attributes $(TRAIN_CSV) \
-	  --data $(DATA) $(BENCH)
+	  --data $(DATA) $(if $(DATA_CSV),--data-attributes $(DATA_CSV)) $(BENCH)
 
 scale: $(VENV)/.all ## StyleGAN2 of up to 1024 px through import, export and decoding; what 16 bits cost and save
 	$(BIN)/python -m benchmarks.scale $(BENCH)
