@@ -129,7 +129,7 @@ def test_the_identity_term_brings_the_faces_descriptors_together(client: Client,
 
 
 def test_only_what_is_known_is_refined_towards(client: Client, picture: bytes) -> None:
-    """Each way to lose what it does not know is a picture of its own, which ends in the same code."""
+    """Less is asked of a code than to draw the grey or coarse picture itself, so that its loss falls farther."""
     grey = np.asarray(Image.fromarray(picture).convert("L").convert("RGB"))
     means = np.asarray(Image.fromarray(picture).reduce(4).resize(picture.shape[:2], Image.Resampling.NEAREST))
     for known, options in ((grey, Refine(steps=20, grey=True)), (means, Refine(steps=20, downsampling=4))):

@@ -22,10 +22,12 @@ from training.faces.mobile_face import (
     SIDE,
     STEEPNESS,
     WEIGHTS,
+    IdentityDescriptor,
     MobileFace,
     face_square,
     identity_score,
     read_package,
+    square_between,
 )
 
 EXAMPLES = Path(__file__).parents[2] / "clients/python/examples"
@@ -74,6 +76,17 @@ def test_people_are_nearer_to_themselves_than_to_others() -> None:
         assert (identity_score(distances.diagonal()) > 0.9).all()
     different = torch.cdist(own, own)[~torch.eye(8, dtype=torch.bool)]
     assert identity_score(different).median() < 0.1
+
+
+def test_the_refiners_descriptor_is_that_of_the_cut_square() -> None:
+    faces = torch.rand(2, 3, 128, 128) * 2 - 1
+    torch.testing.assert_close(IdentityDescriptor(128)(faces), MobileFace()(face_square(faces)))
+    # Of pictures that show the same face half as large, in their upper left quarter.
+    wide = torch.zeros(2, 3, 256, 256)
+    wide[..., :128, :128] = faces
+    eyes = [(0.1742, 0.23115), (0.3285, 0.23115)]
+    found = IdentityDescriptor(256, square_between(*eyes))(wide)
+    assert (found - MobileFace()(face_square(faces))).norm(dim=1).max() < 0.1
 
 
 def test_the_score_falls_with_the_distance() -> None:
