@@ -153,8 +153,8 @@ class MobileFace(nn.Module):
 
 
 class IdentityDescriptor(nn.Module):
-    """Pictures float [N, 3, S, S] in [-1, 1] of one side S -> descriptors float [N, 256], of length 1, of the faces that
-    lie in a square of them.
+    """Pictures float [N, 3, S, S] in [-1, 1], of one side S -> descriptors float [N, 256], of length 1, of the faces in
+    a square of them.
 
     It gives what `MobileFace()(face_square(image, square))` gives, in operators whose gradients the exporter can write.
     """
