@@ -18,9 +18,12 @@ def method_name(meta: dict[str, Any]) -> str:
     weights, latent = meta["loss_weights"], meta["latent_discriminator"]
     code, cycle = weights["code_weight"], weights["code_cycle_weight"]
     view, rate = meta["latent_discriminator_view"], latent["latent_discriminator_rate"]
-    joint = weights.get("joint_weight", 0.0)  # older runs do not have it
+    # Older runs do not have these.
+    joint, prior, residual = (weights.get(f"{name}_weight", 0.0) for name in ("joint", "prior", "residual"))
     end = {
         f"joint discriminator {joint:g}": joint > 0,
+        f"prior discriminator {prior:g}": prior > 0,
+        f"residual weight {residual:g}": residual > 0,
         "linear end": not meta["encoder"].get("activation", False),
     }
     if weights["pixel_weight"] == 0:

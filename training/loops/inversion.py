@@ -6,6 +6,9 @@ of G(E(x)) and a **latent discriminator**'s of E(x), which forces codes into the
 
 The baselines are settings: `code_weight = 0` and `code_cycle_weight = 0` give the in-domain encoder (Zhu et al., ECCV
 2020); where only `code_cycle_weight` is left it is the traditional one, trained on samples.
+
+A code is also the nearest native one, mapping(z), and a residual. With `prior_weight` a prior discriminator judges z by
+itself, with `residual_weight` the residual is paid for, and over the first `residual_images` it is faded in.
 """
 
 from __future__ import annotations
@@ -24,15 +27,22 @@ from training.data.pictures import DataError, PictureSource, load_pictures
 from training.data.samples import Samples
 from training.loops.fit import Clock, Snapshot, fit
 from training.loops.inversion_config import InversionConfig
+from training.losses.adversarial import Discriminator
 from training.losses.perceptual import LPIPSSq, VGG16Conv43
 from training.networks.bidirectional.joint_discriminator import JointDiscriminator
+from training.networks.bidirectional.prior_discriminator import PriorDiscriminator
 from training.networks.encoder import Encoder, EncoderConfig, usual_channels
 from training.networks.generator import Generator, GeneratorConfig, code_statistics, sample_codes
 from training.networks.image_discriminators import build_image_discriminator
-from training.networks.latent_discriminator import LatentDiscriminator, default_view
+from training.networks.latent_discriminator import LatentDiscriminator, NativeCoordinates, default_view
 from training.networks.pyramid_encoder import PyramidEncoder
 from training.optimisation.adam import ParameterGroup, adam, set_rates, warm_up
-from training.optimisation.adversary import Adversary, Regularisation, ReplayPool, discriminator_adam
+from training.optimisation.adversary import (
+    Adversary,
+    Regularisation,
+    ReplayPool,
+    discriminator_adam,
+)
 from training.optimisation.captured_step import CapturedStep
 from training.optimisation.step import draw_batch, update
 from training.run_folders.checkpoint import (
@@ -43,16 +53,18 @@ from training.run_folders.checkpoint import (
     read_network,
 )
 from training.run_folders.json_files import read_config
-from training.run_folders.trained_inversion import build_encoder
+from training.run_folders.trained_inversion import build_encoder, encoder_to_go_on_with
 
 Placed = TypeVar("Placed", bound=nn.Module)
 
 NO_DISCRIMINATOR = "none"  # in checkpoint.json of an imported generator, which has no image discriminator
 FRESH_DISCRIMINATOR = "projected"  # trained for such a generator
+OPTIONAL_DISCRIMINATORS = ("joint_discriminator", "prior_discriminator")
 
 
 class InversionTrainer:
-    """An encoder in training for a frozen generator, with an image discriminator, a latent one, maybe a joint one."""
+    """An encoder in training for a frozen generator, with an image discriminator, a latent one, maybe a joint one and
+    one of the prior."""
 
     kind = "inversion"
 
@@ -61,18 +73,7 @@ class InversionTrainer:
         self.config, self.fabric = config, fabric
         self.step = self.seen = 0
         self.moments_since: int | None = None
-        self.weights = {
-            name: weight
-            for name, weight in {
-                "mse": config.pixel_weight,
-                "perceptual": config.perceptual_weight,
-                "image": config.image_weight,
-                "code": config.code_weight,
-                "joint": config.joint_weight,
-                "code_cycle": config.code_cycle_weight,
-            }.items()
-            if weight > 0
-        }
+        self.weights = config.weights
         if not self.weights:
             raise DataError("every weight of the loss is 0: name at least one term to train on")
         self.start = load_meta(config.gan)
@@ -98,11 +99,14 @@ class InversionTrainer:
         self._open_pictures()
         # Last, so that runs without it draw the same numbers as before it was there.
         self.joint = self._start_joint_adversary(mean, deviation) if "joint" in self.weights else None
+        self.native = self._native_coordinates()
+        self.prior = self._start_prior_adversary() if "prior" in self.weights else None
         captures = config.compute.captures(fabric)
         self.train_encoder = CapturedStep(self._encoder_step, capture=captures)
         self.train_image_discriminator = CapturedStep(self._image_discriminator_step, capture=captures)
         self.train_latent_discriminator = CapturedStep(self._latent_discriminator_step, capture=captures)
         self.train_joint_discriminator = CapturedStep(self._joint_discriminator_step, capture=captures)
+        self.train_prior_discriminator = CapturedStep(self._prior_discriminator_step, capture=captures)
 
     @property
     def name(self) -> str:
@@ -119,32 +123,35 @@ class InversionTrainer:
         # Published checkpoints leave it out.
         if read_network(config.gan, "image_discriminator"):
             load_network(config.gan, "image_discriminator", discriminator)
-        optimiser = discriminator_adam(discriminator, config.image_discriminator_rate)
-        lazy = Regularisation(config.r1_gamma, config.r1_interval)
-        return Adversary(discriminator, optimiser, self.fabric, lazy)
+        return self._adversary(discriminator, config.image_discriminator_rate)
+
+    def _adversary(
+        self, discriminator: Discriminator, rate: float, *, mixed_precision: bool = True
+    ) -> Adversary:
+        """A discriminator that is trained at that rate, with lazy R1."""
+        optimiser = discriminator_adam(discriminator, rate)
+        lazy = Regularisation(self.config.r1_gamma, self.config.r1_interval)
+        return Adversary(discriminator, optimiser, self.fabric, lazy, mixed_precision=mixed_precision)
 
     def _start_encoder(self) -> Encoder | PyramidEncoder:
         """The encoder of the generator's run folder, if there is one that can be gone on with; or a fresh one."""
         config, shape = self.config, self.generator.config
         channels = config.channels or usual_channels(shape.resolution)
-        if "encoder" in self.start and not config.fresh:
-            known = read_config(EncoderConfig, self.start["encoder"])
-            wanted = (channels, config.bottleneck, config.activation)
-            held = (known.channels, known.bottleneck, known.activation)
-            if known.architecture != "residual" or held == wanted:
-                encoder = self._place(build_encoder(known))
-                load_network(config.gan, "encoder", encoder)
-                if isinstance(encoder, Encoder) and known.architecture == "residual" and config.bounded:
-                    encoder.bound_by(sample_codes(self.generator, 10_000))
-                return encoder
-        fresh = self._place(Encoder(
-            EncoderConfig(
-                shape.resolution, channels, config.bottleneck, layers=shape.layers, code_size=shape.code_size,
-                activation=config.activation, bounded=config.bounded,
-            )
-        ))  # fmt: skip
-        fresh.start_from(sample_codes(self.generator, 10_000))
-        return fresh
+        wanted = EncoderConfig(
+            shape.resolution, channels, config.bottleneck, layers=shape.layers, code_size=shape.code_size,
+            activation=config.activation, bounded=config.bounded,
+        )  # fmt: skip
+        known = None if config.fresh else encoder_to_go_on_with(self.start, wanted)
+        encoder = self._place(build_encoder(known or wanted))
+        codes = sample_codes(self.generator, 10_000)
+        if known is None:
+            assert isinstance(encoder, Encoder)
+            encoder.start_from(codes)
+            return encoder
+        load_network(config.gan, "encoder", encoder)
+        if isinstance(encoder, Encoder) and known.architecture == "residual" and config.bounded:
+            encoder.bound_by(codes)
+        return encoder
 
     def _place(self, network: Placed) -> Placed:
         return network.to(self.fabric.device, memory_format=torch.channels_last)
@@ -159,17 +166,28 @@ class InversionTrainer:
         self.latent_discriminator.to(self.fabric.device)
         if view == "native":
             self.latent_discriminator.native.fit(mapping)
-        optimiser = discriminator_adam(self.latent_discriminator, config.latent_discriminator_rate)
-        lazy = Regularisation(config.r1_gamma, config.r1_interval)
-        return Adversary(self.latent_discriminator, optimiser, self.fabric, lazy, mixed_precision=False)
+        return self._adversary(
+            self.latent_discriminator, config.latent_discriminator_rate, mixed_precision=False
+        )
 
     def _start_joint_adversary(self, mean: Tensor, deviation: Tensor) -> Adversary:
         """A fresh joint discriminator, from the statistics of sampled codes float [L, 512]."""
-        config = self.config
         self.joint_discriminator = self._place(JointDiscriminator(self.generator.config, mean, deviation))
-        optimiser = discriminator_adam(self.joint_discriminator, config.joint_discriminator_rate)
-        lazy = Regularisation(config.r1_gamma, config.r1_interval)
-        return Adversary(self.joint_discriminator, optimiser, self.fabric, lazy)
+        return self._adversary(self.joint_discriminator, self.config.joint_discriminator_rate)
+
+    def _native_coordinates(self) -> NativeCoordinates | None:
+        """What splits codes into z and residual; None where no setting asks for it."""
+        config, shape, mapping = self.config, self.generator.config, self.generator.mapping
+        if not (self.weights.keys() & {"prior", "residual"} or config.residual_images):
+            return None
+        native = NativeCoordinates(shape.layers, shape.code_size, mapping.last_inputs).to(self.fabric.device)
+        return native.fit(mapping)
+
+    def _start_prior_adversary(self) -> Adversary:
+        """A fresh prior discriminator."""
+        self.prior_discriminator = self._place(PriorDiscriminator(self.generator.mapping.last_inputs))
+        rate = self.config.prior_discriminator_rate
+        return self._adversary(self.prior_discriminator, rate, mixed_precision=False)
 
     def _open_pictures(self) -> None:
         """What is trained on, and the held-out pictures that snapshots show: up to 600 of a validation set, or 64."""
@@ -185,30 +203,30 @@ class InversionTrainer:
 
     def networks(self) -> dict[str, nn.Module]:
         """Networks of a checkpoint. It is whole: the GAN's run is needed no more."""
-        return {
-            "generator": self.generator,
-            "encoder": self.encoder,
-            "image_discriminator": self.image.discriminator,
-            "latent_discriminator": self.latent_discriminator,
-        } | ({"joint_discriminator": self.joint.discriminator} if self.joint else {})
+        adversaries = {name: adversary.discriminator for name, adversary in self._adversaries().items()}
+        return {"generator": self.generator, "encoder": self.encoder} | adversaries
+
+    def _adversaries(self) -> dict[str, Adversary]:
+        """Those that this run has, by their discriminators' names in checkpoints."""
+        optional = {"joint_discriminator": self.joint, "prior_discriminator": self.prior}
+        present = {name: adversary for name, adversary in optional.items() if adversary}
+        return {"image_discriminator": self.image, "latent_discriminator": self.latent} | present
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """Optimisers of a checkpoint."""
-        return {
-            "encoder": self.encoder_optimiser,
-            "image_discriminator": self.image.optimiser,
-            "latent_discriminator": self.latent.optimiser,
-        } | ({"joint_discriminator": self.joint.optimiser} if self.joint else {})
+        adversaries = {name: adversary.optimiser for name, adversary in self._adversaries().items()}
+        return {"encoder": self.encoder_optimiser} | adversaries
 
     def resume(self, folder: Path) -> None:
-        """Load a checkpoint. A joint discriminator that it does not hold starts anew. Raises CheckpointError."""
+        """Load a checkpoint. A joint or prior discriminator that it does not hold starts anew. Raises
+        CheckpointError."""
         meta = load_meta(folder, self.kind)
         self.step, self.seen = meta["step"], meta["images_seen"]
         self.moments_since = meta.get("moments_since")
         if isinstance(self.encoder, Encoder) and not read_config(EncoderConfig, meta["encoder"]).bounded:
             self.encoder.unbound()
         for name, network in self.networks().items():
-            if name != "joint_discriminator" or read_network(folder, name):
+            if name not in OPTIONAL_DISCRIMINATORS or read_network(folder, name):
                 load_network(folder, name, network)
         for name, optimiser in self.optimisers().items():
             if not load_optimiser(folder, name, optimiser):
@@ -239,7 +257,7 @@ class InversionTrainer:
         self._set_rate()
         with torch.no_grad():
             sampled = self.generator.mapping(z)
-        made = self.train_encoder(real, sampled, key=None)
+        made = self.train_encoder(real, sampled, self._residual_share(), key=None)
         code, reconstruction = made["codes"], made["reconstructions"]
         figures = {name: made[name] for name in self.weights}
         if "image" in self.weights:
@@ -251,9 +269,16 @@ class InversionTrainer:
             figures |= self.train_joint_discriminator(
                 made["pictured"], sampled, real, code, key=self.joint.regularises(self.step)
             )
+        if self.prior:
+            figures |= self.train_prior_discriminator(sampled, code, key=self.prior.regularises(self.step))
         self.step += 1
         self.seen += config.batch * fabric.world_size
         return figures
+
+    def _residual_share(self) -> Tensor:
+        """How much of the residual codes have now: a scalar 0..1."""
+        fading = self.config.residual_images
+        return torch.tensor(min(self.seen / fading, 1.0) if fading else 1.0, device=self.fabric.device)
 
     def _set_rate(self) -> None:
         done = min(self.seen / self.config.images, 1.0)
@@ -261,19 +286,26 @@ class InversionTrainer:
         set_rates([self.encoder_optimiser], rising * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))))
         set_rates([o for name, o in self.optimisers().items() if name != "encoder"], rising)
 
-    def _encoder_step(self, real: Tensor, sampled: Tensor, *, key: None) -> dict[str, Tensor]:
-        """Real pictures, sampled codes w -> terms of the loss, "codes" E(real) and "reconstructions" G(E(real)).
+    def _encoder_step(self, real: Tensor, sampled: Tensor, share: Tensor, *, key: None) -> dict[str, Tensor]:
+        """Real pictures, sampled codes w, the residual's share -> terms of the loss, "codes" E(real) and
+        "reconstructions" G(E(real)).
 
         With a joint discriminator also "pictured", G(w). Terms of no weight are skipped. There is one kind of this
         step, so it has no key.
         """
         weights = self.weights
         terms: dict[str, Tensor] = {}
-        with self.fabric.autocast():
-            # Without any term on real pictures the codes are for the latent discriminator alone.
-            with torch.set_grad_enabled(weights.keys() != {"code_cycle"}):
+        # Without any term on real pictures the codes are for the latent discriminator alone.
+        with torch.set_grad_enabled(weights.keys() != {"code_cycle"}):
+            with self.fabric.autocast():
                 code = self.encoder(real)
+            if "residual" in weights and self.native:
+                terms["residual"] = self.native.split(code.float())[1].square().mean()
+            if self.config.residual_images and self.native:
+                code = self.native.with_residual(code.float(), share)
+            with self.fabric.autocast():
                 reconstruction = self.generator.synthesis(code)
+        with self.fabric.autocast():
             if "mse" in weights:
                 terms["mse"] = (reconstruction.float() - real).square().mean()
             if "perceptual" in weights:
@@ -285,6 +317,8 @@ class InversionTrainer:
                     pictured = self.generator.synthesis(sampled)
         if "code" in weights:
             terms["code"] = self.latent.generator_loss(code)
+        if self.prior and self.native:
+            terms["prior"] = self.prior.generator_loss(self.native.split(code.float())[0])
         if self.joint:
             terms["joint"] = self.joint.generator_loss(self.joint_discriminator.pairs(real, code))
         if "code_cycle" in weights:
@@ -304,11 +338,7 @@ class InversionTrainer:
     def _latent_discriminator_step(self, real: Tensor, fake: Tensor, *, key: bool) -> dict[str, Tensor]:
         """The latent discriminator is trained even where its weight is 0: the domain score is made of it."""
         done = self.latent.step(real, fake, regularise=key)
-        return {
-            "latent_discriminator": done.loss,
-            "code_real": done.real_logits.sigmoid().mean(),
-            "code_fake": done.fake_logits.sigmoid().mean(),
-        }
+        return done.figures("latent", "code")
 
     def _joint_discriminator_step(
         self, pictured: Tensor, sampled: Tensor, real: Tensor, code: Tensor, *, key: bool
@@ -317,11 +347,14 @@ class InversionTrainer:
         assert self.joint is not None
         pairs = self.joint_discriminator.pairs
         done = self.joint.step(pairs(pictured, sampled), pairs(real, code), regularise=key)
-        return {
-            "joint_discriminator": done.loss,
-            "pair_real": done.real_logits.sigmoid().mean(),
-            "pair_fake": done.fake_logits.sigmoid().mean(),
-        }
+        return done.figures("joint", "pair")
+
+    def _prior_discriminator_step(self, sampled: Tensor, code: Tensor, *, key: bool) -> dict[str, Tensor]:
+        """What sampled codes and the encoder's are as inputs of the mapping's last layer."""
+        assert self.prior is not None
+        assert self.native is not None
+        real, fake = (self.native.split(codes.float())[0] for codes in (sampled, code))
+        return self.prior.step(real, fake, regularise=key).figures("prior", "prior")
 
     def progress(self, figures: Mapping[str, float]) -> str:
         return " ".join(f"{name} {figures[name]:.4f}" for name in self.weights)

@@ -68,6 +68,16 @@ class InversionConfig:
     none."""
     joint_discriminator_rate: float = 2e-3
     """Adam's rate for the joint discriminator, whose weights are equalised."""
+    prior_weight: float = 0.0
+    """Weight of the prior discriminator's judgement of E(x) as an input of the mapping's last layer, which it tells
+    from those of sampled codes (adversarial autoencoder); 0 trains none."""
+    prior_discriminator_rate: float = 2e-3
+    """Adam's rate for the prior discriminator, whose weights are equalised."""
+    residual_weight: float = 0.0
+    """Weight of the mean square of what E(x) has beyond the nearest native code, in standard deviations of native
+    ones."""
+    residual_images: int = 0
+    """Pictures within which that residual is faded in (as e4e's offsets are): at first codes are native."""
     code_cycle_weight: float = 0.5
     """Weight of the mean squared error of E(G(w)) against sampled w, standardised: the cycle's other half."""
     r1_gamma: float = 10.0
@@ -81,3 +91,18 @@ class InversionConfig:
     snapshot_steps: int = 500
     """Steps between checkpoints and sample grids."""
     compute: Compute = field(default_factory=Compute)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights above 0 of the loss's terms, by their names in figures."""
+        terms = {
+            "mse": self.pixel_weight,
+            "perceptual": self.perceptual_weight,
+            "image": self.image_weight,
+            "code": self.code_weight,
+            "joint": self.joint_weight,
+            "prior": self.prior_weight,
+            "residual": self.residual_weight,
+            "code_cycle": self.code_cycle_weight,
+        }
+        return {name: weight for name, weight in terms.items() if weight > 0}

@@ -108,19 +108,28 @@ class NativeCoordinates(nn.Module):
         return (before_activation(code.flatten(1)) - self.offset) / self.spread
 
     def forward(self, code: Tensor) -> Tensor:
+        inputs, residual = self.split(code)
+        squared = residual.unflatten(1, (self.layers, -1)).square().mean(2)
+        return torch.cat([inputs, torch.log(1 + squared / self.NEAR**2) / 2], 1)
+
+    def split(self, code: Tensor) -> tuple[Tensor, Tensor]:
+        """Split a code into the inputs float [N, I] of the native code nearest to it and its residual float
+        [N, L * 512]: what it has beyond that native code, in standard deviations, before the last leaky ReLU."""
         x = self.preceding(code)
         if self.exact is not None:
             rows = x.unflatten(1, (self.layers, -1))
             # All rows have one spread, so that the mean is the nearest vector to them.
             nearest = rows.mean(1)
             inputs = self.exact.inverse(scaled_leaky_relu(nearest * self.spread[: self.exact.size]))
-            squared = (rows - nearest[:, None]).square().mean(2)
-            return torch.cat([inputs, torch.log(1 + squared / self.NEAR**2) / 2], 1)
+            return inputs, (rows - nearest[:, None]).flatten(1)
         lengths = x @ self.basis
-        outside = x - F.linear(lengths, self.basis)
-        squared = outside.unflatten(1, (self.layers, -1)).square().mean(2)
-        inputs = F.linear(lengths, self.weight, self.bias)
-        return torch.cat([inputs, torch.log(1 + squared / self.NEAR**2) / 2], 1)
+        return F.linear(lengths, self.weight, self.bias), x - F.linear(lengths, self.basis)
+
+    def with_residual(self, code: Tensor, share: Tensor | float) -> Tensor:
+        """The code float [N, L, 512] with that share of its residual: at 0 it is native, at 1 it is unchanged."""
+        _, residual = self.split(code)
+        x = self.preceding(code) - residual * (1 - share)
+        return scaled_leaky_relu(x * self.spread + self.offset).view_as(code)
 
 
 LatentDiscriminatorView = Literal["joint", "layer", "native"]

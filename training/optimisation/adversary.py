@@ -71,6 +71,14 @@ class DiscriminatorStep(NamedTuple):
     penalty: Tensor | None
     """The regulariser's value in steps that take it."""
 
+    def figures(self, discriminator: str, judged: str) -> dict[str, Tensor]:
+        """The loss, and the mean probability with which what is real and what is not was taken for real."""
+        return {
+            f"{discriminator}_discriminator": self.loss,
+            f"{judged}_real": self.real_logits.sigmoid().mean(),
+            f"{judged}_fake": self.fake_logits.sigmoid().mean(),
+        }
+
 
 class Adversary:
     """A discriminator with its optimiser, trained in turns with a generator or an encoder."""

@@ -1,5 +1,5 @@
 """`python -m training publish`: copies an encoder's run into a small folder: float16 weights, no optimiser state, no
-image discriminator and no joint one, which only training needs.
+image, joint or prior discriminator, which only training needs.
 
 The copy can be exported, measured and trained on, but not resumed. As `--gan` of another encoder it begins with a fresh
 image discriminator.
@@ -18,7 +18,11 @@ from training.run_folders.checkpoint import OPTIMISER_SUFFIX, checkpoint_folder,
 from training.run_folders.former_names import current_file_name, current_tensors
 from training.run_folders.json_files import write_json
 
-LEFT_OUT = ("image_discriminator.safetensors", "joint_discriminator.safetensors")
+LEFT_OUT = (
+    "image_discriminator.safetensors",
+    "joint_discriminator.safetensors",
+    "prior_discriminator.safetensors",
+)
 CARD_FILE = "card.json"
 BESIDE = (
     "directions.json",

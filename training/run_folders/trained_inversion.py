@@ -30,6 +30,16 @@ def build_encoder(config: EncoderConfig) -> Encoder | PyramidEncoder:
     return PyramidEncoder(config) if config.architecture in ("psp", "e4e") else Encoder(config)
 
 
+def encoder_to_go_on_with(meta: dict[str, Any], wanted: EncoderConfig) -> EncoderConfig | None:
+    """Read the shape of the encoder in a run folder with that checkpoint.json, if training can go on with it: it is an
+    imported one, or as wide as is wanted. None if it cannot, or if there is none."""
+    if "encoder" not in meta:
+        return None
+    known = read_config(EncoderConfig, meta["encoder"])
+    widths = [(shape.channels, shape.bottleneck, shape.activation) for shape in (known, wanted)]
+    return known if known.architecture != "residual" or widths[0] == widths[1] else None
+
+
 def load_inversion(run: Path) -> TrainedInversion:
     """Load an encoder's run folder, or its published copy. Raises CheckpointError."""
     meta = load_meta(run, "inversion")
