@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -24,9 +25,12 @@ from training.measures.metrics import (
     precision_recall,
     psnr,
     sliced_wasserstein,
+    style_distance,
     two_sample_auc,
 )
+from training.measures.prior_coupling import couple, picture_metric
 from training.networks.features import EfficientNetLite0
+from training.networks.generator import Generator, GeneratorConfig
 
 PORTRAIT = Path(__file__).parents[2] / "clients/python/examples/portrait.png"
 REFERENCE = Path(__file__).with_name("portrait_descriptor.json")
@@ -147,6 +151,46 @@ def test_two_sample_auc_notices(change: str) -> None:
     changed = {"shift": a + 2, "shrink": 0.6 * a, "leave": a + random.normal(size=a.shape)}[change]
     assert 0.4 < two_sample_auc(c, b) < 0.6
     assert two_sample_auc(changed, b) > 0.75
+
+
+@pytest.mark.parametrize("architecture", ["stylegan2", "stylegan1"])
+def test_style_distance_grows_as_codes_leave_the_sampled_ones(
+    architecture: Literal["stylegan2", "stylegan1"],
+) -> None:
+    torch.manual_seed(0)
+    synthesis = Generator(GeneratorConfig(8, (8, 8), code_size=16, architecture=architecture)).synthesis
+    sampled, others = torch.randn(200, 4, 16), torch.randn(100, 4, 16)
+    floor = style_distance(synthesis, others, sampled)
+    near, far = (style_distance(synthesis, others + away, sampled) for away in (1.0, 4.0))
+    assert 0 < floor < near < far
+    mean = sampled.mean(0, keepdim=True)
+    assert style_distance(synthesis, mean, mean.expand(2, -1, -1)) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_coupling_gives_the_wanted_spread_and_changes_pictures_least() -> None:
+    torch.manual_seed(0)
+    z = torch.randn(20_000, 4) * torch.tensor([3.0, 0.2, 1.0, 0.1]) + torch.tensor([1.0, 0.0, -2.0, 0.0])
+    # Only the first two inputs are seen.
+    metric = torch.diag(torch.tensor([1.0, 1.0, 0.0, 0.0]))
+    random = torch.Generator().manual_seed(1)
+    whole = couple(z, metric, 1.0, most_gain=3.0)(z, random)
+    torch.testing.assert_close(whole.mean(0), torch.zeros(4), atol=0.05, rtol=0)
+    torch.testing.assert_close(torch.cov(whole.T), torch.eye(4), atol=0.05, rtol=0)
+    half = couple(z, metric, 0.5)(z, random)
+    torch.testing.assert_close(torch.cov(half.T).diag(), (torch.cov(z.T).diag() + 1) / 2, atol=0.1, rtol=0.05)
+    torch.testing.assert_close(couple(z, metric, 0.0)(z, random), z, atol=1e-2, rtol=1e-2)
+
+    # Standardised with a rotation, codes have the wanted spread, too, and pictures change more.
+    rotation = torch.linalg.qr(torch.randn(4, 4)).Q
+    standard = (z - z.mean(0)) / z.std(0) @ rotation
+    cost = [((moved - z) @ metric * (moved - z)).sum(1).mean() for moved in (whole, standard)]
+    assert cost[0] < 0.8 * cost[1]
+
+
+def test_the_metric_of_pictures_is_that_of_a_linear_generator() -> None:
+    weight = torch.randn(12, 5)
+    metric = picture_metric(lambda z: (z @ weight.T).unflatten(1, (3, 2, 2)), torch.randn(2, 5), batch=2)
+    torch.testing.assert_close(metric, weight.T @ weight / 12, atol=1e-4, rtol=1e-4)
 
 
 def test_domain_gap_finds_the_layer_that_is_off() -> None:

@@ -21,7 +21,12 @@ from training.directions.directions import (
 )
 from training.evaluation.judge import Figures, Judge, decode
 from training.faces.identity import identity_similarity
-from training.measures.metrics import domain_gap_and_floor, frechet_distance, sliced_wasserstein
+from training.measures.metrics import (
+    domain_gap_and_floor,
+    frechet_distance,
+    sliced_wasserstein,
+    style_distance,
+)
 from training.networks.generator import sample_codes
 from training.run_folders.trained_inversion import TrainedInversion
 
@@ -40,7 +45,12 @@ def judge_encoder(judge: Judge, run: TrainedInversion) -> tuple[Figures, Tensor,
     few = slice(SWD_PICTURES)
     found["swd"] = float(np.mean(list(sliced_wasserstein(made[few], judge.images[few]).values())))
     standard = run.latent_discriminator.standardise
-    gap, floor = domain_gap_and_floor(standard(codes), standard(sample_codes(run.generator, 2 * len(codes))))
+    sampled = sample_codes(run.generator, 2 * len(codes))
+    gap, floor = domain_gap_and_floor(standard(codes), standard(sampled))
+    for prefix, some in (("", codes), ("floor_", sampled[: len(codes)])):
+        found[f"{prefix}style_distance"] = style_distance(
+            run.generator.synthesis, some, sampled[len(codes) :]
+        )
     for prefix, measured in (("", gap), ("floor_", floor)):
         found |= {
             f"{prefix}code_fd": measured.frechet,

@@ -22,6 +22,8 @@ from torch import Tensor
 
 from training.data.pictures import DataError
 from training.networks.features import EfficientNetLite0
+from training.networks.generator import Synthesis
+from training.networks.stylegan1 import AdaINSynthesis
 from training.run_folders.picture_grid import to_uint8
 
 # --- pixels -------------------------------------------------------------------------------------------------
@@ -228,6 +230,21 @@ def domain_gap_and_floor(codes: Tensor, sampled: Tensor, seed: int = 0) -> tuple
         raise ValueError(f"{N} codes need {2 * N} sampled ones for the gap and its floor, not {len(sampled)}")
     native, anew = sampled[:N], sampled[N : 2 * N]
     return domain_gap(codes, native, seed), domain_gap(anew, native, seed)
+
+
+@torch.no_grad()
+def style_distance(synthesis: Synthesis | AdaINSynthesis, codes: Tensor, sampled: Tensor) -> float:
+    """Mean cosine distance over all layers between the styles of codes float [N, L, 512] and the mean direction of the
+    styles of sampled codes float [M, L, 512].
+
+    The Normalized Style Space Cosine Distance of LSAP (arXiv 2209.12746). Sampled codes have one too: compare with it.
+    """
+    distances = []
+    for layer in range(codes.shape[1]):
+        for affine in synthesis.affines(layer):
+            anchor = F.normalize(F.normalize(affine(sampled[:, layer]), dim=1).mean(0), dim=0)
+            distances.append(1 - (F.normalize(affine(codes[:, layer]), dim=1) @ anchor).mean())
+    return torch.stack(distances).mean().item()
 
 
 def two_sample_auc(a: np.ndarray, b: np.ndarray, seed: int = 0) -> float:
