@@ -23,12 +23,13 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from training.data.pictures import DataError, PictureSource, load_pictures
+from training.data.pictures import DataError, PictureSource, load_pictures, on_device
 from training.data.samples import Samples
 from training.loops.fit import Clock, Snapshot, fit
 from training.loops.inversion_config import InversionConfig
 from training.losses.adversarial import Discriminator
 from training.losses.perceptual import LPIPSSq, VGG16Conv43
+from training.networks.bidirectional.invertible_mapping import InvertibleMapping
 from training.networks.bidirectional.joint_discriminator import JointDiscriminator
 from training.networks.bidirectional.prior_discriminator import PriorDiscriminator
 from training.networks.encoder import Encoder, EncoderConfig, usual_channels
@@ -162,6 +163,11 @@ class InversionTrainer:
         view = config.latent_discriminator_view or default_view(self.generator.config.per_layer_code)
         if config.resume:
             view = load_meta(config.resume, "inversion")["latent_discriminator_view"]
+        if view == "native" and isinstance(mapping, InvertibleMapping) and mapping.labels is not None:
+            raise CheckpointError(
+                f"{config.gan} has an invertible mapping with labels, which no code is led back through alone; "
+                "give --latent-discriminator-view layer"
+            )
         self.latent_discriminator = LatentDiscriminator(mean, deviation, view, inputs=mapping.last_inputs)
         self.latent_discriminator.to(self.fabric.device)
         if view == "native":
@@ -253,10 +259,10 @@ class InversionTrainer:
     def train_step(self) -> dict[str, Tensor]:
         """One step of the encoder, then one of each discriminator on what the encoder gave."""
         config, fabric = self.config, self.fabric
-        real, z = draw_batch(config, self.pictures, self.generator.config.z_size, self.step, fabric)
+        real, z, _ = draw_batch(config, self.pictures, self.generator.config.z_size, self.step, fabric)
         self._set_rate()
         with torch.no_grad():
-            sampled = self.generator.mapping(z)
+            sampled = self.generator.mapping(z, *self._draw_labels(len(z)))
         made = self.train_encoder(real, sampled, self._residual_share(), key=None)
         code, reconstruction = made["codes"], made["reconstructions"]
         figures = {name: made[name] for name in self.weights}
@@ -279,6 +285,11 @@ class InversionTrainer:
         """How much of the residual codes have now: a scalar 0..1."""
         fading = self.config.residual_images
         return torch.tensor(min(self.seen / fading, 1.0) if fading else 1.0, device=self.fabric.device)
+
+    def _draw_labels(self, count: int) -> tuple[Tensor, ...]:
+        """A conditional generator's labels for as many samples; () for another's."""
+        labels = self.generator.mapping.labels
+        return () if labels is None else (on_device(labels.draw(count), self.fabric.device),)
 
     def _set_rate(self) -> None:
         done = min(self.seen / self.config.images, 1.0)
