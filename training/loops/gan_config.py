@@ -62,8 +62,8 @@ class GanConfig:
     r1_interval: int = 16
     """Steps between R1 penalties (lazy regularisation)."""
     attributes: Path | None = None
-    """Csv of the pictures' attributes, for a generator with --labels. A cell may be empty: the picture's label is drawn then, and
-    no classifier learns from it."""
+    """Csv of the pictures' attributes, for a generator with --labels. A cell may be empty: the picture's label is drawn
+    then, and no classifier learns from it."""
     label_weight: float = 1.0
     """Weight of the auxiliary classifier's loss, for discriminator and generator."""
     augmentation: float = 1.0

@@ -100,6 +100,11 @@ class GeneratorConfig:
         return 2 * int(math.log2(self.resolution)) - 2
 
     @property
+    def relabels(self) -> bool:
+        """Whether a code can be given another label (IcGAN)."""
+        return bool(self.labels) and self.mapping == "invertible"
+
+    @property
     def drawn_channels(self) -> int:
         """Maps that the last layer draws: RGB, or RGB and alpha."""
         return 4 if self.transparency else 3

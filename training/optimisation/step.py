@@ -85,7 +85,7 @@ class Batch(NamedTuple):
     """float32 [N, 3, H, W]"""
     z: Tensor
     """float32 [N, z_size]"""
-    index: Tensor
+    chosen: Tensor
     """int64 [N], which pictures they are; on the host"""
 
 
