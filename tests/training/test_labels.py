@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,9 @@ from training.networks.bidirectional.invertible_mapping import InvertibleMapping
 from training.networks.conditional.relabelling import Relabeller, fit_label_reader
 from training.networks.generator import Generator, GeneratorConfig, build_mapping, sample_codes
 from training.networks.image_discriminators import build_image_discriminator
-from training.run_folders.checkpoint import load_meta, load_network, read_network
+from training.run_folders.checkpoint import load_meta, load_network, read_network, save_checkpoint
 from training.run_folders.json_files import read_config
+from training.run_folders.trained_inversion import load_inversion
 
 NAMES = ("warm", "high")
 DENSE = GeneratorConfig(8, (8, 8), z_size=32, code_size=32, mapping_depth=4, labels=NAMES)
@@ -117,9 +118,7 @@ def test_labels_that_are_not_known_teach_nothing() -> None:
     assert label_loss(logits, torch.full((2, 2), float("nan"))) == 0
 
 
-def test_a_miniature_is_trained_resumed_and_encoded(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_miniature_is_trained_and_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, table = write_labelled(tmp_path, 40)
     common = ["--data", str(data), "--runs", str(tmp_path / "runs"), "--batch", "4", *CPU]
     small = [*SHAPE, "--generator.channels", "8", "8", "--generator.mapping", "invertible",
@@ -145,6 +144,30 @@ def test_a_miniature_is_trained_resumed_and_encoded(
     assert load_meta(run)["images_seen"] == 16
     assert main([*again, "--fit-mapping"]) == 2
     assert "leave --fit-mapping out" in capsys.readouterr().err
+
+
+def test_an_encoder_is_trained_for_a_generator_with_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gan").mkdir()
+    torch.manual_seed(0)
+    shape = replace(INVERTIBLE, resolution=32, channels=(8, 8, 8, 8))
+    networks = {
+        "generator": Generator(shape),
+        "image_discriminator": build_image_discriminator("stylegan2", shape),
+    }
+    meta = {"kind": "gan", "name": "m", "discriminator": "stylegan2", "generator": asdict(shape), "step": 0,
+            "images_seen": 0}  # fmt: skip
+    save_checkpoint(tmp_path / "gan/checkpoint", meta, networks, {})
+    arguments = ["encoder", "--gan", str(tmp_path / "gan"), "--runs", str(tmp_path / "runs"), "--batch", "4",
+                 "--images", "4", "--channels", "8", "8", "8", "8", *CPU]  # fmt: skip
+    assert main([*arguments, "--latent-discriminator-view", "native"]) == 2
+    assert "give --latent-discriminator-view layer" in capsys.readouterr().err
+    assert main(arguments) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    found = load_inversion(run).generator
+    assert found.config == shape
+    assert found.mapping.labels is not None
 
 
 def test_a_run_without_labels_is_as_before(tmp_path: Path) -> None:
