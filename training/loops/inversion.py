@@ -29,7 +29,6 @@ from training.loops.fit import Clock, Snapshot, fit
 from training.loops.inversion_config import InversionConfig
 from training.losses.adversarial import Discriminator
 from training.losses.perceptual import LPIPSSq, VGG16Conv43
-from training.networks.bidirectional.invertible_mapping import InvertibleMapping
 from training.networks.bidirectional.joint_discriminator import JointDiscriminator
 from training.networks.bidirectional.prior_discriminator import PriorDiscriminator
 from training.networks.encoder import Encoder, EncoderConfig, usual_channels
@@ -163,15 +162,10 @@ class InversionTrainer:
         view = config.latent_discriminator_view or default_view(self.generator.config.per_layer_code)
         if config.resume:
             view = load_meta(config.resume, "inversion")["latent_discriminator_view"]
-        if view == "native" and isinstance(mapping, InvertibleMapping) and mapping.labels is not None:
-            raise CheckpointError(
-                f"{config.gan} has an invertible mapping with labels, which no code is led back through alone; "
-                "give --latent-discriminator-view layer"
-            )
         self.latent_discriminator = LatentDiscriminator(mean, deviation, view, inputs=mapping.last_inputs)
         self.latent_discriminator.to(self.fabric.device)
         if view == "native":
-            self.latent_discriminator.native.fit(mapping)
+            self._fit_native(self.latent_discriminator.native)
         return self._adversary(
             self.latent_discriminator, config.latent_discriminator_rate, mixed_precision=False
         )
@@ -187,7 +181,14 @@ class InversionTrainer:
         if not (self.weights.keys() & {"prior", "residual"} or config.residual_images):
             return None
         native = NativeCoordinates(shape.layers, shape.code_size, mapping.last_inputs).to(self.fabric.device)
-        return native.fit(mapping)
+        return self._fit_native(native)
+
+    def _fit_native(self, native: NativeCoordinates) -> NativeCoordinates:
+        """Fit them to the mapping. Raises CheckpointError where no code alone leads back to its inputs."""
+        try:
+            return native.fit(self.generator.mapping)
+        except ValueError as error:
+            raise CheckpointError(f"{self.config.gan}: {error}") from None
 
     def _start_prior_adversary(self) -> Adversary:
         """A fresh prior discriminator."""

@@ -98,7 +98,8 @@ class NativeCoordinates(nn.Module):
     def _fit_exactly(self, mapping: InvertibleMapping, samples: int) -> NativeCoordinates:
         if mapping.labels is not None:
             raise ValueError(
-                "an invertible mapping with labels cannot be inverted without them: no view native"
+                "an invertible mapping with labels leads no code back without them; give --latent-discriminator-view "
+                "layer, and no weight of prior or residual"
             )
         self.exact = without_parameters(mapping)
         self.offset.zero_()
