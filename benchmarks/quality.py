@@ -19,8 +19,8 @@ from rich.progress import track
 
 from benchmarks.graphs import Array, Graphs, batches, markdown_table
 from serving.jobs import RefineOptions
+from training.data.labels import is_binary, known
 from training.data.pictures import Pictures, load_pictures, resized
-from training.directions.attributes import is_binary, known
 from training.faces.identity import FaceDescriptor, face_chip, identity_similarity
 from training.faces.mobile_face import MobileFace, face_square
 from training.losses.perceptual import LPIPSSq

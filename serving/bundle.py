@@ -2,7 +2,8 @@
 
 repository/ reads bundles from files and checks them; a back end (backends/) runs their graphs. The graphs of a bundle
 `B`: `B_encoder` (picture -> code), `B_generator` (code -> picture), `B_mapping` (z -> code), `B_critic` (code -> domain
-score), `B_refiner` (some steps of refinement), and with alignment by faces `B_detector` (picture -> faces).
+score), `B_refiner` (some steps of refinement), with alignment by faces `B_detector` (picture -> faces), and where codes
+can be given other labels `B_relabeller` (code and labels -> code). With labels `B_mapping` takes them beside z.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.jobs import EditStep
 
-Role = Literal["encoder", "generator", "mapping", "critic", "refiner", "detector"]
-# Every bundle has these graphs. Only bundles that are aligned by faces have a detector, too.
+Role = Literal["encoder", "generator", "mapping", "critic", "refiner", "detector", "relabeller"]
+# Every bundle has these graphs. Those aligned by faces have a detector, too, and some with labels a relabeller.
 ROLES: tuple[Role, ...] = ("encoder", "generator", "mapping", "critic", "refiner")
 Precision = Literal["float32", "float16", "bfloat16"]
 GraphKey = tuple[str, int, str]  # model, version, sha256
@@ -87,6 +88,18 @@ class HeldOut(ManifestPart):
 
     metric: str
     value: float
+
+
+class Label(ManifestPart):
+    """A binary attribute that the generator was trained with.
+
+    frequency: the share of the training pictures that have it. held_out: how well a code's own label is read off
+    sampled codes; None where only samples take labels.
+    """
+
+    name: str = Field(min_length=1)
+    frequency: float = Field(ge=0, le=1)
+    held_out: HeldOut | None = None
 
 
 class RefineDefaults(ManifestPart):
@@ -222,6 +235,7 @@ class Bundle:
     data: str
     licence: str
     limits: str
+    labels: tuple[Label, ...] = ()  # in the order of the graphs' input `label`
 
     @property
     def z_size(self) -> int:

@@ -6,7 +6,8 @@ that a request leaves out takes the default that stands here; what an operator c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -223,7 +224,8 @@ class EditOptions:
     """What an edit does to its source, for a single request and for a session alike.
 
     area: the picture changes only inside it; None: everywhere. within_range: cut strengths to their direction's range.
-    strokes: a picture with transparency, painted onto the edited one, which a code then follows.
+    strokes: a picture with transparency, painted onto the edited one, which a code then follows. label: what labels the
+    picture is to have, 0..1 by name; one that is not named stays.
     """
 
     edits: tuple[EditStep, ...] = ()
@@ -233,6 +235,7 @@ class EditOptions:
     area: Area | None = None
     within_range: bool = False
     strokes: EncodedPicture | None = None
+    label: Mapping[str, float] = field(default_factory=dict)
 
 
 # --- jobs ---------------------------------------------------------------------------------------------------------
@@ -360,9 +363,13 @@ class DecodeJob:
 
 @dataclass(frozen=True, slots=True)
 class SampleJob:
-    """Make codes and pictures from seeds. Truncation 0 gives the mean code, 1 the codes as mapped."""
+    """Make codes and pictures from seeds. Truncation 0 gives the mean code, 1 the codes as mapped.
+
+    label: of all pictures, 0..1 by name; one that is not named is drawn for each seed.
+    """
 
     seeds: tuple[int, ...]
     truncation: float = DEFAULT_TRUNCATION
     bundle: str = ""
     output: OutputOptions = OutputOptions()
+    label: Mapping[str, float] = field(default_factory=dict)

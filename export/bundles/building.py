@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +32,9 @@ from export.graphs.graphs import (
 from export.graphs.precision import Precision, lower
 from training.losses.perceptual import LPIPSSq
 from training.measures.domain_score import calibration_count, invert_samples
+from training.networks.bidirectional.invertible_mapping import InvertibleMapping
+from training.networks.conditional.relabelling import LabelReader, Relabeller, fit_label_reader
+from training.networks.generator import Mapping
 from training.refinement.objective import Objective
 from training.refinement.optimisers import OPTIMISERS
 from training.refinement.refinement import RefinementConfig
@@ -90,6 +94,8 @@ class Built:
     refine: RefinementConfig
     """The config's, with the detail that the pipeline has."""
     statistics: dict[str, Any]
+    labels: list[dict[str, Any]] = field(default_factory=list)
+    """Name, frequency and, where codes can be relabelled, how well they are read: of each label."""
 
 
 @dataclass(frozen=True)
@@ -145,10 +151,18 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
         return WithoutDetail(network, layers) if rows else network
 
     with torch.no_grad():
-        z = torch.randn(calibration_count(config.sampled_codes, side), generator.config.z_size)
-        inversions = invert_samples(folded.mapping(z), folded.synthesis, folded.encoder)
+        drawn = generator.mapping.draw(calibration_count(config.sampled_codes, side))
+        inversions = invert_samples(folded.mapping(*drawn), folded.synthesis, folded.encoder)
         logits = folded.latent_discriminator(inversions).mean(1)
     quantiles = torch.quantile(logits, torch.linspace(0, 1, QUANTILES))
+    reader, labels = read_labels(generator.mapping, config.seed)
+    relabeller = None
+    if reader is not None:
+        rounded = copy.deepcopy(reader)
+        relabeller = Relabeller(
+            folded.mapping,  # type: ignore[arg-type]
+            round_weights(rounded) if config.weights == "float16" else rounded,  # type: ignore[arg-type]
+        )
     graphs = bundle_graphs(
         encoder=giving_detail(lower(folded.encoder, config.precision)),
         synthesis=lower(folded.synthesis, config.precision),
@@ -165,6 +179,8 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
         code_shape=(layers + rows, code_size),
         z_size=generator.config.z_size,
         precision=config.precision,
+        labels=len(labels),
+        relabeller=relabeller,
     )
     if pipeline.face(config.alignment) is not None:
         graphs["detector"] = detector_graph()
@@ -175,6 +191,8 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
         "mapping": giving_detail(generator.mapping),
         "critic": taking_detail(DomainScoreGraph(pipeline.latent_discriminator, quantiles)),
     }
+    if reader is not None:
+        originals["relabeller"] = Relabeller(generator.mapping, reader)  # type: ignore[arg-type]
     statistics = {
         "sampled_codes": len(logits),
         "code_variance": folded.objective.code_variance,
@@ -182,4 +200,19 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
         "score": SCORE,
         "critic_logit_median": float(quantiles[QUANTILES // 2]),
     }
-    return Built(graphs, originals, folded.objective, refine, statistics)
+    return Built(graphs, originals, folded.objective, refine, statistics, labels)
+
+
+def read_labels(
+    mapping: Mapping | InvertibleMapping, seed: int
+) -> tuple[LabelReader | None, list[dict[str, Any]]]:
+    """What the manifest says of a conditional generator's labels, and E_y, where the mapping can be run backwards."""
+    if mapping.labels is None:
+        return None, []
+    reader: LabelReader | None = None
+    held_out: list[dict[str, Any] | None] = [None] * len(mapping.labels.names)
+    if isinstance(mapping, InvertibleMapping):
+        reader, accuracy = fit_label_reader(mapping, seed)
+        held_out = [{"metric": "accuracy", "value": float(value)} for value in accuracy]
+    named = zip(mapping.labels.names, mapping.labels.frequency, held_out, strict=True)
+    return reader, [{"name": n, "frequency": float(share), "held_out": told} for n, share, told in named]

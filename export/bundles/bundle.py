@@ -33,13 +33,13 @@ from export.graphs.graphs import for_detector, to_onnx
 from export.graphs.storage import data_file, widen
 from export.parity.checks import check_all, check_precision, precision_figures
 from export.parity.differences import Array, Figures
-from export.parity.forward import with_some_detail
+from export.parity.forward import other_labels, with_some_detail
 from export.parity.refiner import refiner_inputs
 from export.parity.sessions import open_session, run
 from export.parity.tolerances import ParityError, sample_count
 from training.refinement.refinement import RefinementConfig
 
-# Of the progress bar: five graphs exported, five checked, and three more. Precision and the detector add theirs.
+# Of the progress bar: five graphs exported, five checked, and three more. Precision, detector, relabeller add theirs.
 STEPS = 13
 
 
@@ -52,6 +52,7 @@ def write_bundle(config: BundleConfig) -> str:
     work = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=config.to.parent))
     try:
         steps = STEPS + (config.precision != "float32") + 2 * (pipeline.face(config.alignment) is not None)
+        steps += 2 * pipeline.generator.config.relabels
         with progress_bar(steps) as announce:
             sizes, figures, places = write_checked(pipeline, name, config, work, announce)
         move_into_place(work, config.to, name, tuple(sizes), config.version)
@@ -70,12 +71,12 @@ def write_checked(
     offered = offered_graphs(config.to, name, config.share)
     announce("folding networks, calibrating the score")
     built = build(pipeline, config)
-    shape = pipeline.generator.config
-    z = torch.randn(sample_count(shape.resolution), shape.z_size)
+    mapping = pipeline.generator.mapping
+    latents = mapping.draw(sample_count(pipeline.generator.config.resolution))
     rounding: dict[str, Figures] = {}
     if config.precision != "float32":
         announce(f"comparing {config.precision} with float32")
-        rounding = measure_precision(built, config, z)
+        rounding = measure_precision(built, config, mapping.draw, len(latents[0]))
     files, widened, places = {}, {}, {}
     for role, graph in built.graphs.items():
         announce(f"exporting the {role}")
@@ -89,14 +90,14 @@ def write_checked(
         text = config_pbtxt(places[role][0], MAX_BATCH[role], graph.inputs, graph.outputs)
         (work / places[role][0] / "config.pbtxt").write_text(text)
     figures = check_all(
-        built.graphs, files, widened, built.originals, built.objective, built.refine, z, announce
+        built.graphs, files, widened, built.originals, built.objective, built.refine, latents, announce
     )
     figures |= {role: figures[role] | reached for role, reached in rounding.items()}
     announce("storing a sample of each graph")
     discriminator = pipeline.latent_discriminator
     tensors = {"mean_code": discriminator.mean.numpy(), "code_std": discriminator.deviation.numpy()}
     tensors |= {f"direction/{key}": vector for key, vector in pipeline.vectors.items()} | pipeline.boundaries
-    for role, inputs in inputs_of(z, widened, built.refine, built.objective.layers).items():
+    for role, inputs in inputs_of(latents, widened, built.refine, built.objective.layers).items():
         tensors |= sample_tensors(role, inputs, run(open_session(widened[role]), inputs))
     # Not save_file: it would let nobody else read the file.
     content = to_safetensors({key: np.ascontiguousarray(value) for key, value in tensors.items()})
@@ -110,12 +111,14 @@ def write_checked(
     return {role: stored_bytes(file) for role, file in files.items()}, figures, places
 
 
-def measure_precision(built: Built, config: BundleConfig, z: Tensor) -> dict[str, Figures]:
-    """PSNR of the graphs that compute in 16 bits, over sampled codes. Raises ParityError."""
+def measure_precision(
+    built: Built, config: BundleConfig, draw: Callable[[int], tuple[Tensor, ...]], batch: int
+) -> dict[str, Figures]:
+    """PSNR of the graphs that compute in 16 bits, over codes of drawn latents, in batches. Raises ParityError."""
     mapping = built.graphs["mapping"].module
-    parts = torch.arange(config.precision_codes).split(len(z))
+    parts = torch.arange(config.precision_codes).split(batch)
     with torch.no_grad():
-        codes = [mapping(torch.randn(len(part), z.shape[1])) for part in parts]
+        codes = [mapping(*draw(len(part))) for part in parts]
     figures = precision_figures(built.graphs, built.objective, codes)
     check_precision(figures, config.precision)
     return figures
@@ -127,24 +130,30 @@ def stored_bytes(file: Path) -> int:
 
 
 def inputs_of(
-    z: Tensor, files: Mapping[str, Path], refine: RefinementConfig, layers: int | None
+    latents: tuple[Tensor, ...], files: Mapping[str, Path], refine: RefinementConfig, layers: int | None
 ) -> dict[str, dict[str, Array]]:
     """Inputs for each graph's stored sample, made by the graphs; the refiner goes from a code to another's picture.
 
-    `z` float32 [N, z_size]; `files` by role; `layers`: rows of a code that are no detail.
+    `latents`: the mapping's inputs, z float32 [N, z_size] and maybe labels; `files` by role; `layers`: rows of a code
+    that are no detail.
     """
-    latent = z.numpy()
-    native = run(open_session(files["mapping"]), {"z": latent})["code"]
+    latent = {name: x.numpy() for name, x in zip(("z", "label"), latents, strict=False)}
+    native = run(open_session(files["mapping"]), latent)["code"]
     code = with_some_detail(torch.from_numpy(native), layers).numpy()
     image = run(open_session(files["generator"]), {"code": code})["image"]
     return {
-        "mapping": {"z": latent},
+        "mapping": latent,
         "generator": {"code": code},
         "encoder": {"image": image},
         "critic": run(open_session(files["encoder"]), {"image": image}),
         **(
             {"detector": {"image": for_detector(torch.from_numpy(image)).numpy()}}
             if "detector" in files
+            else {}
+        ),
+        **(
+            {"relabeller": {"code": code, "label": other_labels(latents[1]).numpy()}}
+            if "relabeller" in files
             else {}
         ),
         "refiner": refiner_inputs(code, np.roll(image, 1, 0), refine),

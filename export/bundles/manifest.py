@@ -24,7 +24,7 @@ from export.parity.tolerances import sample_count
 
 FORMAT = 1
 # Graphs that another bundle may use. Not the detector, which `python -m export align` takes from a bundle again.
-SHAREABLE = ("encoder", "generator", "mapping", "critic", "refiner")
+SHAREABLE = ("encoder", "generator", "mapping", "critic", "refiner", "relabeller")
 DETECTOR_LICENCE = " Face detector: YuNet (Apache-2.0)."
 Place = tuple[str, int]  # a graph's model folder and version
 
@@ -65,6 +65,7 @@ def describe(
         },
         "tensors": {"file": f"{name}.safetensors", "sha256": sha256(work / f"{name}.safetensors")},
         "directions": pipeline.directions,
+        **({"labels": built.labels} if built.labels else {}),
         **({"presets": pipeline.presets} if pipeline.presets else {}),
         "refine": refine,
         "statistics": built.statistics,

@@ -15,7 +15,16 @@ import tyro
 
 from export.graphs.tensor_spec import DType, TensorSpec
 
-MAX_BATCH = {"encoder": 16, "generator": 16, "mapping": 64, "critic": 64, "refiner": 8, "detector": 8}
+MAX_BATCH = {
+    "encoder": 16,
+    "generator": 16,
+    "mapping": 64,
+    "critic": 64,
+    "refiner": 8,
+    # Not every bundle has these.
+    "detector": 8,
+    "relabeller": 64,
+}
 QUEUE_BATCHES = 16  # full batches that may wait; further requests are rejected
 LONGEST_WAIT_US = 600_000_000  # longer than any request's own time-out, which counts only if this is set
 QUEUE_DELAY_US = 500  # a request waits this long for others to share its batch

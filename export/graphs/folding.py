@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from training.networks.bidirectional.invertible_mapping import InvertibleMapping
+from training.networks.conditional.labels import signed
 from training.networks.encoder import BatchNorm, CodeBound, Encoder, EncoderBlock
 from training.networks.generator import DEMODULATION_EPSILON, Mapping, ModulatedConv, StyledLayer, Synthesis
 from training.networks.latent_discriminator import LatentDiscriminator, NativeCoordinates, Scale
@@ -245,15 +246,18 @@ def fold_synthesis(synthesis: nn.Module) -> nn.Module:
 
 
 class FoldedMapping(nn.Module):
-    """`Mapping` with scales and gains folded: z float32 [N, 512] -> code float32 [N, L, 512]."""
+    """`Mapping` with scales and gains folded: z float32 [N, 512], maybe labels [N, K] -> code float32 [N, L, 512]."""
 
     def __init__(self, mapping: Mapping) -> None:
         super().__init__()
         self.config = mapping.config
         self.layers = nn.ModuleList(fold_linear(layer, ACTIVATION_GAIN) for layer in mapping.layers)  # type: ignore[arg-type]
+        self.embedding = fold_linear(mapping.embedding) if mapping.labels is not None else None
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         x = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
+        if self.embedding is not None and label is not None:
+            x = torch.cat([x, self.embedding(signed(label))], 1)
         for layer in self.layers:
             x = F.leaky_relu(layer(x), LEAKY_SLOPE)
         x = x.unflatten(1, (-1, self.config.code_size))
@@ -268,9 +272,10 @@ def fold_mapping(mapping: Mapping | InvertibleMapping) -> nn.Module:
 def fold_couplings(mapping: InvertibleMapping) -> InvertibleMapping:
     """Make a copy with plain linear layers, which can still be inverted."""
     folded = copy.deepcopy(mapping).eval()
-    for coupling in folded.couplings:
-        coupling.hidden = fold_linear(coupling.hidden)  # type: ignore[arg-type]
-        coupling.affine = fold_linear(coupling.affine)  # type: ignore[arg-type]
+    for owner in (folded, *folded.couplings):
+        for name, layer in list(owner.named_children()):
+            if isinstance(layer, EqualizedLinear):
+                setattr(owner, name, fold_linear(layer))
     return folded
 
 

@@ -82,8 +82,8 @@ class WithDetail(nn.Module):
         super().__init__()
         self.network, self.rows = network, rows
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.pad(self.network(x), (0, 0, 0, self.rows))
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return F.pad(self.network(*inputs), (0, 0, 0, self.rows))
 
 
 class WithoutDetail(nn.Module):
@@ -163,17 +163,26 @@ def bundle_graphs(
     code_shape: tuple[int, int],
     z_size: int,
     precision: Precision,
+    labels: int = 0,
+    relabeller: nn.Module | None = None,
 ) -> dict[str, Graph]:
-    """The five graphs by role, of folded networks. `precision`: what `encoder` and `synthesis` compute in."""
+    """The five graphs by role, of folded networks. `precision`: what `encoder` and `synthesis` compute in.
+
+    `labels`: how many the mapping takes; `relabeller` gives codes other ones, where that can be done.
+    """
     picture = (resolution, resolution, 3)
     code, image = TensorSpec("code", "float32", code_shape), TensorSpec("image", "uint8", picture)
-    graphs = (
+    label = (TensorSpec("label", "float32", (labels,)),) if labels else ()
+    graphs = [
         Graph("encoder", EncoderGraph(encoder), (image,), (code,), precision),
         Graph("generator", GeneratorGraph(synthesis), (code,), (image,), precision),
-        Graph("mapping", mapping, (TensorSpec("z", "float32", (z_size,)),), (code,)),
+        Graph("mapping", mapping, (TensorSpec("z", "float32", (z_size,)), *label), (code,)),
         Graph("critic", critic, (code,), (TensorSpec("score", "float32", (1,)),)),
         refiner_graph(refiner, resolution),
-    )
+    ]
+    if relabeller is not None:
+        edited = TensorSpec("edited_code", "float32", code_shape)
+        graphs.append(Graph("relabeller", relabeller, (code, *label), (edited,)))
     return {graph.role: graph for graph in graphs}
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from export.graphs.graphs import EncoderGraph, GeneratorGraph, Graph, for_detector
 from export.graphs.precision import Precision, picture_psnr
 from export.parity.differences import Figures
-from export.parity.forward import check_forward, check_structure, with_some_detail
+from export.parity.forward import check_forward, check_structure, other_labels, with_some_detail
 from export.parity.refiner import check_refiner
 from export.parity.sessions import open_session
 from export.parity.tolerances import TOLERANCES, Tolerances, require
@@ -64,27 +64,34 @@ def check_all(
     checkpoint: Mapping[str, nn.Module],
     objective: Objective,
     config: RefinementConfig,
-    z: Tensor,
+    latents: tuple[Tensor, ...],
     announce: Callable[[str], None],
 ) -> dict[str, Figures]:
     """Make every check on every graph; return the figures by role. Raises ParityError.
 
     `models`: the files by role. `widened`: the same, but float32 in the place of 16 bits (`storage.widen`).
-    `checkpoint`: the training networks, with the graphs' inputs and outputs. `z`: float32 [N, z_size] to sample codes
-    and pictures from. `announce` is called with each step's name.
+    `checkpoint`: the training networks, with the graphs' inputs and outputs. `latents`: the mapping's inputs, z float32
+    [N, z_size] and maybe labels, to sample codes and pictures from. `announce` is called with each step's name.
     """
     for role, path in models.items():
         check_structure(graphs[role], path)
     with torch.no_grad():
-        codes = with_some_detail(graphs["mapping"].module(z), objective.layers)
+        codes = with_some_detail(graphs["mapping"].module(*latents), objective.layers)
         pictures = GeneratorGraph(objective.synthesis)(codes)
         # Domain scores are compared on inversions, as that of a sampled code is 1.
         inverted = EncoderGraph(objective.encoder)(pictures)
         inverted = nn.functional.pad(inverted, (0, 0, 0, codes.shape[1] - inverted.shape[1]))
     figures: dict[str, Figures] = {}
-    inputs = {"encoder": pictures, "generator": codes, "mapping": z, "critic": inverted}
+    inputs: dict[str, Tensor | tuple[Tensor, ...]] = {
+        "encoder": pictures,
+        "generator": codes,
+        "mapping": latents,
+        "critic": inverted,
+    }
     if "detector" in graphs:
         inputs["detector"] = for_detector(pictures)
+    if "relabeller" in graphs:
+        inputs["relabeller"] = (codes, other_labels(latents[1]))
     for role, x in inputs.items():
         announce(f"checking the {role}")
         graph, original = graphs[role], checkpoint[role]

@@ -1,4 +1,4 @@
-"""Checks of graphs without a gradient inside: encoder, generator, mapping, domain score, detector."""
+"""Checks of graphs without a gradient inside: encoder, generator, mapping, domain score, detector, relabeller."""
 
 from __future__ import annotations
 
@@ -25,6 +25,13 @@ def with_some_detail(codes: Tensor, layers: int | None) -> Tensor:
         filled[:, layers:].shape, generator=torch.Generator().manual_seed(0)
     )
     return filled if layers is not None else codes
+
+
+def other_labels(labels: Tensor) -> Tensor:
+    """Labels float32 [N, K] to change codes to: the opposite ones, and in every third sample some that stay (-1)."""
+    other = 1 - labels
+    other[2::3, ::2] = -1
+    return other
 
 
 def check_structure(graph: Graph, file: Path) -> None:
@@ -56,24 +63,27 @@ def check_forward(
     graph: Graph,
     session: ort.InferenceSession,
     checkpoint: nn.Module,
-    inputs: Tensor,
+    inputs: Tensor | tuple[Tensor, ...],
     tolerances: Tolerances = TOLERANCES,
 ) -> Figures:
-    """Compare a graph of one input and one output with its folded module, and with the checkpoint's own network.
+    """Compare a graph of one output with its folded module, and with the checkpoint's own network.
 
-    `checkpoint`: the training network with the same inputs and outputs. `inputs`: as many samples as the largest batch.
-    Returns the errors, in batches and of each sample alone. Raises ParityError.
+    `checkpoint`: the training network with the same inputs and outputs. `inputs`: as many samples as the largest batch,
+    of each input. Returns the errors, in batches and of each sample alone. Raises ParityError.
     """
-    (spec,), (result,) = graph.inputs, graph.outputs
+    given = (inputs,) if isinstance(inputs, Tensor) else inputs
+    (result,), count = graph.outputs, len(given[0])
 
-    def infer(x: Tensor) -> Array:
-        return run(session, {spec.name: x.numpy()})[result.name]
+    def infer(part: slice) -> Array:
+        named = zip(graph.inputs, given, strict=True)
+        return run(session, {spec.name: x[part].numpy() for spec, x in named})[result.name]
 
     with torch.no_grad():
-        folded = [(infer(inputs[:n]), graph.module(inputs[:n]).numpy()) for n in batches(len(inputs))]
-        original = checkpoint(inputs).numpy()
-    together = infer(inputs)
-    alone = np.concatenate([infer(x[None]) for x in inputs])
+        firsts = [slice(n) for n in batches(count)]
+        folded = [(infer(part), graph.module(*(x[part] for x in given)).numpy()) for part in firsts]
+        original = checkpoint(*given).numpy()
+    together = infer(slice(count))
+    alone = np.concatenate([infer(slice(n, n + 1)) for n in range(count)])
     if result.dtype == "uint8":
         share = min(within_one_level(*pair) for pair in folded)
         kept, apart = within_one_level(together, original), within_one_level(together, alone)

@@ -206,10 +206,12 @@ def _field_schema(field: FieldDescriptor, settings: Settings) -> Schema:
         schema = dict(_NUMBERS[field.type])
     if field.is_repeated and "additionalProperties" not in schema:
         schema = {"type": "array", "items": schema}
+    # of a map, what is accepted are its values
+    bounded = schema.get("additionalProperties", schema)
     if limits.HasField("min"):
-        schema["minimum"] = limits.min
+        bounded["minimum"] = limits.min
     if most is not None:
-        schema["maxItems" if field.is_repeated else "maximum"] = most
+        bounded["maxItems" if field.is_repeated and bounded is schema else "maximum"] = most
     return _described(schema, comments().get(field.full_name, ""))
 
 

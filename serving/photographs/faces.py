@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from serving.bundle import FaceTemplate
+from serving.bundle import Bundle, FaceTemplate
 from serving.errors import FaceNotUsable, InvalidOption, NoFace, NoSuchFace
-from serving.jobs import Face
+from serving.jobs import Alignment, AlignOptions, Face, Placement
 from serving.photographs.alignment import (
     CORNERS,
     Points,
@@ -266,3 +266,25 @@ def as_face(face: Detection, template: FaceTemplate, resolution: int) -> Face:
         square.roll_degrees,
         why_unusable(face, template, resolution),
     )
+
+
+def chosen_alignment(bundle: Bundle, options: AlignOptions) -> Alignment:
+    """The alignment that applies. Raises InvalidOption."""
+    kind = options.alignment or (Alignment.CENTRE_CROP if bundle.face is None else Alignment.FACE)
+    if kind is Alignment.FACE and bundle.face is None:
+        raise not_by_faces(bundle)
+    if kind is Alignment.CENTRE_CROP and options.face is not None:
+        raise InvalidOption("align.face counts with the alignment by faces only; leave one of the two out.")
+    return kind
+
+
+def not_by_faces(bundle: Bundle) -> InvalidOption:
+    """The error where a bundle without a detector is asked for faces."""
+    return InvalidOption(
+        f"Bundle {bundle.name} is not aligned by faces; send pictures that lie as its training pictures do."
+    )
+
+
+def placement_of(alignment: Alignment, place: Similarity, width: int, height: int) -> Placement:
+    """Where a square lies on a picture of that size, without a word about faces."""
+    return Placement(alignment, 0, 0, None, place.corners, place.roll_degrees, width, height)

@@ -117,12 +117,13 @@ class Editor:
         return Edited(bundle.name, named, named_source, score, None, rendering, applied.area, applied.strokes)
 
     async def _apply(self, bundle: Bundle, source: Code, job: EditJob, drawn: _Drawn, call: Call) -> _Applied:
-        """Applies the job's edits to a code, then follows the strokes, then holds what has changed to the area."""
+        """Gives a code the job's labels, applies its edits, follows the strokes, holds what has changed to the area."""
+        options, relabelled = job.options, None
+        if options.label:
+            relabelled = await self._stages.relabel(bundle, source, options.label, call)
         with call.during("edit"):
-            edits = job.options.edits
-            edited = apply_edits(
-                source, cut_to_range(edits, bundle) if job.options.within_range else edits, bundle
-            )
+            edits = cut_to_range(options.edits, bundle) if options.within_range else options.edits
+            edited = apply_edits(source, edits, bundle, relabelled)
         if not drawn.refinements:
             return _Applied(edited)
         # Of the picture of a code everything is known, whatever was known of the photograph.

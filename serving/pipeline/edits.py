@@ -1,4 +1,5 @@
-"""Arithmetic on codes, without any graph: edits along directions, mixing, interpolation, seeds, truncation; checks.
+"""Arithmetic on codes, without any graph: edits along directions, mixing, interpolation, seeds, labels, truncation;
+checks.
 
 edited code = code + sum over the edits of strength * scale * vector. An edit that keeps other directions uses only the
 part of its vector that does not change their attributes.
@@ -7,7 +8,7 @@ part of its vector that does not change their attributes.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -91,12 +92,18 @@ def cut_to_range(edits: tuple[EditStep, ...], bundle: Bundle) -> tuple[EditStep,
     return tuple(cut(edit) for edit in edits)
 
 
-def apply_edits(code: Code, edits: tuple[EditStep, ...], bundle: Bundle) -> Code:
+def apply_edits(
+    code: Code, edits: tuple[EditStep, ...], bundle: Bundle, relabelled: Code | None = None
+) -> Code:
     """The code after all edits, float32 [L, 512]. Edits that cancel out return the same code, bit for bit.
+
+    relabelled: the code with other labels, from which the edits go on.
 
     Detail fades with the distance: it was found for the picture as it was, and does not move with what an edit moves.
     """
     moved = np.zeros(code.shape, dtype=np.float64)
+    if relabelled is not None:
+        moved[: bundle.layers] = relabelled[: bundle.layers].astype(np.float64) - code[: bundle.layers]
     for edit in edits:
         moved += edit.strength * edit_vector(edit, bundle)
     return _moved(code.astype(np.float64), moved, bundle)
@@ -231,6 +238,50 @@ def check_sampling(seeds: tuple[int, ...], truncation: float, max_codes: int) ->
         raise InvalidOption("A seed is a whole number from 0 to 2^64 - 1.")
     if not (math.isfinite(truncation) and 0.0 <= truncation <= MAX_TRUNCATION):
         raise InvalidOption(f"truncation is {truncation}; it goes from 0 to {MAX_TRUNCATION:g}.")
+
+
+def check_label(label: Mapping[str, float], bundle: Bundle, *, of_code: bool) -> None:
+    """Raises InvalidOption. of_code: it is to change the label of a code; otherwise codes are made with it."""
+    if label and not bundle.labels:
+        raise InvalidOption(
+            f"Bundle {bundle.name} has no labels, as its generator was trained without; leave label out."
+        )
+    names = [known.name for known in bundle.labels]
+    for name, value in label.items():
+        if name not in names:
+            raise InvalidOption(
+                f"Bundle {bundle.name} has no label {name[:80]!r}; it has {', '.join(names)}."
+            )
+        if not 0.0 <= value <= 1.0:
+            raise InvalidOption(f"The label {name} is {value}; it goes from 0 to 1.")
+    if label and of_code and "relabeller" not in bundle.graphs:
+        raise InvalidOption(
+            f"Bundle {bundle.name} takes labels in Sample only: its mapping cannot be run backwards, so no code's z is "
+            "known; edit along a direction, or sample the seed again with another label."
+        )
+
+
+def drawn_labels(
+    seeds: tuple[int, ...], label: Mapping[str, float], bundle: Bundle
+) -> npt.NDArray[np.float32]:
+    """The labels of each seed's sample, float32 [N, K]: those that are given, and the others drawn by their frequency.
+
+    As z, they are the same on every machine, and z is the same whatever is given.
+    """
+    frequency = np.array([known.frequency for known in bundle.labels])
+    rows = [
+        np.random.Generator(np.random.PCG64([seed, 1])).random(len(frequency)) < frequency for seed in seeds
+    ]
+    drawn = np.stack(rows).astype(np.float32)
+    for number, known in enumerate(bundle.labels):
+        if known.name in label:
+            drawn[:, number] = label[known.name]
+    return drawn
+
+
+def wanted_labels(label: Mapping[str, float], bundle: Bundle) -> npt.NDArray[np.float32]:
+    """The relabeller's input float32 [1, K]: the labels that are given, and -1 for those that stay."""
+    return np.array([[label.get(known.name, -1.0) for known in bundle.labels]], np.float32)
 
 
 def gaussian_inputs(seeds: tuple[int, ...], size: int) -> npt.NDArray[np.float32]:

@@ -50,6 +50,7 @@ from serving.pipeline.editing import Editor
 from serving.pipeline.edits import (
     check_codes,
     check_edits,
+    check_label,
     check_mixing,
     check_sampling,
     mix_codes,
@@ -135,7 +136,7 @@ class Pipeline:
 
     async def _warm_up(self, bundle: Bundle, call: Call) -> None:
         """Inverts a grey picture with one refinement step, looks for faces if the bundle has a detector, maps a
-        seed."""
+        seed, and relabels it where the bundle can."""
         side = bundle.resolution
         grey = EncodedPicture(bytes([128]) * (side * side * 3), ImageFormat.RAW, side, side)
         one_step = RefineSettings.resolve(RefineOptions(steps=1), bundle.refine, max_steps=1)
@@ -146,7 +147,9 @@ class Pipeline:
         )
         if bundle.face is not None:
             await self._stages.find_faces(bundle, grey, call)
-        await self._stages.map(bundle, (0,), 1.0, call)
+        (code,) = await self._stages.map(bundle, (0,), 1.0, call)
+        if "relabeller" in bundle.graphs:
+            await self._stages.relabel(bundle, code, {}, call)
 
     @property
     def engines(self) -> Mapping[str, str]:
@@ -203,6 +206,7 @@ class Pipeline:
             bundle, options = self._served.find(job.bundle), job.options
             check_output(options.output)
             check_edits(options.edits, bundle, self.settings.max_edits)
+            check_label(options.label, bundle, of_code=True)
             drawn = [name for name in ("area", "strokes") if getattr(options, name) is not None]
             if drawn and self._refine_settings(options.refine, bundle).steps == 0:
                 raise InvalidOption(
@@ -311,9 +315,10 @@ class Pipeline:
             bundle = self._served.find(job.bundle)
             check_output(job.output)
             check_sampling(job.seeds, job.truncation, self.settings.max_codes)
+            check_label(job.label, bundle, of_code=False)
             if job.output.image:
                 self._stages.check_room(bundle, "generator", len(job.seeds))
-            codes = await self._stages.map(bundle, job.seeds, job.truncation, call)
+            codes = await self._stages.map(bundle, job.seeds, job.truncation, call, job.label)
             images: tuple[EncodedPicture, ...] = ()
             if job.output.image:
                 pictures = await self._stages.generate(bundle, codes, call)

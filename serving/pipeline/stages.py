@@ -1,4 +1,4 @@
-"""The stages of a request, one method each: align, encode, refine, map, decode, score, encode pictures.
+"""The stages of a request, one method each: align, encode, refine, map, relabel, decode, score, encode pictures.
 
 Each stage is timed on its call, and an EditingError that leaves it carries its name. pipeline.py says which job runs
 which stages.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,7 +29,6 @@ from serving.jobs import (
     ImageFormat,
     Origin,
     OutputOptions,
-    Placement,
     Region,
 )
 from serving.photographs.alignment import Similarity, centred_square, corners_agree, face_square
@@ -40,14 +40,17 @@ from serving.photographs.faces import (
     as_face,
     choose,
     choose_several,
+    chosen_alignment,
     find_faces,
+    not_by_faces,
+    placement_of,
     refine_landmarks,
 )
 from serving.photographs.formats.encoding import encode_picture
 from serving.photographs.pasting import Patch
 from serving.photographs.pictures import PictureReader
 from serving.pipeline.bundles import ServedBundles
-from serving.pipeline.edits import gaussian_inputs, truncate
+from serving.pipeline.edits import drawn_labels, gaussian_inputs, truncate, wanted_labels
 from serving.pipeline.refinement import Refinement, RefineSettings, Report, no_report, starting_code
 from serving.results import FoundFaces, StopReason
 from serving.settings import Settings
@@ -91,7 +94,7 @@ class Stages:
                 "align.faces and align.all_faces count in an Edit of a picture only; give align.face."
             )
         with call.during("align") as timer:
-            kind = _alignment(bundle, options)
+            kind = chosen_alignment(bundle, options)
             self.check_room(bundle, "encoder")
             by_face = kind is Alignment.FACE
             async with self._decoders.open(picture, whole=by_face) as opened:
@@ -136,7 +139,7 @@ class Stages:
         """Finds all faces on a picture, the largest first. Raises InvalidOption, and what `align` raises."""
         with call.during("align") as timer:
             if bundle.face is None:
-                raise _not_by_faces(bundle)
+                raise not_by_faces(bundle)
             self.check_room(bundle, "detector")
             template, side = bundle.face, bundle.resolution
             async with self._decoders.open(picture, whole=True) as opened:
@@ -173,7 +176,7 @@ class Stages:
         with call.during("align") as timer:
             if options.face is not None or (options.faces and options.all_faces):
                 raise InvalidOption("Give one of align.face, align.faces and align.all_faces.")
-            if _alignment(bundle, options) is not Alignment.FACE or bundle.face is None:
+            if chosen_alignment(bundle, options) is not Alignment.FACE or bundle.face is None:
                 raise InvalidOption("align.faces and align.all_faces count with the alignment by faces only.")
             self.check_room(bundle, "encoder")
             async with self._decoders.open(picture, whole=True) as opened:
@@ -212,7 +215,7 @@ class Stages:
             face = Detection(face.score, face.box, landmarks)
             image = await opened.run(PictureReader.cut, place, side)
         placement = replace(
-            _placement(Alignment.FACE, place, *size),
+            placement_of(Alignment.FACE, place, *size),
             face=number,
             faces=len(found),
             found=as_face(face, template, side),
@@ -236,7 +239,7 @@ class Stages:
     async def _centre_square(self, bundle: Bundle, picture: EncodedPicture, opened: OpenPicture) -> Aligned:
         image, (width, height) = await opened.run(PictureReader.centre_square, bundle.resolution)
         place = centred_square(width, height)
-        return Aligned(image, Origin(picture, _placement(Alignment.CENTRE_CROP, place, width, height)))
+        return Aligned(image, Origin(picture, placement_of(Alignment.CENTRE_CROP, place, width, height)))
 
     async def pasted_picture(
         self, picture: EncodedPicture, patches: Sequence[Patch], output: OutputOptions, call: Call
@@ -302,15 +305,32 @@ class Stages:
         return refined
 
     async def map(
-        self, bundle: Bundle, seeds: tuple[int, ...], truncation: float, call: Call
+        self,
+        bundle: Bundle,
+        seeds: tuple[int, ...],
+        truncation: float,
+        call: Call,
+        label: Mapping[str, float] = MappingProxyType({}),
     ) -> npt.NDArray[np.float32]:
-        """Maps seeds to codes, float32 [N, L, 512]. It is timed as `encode`, as both make codes."""
+        """Maps seeds, and the labels of a bundle that has some, to codes, float32 [N, L, 512]. It is timed as `encode`,
+        as both make codes."""
         with call.during("encode") as timer:
             self.check_room(bundle, "mapping", len(seeds))
-            z = gaussian_inputs(seeds, bundle.z_size)
-            mapped = await self._infer(bundle, "mapping", {"z": z}, call)
+            inputs = {"z": gaussian_inputs(seeds, bundle.z_size)}
+            if bundle.labels:
+                inputs["label"] = drawn_labels(seeds, label, bundle)
+            mapped = await self._infer(bundle, "mapping", inputs, call)
             timer.queued_s = mapped.queued_s
             return truncate(mapped.outputs["code"], bundle.mean_code, truncation)
+
+    async def relabel(self, bundle: Bundle, code: Code, label: Mapping[str, float], call: Call) -> Code:
+        """The code with other labels (graph `B_relabeller`), float32 [L, 512]; it is timed as `edit`."""
+        with call.during("edit") as timer:
+            inputs = {"code": code[None], "label": wanted_labels(label, bundle)}
+            relabelled = await self._infer(bundle, "relabeller", inputs, call)
+            timer.queued_s = relabelled.queued_s
+            edited: Code = relabelled.outputs["edited_code"][0]
+            return edited
 
     async def generate(self, bundle: Bundle, codes: npt.NDArray[np.float32], call: Call) -> list[Image]:
         """The pictures of codes [N, L, 512], each uint8 [H, W, 3]."""
@@ -372,23 +392,3 @@ class Stages:
     def answer_reserve_s(self) -> float:
         """The time that refinement leaves for the answer: twice what answers take lately, and a fixed reserve."""
         return 2.0 * self.answer_s.value + self._settings.decode_reserve_ms / 1000.0
-
-
-def _alignment(bundle: Bundle, options: AlignOptions) -> Alignment:
-    """The alignment that applies. Raises InvalidOption."""
-    kind = options.alignment or (Alignment.CENTRE_CROP if bundle.face is None else Alignment.FACE)
-    if kind is Alignment.FACE and bundle.face is None:
-        raise _not_by_faces(bundle)
-    if kind is Alignment.CENTRE_CROP and options.face is not None:
-        raise InvalidOption("align.face counts with the alignment by faces only; leave one of the two out.")
-    return kind
-
-
-def _not_by_faces(bundle: Bundle) -> InvalidOption:
-    return InvalidOption(
-        f"Bundle {bundle.name} is not aligned by faces; send pictures that lie as its training pictures do."
-    )
-
-
-def _placement(alignment: Alignment, place: Similarity, width: int, height: int) -> Placement:
-    return Placement(alignment, 0, 0, None, place.corners, place.roll_degrees, width, height)

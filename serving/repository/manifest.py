@@ -17,6 +17,7 @@ from serving.bundle import (
     FileEntry,
     GraphSpec,
     HeldOut,
+    Label,
     ManifestPart,
     RefineDefaults,
     Role,
@@ -68,6 +69,7 @@ class Manifest(ManifestPart):
     tensors: FileEntry
     directions: tuple[DirectionEntry, ...] = ()
     presets: tuple[PresetEntry, ...] = ()
+    labels: tuple[Label, ...] = ()
     refine: RefineDefaults
     alignment: Literal["face", "centre-crop"] = "centre-crop"
     face: FaceTemplate | None = None

@@ -42,6 +42,7 @@ _REQUIRED_TENSORS: dict[Role, tuple[frozenset[str], frozenset[str]]] = {
         frozenset({"next_code", "loss", "best_code", "best_loss"}),
     ),
     "detector": (frozenset({"image"}), frozenset({"faces"})),
+    "relabeller": (frozenset({"code", "label"}), frozenset({"edited_code"})),
 }
 _FACE_VALUES = 15  # score, box (4), five landmarks (10)
 
@@ -64,7 +65,11 @@ def read_bundles(repository: Path, names: tuple[str, ...] = (), *, verify: bool 
 def read_bundle(repository: Path, name: str, *, verify: bool = True) -> Bundle:
     """Reads one bundle and checks all that can be checked without running it. Raises BundleInvalid."""
     manifest = read_manifest(repository, name)
-    needed: tuple[Role, ...] = (*ROLES, "detector") if manifest.alignment == "face" else ROLES
+    optional: dict[Role, bool] = {
+        "detector": manifest.alignment == "face",
+        "relabeller": any(label.held_out for label in manifest.labels),
+    }
+    needed = (*ROLES, *(role for role, has in optional.items() if has))
     if manifest.alignment == "face" and manifest.face is None:
         raise BundleInvalid(
             f"Bundle {name}: alignment is by faces, and `face` does not say where they are wanted; `python -m export "
@@ -100,6 +105,7 @@ def read_bundle(repository: Path, name: str, *, verify: bool = True) -> Bundle:
         data=manifest.data,
         licence=manifest.licence,
         limits=manifest.limits,
+        labels=manifest.labels,
     )
 
 
@@ -116,14 +122,16 @@ def _check_graph(bundle: str, role: Role, manifest: Manifest) -> None:
     known = inputs | {spec.name for spec in graph.state}
     if role == "refiner":
         known |= set(manifest.refine.settings)
+    if role == "mapping" and manifest.labels:
+        known |= {"label"}
     if {spec.name for spec in graph.inputs} != known:
         raise BundleInvalid(f"Bundle {bundle}: graph {role!r} must take exactly {', '.join(sorted(known))}.")
     if not outputs <= {spec.name for spec in graph.outputs}:
         raise BundleInvalid(f"Bundle {bundle}: graph {role!r} must give {', '.join(sorted(outputs))}.")
     picture = (-1, manifest.resolution, manifest.resolution, 3)
     code = (-1, _code_rows(manifest), manifest.code_size)
-    if role == "mapping" and len(graph.inputs[0].shape) != 2:
-        raise BundleInvalid(f"Bundle {bundle}: {role}.z has shape {list(graph.inputs[0].shape)}.")
+    if role == "mapping" and (graph.inputs[0].name != "z" or len(graph.inputs[0].shape) != 2):
+        raise BundleInvalid(f"Bundle {bundle}: the first input of {role} must be z, [N, size].")
     if role == "detector":
         side = graph.inputs[0].shape[1]
         places = graph.outputs[0].shape[1]
@@ -131,6 +139,7 @@ def _check_graph(bundle: str, role: Role, manifest: Manifest) -> None:
         _check_shapes(bundle, role, graph, expected)
         return
     expected = {"image": picture, "target": picture, "code": code, "best_code": code, "next_code": code}
+    expected |= {"edited_code": code, "label": (-1, len(manifest.labels))}
     _check_shapes(bundle, role, graph, expected)
 
 

@@ -193,6 +193,8 @@ def _reader(field: FieldDescriptor, *, optional: bool) -> Reader:
     name = field.name
     if field.message_type is pb.Source.DESCRIPTOR:
         return partial(_named_sources if field.is_repeated else _named_source, name)
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return lambda message: dict(getattr(message, name))
     if field.message_type is not None:
         convert = _CONVERTERS[field.message_type.name]
         if field.is_repeated:

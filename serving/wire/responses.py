@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 
 from indomain.v1 import editing_pb2 as pb
 from serving import __version__
-from serving.bundle import Bundle, Direction, Preset
+from serving.bundle import Bundle, Direction, HeldOut, Label, Preset
 from serving.call import Call
 from serving.errors import EditingError
 from serving.jobs import EncodedPicture, Face, ImageFormat, NamedCode, Placement
@@ -89,12 +89,21 @@ def _bundle(bundle: Bundle) -> pb.Bundle:
         code_space=bundle.code_space,
         presets=[_preset(preset) for preset in bundle.presets.values()],
         detail=_detail(bundle),
+        labels=[_label(label) for label in bundle.labels],
     )
 
 
 def _detail(bundle: Bundle) -> pb.DetailCodes | None:
     detail, rows = bundle.detail, bundle.code_shape[0] - bundle.layers
     return pb.DetailCodes(rows=rows, **detail.model_dump()) if detail is not None else None
+
+
+def _label(label: Label) -> pb.Label:
+    return pb.Label(name=label.name, frequency=label.frequency, held_out=_held_out(label.held_out))
+
+
+def _held_out(held_out: HeldOut | None) -> pb.HeldOut | None:
+    return pb.HeldOut(metric=held_out.metric, value=held_out.value) if held_out else None
 
 
 def _preset(preset: Preset) -> pb.Preset:
@@ -106,14 +115,13 @@ def _preset(preset: Preset) -> pb.Preset:
 
 
 def _direction(direction: Direction) -> pb.Direction:
-    held_out = direction.held_out
     return pb.Direction(
         name=direction.name,
         label=direction.label,
         layers=direction.layers,
         range_min=direction.range[0],
         range_max=direction.range[1],
-        held_out=pb.HeldOut(metric=held_out.metric, value=held_out.value) if held_out else None,
+        held_out=_held_out(direction.held_out),
         conditioned_on=direction.conditioned_on,
     )
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from training.networks.encoder import Encoder, EncoderConfig
 from training.networks.generator import Generator, GeneratorConfig
-from training.networks.latent_discriminator import LatentDiscriminator
+from training.networks.latent_discriminator import LatentDiscriminator, LatentDiscriminatorView
 from training.run_folders.checkpoint import save_checkpoint
 
 SMALL_GENERATOR = GeneratorConfig(resolution=32, channels=(16, 16, 8, 8), mapping_depth=2)
@@ -34,18 +34,20 @@ def write_run(
     for layer in generator.synthesis.styled:  # noise and biases that a graph must not lose
         layer.noise_strength.fill_(0.1)
         layer.bias.normal_(0, 0.1)
-    codes = generator.mapping(torch.randn(512, generator_config.z_size))
+    codes = generator.mapping(*generator.mapping.draw(512))
     encoder.start_from(codes)
     for part in codes[:64].split(16):  # batch norm statistics that are not 0 and 1
         encoder(generator.synthesis(part))
+    view: LatentDiscriminatorView = "layer" if generator_config.relabels else "native"
     discriminator = LatentDiscriminator(
-        codes.mean(0), codes.std(0), "native", inputs=generator.mapping.last_inputs
+        codes.mean(0), codes.std(0), view, inputs=generator.mapping.last_inputs
     )
-    discriminator.native.fit(generator.mapping)
+    if view == "native":
+        discriminator.native.fit(generator.mapping)
     discriminator.layers[-1].weight.normal_()
     meta = {
         "kind": "inversion", "name": name, "generator": asdict(generator_config), "encoder": asdict(encoder_config),
-        "latent_discriminator_view": "native",
+        "latent_discriminator_view": view,
         "latent_discriminator": {"latent_discriminator_rate": 2e-3, "r1_gamma": 10.0, "code_pool": 50},
         "data": "random weights", "images_seen": 0, "step": 0,
         "seed": seed,

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -27,6 +27,9 @@ from tests import shipped
 RESOLUTION, LAYERS, CODE_SIZE, RANK, CHUNK_STEPS = 16, 6, 512, 48, 2
 PIXELS, CODE = RESOLUTION * RESOLUTION * 3, LAYERS * CODE_SIZE
 
+LABELS = {"smiling": 0.25, "male": 0.5}  # and how often pictures have them
+LABEL_MOVE = 20.0  # length of the difference between codes with a label and without
+
 Weights = dict[str, np.ndarray]
 
 
@@ -39,6 +42,11 @@ def _weights(seed: int) -> Weights:
     back_down = np.linalg.pinv(down)
     mapped = random.standard_normal((CODE_SIZE, CODE)) / np.sqrt(CODE_SIZE)
     weights = {"down": down, "up": up, "back_up": back_up, "back_down": back_down, "mapped": mapped}
+    # A label moves a code along a direction of its own, on which it is read, too.
+    directions, _ = np.linalg.qr(
+        np.random.Generator(np.random.PCG64(seed)).standard_normal((CODE, len(LABELS)))
+    )
+    weights |= {"label_moves": LABEL_MOVE * directions.T, "label_reads": directions / LABEL_MOVE}
     return {name: value.astype(np.float32) for name, value in weights.items()}
 
 
@@ -74,6 +82,25 @@ _GENERATOR = """generator (float[N,6,512] code) => (uint8[N,16,16,3] image) {
 _MAPPING = """mapping (float[N,512] z) => (float[N,6,512] code) {
     long = MatMul (z, mapped)
     code = Reshape (long, code_shape)
+}"""
+
+_LABELLED_MAPPING = """mapping (float[N,512] z, float[N,2] label) => (float[N,6,512] code) {
+    plain = MatMul (z, mapped)
+    moved = MatMul (label, label_moves)
+    long = Add (plain, moved)
+    code = Reshape (long, code_shape)
+}"""
+
+_RELABELLER = """relabeller (float[N,6,512] code, float[N,2] label) => (float[N,6,512] edited_code) {
+    long = Reshape (code, flat_shape)
+    read = MatMul (long, label_reads)
+    held = Clip (read, zero, one)
+    stays = Less (label, zero)
+    wanted = Where (stays, held, label)
+    change = Sub (wanted, held)
+    moved = MatMul (change, label_moves)
+    edited = Add (long, moved)
+    edited_code = Reshape (edited, code_shape)
 }"""
 
 _CRITIC = """critic (float[N,6,512] code) => (float[N,1] score) {
@@ -168,13 +195,23 @@ _GRAPHS = {
 
 
 def write_tiny_bundle(
-    repository: Path, name: str = "tiny16", version: int = 1, seed: int = 7, *, faces: bool = False
+    repository: Path,
+    name: str = "tiny16",
+    version: int = 1,
+    seed: int = 7,
+    *,
+    faces: bool = False,
+    labels: Literal["none", "sampled", "edited"] = "none",
 ) -> Path:
     """Writes the bundle into a model repository and returns the repository. Each seed makes another generator. `faces`:
-    aligned by faces, with the shipped bundle's detector."""
-    weights = _weights(seed)
+    aligned by faces, with the shipped bundle's detector. `labels`: in which calls they are taken."""
+    weights, texts = _weights(seed), dict(_GRAPHS)
+    if labels != "none":
+        texts["mapping"] = _LABELLED_MAPPING
+    if labels == "edited":
+        texts["relabeller"] = _RELABELLER
     graphs = {
-        role: _write_graph(repository, name, role, text, weights, version) for role, text in _GRAPHS.items()
+        role: _write_graph(repository, name, role, text, weights, version) for role, text in texts.items()
     }
     if faces:
         graphs["detector"] = _copy_detector(repository, name)
@@ -213,6 +250,10 @@ def write_tiny_bundle(
     }
     if faces:
         manifest |= {"alignment": "face", "face": shipped.MANIFEST["face"]}
+    if labels != "none":
+        held_out = {"metric": "accuracy", "value": 0.9} if labels == "edited" else None
+        named = [{"name": key, "frequency": share, "held_out": held_out} for key, share in LABELS.items()]
+        manifest["labels"] = named
     (repository / f"{name}.json").write_text(json.dumps(manifest, indent=1))
     return repository
 

@@ -15,20 +15,11 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from training.data.labels import known
 from training.data.pictures import Pictures
 from training.networks.features import EfficientNetLite0
 
 SIDE = 128  # pictures are resized to this before features are taken, pixels
-
-
-def is_binary(values: np.ndarray) -> bool:
-    """Whether an attribute has the two values 0 and 1 only; unknown ones, NaN, do not count."""
-    return bool(np.isin(values[known(values)], (0.0, 1.0)).all())
-
-
-def known(values: np.ndarray) -> np.ndarray:
-    """Which values of an attribute are known, bool [N]: a csv may have empty cells."""
-    return ~np.isnan(values)
 
 
 @torch.no_grad()

@@ -18,8 +18,9 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import train_test_split
 from torch import nn
 
+from training.data.labels import is_binary, known
 from training.data.pictures import DataError, Pictures, load_pictures
-from training.directions.attributes import AttributeReader, is_binary, known
+from training.directions.attributes import AttributeReader
 from training.measures.domain_score import calibration_count, domain_scores, invert_samples
 from training.networks.generator import Generator, sample_codes
 from training.run_folders.json_files import write_json

@@ -188,7 +188,7 @@ def learn_network_walks(
 
 def _sample(generator: Generator, count: int, random: torch.Generator) -> Tensor:
     with torch.no_grad():
-        return generator.mapping(torch.randn(count, generator.config.z_size, generator=random))
+        return generator.mapping(*generator.mapping.draw(count, random))
 
 
 def _statistics(generator: Generator, random: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,8 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
+from training.data.labels import is_binary, known
 from training.data.pictures import Pictures
-from training.directions.attributes import is_binary, known
 from training.directions.directions import (
     DOMAIN_FLOOR,
     READ,

@@ -21,8 +21,12 @@ from training.run_folders.trained_inversion import TrainedInversion
 
 def searches(run: TrainedInversion, count: int) -> dict[str, tuple[Search, float]]:
     """The inversions without an encoder, and Adam's rate for each."""
-    mapping, mean = run.generator.mapping, run.latent_discriminator.mean
-    z = torch.randn(count, run.generator.config.z_size, generator=torch.Generator().manual_seed(0))
+    mean = run.latent_discriminator.mean
+    z, *labels = run.generator.mapping.draw(count, torch.Generator().manual_seed(0))
+
+    def mapping(z: Tensor) -> Tensor:
+        return run.generator.mapping(z, *labels)
+
     return {
         "Image2StyleGAN": (image2stylegan(mean, count), 0.03),
         "W only": (single_w(mean, count), 0.03),

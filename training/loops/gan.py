@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from training.data.adaptive import AdaptiveAugmentation
 from training.data.augmentation import augment
-from training.data.pictures import PictureSource, load_pictures
+from training.data.labels import label_rows
+from training.data.pictures import DataError, PictureSource, load_pictures, on_device
 from training.loops.coverage import Coverage, fitted_mapping
 from training.loops.fit import Clock, Snapshot, fit
 from training.loops.gan_config import GanConfig
@@ -55,13 +56,18 @@ class GanTrainer:
 
     kind = "gan"
 
-    def __init__(self, config: GanConfig, fabric: Fabric, pictures: PictureSource) -> None:
+    def __init__(
+        self, config: GanConfig, fabric: Fabric, pictures: PictureSource, labels: Tensor | None = None
+    ) -> None:
+        """`labels`: those of the pictures, float32 [M, K], for a conditional generator."""
         torch.manual_seed(config.compute.seed)
-        self.config, self.fabric, self.pictures = config, fabric, pictures
+        self.config, self.fabric, self.pictures, self.labels = config, fabric, pictures, labels
         self.step = self.seen = 0
         self.moments_since: int | None = None
         layout = torch.channels_last
         self.generator = Generator(config.generator).to(fabric.device, memory_format=layout)
+        if labels is not None and self.generator.mapping.labels is not None:
+            self.generator.mapping.labels.fit(labels)
         discriminator = build_image_discriminator(config.discriminator, config.generator)
         if isinstance(discriminator, PairedDiscriminator):
             discriminator.weights = {
@@ -87,6 +93,7 @@ class GanTrainer:
             fabric,
             lazy,
             augment=lambda image: augment(image, probability),
+            label_weight=config.label_weight,
         )
         self.coverage: Coverage | None = None
         self.growth: Growth | None = None
@@ -253,12 +260,12 @@ class GanTrainer:
     def train_step(self) -> dict[str, Tensor]:
         """Draw a batch and do a step on it; then what follows a step, which is never part of a captured one."""
         config, fabric = self.config, self.fabric
-        real, z = draw_batch(config, self.pictures, config.generator.z_size, self.step, fabric)
+        real, z, index = draw_batch(config, self.pictures, config.generator.z_size, self.step, fabric)
         self._set_rates()
         self._follow_growth()
         if self.coverage and self.step % self.coverage.BOUND_STEPS == 0:
             self.coverage.follow(self.generator)
-        figures = self.optimise(real, z, key=self.image.regularises(self.step))
+        figures = self.optimise(real, z, *self._labels_of(index), key=self.image.regularises(self.step))
         shown = config.batch * fabric.world_size
         self.step += 1
         self.seen += shown
@@ -267,22 +274,37 @@ class GanTrainer:
         self.average.update(self.generator, shown, self.seen)
         return figures
 
-    def _optimise(self, real: Tensor, z: Tensor, *, key: bool) -> dict[str, Tensor]:
+    def _labels_of(self, index: Tensor) -> tuple[Tensor, ...]:
+        """Labels of pictures, float32 [N, K], with NaN for those not known, and with these drawn; () without labels.
+
+        With the second the step's samples are made: together labels are as they are in the data.
+        """
+        if self.labels is None or self.generator.mapping.labels is None:
+            return ()
+        held = self.labels[index]
+        drawn = held.where(~held.isnan(), self.generator.mapping.labels.draw(len(held)))
+        return on_device(held, self.fabric.device), on_device(drawn, self.fabric.device)
+
+    def _optimise(self, real: Tensor, z: Tensor, *labels: Tensor, key: bool) -> dict[str, Tensor]:
         """One step of the discriminator and one of the generator, on the same generated pictures.
 
-        `key` says whether the discriminator's regulariser is taken. Nothing here waits for the device.
+        `labels`: of real pictures and of samples, as `_labels_of` gives them. `key` says whether the discriminator's
+        regulariser is taken. Nothing here waits for the device.
         """
         config, fabric = self.config, self.fabric
         # With coverage half of the generated pictures are reconstructions.
         covered = config.batch // 2 if self.coverage else 0
         with fabric.autocast():
-            code = self.generator.mapping(z[covered:]).float()
+            code = self.generator.mapping(z[covered:], *(label[covered:] for label in labels[1:])).float()
             sampled = code.detach()
             if self.coverage:
                 code = torch.cat([self.coverage.encoder(real[:covered]), code])
             fake = self.generator.synthesis(code, random_noise=True)
-        figures = self._discriminator_step(real, fake.detach(), regularise=key)
-        loss = self.image.generator_loss(fake)
+        # A reconstruction has the labels of its picture.
+        made_with = torch.cat([labels[0][:covered], labels[1][covered:]]) if labels else None
+        both = None if made_with is None else (labels[0], made_with)
+        figures = self._discriminator_step(real, fake.detach(), both, regularise=key)
+        loss = self.image.generator_loss(fake, made_with)
         figures["generator_loss"] = loss.detach()
         if self.coverage:
             extra, terms = self.coverage.loss(real[:covered], fake[:covered], code[:covered])
@@ -294,8 +316,10 @@ class GanTrainer:
             update(fabric, loss, self.generator_optimiser)
         return figures
 
-    def _discriminator_step(self, real: Tensor, fake: Tensor, *, regularise: bool) -> dict[str, Tensor]:
-        done = self.image.step(real, fake, regularise=regularise)
+    def _discriminator_step(
+        self, real: Tensor, fake: Tensor, labels: tuple[Tensor, Tensor] | None, *, regularise: bool
+    ) -> dict[str, Tensor]:
+        done = self.image.step(real, fake, labels, regularise=regularise)
         figures = {
             "discriminator_loss": done.loss,
             "real_logit": done.real_logits.float().mean(),
@@ -306,6 +330,8 @@ class GanTrainer:
             figures["augmentation"] = self.adaptive.probability.clone()
         if done.penalty is not None:
             figures["r1"] = done.penalty
+        if done.label_loss is not None:
+            figures["label_loss"] = done.label_loss
         return figures
 
     def progress(self, figures: Mapping[str, float]) -> str:
@@ -313,11 +339,12 @@ class GanTrainer:
 
     @torch.no_grad()
     def snapshot(self) -> Snapshot:
-        """64 pictures of the averaged generator, always from the same z."""
-        z = torch.randn(64, self.config.generator.z_size, generator=torch.Generator().manual_seed(1))
-        average = self.average.network
+        """64 pictures of the averaged generator, always from the same z and labels."""
+        average, device = self.average.network, self.fabric.device
+        drawn = average.mapping.draw(64, torch.Generator().manual_seed(1))
+        parts = zip(*(latent.to(device).split(16) for latent in drawn), strict=True)
         with self.fabric.autocast():
-            return Snapshot(torch.cat([average(part.to(self.fabric.device)) for part in z.split(16)]))
+            return Snapshot(torch.cat([average(*part) for part in parts]))
 
 
 def train_gan(config: GanConfig) -> Path:
@@ -332,13 +359,20 @@ def train_gan(config: GanConfig) -> Path:
         config.generator = read_config(GeneratorConfig, meta["generator"])
         if not adds_other_discriminator(meta["discriminator"], config.discriminator):
             config.discriminator = meta["discriminator"]
-    if config.fit_mapping and not config.generator.per_layer_code:
+    shape = config.generator
+    if config.fit_mapping and (shape.labels or not shape.per_layer_code):
+        what = "labels" if shape.labels else "one w for all layers"
         raise CheckpointError(
-            f"{config.resume or 'this run'} has one w for all layers, to which no mapping can be fitted; "
-            "leave --fit-mapping out"
+            f"{config.resume or 'this run'} has {what}, to which no mapping can be fitted; leave --fit-mapping out"
         )
-    pictures = load_pictures(config.data, config.generator.resolution).to(fabric.device)
-    trainer = GanTrainer(config, fabric, pictures)
+    if shape.labels and config.attributes is None:
+        raise DataError(
+            f"name the csv with the labels ({', '.join(shape.labels)}) of the pictures: --attributes"
+        )
+    pictures = load_pictures(config.data, shape.resolution, config.attributes if shape.labels else None)
+    labels = label_rows(pictures, shape.labels) if shape.labels else None
+    pictures = pictures.to(fabric.device)
+    trainer = GanTrainer(config, fabric, pictures, labels)
     if config.resume:
         trainer.resume(config.resume)
         if config.fit_mapping:

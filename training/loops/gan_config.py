@@ -61,6 +61,11 @@ class GanConfig:
     """Weight of R1 (StyleGAN2's discriminator only)."""
     r1_interval: int = 16
     """Steps between R1 penalties (lazy regularisation)."""
+    attributes: Path | None = None
+    """Csv of the pictures' attributes, for a generator with --labels. A cell may be empty: the picture's label is drawn
+    then, and no classifier learns from it."""
+    label_weight: float = 1.0
+    """Weight of the auxiliary classifier's loss, for discriminator and generator."""
     augmentation: float = 1.0
     """Probability of each differentiable augmentation; 0 for none. With a target, what it begins at."""
     augmentation_target: float | None = None

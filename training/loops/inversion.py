@@ -23,7 +23,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from training.data.pictures import DataError, PictureSource, load_pictures
+from training.data.pictures import DataError, PictureSource, load_pictures, on_device
 from training.data.samples import Samples
 from training.loops.fit import Clock, Snapshot, fit
 from training.loops.inversion_config import InversionConfig
@@ -165,7 +165,7 @@ class InversionTrainer:
         self.latent_discriminator = LatentDiscriminator(mean, deviation, view, inputs=mapping.last_inputs)
         self.latent_discriminator.to(self.fabric.device)
         if view == "native":
-            self.latent_discriminator.native.fit(mapping)
+            self._fit_native(self.latent_discriminator.native)
         return self._adversary(
             self.latent_discriminator, config.latent_discriminator_rate, mixed_precision=False
         )
@@ -181,7 +181,14 @@ class InversionTrainer:
         if not (self.weights.keys() & {"prior", "residual"} or config.residual_images):
             return None
         native = NativeCoordinates(shape.layers, shape.code_size, mapping.last_inputs).to(self.fabric.device)
-        return native.fit(mapping)
+        return self._fit_native(native)
+
+    def _fit_native(self, native: NativeCoordinates) -> NativeCoordinates:
+        """Fit them to the mapping. Raises CheckpointError where no code alone leads back to its inputs."""
+        try:
+            return native.fit(self.generator.mapping)
+        except ValueError as error:
+            raise CheckpointError(f"{self.config.gan}: {error}") from None
 
     def _start_prior_adversary(self) -> Adversary:
         """A fresh prior discriminator."""
@@ -253,10 +260,10 @@ class InversionTrainer:
     def train_step(self) -> dict[str, Tensor]:
         """One step of the encoder, then one of each discriminator on what the encoder gave."""
         config, fabric = self.config, self.fabric
-        real, z = draw_batch(config, self.pictures, self.generator.config.z_size, self.step, fabric)
+        real, z, _ = draw_batch(config, self.pictures, self.generator.config.z_size, self.step, fabric)
         self._set_rate()
         with torch.no_grad():
-            sampled = self.generator.mapping(z)
+            sampled = self.generator.mapping(z, *self._draw_labels(len(z)))
         made = self.train_encoder(real, sampled, self._residual_share(), key=None)
         code, reconstruction = made["codes"], made["reconstructions"]
         figures = {name: made[name] for name in self.weights}
@@ -279,6 +286,11 @@ class InversionTrainer:
         """How much of the residual codes have now: a scalar 0..1."""
         fading = self.config.residual_images
         return torch.tensor(min(self.seen / fading, 1.0) if fading else 1.0, device=self.fabric.device)
+
+    def _draw_labels(self, count: int) -> tuple[Tensor, ...]:
+        """A conditional generator's labels for as many samples; () for another's."""
+        labels = self.generator.mapping.labels
+        return () if labels is None else (on_device(labels.draw(count), self.fabric.device),)
 
     def _set_rate(self) -> None:
         done = min(self.seen / self.config.images, 1.0)

@@ -36,7 +36,7 @@ def train_noise_contrastive(generator: Generator) -> LatentDiscriminator:
     optimiser = torch.optim.Adam(discriminator.parameters(), RATE, betas=(0.0, 0.99))
     for step in range(STEPS):
         with torch.no_grad():
-            real = generator.mapping(torch.randn(BATCH, generator.config.z_size, generator=random))
+            real = generator.mapping(*generator.mapping.draw(BATCH, random))
             exponent = torch.rand(BATCH, 1, 1, generator=random)
             strength = LEAST_NOISE * (MOST_NOISE / LEAST_NOISE) ** exponent
             noise = torch.randn(real.shape, generator=random) * deviation

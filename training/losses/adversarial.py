@@ -39,6 +39,16 @@ def r1_penalty(discriminator: Callable[[Tensor], Tensor], real: Tensor) -> Tenso
     return gradient.square().flatten(1).sum(1).mean()
 
 
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """L_C of AC-GAN (arXiv 1610.09585, equation 3), for binary labels: their cross-entropy, added up over the labels.
+
+    logits float [N, K]; labels float32 [N, K] of 0..1, NaN where one is not known: it is left out of the mean.
+    """
+    known = ~labels.isnan()
+    losses = F.binary_cross_entropy_with_logits(logits.float(), labels.nan_to_num(0.5), reduction="none")
+    return ((losses * known).sum(0) / known.sum(0).clamp(min=1)).sum()
+
+
 class Discriminator(nn.Module):
     """A network that tells real samples from generated ones, with the losses that belong to it.
 
@@ -49,12 +59,21 @@ class Discriminator(nn.Module):
     regularised: bool = False
     """Whether `regulariser` is minimised too, in one step of several (lazy regularisation, StyleGAN2, appendix B)."""
 
+    labels: int = 0
+    """How many logits, the last ones, are an auxiliary classifier's (AC-GAN): one a label, high for 1."""
+
+    def split(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The logits for "real", which the losses take, and those of the labels, float [N, K]."""
+        if not self.labels:
+            return logits, None
+        return logits[:, : -self.labels], logits[:, -self.labels :]
+
     def parts(self) -> dict[str, Discriminator]:
         """The discriminators that this one is made of, by name. Each has its own rate; one alone has the name ""."""
         return {"": self}
 
     def compare(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits of real and of generated samples. What can be shared between the two is computed once."""
+        """All logits of real and of generated samples. What can be shared between the two is computed once."""
         return self(real), self(fake)
 
     def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:

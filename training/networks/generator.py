@@ -16,14 +16,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+import tyro
 from torch import Tensor, nn
 
 from training.kernels.fused_activation import activate
 from training.networks.bidirectional.invertible_mapping import InvertibleMapping
+from training.networks.conditional.labels import MappingNetwork
 from training.networks.layers import (
     ACTIVATION_GAIN,
     LEAKY_SLOPE,
@@ -64,6 +66,9 @@ class GeneratorConfig:
     """Pictures of StyleGAN1 go through tanh (in-domain paper)."""
     transparency: bool = False
     """The network draws RGB and alpha, and the picture is that on white."""
+    labels: Annotated[tuple[str, ...], tyro.conf.arg(prefix_name=False)] = ()
+    """Labels of a conditional generator (AC-GAN, arXiv 1610.09585): columns of 0 and 1 in the csv of attributes, which
+    the mapping takes beside z."""
 
     def __post_init__(self) -> None:
         if self.architecture not in ("stylegan2", "stylegan1"):
@@ -77,6 +82,8 @@ class GeneratorConfig:
                 "an invertible mapping needs per_layer_code off, and z_size and code_size even and equal; "
                 f"got {self.per_layer_code}, {self.z_size} and {self.code_size}"
             )
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"each label counts once; got {', '.join(self.labels)}")
         if self.final_tanh and self.architecture == "stylegan2":
             raise ValueError("only StyleGAN1 has a final tanh")
         blocks = int(math.log2(self.resolution)) - 1
@@ -91,6 +98,11 @@ class GeneratorConfig:
     def layers(self) -> int:
         """Vectors in a code: L = 2 log2(H) - 2."""
         return 2 * int(math.log2(self.resolution)) - 2
+
+    @property
+    def relabels(self) -> bool:
+        """Whether a code can be given another label (IcGAN)."""
+        return bool(self.labels) and self.mapping == "invertible"
 
     @property
     def drawn_channels(self) -> int:
@@ -162,30 +174,35 @@ class Detail(nn.Module):
         return F.conv2d(maps, (self.basis * self.config.scale)[:, :, None, None])
 
 
-class Mapping(nn.Module):
-    """The mapping network: z float32 [N, 512] -> code float32 [N, L, 512], without truncation."""
+class Mapping(MappingNetwork):
+    """The mapping network: z float32 [N, 512] -> code float32 [N, L, 512], without truncation.
+
+    Labels y float32 [N, K] are embedded, and laid beside z in the input of the first layer.
+    """
 
     def __init__(self, config: GeneratorConfig) -> None:
-        super().__init__()
+        super().__init__(config.z_size, config.labels)
         self.config = config
         rows = config.layers if config.per_layer_code else 1
-        widths = [config.z_size] + [config.code_size] * (config.mapping_depth - 1) + [rows * config.code_size]
+        inputs = config.z_size * (2 if config.labels else 1)
+        widths = [inputs] + [config.code_size] * (config.mapping_depth - 1) + [rows * config.code_size]
         self.layers = nn.ModuleList(EqualizedLinear(a, b, rate=0.01) for a, b in pairwise(widths))
+        if config.labels:
+            self.embedding = EqualizedLinear(len(config.labels), config.z_size)
+        # Number of inputs of the last layer.
+        self.last_inputs = widths[-2]
 
-    @property
-    def last_inputs(self) -> int:
-        """Number of inputs of the last layer."""
-        return self.config.z_size if self.config.mapping_depth == 1 else self.config.code_size
-
-    def before_last(self, z: Tensor) -> Tensor:
-        """The input float [N, I] of the last layer, for z float [N, 512]."""
+    def before_last(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        """The input float [N, I] of the last layer, for z float [N, 512] and labels float [N, K]."""
         x = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
+        if self.labels is not None:
+            x = torch.cat([x, self.embedded(self.embedding, label)], 1)
         for layer in self.layers[:-1]:
             x = scaled_leaky_relu(layer(x))
         return x
 
-    def forward(self, z: Tensor) -> Tensor:
-        x = scaled_leaky_relu(self.layers[-1](self.before_last(z)))
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
+        x = scaled_leaky_relu(self.layers[-1](self.before_last(z, label)))
         x = x.unflatten(1, (-1, self.config.code_size))
         return x if self.config.per_layer_code else x.expand(-1, self.config.layers, -1)
 
@@ -193,7 +210,7 @@ class Mapping(nn.Module):
 def build_mapping(config: GeneratorConfig) -> Mapping | InvertibleMapping:
     """Make an untrained mapping network of the config's kind."""
     if config.mapping == "invertible":
-        return InvertibleMapping(config.z_size, config.mapping_depth, config.layers)
+        return InvertibleMapping(config.z_size, config.mapping_depth, config.layers, config.labels)
     return Mapping(config)
 
 
@@ -341,7 +358,10 @@ class Synthesis(nn.Module):
 
 
 class Generator(nn.Module):
-    """G: z float32 [N, 512] -> image float [N, 3, H, W]. Its halves are `mapping` (z -> code) and `synthesis`."""
+    """G: z float32 [N, 512] -> image float [N, 3, H, W]. Its halves are `mapping` (z -> code) and `synthesis`.
+
+    A conditional generator takes labels y float32 [N, K] beside z.
+    """
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -358,16 +378,20 @@ class Generator(nn.Module):
                 transparency=config.transparency,
             )
 
-    def forward(self, z: Tensor, *, random_noise: bool = False) -> Tensor:
-        return self.synthesis(self.mapping(z), random_noise=random_noise)
+    def forward(self, z: Tensor, label: Tensor | None = None, *, random_noise: bool = False) -> Tensor:
+        return self.synthesis(self.mapping(z, label), random_noise=random_noise)
 
 
 @torch.no_grad()
 def sample_codes(generator: Generator, count: int, seed: int = 1) -> Tensor:
-    """Sample codes of Gaussian z, without truncation: float32 [count, L, 512]. A seed always gives the same codes."""
+    """Sample codes of Gaussian z and drawn labels, without truncation: float32 [count, L, 512].
+
+    A seed always gives the same codes.
+    """
     device = next(generator.parameters()).device
-    z = torch.randn(count, generator.config.z_size, generator=torch.Generator().manual_seed(seed))
-    return torch.cat([generator.mapping(part.to(device)) for part in z.split(1_000)])
+    drawn = generator.mapping.draw(count, torch.Generator().manual_seed(seed))
+    parts = zip(*(latent.split(1_000) for latent in drawn), strict=True)
+    return torch.cat([generator.mapping(*(latent.to(device) for latent in part)) for part in parts])
 
 
 def code_statistics(generator: Generator, samples: int = 50_000, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Image discriminators: StyleGAN2's, a projected one on pretrained features, and both together.
 
-Each takes pictures float [N, 3, H, W] in [-1, 1] and gives logits, high for "real". `IMAGE_DISCRIMINATORS` names all
+Each takes pictures float [N, 3, H, W] in [-1, 1] and gives logits, high for "real"; for a generator with K labels, K
+more, which say the labels of the picture (AC-GAN, arXiv 1610.09585). `IMAGE_DISCRIMINATORS` names all
 of them: another one is a class with its losses and an entry there.
 """
 
@@ -102,7 +103,10 @@ def minibatch_deviation(x: Tensor, group: int = 4) -> Tensor:
 
 
 class StyleGAN2Discriminator(Discriminator):
-    """StyleGAN2's residual discriminator (arXiv 1912.04958): image -> logits [N, 1]. Non-saturating loss and R1."""
+    """StyleGAN2's residual discriminator (arXiv 1912.04958): image -> logits [N, 1 + K]. Non-saturating loss and R1.
+
+    The auxiliary classifier of labels shares all layers but the last one.
+    """
 
     regularised = True
 
@@ -113,7 +117,8 @@ class StyleGAN2Discriminator(Discriminator):
         self.blocks = nn.Sequential(*(ResidualBlock(a, b) for a, b in pairwise(widths)))
         self.conv = EqualizedConv(widths[-1] + 1, widths[-1], 3, activated=True)
         self.fc = EqualizedLinear(widths[-1] * 16, widths[-1])
-        self.logit = EqualizedLinear(widths[-1], 1)
+        self.labels = len(config.labels)
+        self.logit = EqualizedLinear(widths[-1], 1 + self.labels)
         # While the first block is new: a scalar 0..1 that says how much it counts, and what read the smaller picture.
         self.fade: Tensor | None = None
         self.from_rgb_before: EqualizedConv | None = None
@@ -153,7 +158,7 @@ class StyleGAN2Discriminator(Discriminator):
 
     def regulariser(self, real: Tensor) -> Tensor:
         """R1 on real pictures."""
-        return r1_penalty(self, real)
+        return r1_penalty(lambda image: self.split(self(image))[0], real)
 
 
 class CrossScaleProjection(nn.Module):
@@ -207,12 +212,13 @@ def feature_discriminator(channels: int, side: int) -> nn.Sequential:
 class ProjectedDiscriminator(Discriminator):
     """Discriminators on fixed projections of pretrained features (Projected GANs, Sauer et al., arXiv 2111.01007).
 
-    Image -> logits [N, M]: the patch logits of all four scales. Hinge loss, no regulariser. It reaches good pictures in
+    Image -> logits [N, M + K]: the patch logits of all four scales, then those of the labels, which are linear in all
+    features, pooled to 4 x 4. Hinge loss, no regulariser. It reaches good pictures in
     far fewer samples than a discriminator that learns its features. Only the small discriminators are trained and
     stored.
     """
 
-    def __init__(self, side: int = 128, width: int = 32) -> None:
+    def __init__(self, side: int = 128, width: int = 32, labels: int = 0) -> None:
         super().__init__()
         self.side = side
         self.features = EfficientNetLite0().requires_grad_(False)
@@ -226,6 +232,8 @@ class ProjectedDiscriminator(Discriminator):
             feature_discriminator(width, side)
             for width, side in zip(self.projection.widths, sides, strict=True)
         )
+        self.labels = labels
+        self.classifier = EqualizedLinear(16 * sum(self.projection.widths), labels) if labels else None
 
     def forward(self, image: Tensor) -> Tensor:
         return self._judge(self._project(image))
@@ -237,7 +245,11 @@ class ProjectedDiscriminator(Discriminator):
 
     def _judge(self, features: Sequence[Tensor]) -> Tensor:
         pairs = zip(self.discriminators, features, strict=True)
-        return torch.cat([discriminator(feature).flatten(1) for discriminator, feature in pairs], 1)
+        logits = [discriminator(feature).flatten(1) for discriminator, feature in pairs]
+        if self.classifier is not None:
+            pooled = [F.adaptive_avg_pool2d(feature, 4).flatten(1) for feature in features]
+            logits.append(self.classifier(torch.cat(pooled, 1)))
+        return torch.cat(logits, 1)
 
     def compare(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
         """The features of both as one batch; the trained parts have batch norms, which see each one alone."""
@@ -254,10 +266,11 @@ class ProjectedDiscriminator(Discriminator):
 
 
 class PairedDiscriminator(Discriminator):
-    """StyleGAN2's discriminator and the projected one, trained side by side: image -> logits [N, 1 + M].
+    """StyleGAN2's discriminator and the projected one, trained side by side: image -> logits [N, 1 + M + K].
 
-    StyleGAN2's logit comes first. It judges texture and structure; the projected one learns from fewer pictures. Each
-    has its own loss, and R1 is for StyleGAN2's alone. The generator minimises the weighted sum of what both say.
+    StyleGAN2's logit comes first; those of labels, last, are the mean of both parts'. StyleGAN2's judges texture and
+    structure; the projected one learns from fewer pictures. Each has its own loss, and R1 is for StyleGAN2's alone.
+    The generator minimises the weighted sum of what both say.
     The weights do not touch the discriminators' own losses: they share no parameters, and Adam ignores a factor.
     """
 
@@ -265,18 +278,25 @@ class PairedDiscriminator(Discriminator):
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
-        self.stylegan2, self.projected = StyleGAN2Discriminator(config), ProjectedDiscriminator()
+        self.stylegan2 = StyleGAN2Discriminator(config)
+        self.projected = ProjectedDiscriminator(labels=len(config.labels))
+        self.labels = len(config.labels)
         self.weights = {"stylegan2": 1.0, "projected": 1.0}
 
     def parts(self) -> dict[str, Discriminator]:
         return {"stylegan2": self.stylegan2, "projected": self.projected}
 
     def forward(self, image: Tensor) -> Tensor:
-        return torch.cat([self.stylegan2(image), self.projected(image)], 1)
+        return self._joined(self.stylegan2(image), self.projected(image))
+
+    def _joined(self, stylegan2: Tensor, projected: Tensor) -> Tensor:
+        (first, one), (second, other) = self.stylegan2.split(stylegan2), self.projected.split(projected)
+        said = [] if one is None or other is None else [(one + other) / 2]
+        return torch.cat([first, second, *said], 1)
 
     def compare(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
         both = zip(self.stylegan2.compare(real, fake), self.projected.compare(real, fake), strict=True)
-        real_logits, fake_logits = (torch.cat(logits, 1) for logits in both)
+        real_logits, fake_logits = (self._joined(*logits) for logits in both)
         return real_logits, fake_logits
 
     def discriminator_loss(self, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -300,7 +320,7 @@ class PairedDiscriminator(Discriminator):
 
 
 IMAGE_DISCRIMINATORS: dict[str, Callable[[GeneratorConfig], Discriminator]] = {
-    "projected": lambda _: ProjectedDiscriminator(),
+    "projected": lambda config: ProjectedDiscriminator(labels=len(config.labels)),
     "stylegan2": StyleGAN2Discriminator,
     "both": PairedDiscriminator,
 }

@@ -63,7 +63,7 @@ class NativeCoordinates(nn.Module):
     @torch.no_grad()
     def fit(self, mapping: Mapping | InvertibleMapping, samples: int = 10_000) -> NativeCoordinates:
         """Invert the last layer of `mapping`, or all of an invertible one, with statistics over that many sampled
-        codes; return self."""
+        codes; return self. Raises ValueError for an invertible mapping with labels, as y is not known of a code."""
         if isinstance(mapping, InvertibleMapping):
             return self._fit_exactly(mapping, samples)
         (*_, last) = mapping.layers
@@ -72,9 +72,9 @@ class NativeCoordinates(nn.Module):
         weight = (last.weight * last.weight_scale).repeat(repeats, 1)  # [L * 512, I]
         self.offset.copy_((last.bias * last.bias_scale).repeat(repeats))
         random = torch.Generator().manual_seed(0)
-        z = torch.randn(samples, mapping.config.z_size, generator=random).to(weight.device)
+        drawn = [latent.to(weight.device) for latent in mapping.draw(samples, random)]
         # What the leaky ReLU is given is linear in these, so that its statistics follow from theirs.
-        given = mapping.before_last(z).double()
+        given = mapping.before_last(*drawn).double()
         covariance = torch.cov(given.T)
         weight = weight.double()
         self.spread.copy_(((weight @ covariance) * weight).sum(1).sqrt() + 1e-6)
@@ -96,6 +96,11 @@ class NativeCoordinates(nn.Module):
         return self
 
     def _fit_exactly(self, mapping: InvertibleMapping, samples: int) -> NativeCoordinates:
+        if mapping.labels is not None:
+            raise ValueError(
+                "an invertible mapping with labels leads no code back without them; give --latent-discriminator-view "
+                "layer, and no weight of prior or residual"
+            )
         self.exact = without_parameters(mapping)
         self.offset.zero_()
         self.spread.fill_(1)

@@ -12,7 +12,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from training.losses.adversarial import Discriminator
+from training.losses.adversarial import Discriminator, label_loss
 from training.optimisation.adam import ParameterGroup, adam
 from training.optimisation.step import update
 
@@ -70,6 +70,8 @@ class DiscriminatorStep(NamedTuple):
     fake_logits: Tensor
     penalty: Tensor | None
     """The regulariser's value in steps that take it."""
+    label_loss: Tensor | None = None
+    """The auxiliary classifier's part of the loss, without its weight."""
 
     def figures(self, discriminator: str, judged: str) -> dict[str, Tensor]:
         """The loss, and the mean probability with which what is real and what is not was taken for real."""
@@ -92,28 +94,44 @@ class Adversary:
         *,
         augment: Callable[[Tensor], Tensor] = lambda x: x,
         mixed_precision: bool = True,
+        label_weight: float = 1.0,
     ) -> None:
         """Put a discriminator and its optimiser together; without `regularisation` its regulariser is left out.
 
-        `augment` changes all samples before they are judged. Without `mixed_precision` logits are computed in float32
-        whatever the run's precision is.
+        `label_weight`: of the auxiliary classifier's loss, where labels are given. `augment` changes all samples before
+        they are judged. Without `mixed_precision` logits are computed in float32 whatever the run's precision is.
         """
         self.discriminator, self.optimiser, self.fabric = discriminator, optimiser, fabric
         self.regularisation = regularisation if discriminator.regularised else None
-        self.augment = augment
+        self.augment, self.label_weight = augment, label_weight
         self._autocast = fabric.autocast if mixed_precision else contextlib.nullcontext
 
     def regularises(self, step: int) -> bool:
         """Whether step number `step` takes the regulariser too."""
         return self.regularisation is not None and step % self.regularisation.interval == 0
 
-    def step(self, real: Tensor, fake: Tensor, *, regularise: bool = False) -> DiscriminatorStep:
-        """One step of the discriminator on real and generated samples, which carry no gradient."""
+    def step(
+        self,
+        real: Tensor,
+        fake: Tensor,
+        labels: tuple[Tensor, Tensor] | None = None,
+        *,
+        regularise: bool = False,
+    ) -> DiscriminatorStep:
+        """One step of the discriminator on real and generated samples, which carry no gradient.
+
+        `labels`: those of both, float32 [N, K] each, NaN where one is not known; its classifier then learns from both.
+        """
         discriminator = self.discriminator
+        classified = None
         with self._autocast():
             shown = self.augment(torch.cat([real, fake]))
-            real_logits, fake_logits = discriminator.compare(shown[: len(real)], shown[len(real) :])
+            judged = discriminator.compare(shown[: len(real)], shown[len(real) :])
+            (real_logits, real_said), (fake_logits, fake_said) = map(discriminator.split, judged)
             loss = discriminator.discriminator_loss(real_logits, fake_logits)
+            if labels is not None and real_said is not None and fake_said is not None:
+                classified = label_loss(real_said, labels[0]) + label_loss(fake_said, labels[1])
+                loss = loss + self.label_weight * classified
         update(self.fabric, loss, self.optimiser)
         penalty, lazy = None, self.regularisation
         if lazy and regularise:
@@ -121,12 +139,22 @@ class Adversary:
                 penalty = discriminator.regulariser(self.augment(real))
             update(self.fabric, penalty * (lazy.gamma / 2 * lazy.interval), self.optimiser)
         penalty = None if penalty is None else penalty.detach()
-        return DiscriminatorStep(loss.detach(), real_logits.detach(), fake_logits.detach(), penalty)
+        classified = None if classified is None else classified.detach()
+        return DiscriminatorStep(
+            loss.detach(), real_logits.detach(), fake_logits.detach(), penalty, classified
+        )
 
-    def generator_loss(self, fake: Tensor) -> Tensor:
-        """The loss of the network that made `fake`; the discriminator's own weights get no gradient."""
+    def generator_loss(self, fake: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The loss of the network that made `fake`; the discriminator's own weights get no gradient.
+
+        `labels`: those that `fake` was made with, float32 [N, K], which the classifier is to find.
+        """
         with frozen(self.discriminator), self._autocast():
-            return self.discriminator.generator_loss(self.discriminator(self.augment(fake)))
+            logits, said = self.discriminator.split(self.discriminator(self.augment(fake)))
+            loss = self.discriminator.generator_loss(logits)
+            if labels is None or said is None:
+                return loss
+            return loss + self.label_weight * label_loss(said, labels)
 
 
 class ReplayPool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from lightning.fabric import Fabric
@@ -78,16 +78,25 @@ class BatchConfig(Protocol):
     compute: Compute
 
 
-def draw_batch(
-    config: BatchConfig, pictures: PictureSource, z_size: int, step: int, fabric: Fabric
-) -> tuple[Tensor, Tensor]:
-    """Seed the step and draw this process's pictures float32 [N, 3, H, W] and z float32 [N, z_size]."""
+class Batch(NamedTuple):
+    """This process's part of a step's batch."""
+
+    pictures: Tensor
+    """float32 [N, 3, H, W]"""
+    z: Tensor
+    """float32 [N, z_size]"""
+    chosen: Tensor
+    """int64 [N], which pictures they are; on the host"""
+
+
+def draw_batch(config: BatchConfig, pictures: PictureSource, z_size: int, step: int, fabric: Fabric) -> Batch:
+    """Seed the step and draw its batch."""
     common = seed_step(config.compute.seed, step, fabric)
     total = config.batch * fabric.world_size
     index = share(fabric, torch.randint(len(pictures), (total,), generator=common))
     flip = share(fabric, torch.rand(total, generator=common) < (0.5 if config.mirror else 0.0))
     z = share(fabric, torch.randn(total, z_size, generator=common))
-    return pictures.batch(index, mirror=flip).to(fabric.device), on_device(z, fabric.device)
+    return Batch(pictures.batch(index, mirror=flip).to(fabric.device), on_device(z, fabric.device), index)
 
 
 def update(fabric: Fabric, loss: Tensor, *optimisers: torch.optim.Optimizer) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,12 @@ def single_w(mean_code: Tensor, count: int) -> Search:
     return Search(mean_code.new_zeros(count, 1, mean_code.shape[1]), code=lambda shift: mean_code + shift)
 
 
-def z_with_prior(mapping: nn.Module, z: Tensor, weight: float = 0.01) -> Search:
+def z_with_prior(mapping: Callable[[Tensor], Tensor], z: Tensor, weight: float = 0.01) -> Search:
     """Vary z float [N, 512] under its Gaussian prior (Creswell & Bharath, arXiv 1611.05644, section III-B)."""
     return Search(z, code=mapping, prior=lambda z: weight * z.square().mean(1))
 
 
-def z_with_clipping(mapping: nn.Module, z: Tensor, bound: float = 2.0) -> Search:
+def z_with_clipping(mapping: Callable[[Tensor], Tensor], z: Tensor, bound: float = 2.0) -> Search:
     """Vary z; entries that leave +-bound are drawn anew (stochastic clipping, Lipton & Tripathi, arXiv 1702.04782)."""
 
     def redraw(z: Tensor) -> Tensor:

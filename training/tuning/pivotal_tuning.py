@@ -83,5 +83,5 @@ def tune(
 
 def other_codes(generator: Generator, pivots: Tensor, share: float, random: torch.Generator) -> Tensor:
     """Codes on the way from each of the pivots float [N, L, 512] to a sampled code, of the same shape."""
-    z = torch.randn(len(pivots), generator.config.z_size, generator=random)
-    return torch.lerp(pivots, generator.mapping(z), share)
+    mapping = generator.mapping
+    return torch.lerp(pivots, mapping(*mapping.draw(len(pivots), random)), share)

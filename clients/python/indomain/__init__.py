@@ -44,7 +44,16 @@ from indomain.exceptions import (
     UnknownDirectionError,
 )
 from indomain.latents import Code, ForeignCodeWarning, load_code, load_codes
-from indomain.results.bundles import Bundle, DetailCodes, Direction, GatewayInfo, HeldOut, Limits, Preset
+from indomain.results.bundles import (
+    Bundle,
+    DetailCodes,
+    Direction,
+    GatewayInfo,
+    HeldOut,
+    Label,
+    Limits,
+    Preset,
+)
 from indomain.results.inversion import AsyncInversion, Inversion
 from indomain.results.measures import AreaChange, Face, FoundFaces, Losses, Placement
 from indomain.results.pictures import (
@@ -94,6 +103,7 @@ __all__ = [
     "Inversion",
     "InvertProgress",
     "KeyLimitError",
+    "Label",
     "Limits",
     "Losses",
     "Mean",

@@ -81,6 +81,9 @@ LIMITS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "SampleRequest.seeds": ("maxItems", "sample", {"seeds": "LIMIT"}),
     "EditRequest.edits": ("maxItems", "edit", {"edits": "LIMIT"}),
     "MeanRequest.sources": ("maxItems", "mean", {"sources": "LIMIT"}),
+    # More of them in tests/serving/pipeline/test_labels.py, which has a bundle with labels.
+    "EditRequest.label": ("maximum", "edit", {"label": {"smiling": "LIMIT"}}),
+    "SampleRequest.label": ("maximum", "sample", {"seeds": [1], "label": {"smiling": "LIMIT"}}),
     "DecodeRequest.codes": ("maxItems", "decode", {"codes": "LIMIT"}),
 }
 
@@ -101,7 +104,8 @@ def test_what_is_beyond_a_limit_is_refused(
 ) -> None:
     keyword, route, body = LIMITS[name]
     message, field = name.split(".")
-    limit = schemas[message]["properties"][field][keyword]
+    described = schemas[message]["properties"][field]
+    limit = described.get("additionalProperties", described)[keyword]
     sampled = gateway.http.post("/v1/sample", json={"seeds": [1]}).json()
     code = {key: sampled["codes"][0][key] for key in ("data", "shape")}
     picture = {"data": sampled["images"][0]["data"]}

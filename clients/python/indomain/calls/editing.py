@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from indomain.calls.call import Call
@@ -40,6 +40,7 @@ def edit(
     mask: PictureLike | None = None,
     strokes: PictureLike | None = None,
     within_range: bool = False,
+    label: Mapping[str, float] | None = None,
     bundle: str = "",
     steps: int | None = None,
     quality: str | None = None,
@@ -53,7 +54,7 @@ def edit(
     timeout_s: float | None = None,
     **strengths: float,
 ) -> Call[editing_pb2.EditResponse]:
-    """Moves a picture's code along directions.
+    """Moves a picture's code along directions, or gives it other labels.
 
     Example:
         >>> younger = client.edit("portrait.png", smile=1.0, age=-1.0)
@@ -74,6 +75,8 @@ def edit(
             The code is refined so that its picture follows the strokes where they are, as far as it stays natural.
             Strokes and masks of a photograph's size lie on it; other, square ones on the aligned picture.
         within_range: cut each strength to the range of its direction (of a preset: to 0..1).
+        label: labels that the picture is to have, of a bundle whose generator was trained with some (`Bundle.labels`),
+            each 0..1: `{"smiling": 1}`. Those that are not named stay. The edits come after it.
         bundle, steps, quality, refine, include_aligned, include_start, include_pasted, pasting, strip_metadata, align,
             timeout_s: as in `invert`; all but the first and the last count only where the source is a picture, the
             refinement also with an area or strokes.
@@ -92,6 +95,7 @@ def edit(
         ),
         align=align_options(align),
         within_range=within_range,
+        label=label,
     )
     put_source(request, source)
     put_area(request, region, mask)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from indomain.calls.call import Call
 from indomain.calls.options import output_options
@@ -46,6 +46,7 @@ def sample(
     seeds: int | Iterable[int] = 0,
     truncation: float | None = None,
     *,
+    label: Mapping[str, float] | None = None,
     bundle: str = "",
     timeout_s: float | None = None,
 ) -> Call[editing_pb2.SampleResponse]:
@@ -58,15 +59,18 @@ def sample(
     Args:
         seeds: one or several, each 0..2^64 - 1.
         truncation: 0 gives the mean picture, 1 the variety of the training data; None: the gateway's default.
+        label: labels that the pictures are to have, of a bundle whose generator was trained with some
+            (`Bundle.labels`), each 0..1: `{"smiling": 1}`. Those that are not named are drawn for each seed.
 
     Raises:
-        InvalidOptionError: too many seeds, or a truncation out of its range.
+        InvalidOptionError: too many seeds, a truncation out of its range, or a label that the bundle does not have.
         UnknownBundleError: no such bundle.
     """
     request = editing_pb2.SampleRequest(
         bundle=bundle,
         seeds=[seeds] if isinstance(seeds, int) else list(seeds),
         truncation=truncation,
+        label=label,
         output=output_options(),
     )
     return Call("Sample", request, timeout_s)

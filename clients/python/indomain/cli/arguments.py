@@ -93,6 +93,18 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def labels(text: str) -> dict[str, float]:
+    """`smiling=1,male=0`."""
+    found: dict[str, float] = {}
+    for part in names(text):
+        name, _, value = part.partition("=")
+        try:
+            found[name.strip()] = float(value)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{part}' is not like smiling=1") from None
+    return found
+
+
 def positive(text: str) -> float:
     try:
         value = float(text)
@@ -273,6 +285,11 @@ def add_output(parser: argparse.ArgumentParser, meaning: str, default: str) -> N
     """`-o`: where the results go."""
     help_text = f"{meaning} (default: {default})"
     parser.add_argument("-o", "--output", type=Path, default=Path(default), help=help_text)
+
+
+def add_label(parser: argparse.ArgumentParser, meaning: str) -> None:
+    """`--label`: the labels of a bundle that has some, and what becomes of the others."""
+    parser.add_argument("--label", type=labels, metavar="NAME=0..1[,...]", help=meaning)
 
 
 def add_path(parser: argparse.ArgumentParser, meaning: str) -> None:

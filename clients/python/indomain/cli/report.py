@@ -35,6 +35,7 @@ from indomain import (
     IndomainError,
     InterpolationFrame,
     Inversion,
+    Label,
     Mean,
     Mixed,
     PermissionDeniedError,
@@ -154,6 +155,12 @@ def print_bundles(info: GatewayInfo) -> None:
         for preset in bundle.presets.values():
             made_of = ", ".join(f"{edit.direction} {edit.strength:+g}" for edit in preset.edits)
             _answers.print(f"  preset [bold]{escape(preset.name)}[/]: {escape(made_of)}", highlight=False)
+        for label in bundle.labels.values():
+            read = "" if label.held_out is None else f", in edits too (read with {_held_out_text(label)})"
+            _answers.print(
+                f"  label [bold]{escape(label.name)}[/]: {label.frequency:.0%} of pictures{read}",
+                highlight=False,
+            )
     if not info.bundles:
         say("This gateway serves no bundle.")
 
@@ -281,7 +288,7 @@ def _layers_text(layers: Sequence[int]) -> str:
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs) or "all"
 
 
-def _held_out_text(direction: Direction) -> str:
+def _held_out_text(direction: Direction | Label) -> str:
     if direction.held_out is None:
         return "-"
     return f"{direction.held_out.metric} {direction.held_out.value:.2f}"

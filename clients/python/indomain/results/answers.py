@@ -10,7 +10,16 @@ from google.protobuf.message import Message
 from PIL import Image
 
 from indomain.calls.options import Edit, Refine
-from indomain.results.bundles import Bundle, DetailCodes, Direction, GatewayInfo, HeldOut, Limits, Preset
+from indomain.results.bundles import (
+    Bundle,
+    DetailCodes,
+    Direction,
+    GatewayInfo,
+    HeldOut,
+    Label,
+    Limits,
+    Preset,
+)
 from indomain.results.inversion import Inversion
 from indomain.results.measures import AreaChange, Face, FoundFaces, Losses, Placement, Points
 from indomain.results.pictures import (
@@ -247,11 +256,20 @@ def _bundle(bundle: editing_pb2.Bundle) -> Bundle:
         code_space=bundle.code_space,
         presets={preset.name: _preset(preset) for preset in bundle.presets},
         detail=_detail(bundle.detail) if bundle.HasField("detail") else None,
+        labels={label.name: _label(label) for label in bundle.labels},
     )
 
 
 def _detail(detail: editing_pb2.DetailCodes) -> DetailCodes:
     return DetailCodes(detail.rows, detail.layer, detail.side, detail.maps, detail.fade)
+
+
+def _label(label: editing_pb2.Label) -> Label:
+    return Label(label.name, label.frequency, _held_out(label))
+
+
+def _held_out(told: editing_pb2.Label | editing_pb2.Direction) -> HeldOut | None:
+    return HeldOut(told.held_out.metric, told.held_out.value) if told.HasField("held_out") else None
 
 
 def _preset(preset: editing_pb2.Preset) -> Preset:
@@ -262,13 +280,12 @@ def _preset(preset: editing_pb2.Preset) -> Preset:
 
 
 def _direction(direction: editing_pb2.Direction) -> Direction:
-    held_out = direction.held_out
     return Direction(
         name=direction.name,
         label=direction.label,
         layers=tuple(direction.layers),
         range=(direction.range_min, direction.range_max),
-        held_out=HeldOut(held_out.metric, held_out.value) if direction.HasField("held_out") else None,
+        held_out=_held_out(direction),
         conditioned_on=tuple(direction.conditioned_on),
     )
 

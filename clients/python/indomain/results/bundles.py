@@ -34,6 +34,21 @@ class Direction:
 
 
 @dataclass(frozen=True)
+class Label:
+    """A binary attribute that a bundle's generator was trained with; its values are 0..1.
+
+    Attributes:
+        frequency: the share of the training pictures that have it.
+        held_out: how well a code's own label is read off sampled codes; None: `Client.sample` takes the label, and
+            `Client.edit` does not.
+    """
+
+    name: str
+    frequency: float
+    held_out: HeldOut | None
+
+
+@dataclass(frozen=True)
 class Preset:
     """Several edits under one name, which may be used like a direction's; at strength 1 they are as listed."""
 
@@ -77,6 +92,7 @@ class Bundle:
     code_space: str = ""
     presets: Mapping[str, Preset] = field(default_factory=dict)
     detail: DetailCodes | None = None
+    labels: Mapping[str, Label] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -280,7 +280,7 @@ class ListBundlesResponse(_message.Message):
     def __init__(self, bundles: _Optional[_Iterable[_Union[Bundle, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., server_version: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class Bundle(_message.Message):
-    __slots__ = ("name", "resolution", "layers", "code_size", "directions", "refine", "alignment", "licence", "summary", "data", "presets", "detail", "code_space")
+    __slots__ = ("name", "resolution", "layers", "code_size", "directions", "refine", "alignment", "licence", "summary", "data", "presets", "detail", "labels", "code_space")
     NAME_FIELD_NUMBER: _ClassVar[int]
     RESOLUTION_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
@@ -293,6 +293,7 @@ class Bundle(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     PRESETS_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     CODE_SPACE_FIELD_NUMBER: _ClassVar[int]
     name: str
     resolution: int
@@ -306,8 +307,19 @@ class Bundle(_message.Message):
     data: str
     presets: _containers.RepeatedCompositeFieldContainer[Preset]
     detail: DetailCodes
+    labels: _containers.RepeatedCompositeFieldContainer[Label]
     code_space: str
-    def __init__(self, name: _Optional[str] = ..., resolution: _Optional[int] = ..., layers: _Optional[int] = ..., code_size: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[Direction, _Mapping]]] = ..., refine: _Optional[_Union[RefineDefaults, _Mapping]] = ..., alignment: _Optional[str] = ..., licence: _Optional[str] = ..., summary: _Optional[str] = ..., data: _Optional[str] = ..., presets: _Optional[_Iterable[_Union[Preset, _Mapping]]] = ..., detail: _Optional[_Union[DetailCodes, _Mapping]] = ..., code_space: _Optional[str] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., resolution: _Optional[int] = ..., layers: _Optional[int] = ..., code_size: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[Direction, _Mapping]]] = ..., refine: _Optional[_Union[RefineDefaults, _Mapping]] = ..., alignment: _Optional[str] = ..., licence: _Optional[str] = ..., summary: _Optional[str] = ..., data: _Optional[str] = ..., presets: _Optional[_Iterable[_Union[Preset, _Mapping]]] = ..., detail: _Optional[_Union[DetailCodes, _Mapping]] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., code_space: _Optional[str] = ...) -> None: ...
+
+class Label(_message.Message):
+    __slots__ = ("name", "frequency", "held_out")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FREQUENCY_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    frequency: float
+    held_out: HeldOut
+    def __init__(self, name: _Optional[str] = ..., frequency: _Optional[float] = ..., held_out: _Optional[_Union[HeldOut, _Mapping]] = ...) -> None: ...
 
 class DetailCodes(_message.Message):
     __slots__ = ("rows", "layer", "side", "maps", "fade")
@@ -521,7 +533,14 @@ class InvertProgress(_message.Message):
     def __init__(self, step: _Optional[int] = ..., steps: _Optional[int] = ..., loss: _Optional[float] = ..., preview: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class EditRequest(_message.Message):
-    __slots__ = ("bundle", "picture", "code", "edits", "refine", "output", "align", "region", "mask", "within_range", "strokes")
+    __slots__ = ("bundle", "picture", "code", "edits", "refine", "output", "align", "region", "mask", "within_range", "strokes", "label")
+    class LabelEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     PICTURE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
@@ -533,6 +552,7 @@ class EditRequest(_message.Message):
     MASK_FIELD_NUMBER: _ClassVar[int]
     WITHIN_RANGE_FIELD_NUMBER: _ClassVar[int]
     STROKES_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     picture: Picture
     code: Code
@@ -544,7 +564,8 @@ class EditRequest(_message.Message):
     mask: Picture
     within_range: bool
     strokes: Picture
-    def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., edits: _Optional[_Iterable[_Union[EditStep, _Mapping]]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mask: _Optional[_Union[Picture, _Mapping]] = ..., within_range: _Optional[bool] = ..., strokes: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
+    label: _containers.ScalarMap[str, float]
+    def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., edits: _Optional[_Iterable[_Union[EditStep, _Mapping]]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mask: _Optional[_Union[Picture, _Mapping]] = ..., within_range: _Optional[bool] = ..., strokes: _Optional[_Union[Picture, _Mapping]] = ..., label: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class EditResponse(_message.Message):
     __slots__ = ("bundle", "code", "image", "domain_score", "losses", "timings", "request_id", "source_code", "aligned", "start", "pasted", "placement", "area", "faces", "strokes")
@@ -821,16 +842,25 @@ class DecodeResponse(_message.Message):
     def __init__(self, bundle: _Optional[str] = ..., images: _Optional[_Iterable[_Union[Picture, _Mapping]]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class SampleRequest(_message.Message):
-    __slots__ = ("bundle", "seeds", "truncation", "output")
+    __slots__ = ("bundle", "seeds", "truncation", "output", "label")
+    class LabelEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     SEEDS_FIELD_NUMBER: _ClassVar[int]
     TRUNCATION_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     seeds: _containers.RepeatedScalarFieldContainer[int]
     truncation: float
     output: OutputOptions
-    def __init__(self, bundle: _Optional[str] = ..., seeds: _Optional[_Iterable[int]] = ..., truncation: _Optional[float] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ...) -> None: ...
+    label: _containers.ScalarMap[str, float]
+    def __init__(self, bundle: _Optional[str] = ..., seeds: _Optional[_Iterable[int]] = ..., truncation: _Optional[float] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., label: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class SampleResponse(_message.Message):
     __slots__ = ("bundle", "codes", "images", "timings", "request_id")

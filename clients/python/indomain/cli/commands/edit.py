@@ -23,6 +23,7 @@ examples:
   indomain invert portrait.jpg -o portrait.png     (writes portrait.npy too)
   indomain edit group.jpg smile=1 --face all --paste -o group-smiles.jpg   (or --face 1, --face 0,2)
   indomain edit portrait.jpg --strokes lips.png -o red.png   (a PNG with transparency: its colours are followed)
+  indomain edit portrait.jpg --label smiling=1     (of a bundle whose generator was trained with labels)
   indomain edit portrait.npy yaw=1 -o turned.png   (a code: nothing to invert again; .npz, and .pt of others, too)
 """
 
@@ -51,6 +52,7 @@ def add(name: str, commands: shared.Subparsers) -> None:
     parser.add_argument(
         "--within-range", action="store_true", help="cut each strength to the range of its direction"
     )
+    shared.add_label(parser, "labels that the picture is to have; the others stay")
     shared.add_area(
         parser,
         region="fractions of the sides, 0.2,0.3,0.8,0.9: only there the picture changes (default: everywhere)",
@@ -65,9 +67,10 @@ def add(name: str, commands: shared.Subparsers) -> None:
 
 def run(client: Client, arguments: argparse.Namespace) -> bool:
     items, strengths = _split_edits(arguments.items)
-    if not strengths and arguments.strokes is None:
+    if not strengths and arguments.strokes is None and not arguments.label:
         raise shared.UsageError(
-            "name at least one edit, as in smile=1, or give --strokes; `indomain bundles` lists the directions"
+            "name at least one edit, as in smile=1, or give --label or --strokes; `indomain bundles` lists directions "
+            "and labels"
         )
     check_drawing("--mask", arguments.mask)
     check_drawing("--strokes", arguments.strokes)

@@ -24,6 +24,7 @@ def add(name: str, commands: shared.Subparsers) -> None:
     parser.add_argument(
         "--truncation", type=float, help="0: the mean picture; 1: as varied as the training data"
     )
+    shared.add_label(parser, "labels that the pictures are to have; the others are drawn")
     where = "a file: one sheet; a folder: a file for each seed"
     shared.add_output(parser, where, "samples.png")
 
@@ -35,7 +36,9 @@ def run(client: Client, arguments: argparse.Namespace) -> bool:
     with report.progress("Sampling", len(seeds)) as advance:
         for start in range(0, len(seeds), _SEEDS_A_CALL):
             part = seeds[start : start + _SEEDS_A_CALL]
-            samples += client.sample(part, arguments.truncation, bundle=arguments.bundle)
+            samples += client.sample(
+                part, arguments.truncation, label=arguments.label, bundle=arguments.bundle
+            )
             advance(len(part))
     images = [sample.image for sample in samples]
     outputs = save_pictures(images, arguments.output, [f"seed{sample.seed:06d}.png" for sample in samples])

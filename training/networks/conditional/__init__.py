@@ -1,0 +1,1 @@
+"""Networks that know labels: what a conditional mapping takes beside z, and what reads labels off codes."""
