@@ -312,7 +312,10 @@ class InterpolateJob:
 
 @dataclass(frozen=True, slots=True)
 class MixJob:
-    """Move some layers of `base` towards those of `style`, all the way at strength 1."""
+    """Move some layers of `base` towards those of `style`, all the way at strength 1.
+
+    area: of the base's picture, which changes only inside it; None: everywhere.
+    """
 
     base: Source
     style: Source
@@ -322,6 +325,7 @@ class MixJob:
     refine: RefineOptions = RefineOptions()
     output: OutputOptions = OutputOptions()
     align: AlignOptions = AlignOptions()
+    area: Area | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,7 +196,7 @@ def edit_steps(
 
 
 def put_area(
-    request: editing_pb2.EditRequest | editing_pb2.DiffuseRequest,
+    request: editing_pb2.EditRequest | editing_pb2.MixRequest | editing_pb2.DiffuseRequest,
     region: Area | None,
     mask: PictureLike | None,
 ) -> None:

@@ -224,6 +224,7 @@ def print_result(result: Mixed | Diffused, output: Path, *, as_json: bool) -> No
         "bundle": result.bundle,
         "domain_score": result.domain_score,
         "losses": asdict(result.losses) if isinstance(result, Diffused) else None,
+        "area": asdict(result.area) if isinstance(result, Mixed) and result.area else None,
         **({"distances": result.distances} if isinstance(result, Mean) else {}),
         "stage_seconds": dict(result.stage_seconds),
         "request_id": result.request_id,

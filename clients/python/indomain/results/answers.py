@@ -162,6 +162,7 @@ def mixed(answer: editing_pb2.MixResponse) -> Mixed:
         code_space=answer.code.space,
         pasted=_photograph(answer),
         placement=_placement(answer),
+        area=_area_change(answer),
     )
 
 
@@ -322,7 +323,7 @@ def _optional_losses(answer: editing_pb2.EditResponse, name: str) -> Losses | No
     return _losses(getattr(answer, name)) if answer.HasField(name) else None
 
 
-def _area_change(answer: editing_pb2.EditResponse) -> AreaChange | None:
+def _area_change(answer: editing_pb2.EditResponse | editing_pb2.MixResponse) -> AreaChange | None:
     if not answer.HasField("area"):
         return None
     return AreaChange(

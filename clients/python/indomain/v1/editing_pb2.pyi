@@ -663,7 +663,7 @@ class InterpolateResponse(_message.Message):
     def __init__(self, bundle: _Optional[str] = ..., index: _Optional[int] = ..., position: _Optional[float] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., energy: _Optional[float] = ..., length: _Optional[float] = ...) -> None: ...
 
 class MixRequest(_message.Message):
-    __slots__ = ("bundle", "base", "style", "layers", "strength", "refine", "output", "align")
+    __slots__ = ("bundle", "base", "style", "layers", "strength", "refine", "output", "align", "region", "mask")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
     STYLE_FIELD_NUMBER: _ClassVar[int]
@@ -672,6 +672,8 @@ class MixRequest(_message.Message):
     REFINE_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     ALIGN_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     base: Source
     style: Source
@@ -680,10 +682,12 @@ class MixRequest(_message.Message):
     refine: RefineOptions
     output: OutputOptions
     align: AlignOptions
-    def __init__(self, bundle: _Optional[str] = ..., base: _Optional[_Union[Source, _Mapping]] = ..., style: _Optional[_Union[Source, _Mapping]] = ..., layers: _Optional[_Iterable[int]] = ..., strength: _Optional[float] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ...) -> None: ...
+    region: Region
+    mask: Picture
+    def __init__(self, bundle: _Optional[str] = ..., base: _Optional[_Union[Source, _Mapping]] = ..., style: _Optional[_Union[Source, _Mapping]] = ..., layers: _Optional[_Iterable[int]] = ..., strength: _Optional[float] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mask: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
 
 class MixResponse(_message.Message):
-    __slots__ = ("bundle", "code", "image", "domain_score", "timings", "request_id", "pasted", "placement")
+    __slots__ = ("bundle", "code", "image", "domain_score", "timings", "request_id", "pasted", "placement", "area")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -692,6 +696,7 @@ class MixResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PASTED_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    AREA_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     code: Code
     image: Picture
@@ -700,7 +705,8 @@ class MixResponse(_message.Message):
     request_id: str
     pasted: Picture
     placement: Placement
-    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ...) -> None: ...
+    area: AreaChange
+    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., area: _Optional[_Union[AreaChange, _Mapping]] = ...) -> None: ...
 
 class MeanRequest(_message.Message):
     __slots__ = ("bundle", "sources", "path", "refine", "output", "align")
