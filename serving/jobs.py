@@ -166,10 +166,10 @@ class AlignOptions:
 class RefineOptions:
     """How to refine a code. What is None takes the bundle's default; steps = 0 leaves the code as encoded.
 
-    quality: a name that the bundle gives to a number of steps. detail: whether what the layers' vectors cannot
-    say is found, too; False: the code has none of it. allow_fewer_steps: if the gateway is busy, rather do
-    fewer steps than wait or be refused. grey, downsampling: what of the picture is known: its grey values alone;
-    means over squares of so many pixels. What is not known comes from the generator.
+    quality: a name that the bundle gives to a number of steps. detail, noise: whether what the layers' vectors cannot
+    say is found, too, as detail or as noise maps; False: the code has none of it. allow_fewer_steps: if the gateway is
+    busy, rather do fewer steps than wait or be refused. grey, downsampling: what of the picture is known: its grey
+    values alone; means over squares of so many pixels. What is not known comes from the generator.
     """
 
     steps: int | None = None
@@ -182,6 +182,7 @@ class RefineOptions:
     grey: bool | None = None
     downsampling: int | None = None
     detail: bool | None = None
+    noise: bool | None = None
     allow_fewer_steps: bool = False
 
 

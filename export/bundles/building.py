@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,8 +24,8 @@ from export.graphs.graphs import (
     EncoderGraph,
     GeneratorGraph,
     Graph,
-    WithDetail,
-    WithoutDetail,
+    WithExtraRows,
+    WithoutExtraRows,
     bundle_graphs,
     detector_graph,
 )
@@ -88,7 +89,7 @@ class Built:
     """The training networks, with the inputs and outputs of the graphs."""
     objective: Objective
     refine: RefinementConfig
-    """The config's, with the detail that the pipeline has."""
+    """The config's, with what the pipeline has."""
     statistics: dict[str, Any]
 
 
@@ -117,12 +118,18 @@ def fold(
     return Folded(synthesis, mapping, encoder, latent_discriminator, objective)
 
 
-def settle(refine: RefinementConfig, *, has_detail: bool, has_identity: bool) -> RefinementConfig:
-    """The settings with what the pipeline has: its defaults where none is given, None for what it cannot do."""
+def settle(refine: RefinementConfig, *, groups: Collection[str], has_identity: bool) -> RefinementConfig:
+    """The settings with what the pipeline has: its defaults where none is given, None for what it cannot do. `groups`:
+    the names of its codes' groups of additional rows."""
+
+    def switch(name: str, given: bool | None) -> bool | None:
+        return given is not False if name in groups else None
+
     weight = IDENTITY_WEIGHT if refine.identity_weight is None else refine.identity_weight
     return replace(
         refine,
-        detail=refine.detail is not False if has_detail else None,
+        detail=switch("detail", refine.detail),
+        noise=switch("noise", refine.noise),
         identity_weight=weight if has_identity else None,
     )
 
@@ -132,17 +139,16 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
     generator = pipeline.generator
     folded = fold(pipeline, config.weights)
     layers, code_size = generator.config.layers, generator.config.code_size
-    rows = pipeline.detail.config.rows(code_size) if pipeline.detail else 0
-    refine = settle(
-        config.refine, has_detail=bool(rows), has_identity=folded.objective.descriptor is not None
-    )
+    extra = generator.synthesis.extra
+    rows = extra.rows(code_size)
+    refine = settle(config.refine, groups=extra.names, has_identity=folded.objective.descriptor is not None)
     side = generator.config.resolution
 
-    def giving_detail(network: nn.Module) -> nn.Module:
-        return WithDetail(network, rows) if rows else network
+    def giving_rows(network: nn.Module) -> nn.Module:
+        return WithExtraRows(network, rows) if rows else network
 
-    def taking_detail(network: nn.Module) -> nn.Module:
-        return WithoutDetail(network, layers) if rows else network
+    def taking_rows(network: nn.Module) -> nn.Module:
+        return WithoutExtraRows(network, layers) if rows else network
 
     with torch.no_grad():
         z = torch.randn(calibration_count(config.sampled_codes, side), generator.config.z_size)
@@ -150,10 +156,10 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
         logits = folded.latent_discriminator(inversions).mean(1)
     quantiles = torch.quantile(logits, torch.linspace(0, 1, QUANTILES))
     graphs = bundle_graphs(
-        encoder=giving_detail(lower(folded.encoder, config.precision)),
+        encoder=giving_rows(lower(folded.encoder, config.precision)),
         synthesis=lower(folded.synthesis, config.precision),
-        mapping=giving_detail(folded.mapping),
-        critic=taking_detail(DomainScoreGraph(folded.latent_discriminator, quantiles)),
+        mapping=giving_rows(folded.mapping),
+        critic=taking_rows(DomainScoreGraph(folded.latent_discriminator, quantiles)),
         refiner=Refiner(
             folded.objective,
             OPTIMISERS[refine.optimiser],
@@ -170,10 +176,10 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
         graphs["detector"] = detector_graph()
     originals = {
         **{role: graph.module for role, graph in graphs.items() if role == "detector"},
-        "encoder": EncoderGraph(giving_detail(pipeline.encoder)),
+        "encoder": EncoderGraph(giving_rows(pipeline.encoder)),
         "generator": GeneratorGraph(generator.synthesis),
-        "mapping": giving_detail(generator.mapping),
-        "critic": taking_detail(DomainScoreGraph(pipeline.latent_discriminator, quantiles)),
+        "mapping": giving_rows(generator.mapping),
+        "critic": taking_rows(DomainScoreGraph(pipeline.latent_discriminator, quantiles)),
     }
     statistics = {
         "sampled_codes": len(logits),

@@ -33,7 +33,7 @@ from export.graphs.graphs import for_detector, to_onnx
 from export.graphs.storage import data_file, widen
 from export.parity.checks import check_all, check_precision, precision_figures
 from export.parity.differences import Array, Figures
-from export.parity.forward import with_some_detail
+from export.parity.forward import with_filled_rows
 from export.parity.refiner import refiner_inputs
 from export.parity.sessions import open_session, run
 from export.parity.tolerances import ParityError, sample_count
@@ -131,11 +131,11 @@ def inputs_of(
 ) -> dict[str, dict[str, Array]]:
     """Inputs for each graph's stored sample, made by the graphs; the refiner goes from a code to another's picture.
 
-    `z` float32 [N, z_size]; `files` by role; `layers`: rows of a code that are no detail.
+    `z` float32 [N, z_size]; `files` by role; `layers`: rows of a code that are vectors.
     """
     latent = z.numpy()
     native = run(open_session(files["mapping"]), {"z": latent})["code"]
-    code = with_some_detail(torch.from_numpy(native), layers).numpy()
+    code = with_filled_rows(torch.from_numpy(native), layers).numpy()
     image = run(open_session(files["generator"]), {"code": code})["image"]
     return {
         "mapping": {"z": latent},

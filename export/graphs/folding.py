@@ -118,15 +118,19 @@ class FoldedStyledLayer(nn.Module):
         self.register_buffer("noise", layer.noise * layer.noise_strength.detach() * ACTIVATION_GAIN)
         self.register_buffer("bias", layer.bias.detach()[:, None, None] * ACTIVATION_GAIN)
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor, added: Tensor | None = None) -> Tensor:
+        """`added`: float32 [N, 1, H, W], beside the noise."""
         # The two constants are added first: their sum is folded when a session opens.
-        return F.leaky_relu(self.conv(x, w) + (self.noise + self.bias), LEAKY_SLOPE)
+        x = self.conv(x, w) + (self.noise + self.bias)
+        if added is not None:
+            x = x + (added * ACTIVATION_GAIN).to(x.dtype)
+        return F.leaky_relu(x, LEAKY_SLOPE)
 
 
 class FoldedSynthesis(nn.Module):
     """`Synthesis` without random noise: code float32 [N, L, 512] -> image float32 [N, 3, H, W].
 
-    With detail, codes may have its rows, too.
+    Codes may have the rows of its groups, too.
     """
 
     constant: Tensor
@@ -142,17 +146,18 @@ class FoldedSynthesis(nn.Module):
         biases = torch.stack([layer.bias.detach() for layer in synthesis.to_rgb])  # type: ignore[misc]
         self.register_buffer("rgb_bias", biases[:, :, None, None].clone())  # [blocks, 3 or 4, 1, 1]
         self.transparency, self.layers = synthesis.config.transparency, synthesis.config.layers
-        self.detail = synthesis.detail
+        self.extra = synthesis.extra
 
     def forward(self, code: Tensor) -> Tensor:
         w = code[:, : self.layers].unbind(1)
+        added = self.extra(code, self.layers)
         x = self.styled[0](self.constant, w[0])
         rgb = self.to_rgb[0](x, w[1]) + self.rgb_bias[0]
         for i in range(1, len(self.to_rgb)):
-            x = self.styled[2 * i - 1](x, w[2 * i - 1])
-            x = self.styled[2 * i](x, w[2 * i])
-            if self.detail is not None and i == self.detail.config.block and code.shape[1] > self.layers:
-                x = x + self.detail(code[:, self.layers :]).to(x.dtype)
+            for k in (2 * i - 1, 2 * i):
+                x = self.styled[k](x, w[k], added.before.get(k))
+                if k in added.after:
+                    x = x + added.after[k].to(x.dtype)
             rgb = F.conv_transpose2d(rgb, self.rgb_up, stride=2, padding=1, groups=len(self.rgb_up))
             rgb = rgb + self.to_rgb[i](x, w[2 * i + 1]) + self.rgb_bias[i]
         return on_white(rgb) if self.transparency else rgb

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from serving.bundle import Bundle, without_detail
+from serving.bundle import Bundle, cleared
 from serving.call import Call, beside
 from serving.errors import InvalidOption
 from serving.jobs import (
@@ -156,23 +156,23 @@ class Editor:
     ) -> tuple[Code, Losses]:
         """Refines a code towards its picture with strokes painted on (Image2StyleGAN++, Abdal et al. 2020, scribbles).
 
-        Only the layers' vectors follow: detail would copy the strokes as they are, natural or not.
+        Only the layers' vectors follow: detail and noise would copy the strokes as they are, natural or not.
         """
-        plain = without_detail(code, bundle)
+        plain = cleared(code, bundle.groups)
         (before,) = await self._stages.generate(bundle, plain[None], call)
         target = strokes.painted_on(before)
         refined = await self._stages.refine(
             bundle,
             plain,
             target,
-            replace(_all_known(settings), detail=False),
+            replace(_all_known(settings), detail=False, noise=False),
             call,
             mask=strokes.weights(),
             extra_reserve_s=reserve_s,
         )
         (after,) = await self._stages.generate(bundle, refined.code[None], call)
         losses = measure(target, before, after, refined, strokes.cover)
-        kept = code if settings.detail else plain
+        kept = cleared(code, settings.without(bundle))
         return follow_strokes(kept, refined.code, strokes.cover, bundle), losses
 
     async def hold(

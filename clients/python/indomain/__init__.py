@@ -44,7 +44,16 @@ from indomain.exceptions import (
     UnknownDirectionError,
 )
 from indomain.latents import Code, ForeignCodeWarning, load_code, load_codes
-from indomain.results.bundles import Bundle, DetailCodes, Direction, GatewayInfo, HeldOut, Limits, Preset
+from indomain.results.bundles import (
+    Bundle,
+    DetailCodes,
+    Direction,
+    GatewayInfo,
+    HeldOut,
+    Limits,
+    NoiseMaps,
+    Preset,
+)
 from indomain.results.inversion import AsyncInversion, Inversion
 from indomain.results.measures import AreaChange, Face, FoundFaces, Losses, Placement
 from indomain.results.pictures import (
@@ -102,6 +111,7 @@ __all__ = [
     "NotCopyableError",
     "NotFoundError",
     "NotInstalledError",
+    "NoiseMaps",
     "OtherCodeSpaceError",
     "OverloadedError",
     "PermissionDeniedError",

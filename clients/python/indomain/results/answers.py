@@ -10,7 +10,16 @@ from google.protobuf.message import Message
 from PIL import Image
 
 from indomain.calls.options import Edit, Refine
-from indomain.results.bundles import Bundle, DetailCodes, Direction, GatewayInfo, HeldOut, Limits, Preset
+from indomain.results.bundles import (
+    Bundle,
+    DetailCodes,
+    Direction,
+    GatewayInfo,
+    HeldOut,
+    Limits,
+    NoiseMaps,
+    Preset,
+)
 from indomain.results.inversion import Inversion
 from indomain.results.measures import AreaChange, Face, FoundFaces, Losses, Placement, Points
 from indomain.results.pictures import (
@@ -235,7 +244,7 @@ def _bundle(bundle: editing_pb2.Bundle) -> Bundle:
             domain_weight=refine.domain_weight,
             **{
                 name: getattr(refine, name)
-                for name in ("detail", "identity_weight", "grey", "downsampling")
+                for name in ("detail", "identity_weight", "grey", "downsampling", "noise")
                 if refine.HasField(name)
             },
         ),
@@ -248,11 +257,16 @@ def _bundle(bundle: editing_pb2.Bundle) -> Bundle:
         code_space=bundle.code_space,
         presets={preset.name: _preset(preset) for preset in bundle.presets},
         detail=_detail(bundle.detail) if bundle.HasField("detail") else None,
+        noise=_noise(bundle.noise) if bundle.HasField("noise") else None,
     )
 
 
 def _detail(detail: editing_pb2.DetailCodes) -> DetailCodes:
     return DetailCodes(detail.rows, detail.layer, detail.side, detail.maps, detail.fade)
+
+
+def _noise(noise: editing_pb2.NoiseMaps) -> NoiseMaps:
+    return NoiseMaps(noise.rows, tuple(noise.layers), tuple(noise.sides), noise.fade)
 
 
 def _preset(preset: editing_pb2.Preset) -> Preset:

@@ -180,7 +180,7 @@ class Placement(_message.Message):
     def __init__(self, alignment: _Optional[_Union[Alignment, str]] = ..., face: _Optional[int] = ..., faces: _Optional[int] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., landmarks: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., corners: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., roll_degrees: _Optional[float] = ..., width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
 
 class RefineOptions(_message.Message):
-    __slots__ = ("steps", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight", "quality", "allow_fewer_steps", "detail", "identity_weight", "grey", "downsampling")
+    __slots__ = ("steps", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight", "quality", "allow_fewer_steps", "detail", "identity_weight", "grey", "downsampling", "noise")
     STEPS_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     PIXEL_WEIGHT_FIELD_NUMBER: _ClassVar[int]
@@ -192,6 +192,7 @@ class RefineOptions(_message.Message):
     IDENTITY_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     GREY_FIELD_NUMBER: _ClassVar[int]
     DOWNSAMPLING_FIELD_NUMBER: _ClassVar[int]
+    NOISE_FIELD_NUMBER: _ClassVar[int]
     steps: int
     learning_rate: float
     pixel_weight: float
@@ -203,7 +204,8 @@ class RefineOptions(_message.Message):
     identity_weight: float
     grey: bool
     downsampling: int
-    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., quality: _Optional[str] = ..., allow_fewer_steps: _Optional[bool] = ..., detail: _Optional[bool] = ..., identity_weight: _Optional[float] = ..., grey: _Optional[bool] = ..., downsampling: _Optional[int] = ...) -> None: ...
+    noise: bool
+    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., quality: _Optional[str] = ..., allow_fewer_steps: _Optional[bool] = ..., detail: _Optional[bool] = ..., identity_weight: _Optional[float] = ..., grey: _Optional[bool] = ..., downsampling: _Optional[int] = ..., noise: _Optional[bool] = ...) -> None: ...
 
 class OutputOptions(_message.Message):
     __slots__ = ("format", "quality", "omit_image", "include_aligned", "include_start", "omit_codes", "include_pasted", "pasting", "strip_metadata")
@@ -280,7 +282,7 @@ class ListBundlesResponse(_message.Message):
     def __init__(self, bundles: _Optional[_Iterable[_Union[Bundle, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., server_version: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class Bundle(_message.Message):
-    __slots__ = ("name", "resolution", "layers", "code_size", "directions", "refine", "alignment", "licence", "summary", "data", "presets", "detail", "code_space")
+    __slots__ = ("name", "resolution", "layers", "code_size", "directions", "refine", "alignment", "licence", "summary", "data", "presets", "detail", "code_space", "noise")
     NAME_FIELD_NUMBER: _ClassVar[int]
     RESOLUTION_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
@@ -294,6 +296,7 @@ class Bundle(_message.Message):
     PRESETS_FIELD_NUMBER: _ClassVar[int]
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     CODE_SPACE_FIELD_NUMBER: _ClassVar[int]
+    NOISE_FIELD_NUMBER: _ClassVar[int]
     name: str
     resolution: int
     layers: int
@@ -307,7 +310,8 @@ class Bundle(_message.Message):
     presets: _containers.RepeatedCompositeFieldContainer[Preset]
     detail: DetailCodes
     code_space: str
-    def __init__(self, name: _Optional[str] = ..., resolution: _Optional[int] = ..., layers: _Optional[int] = ..., code_size: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[Direction, _Mapping]]] = ..., refine: _Optional[_Union[RefineDefaults, _Mapping]] = ..., alignment: _Optional[str] = ..., licence: _Optional[str] = ..., summary: _Optional[str] = ..., data: _Optional[str] = ..., presets: _Optional[_Iterable[_Union[Preset, _Mapping]]] = ..., detail: _Optional[_Union[DetailCodes, _Mapping]] = ..., code_space: _Optional[str] = ...) -> None: ...
+    noise: NoiseMaps
+    def __init__(self, name: _Optional[str] = ..., resolution: _Optional[int] = ..., layers: _Optional[int] = ..., code_size: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[Direction, _Mapping]]] = ..., refine: _Optional[_Union[RefineDefaults, _Mapping]] = ..., alignment: _Optional[str] = ..., licence: _Optional[str] = ..., summary: _Optional[str] = ..., data: _Optional[str] = ..., presets: _Optional[_Iterable[_Union[Preset, _Mapping]]] = ..., detail: _Optional[_Union[DetailCodes, _Mapping]] = ..., code_space: _Optional[str] = ..., noise: _Optional[_Union[NoiseMaps, _Mapping]] = ...) -> None: ...
 
 class DetailCodes(_message.Message):
     __slots__ = ("rows", "layer", "side", "maps", "fade")
@@ -322,6 +326,18 @@ class DetailCodes(_message.Message):
     maps: int
     fade: float
     def __init__(self, rows: _Optional[int] = ..., layer: _Optional[int] = ..., side: _Optional[int] = ..., maps: _Optional[int] = ..., fade: _Optional[float] = ...) -> None: ...
+
+class NoiseMaps(_message.Message):
+    __slots__ = ("rows", "layers", "sides", "fade")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    SIDES_FIELD_NUMBER: _ClassVar[int]
+    FADE_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    layers: _containers.RepeatedScalarFieldContainer[int]
+    sides: _containers.RepeatedScalarFieldContainer[int]
+    fade: float
+    def __init__(self, rows: _Optional[int] = ..., layers: _Optional[_Iterable[int]] = ..., sides: _Optional[_Iterable[int]] = ..., fade: _Optional[float] = ...) -> None: ...
 
 class Preset(_message.Message):
     __slots__ = ("name", "label", "edits")
@@ -360,7 +376,7 @@ class HeldOut(_message.Message):
     def __init__(self, metric: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
 
 class RefineDefaults(_message.Message):
-    __slots__ = ("steps", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight", "chunk_steps", "quality_steps", "detail", "identity_weight", "grey", "downsampling")
+    __slots__ = ("steps", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight", "chunk_steps", "quality_steps", "detail", "identity_weight", "grey", "downsampling", "noise")
     class QualityStepsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -379,6 +395,7 @@ class RefineDefaults(_message.Message):
     IDENTITY_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     GREY_FIELD_NUMBER: _ClassVar[int]
     DOWNSAMPLING_FIELD_NUMBER: _ClassVar[int]
+    NOISE_FIELD_NUMBER: _ClassVar[int]
     steps: int
     learning_rate: float
     pixel_weight: float
@@ -390,7 +407,8 @@ class RefineDefaults(_message.Message):
     identity_weight: float
     grey: bool
     downsampling: int
-    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., chunk_steps: _Optional[int] = ..., quality_steps: _Optional[_Mapping[str, int]] = ..., detail: _Optional[bool] = ..., identity_weight: _Optional[float] = ..., grey: _Optional[bool] = ..., downsampling: _Optional[int] = ...) -> None: ...
+    noise: bool
+    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., chunk_steps: _Optional[int] = ..., quality_steps: _Optional[_Mapping[str, int]] = ..., detail: _Optional[bool] = ..., identity_weight: _Optional[float] = ..., grey: _Optional[bool] = ..., downsampling: _Optional[int] = ..., noise: _Optional[bool] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_picture_bytes", "max_picture_pixels", "max_codes", "max_refine_steps", "max_edits", "max_request_bytes", "max_interpolated_pictures")
