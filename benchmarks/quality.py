@@ -45,8 +45,8 @@ class QualityConfig:
     batch: int = 8
     """Pictures a run."""
     ways: tuple[str, ...] = ()
-    """Of "", "without detail", "without identity term" and "without either": the refinements to compare, where the
-    bundle has those; all by default. "" is the bundle's own."""
+    """Of "", "without detail", "without noise", "without identity term" and "without either" (of any of them): the
+    refinements to compare, where the bundle has those; all by default. "" is the bundle's own."""
     judged_at: tuple[int, ...] = ()
     """Sides in pixels: photographs and reconstructions are resized to each before they are compared, one table a side.
     So bundles of different resolutions can be compared. The bundle's own resolution by default."""
@@ -102,10 +102,12 @@ def measure(config: QualityConfig) -> dict[int, dict[str, dict[str, float]]]:
     ways = {"": RefineOptions()}
     if graphs.bundle.detail:
         ways["without detail"] = RefineOptions(detail=False)
+    if graphs.bundle.noise:
+        ways["without noise"] = RefineOptions(noise=False)
     if graphs.bundle.refine.identity_weight:
         ways["without identity term"] = RefineOptions(identity_weight=0.0)
     if len(ways) > 2:
-        ways["without either"] = RefineOptions(detail=False, identity_weight=0.0)
+        ways["without either"] = RefineOptions(detail=False, noise=False, identity_weight=0.0)
     if config.ways:
         ways = {way: ways[way] for way in config.ways}
     refinements = (

@@ -26,7 +26,8 @@ from benchmarks.graphs import Array, markdown_table, shipped_checkpoint
 from benchmarks.speed import interleaved
 from export.bundles.bundle import stored_bytes
 from export.bundles.checkpoint import load_pipeline
-from export.graphs.folding import fold_encoder, fold_mapping, fold_synthesis, round_weights
+from export.graphs.encoder_folding import fold_encoder
+from export.graphs.folding import fold_mapping, fold_synthesis, round_weights
 from export.graphs.graphs import EncoderGraph, GeneratorGraph, Graph, to_onnx
 from export.graphs.precision import Precision, lower
 from export.graphs.storage import save

@@ -8,13 +8,14 @@ can be given other labels `B_relabeller` (code and labels -> code). With labels 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serving.jobs import EditStep
 
@@ -23,11 +24,12 @@ Role = Literal["encoder", "generator", "mapping", "critic", "refiner", "detector
 ROLES: tuple[Role, ...] = ("encoder", "generator", "mapping", "critic", "refiner")
 Precision = Literal["float32", "float16", "bfloat16"]
 GraphKey = tuple[str, int, str]  # model, version, sha256
+Place = tuple[int, int, int]  # layer, side in pixels, number of maps
 
 # Inputs of every refiner, each [N, 1]: the learning rate and the weights of its objective.
 REFINE_SETTINGS = ("learning_rate", "pixel_weight", "perceptual_weight", "domain_weight")
 # Inputs of the refiners that can do that: those whose bundle has a default for it.
-OPTIONAL_SETTINGS = ("grey", "downsampling", "identity_weight", "detail")
+OPTIONAL_SETTINGS = ("grey", "downsampling", "identity_weight", "detail", "noise")
 
 
 class ManifestPart(BaseModel):
@@ -117,6 +119,7 @@ class RefineDefaults(ManifestPart):
     downsampling: Annotated[int, Field(ge=1)] | None = None
     identity_weight: Annotated[float, Field(ge=0)] | None = None
     detail: bool | None = None
+    noise: bool | None = None
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -126,7 +129,7 @@ class RefineDefaults(ManifestPart):
 
 
 class DetailCodes(ManifestPart):
-    """The rows of a code beyond its layers: `maps` of side x side pixels, flattened. The generator adds them to its
+    """Rows of a code beyond its layers: `maps` of side x side pixels, flattened. The generator adds them to its
     features after `layer`; in native codes they are zero.
 
     fade: how far an edit goes, in standard deviations of sampled codes, until e^-1 of the detail is left.
@@ -137,9 +140,73 @@ class DetailCodes(ManifestPart):
     maps: int = Field(ge=1)
     fade: float = Field(gt=0)
 
-    def rows(self, code_size: int) -> int:
-        """How many rows of a code they take."""
-        return self.maps * self.side**2 // code_size
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """The maps by where they are added."""
+        return ((self.layer, self.side, self.maps),)
+
+
+class NoiseMaps(ManifestPart):
+    """Rows of a code beyond its layers: one map for each of `layers`, of side x side pixels, flattened. The generator
+    adds them to the layers' noise; in native codes they are zero. fade: as of `DetailCodes`.
+    """
+
+    layers: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    sides: tuple[Annotated[int, Field(ge=4)], ...]
+    fade: float = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _one_side_each(self) -> Self:
+        if len(self.sides) != len(self.layers):
+            raise ValueError("noise has as many sides as layers")
+        return self
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """The maps by where they are added."""
+        return tuple((layer, side, 1) for layer, side in zip(self.layers, self.sides, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class RowPart:
+    """Rows of a code that hold maps of side x side pixels, which the generator adds at one layer."""
+
+    layer: int
+    side: int
+    rows: slice
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """Rows of a code beyond its layers that belong together; the setting of their name says whether they are found.
+
+    fade: how far an edit goes, in standard deviations of sampled codes, until e^-1 of them is left.
+    """
+
+    name: str
+    fade: float
+    parts: tuple[RowPart, ...]
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.parts[0].rows.start, self.parts[-1].rows.stop)
+
+
+def row_groups(
+    layers: int, code_size: int, detail: DetailCodes | None, noise: NoiseMaps | None
+) -> tuple[RowGroup, ...]:
+    """The groups of a code's additional rows, in their order; none of most bundles."""
+    groups, first = [], layers
+    for name, group in (("detail", detail), ("noise", noise)):
+        if group is None:
+            continue
+        parts = []
+        for layer, side, maps in group.places:
+            rows = slice(first, first + maps * side**2 // code_size)
+            parts.append(RowPart(layer, side, rows))
+            first = rows.stop
+        groups.append(RowGroup(name, group.fade, tuple(parts)))
+    return tuple(groups)
 
 
 Point = tuple[Annotated[float, Field(gt=-1.0, lt=2.0)], Annotated[float, Field(gt=-1.0, lt=2.0)]]
@@ -214,7 +281,7 @@ class ReferenceRun:
 class Bundle:
     """A trained pipeline: graphs, tensors, directions, presets, defaults.
 
-    Its codes are float32 [L, 512], and with detail codes [L + R, 512].
+    Its codes are float32 [L, 512], and with groups of additional rows [L + R, 512].
     """
 
     name: str
@@ -222,6 +289,8 @@ class Bundle:
     layers: int
     code_size: int
     detail: DetailCodes | None
+    noise: NoiseMaps | None
+    groups: tuple[RowGroup, ...]  # those of detail and noise, in the order of their rows
     graphs: dict[Role, GraphSpec]
     references: dict[Role, ReferenceRun]  # empty for older exports
     folder: Path
@@ -244,7 +313,7 @@ class Bundle:
 
     @property
     def code_shape(self) -> tuple[int, int]:
-        """Rows of a code, with those of the detail, and their size."""
+        """Rows of a code, with the additional ones, and their size."""
         rows, size = self.mean_code.shape
         return rows, size
 
@@ -285,16 +354,22 @@ class ObjectiveSettings(Protocol):
     @property
     def detail(self) -> bool | None: ...
 
+    @property
+    def noise(self) -> bool | None: ...
+
 
 def with_rows(code: npt.NDArray[np.float32], rows: int) -> npt.NDArray[np.float32]:
-    """A code float32 [..., L, 512] without detail as one of `rows` rows: zeros are added."""
+    """A code float32 [..., L, 512] as one of `rows` rows: zeros are added."""
     missing = rows - code.shape[-2]
     return np.pad(code, [(0, 0)] * (code.ndim - 2) + [(0, missing), (0, 0)]) if missing else code
 
 
-def without_detail(code: npt.NDArray[np.float32], bundle: Bundle) -> npt.NDArray[np.float32]:
-    """The code float32 [L + R, 512] with zeros in the rows of the detail."""
-    return with_rows(code[: bundle.layers], len(code))
+def cleared(code: npt.NDArray[np.float32], groups: Iterable[RowGroup]) -> npt.NDArray[np.float32]:
+    """The code float32 [L + R, 512] with zeros in the rows of the groups."""
+    code = code.copy()
+    for group in groups:
+        code[group.rows] = 0
+    return code
 
 
 def first_inputs(

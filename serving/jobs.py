@@ -167,10 +167,10 @@ class AlignOptions:
 class RefineOptions:
     """How to refine a code. What is None takes the bundle's default; steps = 0 leaves the code as encoded.
 
-    quality: a name that the bundle gives to a number of steps. detail: whether what the layers' vectors cannot
-    say is found, too; False: the code has none of it. allow_fewer_steps: if the gateway is busy, rather do
-    fewer steps than wait or be refused. grey, downsampling: what of the picture is known: its grey values alone;
-    means over squares of so many pixels. What is not known comes from the generator.
+    quality: a name that the bundle gives to a number of steps. detail, noise: whether what the layers' vectors cannot
+    say is found, too, as detail or as noise maps; False: the code has none of it. allow_fewer_steps: if the gateway is
+    busy, rather do fewer steps than wait or be refused. grey, downsampling: what of the picture is known: its grey
+    values alone; means over squares of so many pixels. What is not known comes from the generator.
     """
 
     steps: int | None = None
@@ -183,6 +183,7 @@ class RefineOptions:
     grey: bool | None = None
     downsampling: int | None = None
     detail: bool | None = None
+    noise: bool | None = None
     allow_fewer_steps: bool = False
 
 
@@ -315,7 +316,10 @@ class InterpolateJob:
 
 @dataclass(frozen=True, slots=True)
 class MixJob:
-    """Move some layers of `base` towards those of `style`, all the way at strength 1."""
+    """Move some layers of `base` towards those of `style`, all the way at strength 1.
+
+    area: of the base's picture, which changes only inside it; None: everywhere.
+    """
 
     base: Source
     style: Source
@@ -325,6 +329,7 @@ class MixJob:
     refine: RefineOptions = RefineOptions()
     output: OutputOptions = OutputOptions()
     align: AlignOptions = AlignOptions()
+    area: Area | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,12 +131,13 @@ class InterpolationFrame:
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """A code with layers of another one."""
+    """A code with layers of another one. `area` is None if it has them everywhere."""
 
     bundle: str
     code: NamedCode
     domain_score: float
     rendering: Rendering = Rendering()
+    area: AreaChange | None = None
 
 
 @dataclass(frozen=True, slots=True)

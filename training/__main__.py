@@ -25,6 +25,7 @@ from training.loops.inversion_config import InversionConfig
 from training.networks.image_discriminators import UnknownDiscriminator
 from training.recipe import RecipeConfig, RecipeError, run_recipe
 from training.refinement.detail_basis import DetailBasisConfig, fit_detail
+from training.refinement.noise_maps import NoiseMapsConfig, fit_noise
 from training.run_folders.checkpoint import CheckpointError
 from training.run_folders.publication import PublicationConfig, publish
 from training.tuning.tuned_run import TuneConfig, tune_run
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "steer": (SteerConfig, steer),
         "analyze": (AnalyzeConfig, analyze),
         "detail": (DetailBasisConfig, fit_detail),
+        "noise": (NoiseMapsConfig, fit_noise),
         "alignment": (AlignmentConfig, measure_alignment),
         "evaluate": (EvaluationConfig, evaluate),
         "publish": (PublicationConfig, publish),

@@ -30,6 +30,7 @@ from training.loops.gan_config import GanConfig
 from training.loops.inversion import train_encoder
 from training.loops.inversion_config import InversionConfig
 from training.refinement.detail_basis import DetailBasisConfig, fit_detail
+from training.refinement.noise_maps import NoiseMapsConfig, fit_noise
 from training.run_folders.checkpoint import CheckpointError, checkpoint_folder, load_meta
 from training.run_folders.json_files import write_json
 
@@ -95,6 +96,7 @@ COMMANDS = {
     "directions": Command(DirectionsConfig, find_directions, frozenset({"run", "data", "attributes"})),
     "factors": Command(FactorsConfig, find_factors, frozenset({"run"})),
     "detail": Command(DetailBasisConfig, fit_detail, frozenset({"run", "data"})),
+    "noise": Command(NoiseMapsConfig, fit_noise, frozenset({"run"})),
     "alignment": Command(AlignmentConfig, measure_alignment, frozenset({"run", "data"})),
     "presets": Command(PresetsConfig, copy_presets, frozenset({"run"})),
 }

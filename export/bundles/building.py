@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,8 +13,8 @@ import tyro
 from torch import nn
 
 from export.bundles.checkpoint import Pipeline
+from export.graphs.encoder_folding import fold_encoder
 from export.graphs.folding import (
-    fold_encoder,
     fold_latent_discriminator,
     fold_mapping,
     fold_synthesis,
@@ -24,8 +25,8 @@ from export.graphs.graphs import (
     EncoderGraph,
     GeneratorGraph,
     Graph,
-    WithDetail,
-    WithoutDetail,
+    WithExtraRows,
+    WithoutExtraRows,
     bundle_graphs,
     detector_graph,
 )
@@ -92,7 +93,7 @@ class Built:
     """The training networks, with the inputs and outputs of the graphs."""
     objective: Objective
     refine: RefinementConfig
-    """The config's, with the detail that the pipeline has."""
+    """The config's, with what the pipeline has."""
     statistics: dict[str, Any]
     labels: list[dict[str, Any]] = field(default_factory=list)
     """Name, frequency and, where codes can be relabelled, how well they are read: of each label."""
@@ -123,12 +124,18 @@ def fold(
     return Folded(synthesis, mapping, encoder, latent_discriminator, objective)
 
 
-def settle(refine: RefinementConfig, *, has_detail: bool, has_identity: bool) -> RefinementConfig:
-    """The settings with what the pipeline has: its defaults where none is given, None for what it cannot do."""
+def settle(refine: RefinementConfig, *, groups: Collection[str], has_identity: bool) -> RefinementConfig:
+    """The settings with what the pipeline has: its defaults where none is given, None for what it cannot do. `groups`:
+    the names of its codes' groups of additional rows."""
+
+    def switch(name: str, given: bool | None) -> bool | None:
+        return given is not False if name in groups else None
+
     weight = IDENTITY_WEIGHT if refine.identity_weight is None else refine.identity_weight
     return replace(
         refine,
-        detail=refine.detail is not False if has_detail else None,
+        detail=switch("detail", refine.detail),
+        noise=switch("noise", refine.noise),
         identity_weight=weight if has_identity else None,
     )
 
@@ -138,17 +145,16 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
     generator = pipeline.generator
     folded = fold(pipeline, config.weights)
     layers, code_size = generator.config.layers, generator.config.code_size
-    rows = pipeline.detail.config.rows(code_size) if pipeline.detail else 0
-    refine = settle(
-        config.refine, has_detail=bool(rows), has_identity=folded.objective.descriptor is not None
-    )
+    extra = generator.synthesis.extra
+    rows = extra.rows(code_size)
+    refine = settle(config.refine, groups=extra.names, has_identity=folded.objective.descriptor is not None)
     side = generator.config.resolution
 
-    def giving_detail(network: nn.Module) -> nn.Module:
-        return WithDetail(network, rows) if rows else network
+    def giving_rows(network: nn.Module) -> nn.Module:
+        return WithExtraRows(network, rows) if rows else network
 
-    def taking_detail(network: nn.Module) -> nn.Module:
-        return WithoutDetail(network, layers) if rows else network
+    def taking_rows(network: nn.Module) -> nn.Module:
+        return WithoutExtraRows(network, layers) if rows else network
 
     with torch.no_grad():
         drawn = generator.mapping.draw(calibration_count(config.sampled_codes, side))
@@ -164,10 +170,10 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
             round_weights(rounded) if config.weights == "float16" else rounded,  # type: ignore[arg-type]
         )
     graphs = bundle_graphs(
-        encoder=giving_detail(lower(folded.encoder, config.precision)),
+        encoder=giving_rows(lower(folded.encoder, config.precision)),
         synthesis=lower(folded.synthesis, config.precision),
-        mapping=giving_detail(folded.mapping),
-        critic=taking_detail(DomainScoreGraph(folded.latent_discriminator, quantiles)),
+        mapping=giving_rows(folded.mapping),
+        critic=taking_rows(DomainScoreGraph(folded.latent_discriminator, quantiles)),
         refiner=Refiner(
             folded.objective,
             OPTIMISERS[refine.optimiser],
@@ -186,10 +192,10 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
         graphs["detector"] = detector_graph()
     originals = {
         **{role: graph.module for role, graph in graphs.items() if role == "detector"},
-        "encoder": EncoderGraph(giving_detail(pipeline.encoder)),
+        "encoder": EncoderGraph(giving_rows(pipeline.encoder)),
         "generator": GeneratorGraph(generator.synthesis),
-        "mapping": giving_detail(generator.mapping),
-        "critic": taking_detail(DomainScoreGraph(pipeline.latent_discriminator, quantiles)),
+        "mapping": giving_rows(generator.mapping),
+        "critic": taking_rows(DomainScoreGraph(pipeline.latent_discriminator, quantiles)),
     }
     if reader is not None:
         originals["relabeller"] = Relabeller(generator.mapping, reader)  # type: ignore[arg-type]

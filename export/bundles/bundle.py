@@ -33,7 +33,7 @@ from export.graphs.graphs import for_detector, to_onnx
 from export.graphs.storage import data_file, widen
 from export.parity.checks import check_all, check_precision, precision_figures
 from export.parity.differences import Array, Figures
-from export.parity.forward import other_labels, with_some_detail
+from export.parity.forward import other_labels, with_filled_rows
 from export.parity.refiner import refiner_inputs
 from export.parity.sessions import open_session, run
 from export.parity.tolerances import ParityError, sample_count
@@ -135,11 +135,11 @@ def inputs_of(
     """Inputs for each graph's stored sample, made by the graphs; the refiner goes from a code to another's picture.
 
     `latents`: the mapping's inputs, z float32 [N, z_size] and maybe labels; `files` by role; `layers`: rows of a code
-    that are no detail.
+    that are vectors.
     """
     latent = {name: x.numpy() for name, x in zip(("z", "label"), latents, strict=False)}
     native = run(open_session(files["mapping"]), latent)["code"]
-    code = with_some_detail(torch.from_numpy(native), layers).numpy()
+    code = with_filled_rows(torch.from_numpy(native), layers).numpy()
     image = run(open_session(files["generator"]), {"code": code})["image"]
     return {
         "mapping": latent,

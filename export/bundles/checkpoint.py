@@ -16,10 +16,11 @@ from export.bundles.presets import read_presets
 from training.faces.alignment import ALIGNMENT_FILE
 from training.faces.mobile_face import IdentityDescriptor, square_between
 from training.networks.encoder import Encoder
-from training.networks.generator import Detail, Generator
+from training.networks.generator import Generator
 from training.networks.latent_discriminator import LatentDiscriminator
 from training.networks.pyramid_encoder import PyramidEncoder
 from training.refinement.detail_basis import load_detail
+from training.refinement.noise_maps import load_noise
 from training.refinement.objective import Objective
 from training.run_folders.checkpoint import CheckpointError
 from training.run_folders.trained_inversion import load_inversion
@@ -47,23 +48,21 @@ class Pipeline:
     presets: list[dict[str, Any]] = field(default_factory=list)
     where_faces_lie: dict[str, Any] | None = None
     """alignment.json; None if there is none"""
-    detail: Detail | None = None
-    """What codes have beside the layers' vectors; None if there is none"""
 
     def objective(self, synthesis: nn.Module, encoder: nn.Module, perceptual: nn.Module) -> Objective:
         """The objective of this pipeline's refinements, by its own networks or folded ones."""
-        descriptor = None
+        shape, descriptor = self.generator.config, None
         if self.where_faces_lie is not None:
             template = self.where_faces_lie["template"]
             square = square_between(template["left_eye"], template["right_eye"])
-            descriptor = IdentityDescriptor(self.generator.config.resolution, square)
+            descriptor = IdentityDescriptor(shape.resolution, square)
         return Objective(
             synthesis,
             encoder,
             perceptual,
             float(self.latent_discriminator.deviation.square().mean()),
-            layers=self.generator.config.layers,
-            detail_weight=self.detail.config.weight if self.detail else 0.0,
+            layers=shape.layers,
+            groups=self.generator.synthesis.extra.terms(shape.layers, shape.code_size),
             descriptor=descriptor,
         )
 
@@ -85,7 +84,8 @@ def load_pipeline(run: Path) -> Pipeline:
     directions, vectors, boundaries = load_directions(run, shape)
     listing = run / "presets.json"
     presets = read_presets(listing, directions) if listing.is_file() else []
-    detail = load_detail(run, generator)
+    load_detail(run, generator)
+    load_noise(run, generator)
     return Pipeline(
         generator,
         encoder,
@@ -97,7 +97,6 @@ def load_pipeline(run: Path) -> Pipeline:
         boundaries,
         presets,
         load_alignment(run),
-        detail,
     )
 
 

@@ -45,7 +45,6 @@ def describe(
     """The manifest, B.json, of a bundle whose files lie in `work`. `figures`: those of the parity checks, by role."""
     meta, card, generator = pipeline.meta, pipeline.card, pipeline.generator.config
     refine = asdict(built.refine)
-    detail = pipeline.detail
     training = {k: v for k, v in meta.items() if k not in ("kind", "data")} | card.get("training", {})
     return {
         "format": FORMAT,
@@ -53,7 +52,7 @@ def describe(
         "resolution": generator.resolution,
         "layers": generator.layers,
         "code_size": generator.code_size,
-        **({"detail": asdict(detail.config) | {"layer": detail.config.layer}} if detail else {}),
+        **{name: group.config.described for name, group in pipeline.generator.synthesis.extra.groups.items()},
         "opset": max(graph.opset for graph in built.graphs.values()),
         "graphs": {role: describe_graph(graph, *places[role], work) for role, graph in built.graphs.items()},
         "parity": {

@@ -11,15 +11,12 @@ import copy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from training.networks.bidirectional.invertible_mapping import InvertibleMapping
 from training.networks.conditional.labels import signed
-from training.networks.encoder import BatchNorm, CodeBound, Encoder, EncoderBlock
 from training.networks.generator import DEMODULATION_EPSILON, Mapping, ModulatedConv, StyledLayer, Synthesis
 from training.networks.latent_discriminator import LatentDiscriminator, NativeCoordinates, Scale
 from training.networks.layers import ACTIVATION_GAIN, LEAKY_SLOPE, EqualizedLinear, on_white
-from training.networks.pyramid_encoder import PyramidEncoder, Unit
 from training.networks.stylegan1 import AdaINLayer, AdaINSynthesis, Conv, UpConv, instance_norm, spread
 
 FLOAT16_MAX = 65504.0
@@ -119,15 +116,19 @@ class FoldedStyledLayer(nn.Module):
         self.register_buffer("noise", layer.noise * layer.noise_strength.detach() * ACTIVATION_GAIN)
         self.register_buffer("bias", layer.bias.detach()[:, None, None] * ACTIVATION_GAIN)
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor, added: Tensor | None = None) -> Tensor:
+        """`added`: float32 [N, 1, H, W], beside the noise."""
         # The two constants are added first: their sum is folded when a session opens.
-        return F.leaky_relu(self.conv(x, w) + (self.noise + self.bias), LEAKY_SLOPE)
+        x = self.conv(x, w) + (self.noise + self.bias)
+        if added is not None:
+            x = x + (added * ACTIVATION_GAIN).to(x.dtype)
+        return F.leaky_relu(x, LEAKY_SLOPE)
 
 
 class FoldedSynthesis(nn.Module):
     """`Synthesis` without random noise: code float32 [N, L, 512] -> image float32 [N, 3, H, W].
 
-    With detail, codes may have its rows, too.
+    Codes may have the rows of its groups, too.
     """
 
     constant: Tensor
@@ -143,17 +144,18 @@ class FoldedSynthesis(nn.Module):
         biases = torch.stack([layer.bias.detach() for layer in synthesis.to_rgb])  # type: ignore[misc]
         self.register_buffer("rgb_bias", biases[:, :, None, None].clone())  # [blocks, 3 or 4, 1, 1]
         self.transparency, self.layers = synthesis.config.transparency, synthesis.config.layers
-        self.detail = synthesis.detail
+        self.extra = synthesis.extra
 
     def forward(self, code: Tensor) -> Tensor:
         w = code[:, : self.layers].unbind(1)
+        added = self.extra(code, self.layers)
         x = self.styled[0](self.constant, w[0])
         rgb = self.to_rgb[0](x, w[1]) + self.rgb_bias[0]
         for i in range(1, len(self.to_rgb)):
-            x = self.styled[2 * i - 1](x, w[2 * i - 1])
-            x = self.styled[2 * i](x, w[2 * i])
-            if self.detail is not None and i == self.detail.config.block and code.shape[1] > self.layers:
-                x = x + self.detail(code[:, self.layers :]).to(x.dtype)
+            for k in (2 * i - 1, 2 * i):
+                x = self.styled[k](x, w[k], added.before.get(k))
+                if k in added.after:
+                    x = x + added.after[k].to(x.dtype)
             rgb = F.conv_transpose2d(rgb, self.rgb_up, stride=2, padding=1, groups=len(self.rgb_up))
             rgb = rgb + self.to_rgb[i](x, w[2 * i + 1]) + self.rgb_bias[i]
         return on_white(rgb) if self.transparency else rgb
@@ -276,109 +278,6 @@ def fold_couplings(mapping: InvertibleMapping) -> InvertibleMapping:
         for name, layer in list(owner.named_children()):
             if isinstance(layer, EqualizedLinear):
                 setattr(owner, name, fold_linear(layer))
-    return folded
-
-
-class FoldedCodeBound(nn.Module):
-    """`CodeBound` with its statistics multiplied out: code float32 [N, D] -> [N, D].
-
-    Entries between `low` and `high` pass unchanged, and none goes further than `rest` beyond them.
-    """
-
-    low: Tensor
-    high: Tensor
-    rest: Tensor
-    slope: Tensor
-
-    def __init__(self, bound: CodeBound) -> None:
-        super().__init__()
-        knee, rest = (
-            bound.LINEAR * bound.reach * bound.spread,
-            (1 - bound.LINEAR) * bound.reach * bound.spread,
-        )
-        for name, value in {
-            "low": bound.centre - knee, "high": bound.centre + knee, "rest": rest, "slope": 1 / rest
-        }.items():  # fmt: skip
-            self.register_buffer(name, value.clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        inside = torch.minimum(torch.maximum(x, self.low), self.high)
-        return inside + self.rest * torch.tanh((x - inside) * self.slope)
-
-
-def fold_encoder(encoder: Encoder | PyramidEncoder) -> nn.Module:
-    """Make a copy in which every batch norm has become part of the layer before it."""
-    if isinstance(encoder, PyramidEncoder):
-        return fold_pyramid_encoder(encoder)
-    folded = copy.deepcopy(encoder).eval()
-    folded.stem = fuse_conv_bn_eval(folded.stem, folded.stem_norm)
-    folded.fc = fuse_linear_bn_eval(folded.fc, folded.code_norm)
-    folded.stem_norm = folded.code_norm = nn.Identity()  # type: ignore[assignment]
-    if isinstance(folded.bound, CodeBound):
-        folded.bound = FoldedCodeBound(folded.bound)  # type: ignore[assignment]
-    if folded.config.bottleneck:
-        folded.squeeze = fuse_conv_bn_eval(folded.squeeze, folded.squeeze_norm)
-        folded.squeeze_norm = nn.Identity()  # type: ignore[assignment]
-    for block in folded.blocks:
-        assert isinstance(block, EncoderBlock)
-        block.conv1 = fuse_conv_bn_eval(block.conv1, block.norm1)
-        block.conv2 = fuse_conv_bn_eval(block.conv2, block.norm2)
-        block.norm1 = block.norm2 = nn.Identity()  # type: ignore[assignment]
-        if isinstance(block.shortcut, nn.Sequential):
-            conv, norm = block.shortcut
-            assert isinstance(norm, BatchNorm)
-            block.shortcut = nn.Sequential(fuse_conv_bn_eval(conv, norm))
-    return folded
-
-
-class Affine(nn.Module):
-    """A batch norm that cannot be folded, as it stands before a convolution whose padding must stay zero."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, norm: BatchNorm) -> None:
-        super().__init__()
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        scale = norm.weight.detach() * torch.rsqrt(norm.running_var + norm.eps)
-        self.register_buffer("scale", scale[:, None, None].clone())
-        self.register_buffer("shift", (norm.bias.detach() - norm.running_mean * scale)[:, None, None].clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.scale + self.shift
-
-
-class FoldedPReLU(nn.Module):
-    """PReLU made of operators whose backward pass can be exported."""
-
-    slope: Tensor
-
-    def __init__(self, activation: nn.PReLU) -> None:
-        super().__init__()
-        self.register_buffer("slope", activation.weight.detach()[:, None, None].clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.slope * x + (1 - self.slope) * F.relu(x)
-
-
-def fold_pyramid_encoder(encoder: PyramidEncoder) -> PyramidEncoder:
-    """Make a copy without batch norms, PReLUs and weight scales."""
-    folded = copy.deepcopy(encoder).eval()
-    folded.stem = fuse_conv_bn_eval(folded.stem, folded.stem_norm)
-    folded.stem_norm = nn.Identity()  # type: ignore[assignment]
-    folded.stem_activation = FoldedPReLU(folded.stem_activation)  # type: ignore[assignment]
-    for unit in folded.units:
-        assert isinstance(unit, Unit)
-        unit.norm1 = Affine(unit.norm1)  # type: ignore[assignment]
-        unit.activation = FoldedPReLU(unit.activation)  # type: ignore[assignment]
-        unit.conv2 = fuse_conv_bn_eval(unit.conv2, unit.norm2)
-        unit.norm2 = nn.Identity()  # type: ignore[assignment]
-        if unit.widens:
-            unit.shortcut = fuse_conv_bn_eval(unit.shortcut, unit.shortcut_norm)
-            unit.shortcut_norm = nn.Identity()  # type: ignore[assignment]
-    for head in folded.heads:
-        head.linear = fold_linear(head.linear)  # type: ignore[arg-type]
     return folded
 
 

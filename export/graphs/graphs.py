@@ -75,8 +75,8 @@ class GeneratorGraph(nn.Module):
         return torch.round((image + 1) * 127.5).clamp(0, 255).to(torch.uint8)
 
 
-class WithDetail(nn.Module):
-    """A network that gives codes float [N, L, 512], with rows of zeros for the detail: float [N, L + R, 512]."""
+class WithExtraRows(nn.Module):
+    """A network that gives codes float [N, L, 512], with additional rows of zeros: float [N, L + R, 512]."""
 
     def __init__(self, network: nn.Module, rows: int) -> None:
         super().__init__()
@@ -86,8 +86,8 @@ class WithDetail(nn.Module):
         return F.pad(self.network(*inputs), (0, 0, 0, self.rows))
 
 
-class WithoutDetail(nn.Module):
-    """A network that takes codes float [N, L, 512], of codes with detail, float [N, L + R, 512]."""
+class WithoutExtraRows(nn.Module):
+    """A network that takes codes float [N, L, 512], of codes with additional rows, float [N, L + R, 512]."""
 
     def __init__(self, network: nn.Module, layers: int) -> None:
         super().__init__()

@@ -21,8 +21,8 @@ DTYPES: dict[Precision, torch.dtype] = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-# Parts of a folded generator that compute in float32: styles from codes, demodulation, the sum of RGB.
-FLOAT32_PARTS = {"style", "energy", "rgb_up", "rgb_bias", "detail"}
+# Parts of a folded generator that compute in float32: styles and maps from codes, demodulation, the sum of RGB.
+FLOAT32_PARTS = {"style", "energy", "rgb_up", "rgb_bias", "extra"}
 
 
 def lower(network: nn.Module, precision: Precision) -> nn.Module:

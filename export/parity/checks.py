@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from export.graphs.graphs import EncoderGraph, GeneratorGraph, Graph, for_detector
 from export.graphs.precision import Precision, picture_psnr
 from export.parity.differences import Figures
-from export.parity.forward import check_forward, check_structure, other_labels, with_some_detail
+from export.parity.forward import check_forward, check_structure, other_labels, with_filled_rows
 from export.parity.refiner import check_refiner
 from export.parity.sessions import open_session
 from export.parity.tolerances import TOLERANCES, Tolerances, require
@@ -76,7 +76,7 @@ def check_all(
     for role, path in models.items():
         check_structure(graphs[role], path)
     with torch.no_grad():
-        codes = with_some_detail(graphs["mapping"].module(*latents), objective.layers)
+        codes = with_filled_rows(graphs["mapping"].module(*latents), objective.layers)
         pictures = GeneratorGraph(objective.synthesis)(codes)
         # Domain scores are compared on inversions, as that of a sampled code is 1.
         inverted = EncoderGraph(objective.encoder)(pictures)

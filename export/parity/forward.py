@@ -18,7 +18,7 @@ from export.parity.tolerances import TOLERANCES, Tolerances, batches, require
 FORBIDDEN = ("Loop", "Scan", "If", "Random", "Multinomial", "Bernoulli")  # also as beginnings of names
 
 
-def with_some_detail(codes: Tensor, layers: int | None) -> Tensor:
+def with_filled_rows(codes: Tensor, layers: int | None) -> Tensor:
     """Fill the rows of codes float [N, L + R, 512] beyond the layers, which native codes have zeros in, at random."""
     filled = codes.clone()
     filled[:, layers:] = 0.5 * torch.randn(

@@ -8,9 +8,20 @@ from functools import partial
 
 import numpy as np
 
-from serving.bundle import Bundle, without_detail
+from serving.bundle import Bundle, cleared
 from serving.call import Call, beside
-from serving.jobs import Code, CodeSource, EditJob, EncodedPicture, Origin, OutputOptions
+from serving.errors import InvalidOption
+from serving.jobs import (
+    Area,
+    Code,
+    CodeSource,
+    EditJob,
+    EditOptions,
+    EncodedPicture,
+    MixJob,
+    Origin,
+    OutputOptions,
+)
 from serving.photographs.areas import Mask, Strokes, area_change, blend, pixel_mse, soften
 from serving.photographs.pasting import Patch
 from serving.pipeline.edits import apply_edits, cut_to_range, follow_strokes
@@ -126,15 +137,13 @@ class Editor:
             edited = apply_edits(source, edits, bundle, relabelled)
         if not drawn.refinements:
             return _Applied(edited)
-        # Of the picture of a code everything is known, whatever was known of the photograph.
-        settings = replace(self._refine_settings(job, bundle), grey=False, downsampling=1)
-        followed = None
+        settings, followed = self._refine_settings(job, bundle), None
         if drawn.strokes is not None:
             reserve_s = 0.0 if drawn.mask is None else call.deadline.remaining_s / 2
             edited, followed = await self._follow(bundle, edited, drawn.strokes, settings, reserve_s, call)
         if drawn.mask is None:
             return _Applied(edited, followed)
-        held, change = await self._hold(bundle, source, edited, drawn.mask, settings, call)
+        held, change = await self.hold(bundle, source, edited, drawn.mask, settings, call)
         return _Applied(held, followed, change)
 
     async def _follow(
@@ -148,30 +157,32 @@ class Editor:
     ) -> tuple[Code, Losses]:
         """Refines a code towards its picture with strokes painted on (Image2StyleGAN++, Abdal et al. 2020, scribbles).
 
-        Only the layers' vectors follow: detail would copy the strokes as they are, natural or not.
+        Only the layers' vectors follow: detail and noise would copy the strokes as they are, natural or not.
         """
-        plain = without_detail(code, bundle)
+        plain = cleared(code, bundle.groups)
         (before,) = await self._stages.generate(bundle, plain[None], call)
         target = strokes.painted_on(before)
         refined = await self._stages.refine(
             bundle,
             plain,
             target,
-            replace(settings, detail=False),
+            replace(_all_known(settings), detail=False, noise=False),
             call,
             mask=strokes.weights(),
             extra_reserve_s=reserve_s,
         )
         (after,) = await self._stages.generate(bundle, refined.code[None], call)
         losses = measure(target, before, after, refined, strokes.cover)
-        kept = code if settings.detail else plain
+        kept = cleared(code, settings.without(bundle))
         return follow_strokes(kept, refined.code, strokes.cover, bundle), losses
 
-    async def _hold(
+    async def hold(
         self, bundle: Bundle, source: Code, edited: Code, mask: Mask, settings: RefineSettings, call: Call
     ) -> tuple[Code, AreaChange]:
-        """Holds an edit to a mask: a code is refined towards the edited picture inside it and the source's outside
-        (Image2StyleGAN++, Abdal et al. 2020), from whichever of the two codes is nearer."""
+        """Holds a change of a code to a mask: a code is refined towards the edited picture inside it and the source's
+        outside (Image2StyleGAN++, Abdal et al. 2020, local edits and local style transfer), from whichever of the two
+        codes is nearer."""
+        settings = _all_known(settings)
         before, unrestricted = await self._stages.generate(bundle, np.stack([source, edited]), call)
         wanted = blend(unrestricted, before, mask)
         if np.array_equal(wanted, unrestricted):
@@ -185,13 +196,33 @@ class Editor:
         losses = measure(wanted, start_image, after, refined, None)
         return refined.code, area_change(before, unrestricted, after, mask, losses)
 
+    async def mask_of(
+        self, bundle: Bundle, area: Area | None, origin: Origin | None, call: Call
+    ) -> Mask | None:
+        """The mask of an area, with soft edges; None without one. origin: the photograph that it may lie on."""
+        return None if area is None else soften(await self._stages.mask(bundle, area, origin, call))
+
     async def _drawn(self, bundle: Bundle, job: EditJob, origin: Origin | None, call: Call) -> _Drawn:
-        """What was drawn for an edit: the mask of its area, with soft edges, and its strokes."""
-        area, strokes = job.options.area, job.options.strokes
+        """What was drawn for an edit: the mask of its area, and its strokes."""
+        strokes = job.options.strokes
         return _Drawn(
-            None if area is None else soften(await self._stages.mask(bundle, area, origin, call)),
+            await self.mask_of(bundle, job.options.area, origin, call),
             None if strokes is None else await self._stages.strokes(bundle, strokes, origin, call),
         )
 
     def _refine_settings(self, job: EditJob, bundle: Bundle) -> RefineSettings:
         return RefineSettings.resolve(job.options.refine, bundle.refine, self._max_refine_steps)
+
+
+def check_drawn(drawn_on: EditOptions | MixJob, settings: RefineSettings) -> None:
+    """Raises InvalidOption for an area or strokes without refinement. It is called before any graph runs."""
+    drawn = [name for name in ("area", "strokes") if getattr(drawn_on, name, None) is not None]
+    if drawn and settings.steps == 0:
+        raise InvalidOption(
+            f"{' and '.join(drawn)} need refinement; give refine.steps of 1 or more, or leave them out."
+        )
+
+
+def _all_known(settings: RefineSettings) -> RefineSettings:
+    """Of the picture of a code everything is known, whatever was known of the photograph."""
+    return replace(settings, grey=False, downsampling=1)

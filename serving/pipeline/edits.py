@@ -34,7 +34,7 @@ def check_codes(
 ) -> npt.NDArray[np.float32]:
     """Checks shape and values: [L, 512] or [N, L, 512] -> float32 [N, L, 512]. Raises InvalidCode.
 
-    Where the bundle's codes have detail, one without it gets rows of zeros.
+    Where the bundle's codes have additional rows, one without them gets rows of zeros.
     """
     stacked = codes[None] if codes.ndim == 2 else codes
     rows, size = bundle.code_shape
@@ -43,7 +43,8 @@ def check_codes(
         or len(stacked) == 0
         or stacked.shape[1:] not in ((rows, size), (bundle.layers, size))
     ):
-        without = f", or [{bundle.layers}, {size}] without detail" if bundle.detail else ""
+        names = " and ".join(group.name for group in bundle.groups)
+        without = f", or [{bundle.layers}, {size}] without {names}" if names else ""
         raise InvalidCode(
             f"{what} has shape {list(codes.shape)}; bundle {bundle.name} takes [{rows}, {size}]{without}."
         )
@@ -99,7 +100,8 @@ def apply_edits(
 
     relabelled: the code with other labels, from which the edits go on.
 
-    Detail fades with the distance: it was found for the picture as it was, and does not move with what an edit moves.
+    Additional rows (detail, noise) fade with the distance: they were found for the picture as it was, and do not move
+    with what an edit moves.
     """
     moved = np.zeros(code.shape, dtype=np.float64)
     if relabelled is not None:
@@ -110,31 +112,32 @@ def apply_edits(
 
 
 def follow_strokes(code: Code, followed: Code, cover: Mask, bundle: Bundle) -> Code:
-    """The vectors of a code that was refined towards strokes, with the detail of the code before, float32 [L, 512].
+    """The vectors of a code that was refined towards strokes, with the additional rows of the code before, float32
+    [L, 512].
 
-    cover: float32 [H, W, 1], how much the strokes cover. Detail fades as it does in edits, and goes where the strokes
-    are: there it is of what they were painted over.
+    cover: float32 [H, W, 1], how much the strokes cover. Detail and noise fade as in edits, and go where the strokes
+    are: there they are of what was painted over.
     """
     moved = np.zeros(code.shape, dtype=np.float64)
     moved[: bundle.layers] = followed[: bundle.layers].astype(np.float64) - code[: bundle.layers]
     kept = code.astype(np.float64)
-    if (detail := bundle.detail) is not None:
-        maps = kept[bundle.layers :].reshape(detail.maps, detail.side, detail.side)
-        maps = maps * (1 - resized(cover, detail.side)[:, :, 0])
-        kept[bundle.layers :] = maps.reshape(-1, bundle.code_size)
+    for part in (part for group in bundle.groups for part in group.parts):
+        maps = kept[part.rows].reshape(-1, part.side, part.side)
+        maps = maps * (1 - resized(cover, part.side)[:, :, 0])
+        kept[part.rows] = maps.reshape(-1, bundle.code_size)
     return _moved(kept, moved, bundle)
 
 
 def _moved(code: Vectors, moved: Vectors, bundle: Bundle) -> Code:
-    """The code plus a change of its vectors; its detail fades with how far that goes."""
+    """The code plus a change of its vectors; its additional rows fade with how far that goes."""
     edited = code + moved
-    if bundle.detail is not None:
-        edited[bundle.layers :] *= math.exp(-edit_distance(moved, bundle) / bundle.detail.fade)
+    for group in bundle.groups:
+        edited[group.rows] *= math.exp(-edit_distance(moved, bundle) / group.fade)
     return edited.astype(np.float32)
 
 
-def with_detail_of(code: Code, other: Code, bundle: Bundle) -> Code:
-    """The code's vectors with another code's detail, float32 [L, 512]."""
+def with_rows_of(code: Code, other: Code, bundle: Bundle) -> Code:
+    """The code's vectors with another code's additional rows, float32 [L, 512]."""
     return np.concatenate([code[: bundle.layers], other[bundle.layers :]])
 
 
@@ -309,10 +312,9 @@ def check_mixing(layers: tuple[int, ...], strength: float, bundle: Bundle) -> No
 
 
 def rows_of_layers(layers: tuple[int, ...], bundle: Bundle) -> tuple[int, ...]:
-    """The rows of a code that go with layers: their own, and those of the detail that is added after one of them."""
-    if bundle.detail is None or bundle.detail.layer not in layers:
-        return layers
-    return (*layers, *range(bundle.layers, bundle.code_shape[0]))
+    """The rows of a code that go with layers: their own, and those of the maps that are added at one of them."""
+    parts = [part for group in bundle.groups for part in group.parts if part.layer in layers]
+    return (*layers, *(row for part in parts for row in range(part.rows.start, part.rows.stop)))
 
 
 def mix_codes(base: Code, style: Code, rows: tuple[int, ...], strength: float) -> Code:

@@ -46,7 +46,7 @@ from serving.photographs.areas import blend
 from serving.photographs.decoders import Decoders
 from serving.photographs.formats.encoding import check_output
 from serving.pipeline.bundles import ServedBundles
-from serving.pipeline.editing import Editor
+from serving.pipeline.editing import Editor, check_drawn
 from serving.pipeline.edits import (
     check_codes,
     check_edits,
@@ -207,11 +207,7 @@ class Pipeline:
             check_output(options.output)
             check_edits(options.edits, bundle, self.settings.max_edits)
             check_label(options.label, bundle, of_code=True)
-            drawn = [name for name in ("area", "strokes") if getattr(options, name) is not None]
-            if drawn and self._refine_settings(options.refine, bundle).steps == 0:
-                raise InvalidOption(
-                    f"{' and '.join(drawn)} need refinement; give refine.steps of 1 or more, or leave them out."
-                )
+            check_drawn(options, self._refine_settings(options.refine, bundle))
             return await self._editor.edit(bundle, job, call)
 
     async def edit_session(self, receive: Receive, send: SendAnswer, call: Call) -> None:
@@ -239,20 +235,29 @@ class Pipeline:
                         await send(frame)
 
     async def mix(self, job: MixJob, call: Call) -> Mixed:
-        """Moves layers of one code towards those of another."""
+        """Moves layers of one code towards those of another, everywhere or within an area."""
         async with self._admission.admitted(call):
-            bundle = self._served.find(job.bundle)
+            bundle, change = self._served.find(job.bundle), None
             check_output(job.output)
             check_mixing(job.layers, job.strength, bundle)
             settings = self._refine_settings(job.refine, bundle)
+            check_drawn(job, settings)
+            # Each refinement that follows has as much time as the first.
+            follow = isinstance(job.style, EncodedPicture) + (job.area is not None)
+            reserve_s = call.deadline.remaining_s * follow / (follow + 1)
             with about("base"):
-                base, origin = await self._code_of(job.base, settings, job.align, bundle, call)
+                base, origin = await self._code_of(job.base, settings, job.align, bundle, call, reserve_s)
+            mask = await self._editor.mask_of(bundle, job.area, origin, call)
+            reserve_s = 0.0 if mask is None else call.deadline.remaining_s / 2
             with about("style"):
-                style, _ = await self._code_of(job.style, settings, job.align, bundle, call)
+                style, _ = await self._code_of(job.style, settings, job.align, bundle, call, reserve_s)
             with call.during("edit"):
                 code = mix_codes(base, style, rows_of_layers(job.layers, bundle), job.strength)
+            if mask is not None:
+                code, change = await self._editor.hold(bundle, base, code, mask, settings, call)
             score, rendering = await self._renderer.render_code(bundle, code, base, origin, job.output, call)
-            return Mixed(bundle.name, self._codes.name(code, bundle, job.output, call), score, rendering)
+            named = self._codes.name(code, bundle, job.output, call)
+            return Mixed(bundle.name, named, score, rendering, change)
 
     async def mean(self, job: MeanJob, call: Call) -> Mean:
         """The mean of several codes, and how far each is from it."""

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.backends.backend import Backend, Inference
-from serving.bundle import Bundle, RefineDefaults, first_inputs, without_detail
+from serving.bundle import Bundle, RefineDefaults, RowGroup, cleared, first_inputs
 from serving.deadline import Clock, Deadline
 from serving.errors import EditingError, InvalidOption, QueueFull
 from serving.jobs import Code, Image, RefineOptions
@@ -33,6 +33,7 @@ DOWNSAMPLINGS = (1, 2, 4, 8, 16)
 # What not every refiner can do: the value that asks for nothing, and why it cannot.
 _OPTIONAL: dict[str, tuple[float, str]] = {
     "detail": (False, "the bundle's codes have none"),
+    "noise": (False, "the bundle's codes have no noise maps"),
     "identity_weight": (0.0, "the bundle's refiner has no identity term"),
     "grey": (False, "the bundle's refiner compares colours only"),
     "downsampling": (1, "the bundle's refiner compares single pixels only"),
@@ -52,7 +53,12 @@ class RefineSettings:
     grey: bool = False
     downsampling: int = 1
     detail: bool = False
+    noise: bool = False
     allow_fewer_steps: bool = False
+
+    def without(self, bundle: Bundle) -> list[RowGroup]:
+        """The groups of a code's additional rows that are not found."""
+        return [group for group in bundle.groups if not getattr(self, group.name)]
 
     @classmethod
     def resolve(cls, options: RefineOptions, defaults: RefineDefaults, max_steps: int) -> RefineSettings:
@@ -64,6 +70,11 @@ class RefineSettings:
             if not (math.isfinite(value) and 0.0 <= value <= upper):
                 raise InvalidOption(f"refine.{name} is {value}; it goes from 0 to {upper:g}.")
             return value
+
+        def switch(name: str) -> bool:
+            wanted, default = getattr(options, name), getattr(defaults, name)
+            # Nothing would hold what detail draws between the squares of which only means are known.
+            return bool(default and downsampling == 1 if wanted is None else wanted)
 
         for name, (nothing, cannot) in _OPTIONAL.items():
             if getattr(defaults, name) is None and getattr(options, name) not in (None, nothing):
@@ -94,8 +105,8 @@ class RefineSettings:
             identity_weight=choose("identity_weight", _MAX_WEIGHT),
             grey=bool(defaults.grey if options.grey is None else options.grey),
             downsampling=downsampling,
-            # Nothing would hold what detail draws between the squares of which only means are known.
-            detail=bool(defaults.detail and downsampling == 1 if options.detail is None else options.detail),
+            detail=switch("detail"),
+            noise=switch("noise"),
             allow_fewer_steps=options.allow_fewer_steps,
         )
 
@@ -198,8 +209,7 @@ class Refiner:
         report: Report,
     ) -> Refinement:
         chunk_steps = self._bundle.refine.chunk_steps
-        if not settings.detail:
-            start = without_detail(start, self._bundle)
+        start = cleared(start, settings.without(self._bundle))
         best_code, best_loss, loss_before = start, math.inf, 0.0
         best_loss_at: list[tuple[int, float]] = []
         state = first_inputs(self._bundle, start[None], target[None], settings)
@@ -259,8 +269,8 @@ class Refiner:
         Raises what the back end raises.
         """
         # Detail would be found for whatever the target is, native or not; codes that have some keep it in the picture.
-        has_detail = bool(codes[:, self._bundle.layers :].any())
-        by_pixels = replace(settings, perceptual_weight=0.0, identity_weight=0.0, detail=has_detail)
+        kept = {group.name: bool(codes[:, group.rows].any()) for group in self._bundle.groups}
+        by_pixels = replace(settings, perceptual_weight=0.0, identity_weight=0.0, **kept)
         state = first_inputs(self._bundle, codes, targets, by_pixels)
         self._running += 1
         try:

@@ -12,7 +12,7 @@ from serving.jobs import Alignment, Code, EncodedPicture, Image, Origin, OutputO
 from serving.photographs.alignment import Similarity
 from serving.photographs.areas import Mask, pixel_mse
 from serving.photographs.pasting import Patch
-from serving.pipeline.edits import with_detail_of
+from serving.pipeline.edits import with_rows_of
 from serving.pipeline.refinement import Refinement
 from serving.pipeline.stages import Aligned, Stages
 from serving.results import Losses, Rendering
@@ -55,8 +55,8 @@ class Renderer:
         the aligned picture that counts in the losses. Raises InvalidOption, and what the back end raises.
         """
         begun_s = call.deadline.clock.now()
-        # What is pasted is a change by the edit alone: before and after have the same detail.
-        before_edit = [with_detail_of(refined.code, code, bundle)] if edited and output.pasted else []
+        # What is pasted is a change by the edit alone: before and after have the same detail and noise.
+        before_edit = [with_rows_of(refined.code, code, bundle)] if edited and output.pasted else []
         codes = [start, refined.code, *before_edit, code]
         images, (score,) = await self._stages.generate_and_score(bundle, codes, 1, call)
         self._metrics.domain_score.observe(score)
@@ -88,7 +88,7 @@ class Renderer:
         """
         # Pasting needs the source's picture, too.
         pastes = output.pasted and origin is not None
-        codes = [with_detail_of(source, code, bundle), code] if pastes else [code]
+        codes = [with_rows_of(source, code, bundle), code] if pastes else [code]
         images, (score,) = await self._stages.generate_and_score(bundle, codes, 1, call)
         self._metrics.domain_score.observe(score)
         (image,) = await self._stages.encode_wanted([images[-1] if output.image else None], output, call)

@@ -19,6 +19,7 @@ from serving.bundle import (
     HeldOut,
     Label,
     ManifestPart,
+    NoiseMaps,
     RefineDefaults,
     Role,
 )
@@ -65,6 +66,7 @@ class Manifest(ManifestPart):
     layers: int = Field(ge=1)
     code_size: int = Field(ge=1)
     detail: DetailCodes | None = None
+    noise: NoiseMaps | None = None
     graphs: dict[Role, GraphSpec]
     tensors: FileEntry
     directions: tuple[DirectionEntry, ...] = ()
@@ -102,11 +104,13 @@ def read_manifest(repository: Path, name: str) -> Manifest:
             f"Bundle {name}: its manifest says it is {manifest.bundle!r}; rename one of the two."
         )
     _check_names(manifest)
-    if (manifest.refine.detail is None) != (manifest.detail is None):
-        has, lacks = ("refine.detail", "detail") if manifest.detail is None else ("detail", "refine.detail")
-        raise BundleInvalid(
-            f"Bundle {name}: {name}.json has {has} and no {lacks}; it takes both, or neither; export it again."
-        )
+    for group in ("detail", "noise"):
+        missing = [whole for whole in (manifest, manifest.refine) if getattr(whole, group) is None]
+        if len(missing) == 1:
+            has, lacks = (f"refine.{group}", group) if missing == [manifest] else (group, f"refine.{group}")
+            raise BundleInvalid(
+                f"Bundle {name}: {name}.json has {has} and no {lacks}; it takes both, or neither; export it again."
+            )
     return manifest
 
 

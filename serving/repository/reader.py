@@ -23,7 +23,9 @@ from serving.bundle import (
     Preset,
     ReferenceRun,
     Role,
+    RowGroup,
     TensorSpec,
+    row_groups,
     with_rows,
 )
 from serving.errors import BundleInvalid
@@ -92,6 +94,8 @@ def read_bundle(repository: Path, name: str, *, verify: bool = True) -> Bundle:
         layers=manifest.layers,
         code_size=manifest.code_size,
         detail=manifest.detail,
+        noise=manifest.noise,
+        groups=_groups(manifest),
         graphs={role: manifest.graphs[role] for role in needed},
         references=_references(name, manifest.graphs, tensors),
         folder=repository,
@@ -110,9 +114,13 @@ def read_bundle(repository: Path, name: str, *, verify: bool = True) -> Bundle:
 
 
 def _code_rows(manifest: Manifest) -> int:
-    """Rows of a code, those of the detail among them."""
-    detail = manifest.detail
-    return manifest.layers + (detail.rows(manifest.code_size) if detail else 0)
+    """Rows of a code, the additional ones among them."""
+    groups = _groups(manifest)
+    return groups[-1].rows.stop if groups else manifest.layers
+
+
+def _groups(manifest: Manifest) -> tuple[RowGroup, ...]:
+    return row_groups(manifest.layers, manifest.code_size, manifest.detail, manifest.noise)
 
 
 def _check_graph(bundle: str, role: Role, manifest: Manifest) -> None:

@@ -88,14 +88,19 @@ def _bundle(bundle: Bundle) -> pb.Bundle:
         data=bundle.data,
         code_space=bundle.code_space,
         presets=[_preset(preset) for preset in bundle.presets.values()],
-        detail=_detail(bundle),
+        detail=_rows(bundle, "detail", pb.DetailCodes),
+        noise=_rows(bundle, "noise", pb.NoiseMaps),
         labels=[_label(label) for label in bundle.labels],
     )
 
 
-def _detail(bundle: Bundle) -> pb.DetailCodes | None:
-    detail, rows = bundle.detail, bundle.code_shape[0] - bundle.layers
-    return pb.DetailCodes(rows=rows, **detail.model_dump()) if detail is not None else None
+def _rows(bundle: Bundle, name: str, kind: type[MessageT]) -> MessageT | None:
+    """What a group of additional rows is; None where codes have none of that name."""
+    for group in bundle.groups:
+        if group.name == name:
+            count = group.rows.stop - group.rows.start
+            return kind(rows=count, **getattr(bundle, name).model_dump())
+    return None
 
 
 def _label(label: Label) -> pb.Label:

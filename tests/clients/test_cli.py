@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 
 from indomain.cli import main
+from indomain.cli.arguments import refine_flags
+from indomain.cli.parser import parse
 from tests.clients.scripted_gateway import LAYERS, SIZE, ScriptedGateway
 
 
@@ -33,6 +35,14 @@ def server(gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch) -> Scripte
     monkeypatch.setenv("INDOMAIN_SERVER", gateway.address)
     monkeypatch.setenv("COLUMNS", "200")  # rich asks the terminal for its width
     return gateway
+
+
+def test_what_is_refined_is_said_by_flags() -> None:
+    given = parse(
+        ["edit", "me.png", "smile=1", "--no-noise", "--detail", "--identity-weight", "0.1", "--grey"]
+    )
+    assert refine_flags(given) == {"noise": False, "detail": True, "identity_weight": 0.1, "grey": True}
+    assert refine_flags(parse(["edit", "me.png", "smile=1"])) == {}
 
 
 @pytest.mark.usefixtures("server")

@@ -139,6 +139,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "interpolate": lambda client: client.interpolate(CODE, PORTRAIT, 4, steps=2),
     "a geodesic": lambda client: client.interpolate(4 * CODE, PORTRAIT, 4, steps=2, path="geodesic"),
     "mix": lambda client: client.mix(CODE, -CODE, [4, 5], 0.3),
+    "mix in a mask": lambda client: client.mix(CODE, -CODE, [4, 5], mask=MASK, steps=4),
     "a mean": lambda client: client.mean([CODE, RESULT, PORTRAIT], steps=2),
     "a geodesic mean": lambda client: client.mean([4 * CODE, -4 * CODE, PORTRAIT], steps=2, path="geodesic"),
     "diffuse": lambda client: client.diffuse(
@@ -196,6 +197,10 @@ MISTAKES: dict[str, Callable[[Any], Any]] = {
     "a mean of a code that is not finite": lambda client: client.mean([CODE, CODE * np.nan]),
     "a geodesic mean without refinement": lambda client: client.mean([CODE, CODE], steps=0, path="geodesic"),
     "layers that are not there": lambda client: client.mix(CODE, CODE, [17]),
+    "a mix in an empty region": lambda client: client.mix(CODE, CODE, [4], region=(0.5, 0, 0.5, 1)),
+    "a mix in a region without refinement": lambda client: client.mix(
+        CODE, CODE, [4], region=(0, 0, 1, 0.5), steps=0
+    ),
     "an empty region": lambda client: client.diffuse(PORTRAIT, PORTRAIT, region=(0.5, 0.5, 0.5, 0.5)),
     "region and mask": lambda client: client.diffuse(PORTRAIT, PORTRAIT, region=(0, 0, 1, 1), mask=PORTRAIT),
     "interval below zero": lambda client: client.watch_invert(PORTRAIT, interval_s=-1.0),

@@ -327,6 +327,10 @@ def test_the_command_line_interpolates_mixes_and_diffuses(
     result = json.loads(capsys.readouterr().out)
     assert result["losses"]["steps_done"] == 2
     assert Image.open("diffused.jpg").size == (RESOLUTION, RESOLUTION)
+    area = ["--region", "0,0,1,0.5", "--json"]
+    assert main(["mix", *ends, "--layers", "4-5", *area, "-o", "local.png"]) == 0
+    assert json.loads(capsys.readouterr().out)["area"]["losses"]["steps_done"] > 0
+    assert main(["mix", *ends, "--layers", "4-5", "--mask", "nowhere.png", "-o", "x.png"]) == 2
     assert main(["mix", "mixed.npy", "other.png", "--layers", "80", "-o", "x.png"]) == 1
     assert main(["mix", "mixed.npy", "other.png", "--layers", "1", "-o", "x.txt"]) == 2
     with pytest.raises(SystemExit):

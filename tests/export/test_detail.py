@@ -23,7 +23,7 @@ from serving.repository.reader import read_bundle
 from tests.export.conftest import REFINE, Exported
 from tests.export.run_folder import write_run
 from training.faces.mobile_face import IdentityDescriptor, square_between
-from training.networks.generator import Detail, DetailConfig
+from training.networks.extra_rows.detail import Detail, DetailConfig
 from training.refinement.detail_basis import (
     BASIS_FILE,
     DETAIL_FILE,
@@ -107,7 +107,7 @@ def test_the_graph_does_what_the_plain_loop_does(run: Path, client: Client, pict
     target = torch.from_numpy(picture).permute(2, 0, 1)[None] / 127.5 - 1
     with torch.no_grad():
         start = torch.nn.functional.pad(folded.encoder(target), (0, 0, 0, ROWS))
-    settings = settle(replace(REFINE, steps=20), has_detail=True, has_identity=True)
+    settings = settle(replace(REFINE, steps=20), groups=["detail"], has_identity=True)
     wanted = refine(folded.objective, start, target, settings)
     found = client.invert(picture, steps=20)
     assert found.losses.refine_loss_before == pytest.approx(float(wanted.losses[0, 0]), rel=1e-3)
@@ -222,8 +222,8 @@ def test_a_basis_is_found_among_the_features_that_pictures_miss(tmp_path: Path) 
     )
     assert "% of the gradients' energy" in fit_detail(config)
     pipeline = load_pipeline(folder)
-    assert pipeline.detail is not None
-    basis = pipeline.detail.basis
+    detail = pipeline.generator.synthesis.extra.groups["detail"]
+    basis = detail.basis
     torch.testing.assert_close(basis.T @ basis, torch.eye(8), atol=1e-5, rtol=0)
 
 

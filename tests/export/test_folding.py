@@ -7,10 +7,10 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
+from export.graphs.encoder_folding import fold_encoder
 from export.graphs.folding import (
     FoldedMapping,
     FoldedSynthesis,
-    fold_encoder,
     fold_latent_discriminator,
     round_weights,
 )

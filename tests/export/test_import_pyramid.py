@@ -11,7 +11,7 @@ from torch import Tensor
 from export.__main__ import main
 from export.bundles.checkpoint import load_pipeline
 from export.graphs.decompositions import trace
-from export.graphs.folding import fold_encoder
+from export.graphs.encoder_folding import fold_encoder
 from export.importing import ImportConfig, import_checkpoint
 from tests.export.foreign_pyramid import SIDE, content_of, encode, encoder_state
 from tests.export.foreign_stylegan2 import CODE

@@ -18,7 +18,8 @@ from export.__main__ import main
 from export.bundles.building import BundleConfig
 from export.bundles.bundle import write_bundle
 from export.bundles.checkpoint import load_pipeline
-from export.graphs.folding import FoldedMapping, fold_encoder, fold_synthesis
+from export.graphs.encoder_folding import fold_encoder
+from export.graphs.folding import FoldedMapping, fold_synthesis
 from export.importing import ImportConfig, import_checkpoint
 from export.parity.refiner import carried_on, refiner_inputs
 from export.parity.sessions import open_session, run

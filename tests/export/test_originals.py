@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from export.__main__ import main
-from export.graphs.folding import FoldedMapping, fold_encoder, fold_synthesis
+from export.graphs.encoder_folding import fold_encoder
+from export.graphs.folding import FoldedMapping, fold_synthesis
 from training.networks.generator import Generator, GeneratorConfig
 from training.run_folders.checkpoint import load_meta, load_network
 from training.run_folders.json_files import read_config

@@ -4,11 +4,7 @@ StyleGAN1's synthesis network is in `stylegan1.py`. Nothing here knows about los
 Source: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN" (arXiv 1912.04958). The mapping ends
 in one vector for *each* layer, as in the in-domain inversion paper (Zhu et al., ECCV 2020): W+ is its native space.
 
-Detail codes hold what a picture has that W+ cannot say, as maps that are added inside the synthesis network. A code of
-a pipeline with detail has more rows than layers, [L + R, 512]: the first L are the layers' vectors, the other R hold
-maps of `side` x `side` pixels, flattened. Native codes and the encoder's have zeros there; only a refinement fills them
-(after Kang, Kim, Cho, "GAN Inversion for Out-of-Range Images", BDInvert, ICCV 2021; but here the maps are a difference
-to what the vectors make, so that edits of the vectors go on working).
+Codes may have more rows than layers, [L + R, 512]: extra_rows/ says what they hold, and what they add here.
 """
 
 from __future__ import annotations
@@ -26,6 +22,7 @@ from torch import Tensor, nn
 from training.kernels.fused_activation import activate
 from training.networks.bidirectional.invertible_mapping import InvertibleMapping
 from training.networks.conditional.labels import MappingNetwork
+from training.networks.extra_rows.groups import ExtraRows
 from training.networks.layers import (
     ACTIVATION_GAIN,
     LEAKY_SLOPE,
@@ -108,70 +105,6 @@ class GeneratorConfig:
     def drawn_channels(self) -> int:
         """Maps that the last layer draws: RGB, or RGB and alpha."""
         return 4 if self.transparency else 3
-
-
-@dataclass(frozen=True)
-class DetailConfig:
-    """Shape of a pipeline's detail codes, and how dear they are; detail.json of a run folder."""
-
-    side: int
-    """Side of the maps, pixels: that of one of the synthesis network's blocks."""
-    maps: int
-    """How many maps there are."""
-    scale: float
-    """What 1 in a code adds to the feature maps, along a vector of the basis of length 1."""
-    weight: float
-    """Weight of the mean square of the rows in a refinement's objective: it holds them small."""
-    fade: float
-    """How far an edit goes, as the root mean square of its change in standard deviations of sampled codes, until e^-1
-    of the detail is left. The maps do not move with a face that turns."""
-
-    def __post_init__(self) -> None:
-        if self.side < 4 or self.side & (self.side - 1):
-            raise ValueError(f"the side of detail maps must be a power of two of at least 4, got {self.side}")
-        if self.maps < 1 or self.scale <= 0 or self.weight < 0 or self.fade <= 0:
-            raise ValueError(
-                "detail needs at least one map, a scale and a fade above 0, and a weight of at least 0"
-            )
-
-    @property
-    def block(self) -> int:
-        """The block of the synthesis network whose maps it is added to: 0 at 4 x 4."""
-        return self.side.bit_length() - 3
-
-    @property
-    def layer(self) -> int:
-        """The layer after whose convolution it is added."""
-        return 2 * self.block
-
-    def rows(self, code_size: int) -> int:
-        """Rows of a code, [code_size] each, that hold the maps."""
-        values = self.maps * self.side * self.side
-        if values % code_size:
-            raise ValueError(f"{self.maps} maps of {self.side} x {self.side} do not fill rows of {code_size}")
-        return values // code_size
-
-
-class Detail(nn.Module):
-    """Rows of a code float [N, R, 512] -> what is added to the feature maps, float [N, C, side, side].
-
-    `basis` float [C, maps]: columns of length 1, the directions among the network's C features in which pictures miss
-    most.
-    """
-
-    basis: Tensor
-
-    def __init__(self, config: DetailConfig, basis: Tensor) -> None:
-        super().__init__()
-        if basis.dim() != 2 or basis.shape[1] != config.maps:
-            raise ValueError(f"a basis of detail must be [C, {config.maps}], got {list(basis.shape)}")
-        self.config = config
-        self.register_buffer("basis", basis.float())
-
-    def forward(self, rows: Tensor) -> Tensor:
-        side = self.config.side
-        maps = rows.reshape(-1, self.config.maps, side, side)
-        return F.conv2d(maps, (self.basis * self.config.scale)[:, :, None, None])
 
 
 class Mapping(MappingNetwork):
@@ -280,17 +213,21 @@ class StyledLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.register_buffer("noise", torch.randn(1, 1, resolution, resolution))
 
-    def forward(self, x: Tensor, w: Tensor, *, random_noise: bool) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor, *, random_noise: bool, added: Tensor | None = None) -> Tensor:
+        """`added`: float [N, 1, H, W], beside the noise times its strength."""
         style = self.conv.style(w)
         x = self.conv.convolve(x, style)
         noise = torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device) if random_noise else self.noise
+        noise = noise * (self.noise_strength * ACTIVATION_GAIN)
+        if added is not None:
+            noise = noise + added * ACTIVATION_GAIN
         # `scaled_leaky_relu` of maps * demodulation + bias + noise, with its gain in these three.
         return activate(
             x,
             self.bias * ACTIVATION_GAIN,
             LEAKY_SLOPE,
             scale=self.conv.demodulation(style) * ACTIVATION_GAIN,
-            noise=noise * (self.noise_strength * ACTIVATION_GAIN),
+            noise=noise,
         )
 
 
@@ -309,7 +246,7 @@ class ToRGB(nn.Module):
 class Synthesis(nn.Module):
     """code float32 [N, L, 512] -> image float [N, 3, H, W], nominally in [-1, 1]; skip architecture.
 
-    Of a code with more rows than layers, `detail` makes maps of the others.
+    Of a code with more rows than layers, `extra` makes maps of the others.
     """
 
     rgb_up: Tensor
@@ -329,26 +266,27 @@ class Synthesis(nn.Module):
         self.register_buffer("rgb_up", rgb_up, persistent=False)
         # While the last block is new: a scalar 0..1 that says how much it adds to the picture.
         self.fade: Tensor | None = None
-        # Run folders hold it beside the generator, into which it is put once that is loaded.
-        self.detail: Detail | None = None
+        # Run folders hold its groups beside the generator, into which they are put once that is loaded.
+        self.extra = ExtraRows()
 
     def forward(self, code: Tensor, *, random_noise: bool = False) -> Tensor:
         layers = self.config.layers
         # One split instead of a gather per layer: its gradient is one concatenation.
         w = code[:, :layers].unbind(1)
         x = self.constant.expand(code.shape[0], -1, -1, -1)
+        added = self.extra(code, layers)
         x = self.styled[0](x, w[0], random_noise=random_noise)
         rgb = self.to_rgb[0](x, w[1]).float()
         for i in range(1, len(self.to_rgb)):
-            x = self.styled[2 * i - 1](x, w[2 * i - 1], random_noise=random_noise)
-            x = self.styled[2 * i](x, w[2 * i], random_noise=random_noise)
-            if self.detail is not None and i == self.detail.config.block and code.shape[1] > layers:
-                x = x + self.detail(code[:, layers:]).to(x.dtype)
+            for k in (2 * i - 1, 2 * i):
+                x = self.styled[k](x, w[k], random_noise=random_noise, added=added.before.get(k))
+                if k in added.after:
+                    x = x + added.after[k].to(x.dtype)
             rgb = upsample(rgb, self.rgb_up)
-            added = self.to_rgb[i](x, w[2 * i + 1]).float()
+            more = self.to_rgb[i](x, w[2 * i + 1]).float()
             if self.fade is not None and i == len(self.to_rgb) - 1:
-                added = added * self.fade
-            rgb = rgb + added
+                more = more * self.fade
+            rgb = rgb + more
         return on_white(rgb) if self.config.transparency else rgb
 
     def affines(self, layer: int) -> list[EqualizedLinear]:

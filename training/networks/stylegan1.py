@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.networks.extra_rows.groups import ExtraRows
 from training.networks.layers import ACTIVATION_GAIN, LEAKY_SLOPE, EqualizedLinear, fir_kernel, on_white
 
 NORM_EPSILON = 1e-8
@@ -104,8 +105,9 @@ class AdaINSynthesis(nn.Module):
         """
         super().__init__()
         self.channels, self.final_tanh, self.transparency = channels, final_tanh, transparency
-        # Of the interface of `Synthesis`: StyleGAN1's does not grow.
+        # Of the interface of `Synthesis`: StyleGAN1's does not grow, and its codes have no additional rows.
         self.fade: Tensor | None = None
+        self.extra = ExtraRows()
         first, size = channels[0], code_size
         self.constant = nn.Parameter(torch.ones(1, first, 4, 4))
         self.styled = nn.ModuleList(

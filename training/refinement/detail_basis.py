@@ -17,7 +17,8 @@ from torch import Tensor
 
 from training.data.pictures import load_pictures
 from training.losses.perceptual import LPIPSSq
-from training.networks.generator import Detail, DetailConfig, Generator, Synthesis
+from training.networks.extra_rows.detail import Detail, DetailConfig
+from training.networks.generator import Generator, Synthesis
 from training.refinement.objective import Objective
 from training.refinement.refinement import RefinementConfig, refine
 from training.run_folders.checkpoint import CheckpointError
@@ -79,11 +80,12 @@ def fit_detail(config: DetailBasisConfig) -> str:
         DetailConfig(config.side, config.maps, config.scale, config.weight, config.fade).rows(shape.code_size)
     except ValueError as error:
         raise CheckpointError(str(error)) from None
-    synthesis.detail = Detail(whole, torch.eye(channels))
+    synthesis.extra.put(Detail(whole, torch.eye(channels)))
     run.generator.requires_grad_(False)
     run.encoder.requires_grad_(False)
+    terms = synthesis.extra.terms(layers, shape.code_size)
     variance = float(run.latent_discriminator.deviation.square().mean())
-    objective = Objective(synthesis, run.encoder, LPIPSSq(), variance, layers=layers)
+    objective = Objective(synthesis, run.encoder, LPIPSSq(), variance, layers=layers, groups=terms)
     pictures = load_pictures(config.data, shape.resolution)
     chosen = torch.linspace(0, len(pictures) - 1, min(config.pictures, len(pictures))).long()
     moments, spread = torch.zeros(channels, channels, dtype=torch.float64), []
@@ -141,5 +143,5 @@ def load_detail(folder: Path, generator: Generator) -> Detail | None:
         raise CheckpointError(f"{folder}: its generator has no block for the detail of {DETAIL_FILE}")
     if len(detail.basis) != shape.channels[block]:
         raise CheckpointError(f"{folder}: {BASIS_FILE} is of another generator; write it again")
-    synthesis.detail = detail
+    synthesis.extra.put(detail)
     return detail

@@ -5,13 +5,14 @@ Source: Zhu et al., "In-Domain GAN Inversion for Real Image Editing" (ECCV 2020)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
+from training.networks.extra_rows.groups import RowTerm
 from training.refinement.measurement import Measurement
 
 MASK_EPSILON = 1e-6  # makes the loss of an empty mask 0 instead of NaN
@@ -49,7 +50,8 @@ class Target:
 class Weights:
     """Weights of the terms: a number for all samples, or float [N] with one for each sample.
 
-    detail: 1 where a code's detail rows count, 0 where they do not; then they have no gradient either.
+    detail, noise: 1 where that group of a code's additional rows counts, 0 where it does not; then it has no gradient
+    either.
     """
 
     pixel: Tensor | float
@@ -57,10 +59,11 @@ class Weights:
     domain: Tensor | float
     identity: Tensor | float = 0.0
     detail: Tensor | float = 1.0
+    noise: Tensor | float = 1.0
 
     @classmethod
     def of(cls, settings: Mapping[str, Tensor]) -> Self:
-        """The weights among settings, float [N] by name: `pixel_weight` and so on, and `detail`."""
+        """The weights among settings, float [N] by name: `pixel_weight` and so on, `detail` and `noise`."""
         weights = {name.removesuffix("_weight"): value for name, value in settings.items()}
         return cls(**{name: weights[name] for name in cls.__dataclass_fields__ if name in weights})
 
@@ -71,8 +74,8 @@ class Objective(nn.Module):
     `code_variance` is the mean variance of sampled codes' entries. It divides the domain term, so that this term's
     weight means the same for every bundle. The paper's term has a variance of 1.
 
-    Rows of a code beyond the `layers` are detail (training/networks/generator.py). Their mean square, `detail_weight`
-    times, is a part of the loss.
+    Rows of a code beyond the `layers` come in `groups` (training/networks/extra_rows/). Each group's mean square, times
+    its weight, is a part of the loss.
 
     `descriptor` gives descriptors of length 1 of the faces on pictures. The squared distance of the picture's and the
     target's is the identity term (as in Richardson et al., "Encoding in Style", CVPR 2021: twice 1 - cosine).
@@ -86,14 +89,14 @@ class Objective(nn.Module):
         code_variance: float,
         *,
         layers: int | None = None,
-        detail_weight: float = 0.0,
+        groups: Sequence[RowTerm] = (),
         descriptor: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.synthesis, self.encoder, self.perceptual = synthesis, encoder, perceptual
         self.descriptor = descriptor
         self.code_variance = code_variance
-        self.layers, self.detail_weight = layers, detail_weight
+        self.layers, self.groups = layers, groups
 
     def target(
         self, image: Tensor, mask: Tensor | None = None, measurement: Measurement | None = None
@@ -114,10 +117,13 @@ class Objective(nn.Module):
         """code float [N, L or L + R, 512] -> loss float [N]. No sample's loss depends on another sample."""
         perceptual: Perceptual = self.perceptual  # type: ignore[assignment]
         vectors = code[:, : self.layers]
-        has_detail = code.shape[1] > vectors.shape[1]
-        if has_detail:
-            detail = code[:, self.layers :] * for_each_sample(weights.detail)
-            code = torch.cat([vectors, detail], 1)
+        counted: list[tuple[float, Tensor]] = []
+        if code.shape[1] > vectors.shape[1]:
+            counted = [
+                (group.weight, code[:, group.rows] * for_each_sample(getattr(weights, group.name)))
+                for group in self.groups
+            ]
+            code = torch.cat([vectors, *(rows for _, rows in counted)], 1)
         image = self.synthesis(code)
         seen = target.measurement(image)
         loss = weights.pixel * masked_mean_square(seen - target.image, target.mask)
@@ -128,8 +134,8 @@ class Objective(nn.Module):
             # A place that is not compared must say nothing about the face either.
             distance = (self.descriptor(seen * target.mask) - target.identity).square().sum(1)
             loss = loss + weights.identity * distance
-        if has_detail:
-            loss = loss + self.detail_weight * detail.square().mean((1, 2))
+        for weight, rows in counted:
+            loss = loss + weight * rows.square().mean((1, 2))
         # Inversions without an encoder have no domain term.
         if not counts(weights.domain):
             return loss

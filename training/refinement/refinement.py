@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from training.networks.extra_rows.groups import GROUPS
 from training.refinement.measurement import Measurement
 from training.refinement.objective import Objective, Weights
 from training.refinement.optimisers import OPTIMISERS, OptimiserName
@@ -22,6 +23,7 @@ SETTINGS = (
     "downsampling",
     "identity_weight",
     "detail",
+    "noise",
 )
 """Inputs of the exported refiner, one value for each sample, in their order; a refiner may have only some."""
 
@@ -54,6 +56,8 @@ class RefinementConfig:
     """Weight of the squared distance of the faces' descriptors; None for pipelines that do not know where faces are."""
     detail: bool | None = None
     """Whether detail is found beside the layers' vectors; None for pipelines that have none."""
+    noise: bool | None = None
+    """Whether noise maps are found, too; None for pipelines that have none."""
 
     @property
     def settings(self) -> dict[str, float]:
@@ -63,9 +67,9 @@ class RefinementConfig:
     @property
     def weights(self) -> Weights:
         """The same for the objective."""
-        detail = 1.0 if self.detail is None else float(self.detail)
+        switches = {name: 1.0 if (on := getattr(self, name)) is None else float(on) for name in GROUPS}
         identity = float(self.identity_weight or 0.0)
-        return Weights(self.pixel_weight, self.perceptual_weight, self.domain_weight, identity, detail)
+        return Weights(self.pixel_weight, self.perceptual_weight, self.domain_weight, identity, **switches)
 
     def measurement(self, like: Tensor) -> Measurement:
         """What of pictures is compared; on the device of `like`."""

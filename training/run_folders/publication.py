@@ -31,6 +31,7 @@ BESIDE = (
     "alignment.json",
     "detail.json",
     "detail.safetensors",
+    "noise.json",
     CARD_FILE,
 )
 

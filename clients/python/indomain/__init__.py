@@ -52,6 +52,7 @@ from indomain.results.bundles import (
     HeldOut,
     Label,
     Limits,
+    NoiseMaps,
     Preset,
 )
 from indomain.results.inversion import AsyncInversion, Inversion
@@ -112,6 +113,7 @@ __all__ = [
     "NotCopyableError",
     "NotFoundError",
     "NotInstalledError",
+    "NoiseMaps",
     "OtherCodeSpaceError",
     "OverloadedError",
     "PermissionDeniedError",

@@ -131,7 +131,7 @@ class CodeReader:
         shape = (bundle.layers, bundle.code_size)
         if code.code.shape == shape[1:]:
             code = replace(code, code=np.repeat(code.code[None], bundle.layers, axis=0))
-        whole = (bundle.layers + (bundle.detail.rows if bundle.detail else 0), bundle.code_size)
+        whole = (bundle.code_rows, bundle.code_size)
         if code.code.shape not in (shape, whole):
             raise OtherCodeSpaceError(
                 f"{file} has a code {list(code.code.shape)}, and {bundle.name} has codes {list(shape)}: it is of "

@@ -31,6 +31,7 @@ def rewrite(repository: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 DETAIL = {"side": 4, "maps": 1, "layer": 2, "fade": 2.0}
+NOISE = {"layers": [5, 6], "sides": [32, 32], "fade": 2.0}
 
 
 def preset(name: str, **edit: Any) -> dict[str, Any]:
@@ -64,6 +65,9 @@ def test_reads_everything(tiny_repository: Path) -> None:
         (lambda m: m["refine"].update(detail=True), "has refine.detail and no detail"),
         (lambda m: m["refine"].update(detail=False), "has refine.detail and no detail"),
         (lambda m: m.update(detail=DETAIL), "has detail and no refine.detail"),
+        (lambda m: m["refine"].update(noise=True), "has refine.noise and no noise"),
+        (lambda m: m.update(noise=NOISE), "has noise and no refine.noise"),
+        (lambda m: m.update(noise=NOISE | {"sides": [32]}), "as many sides as layers"),
         (lambda m: m["directions"][0].update(layers=[1]), "smile"),
         (lambda m: m["directions"][0].update(range=[3, -3]), "smile"),
         (lambda m: m["directions"][0].update(name="grin"), "grin"),

@@ -77,6 +77,72 @@ def test_mixing_is_refused_what_makes_no_sense(gateway: RunningGateway) -> None:
         request = pb.MixRequest(base=source, style=source, layers=[1], strength=strength)
         assert refusal(gateway.stub.Mix, request) == "invalid_option"
     assert refusal(gateway.stub.Mix, pb.MixRequest(base=source, layers=[1])) == "malformed_request"
+    request = pb.MixRequest(
+        base=source, style=source, layers=[1], region=pb.Region(right=1, bottom=1), refine={"steps": 0}
+    )
+    assert refusal(gateway.stub.Mix, request) == "invalid_option"
+    request = pb.MixRequest(base=source, style=source, layers=[1], region=pb.Region(right=1))
+    assert refusal(gateway.stub.Mix, request) == "invalid_option"
+
+
+def test_in_an_area_the_style_shows_and_elsewhere_the_base_stays(gateway: RunningGateway) -> None:
+    """Local style transfer (Image2StyleGAN++, Abdal et al. 2020): the answer is a code whose picture has both."""
+    # Within 0..255: the tiny refiner does not know of the generator's clipping.
+    base, style = (code * np.float32(0.2) for code in sampled(gateway, 3, 5))
+    request = pb.MixRequest(
+        base=pb.Source(code=as_message(base)),
+        style=pb.Source(code=as_message(style)),
+        layers=[3, 4, 5],
+        output=RAW,
+        refine=pb.RefineOptions(steps=200, domain_weight=0),
+    )
+    everywhere = gateway.stub.Mix(request, timeout=20)
+    assert not everywhere.HasField("area")
+    request.region.CopyFrom(pb.Region(left=0, top=0, right=0.5, bottom=1))
+    held = gateway.stub.Mix(request, timeout=30)
+    decoded = gateway.stub.Decode(pb.DecodeRequest(codes=[as_message(base), held.code], output=RAW))
+    before, after = (image_of(image).astype(float) for image in decoded.images)
+    close(after, image_of(held.image))
+    change, far = held.area, (slice(None), slice(10, None))  # beyond the soft border
+    moved = np.mean(((after - before)[far] / 127.5) ** 2)
+    whole = np.mean(((image_of(everywhere.image) - before)[far] / 127.5) ** 2)
+    assert moved < 0.5 * whole
+    assert change.outside_mse_after < 0.5 * change.outside_mse_before
+    assert change.inside_mse_after > 0.1 * change.inside_mse_before
+    assert change.losses.pixel_mse_after < change.losses.pixel_mse_before
+
+    mask = np.zeros((16, 16, 3), np.uint8)
+    mask[:, :8] = 255
+    body = {
+        "base": {"code": as_json(base)}, "style": {"code": as_json(style)}, "layers": [3, 4, 5],
+        "refine": {"steps": 200, "domain_weight": 0},
+    }  # fmt: skip
+    form = {"files": {"mask": encoded(mask)}, "data": {"options": json.dumps(body)}}
+    over_http = gateway.http.post("/v1/mix", **form).json()
+    close(code_of(over_http["code"]), code_of(held.code))
+    picture = gateway.http.post("/v1/mix", **form, headers={"accept": "image/png"})
+    assert float(picture.headers["x-outside-mse"]) == pytest.approx(change.outside_mse_after, rel=1e-2)
+
+
+def test_an_area_of_a_mix_lies_on_the_bases_photograph(gateway: RunningGateway, photo_png: bytes) -> None:
+    """The photograph has 40 x 30 pixels, of which the middle 30 are encoded."""
+    source = pb.Source(picture=pb.Picture(data=photo_png))
+    wide = np.zeros((30, 40, 3), np.uint8)
+    wide[8:20, 14:26] = 255
+    answers = []
+    for mask in (wide, wide[:, 5:35]):
+        request = pb.MixRequest(
+            base=source,
+            style=source,
+            layers=[4],
+            mask=pb.Picture(data=encoded(mask)),
+            refine=pb.RefineOptions(steps=2),
+        )
+        request.style.CopyFrom(pb.Source(code=as_message(sampled(gateway, 2)[0])))
+        answers.append(gateway.stub.Mix(request, timeout=20))
+    close(code_of(answers[0].code), code_of(answers[1].code))
+    request.mask.data = encoded(wide[:, 5:25])
+    assert refusal(gateway.stub.Mix, request) == "invalid_picture"
 
 
 codes = st.integers(0, 2**32 - 1).map(

@@ -260,6 +260,7 @@ async def test_the_mask_and_the_reports_go_through(bundle: Bundle) -> None:
         RefineOptions(grey=True),
         RefineOptions(downsampling=4),
         RefineOptions(detail=True),
+        RefineOptions(noise=True),
     ],
 )
 def test_options_out_of_range(options: RefineOptions, bundle: Bundle) -> None:
@@ -268,7 +269,7 @@ def test_options_out_of_range(options: RefineOptions, bundle: Bundle) -> None:
 
 
 def test_what_a_refiner_cannot_do_may_still_be_declined(bundle: Bundle) -> None:
-    declined = RefineOptions(identity_weight=0.0, grey=False, downsampling=1, detail=False)
+    declined = RefineOptions(identity_weight=0.0, grey=False, downsampling=1, detail=False, noise=False)
     assert RefineSettings.resolve(declined, bundle.refine, 500) == RefineSettings.resolve(
         RefineOptions(), bundle.refine, 500
     )

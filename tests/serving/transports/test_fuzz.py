@@ -241,6 +241,8 @@ MESSAGES = {
             style=pb.Source(code=pb.Code(data=CODE, shape=[6, 512])),
             layers=[1, 2],
             strength=0.5,
+            mask=pb.Picture(data=PICTURES[1]),
+            refine=pb.RefineOptions(steps=2),
         )
     ],
     "Mean": [

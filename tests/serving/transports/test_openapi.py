@@ -43,7 +43,8 @@ def test_fields_say_what_the_contracts_comments_say(schemas: dict[str, Any]) -> 
 
 
 def test_operations_say_what_the_contracts_comments_say(document: dict[str, Any]) -> None:
-    assert document["paths"]["/v1/mix"]["post"]["description"] == "Layers of one code put into another."
+    mixed = "Layers of one code put into another, everywhere or in an area."
+    assert document["paths"]["/v1/mix"]["post"]["description"] == mixed
     assert "websocket" in document["paths"]["/v1/edit-session"]["get"]["description"]
     kinds = document["paths"]["/v1/watch-invert"]["post"]["responses"]["200"]
     assert "`progress`: InvertProgress, `result`: InvertResponse" in kinds["description"]
@@ -61,7 +62,7 @@ def test_pictures_may_come_as_files(document: dict[str, Any]) -> None:
     assert list(content) == ["multipart/form-data", "application/json", "image/*"]
     form = content["multipart/form-data"]["schema"]["properties"]
     assert list(form) == ["picture", "mask", "strokes", "options"]
-    assert list(document["paths"]["/v1/mix"]["post"]["requestBody"]["content"]) == ["application/json"]
+    assert list(document["paths"]["/v1/mean"]["post"]["requestBody"]["content"]) == ["application/json"]
 
 
 def test_no_reference_leads_nowhere(document: dict[str, Any], schemas: dict[str, Any]) -> None:

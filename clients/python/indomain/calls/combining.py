@@ -88,6 +88,8 @@ def mix(
     layers: Iterable[int],
     strength: float | None = None,
     *,
+    region: Area | None = None,
+    mask: PictureLike | None = None,
     bundle: str = "",
     steps: int | None = None,
     quality: str | None = None,
@@ -98,20 +100,22 @@ def mix(
     align: Align | Alignment | None = None,
     timeout_s: float | None = None,
 ) -> Call[editing_pb2.MixResponse]:
-    """Puts layers of one code into another.
+    """Puts layers of one code into another, everywhere or in an area.
 
     Example:
         >>> coloured = client.mix("portrait.png", "other.png", layers=[4, 5])
+        >>> hair = client.mix("portrait.png", "other.png", layers=[4, 5], region=(0, 0, 1, 0.3))
 
     Args:
         base, style: pictures, codes float32 [L, 512], or results, as in `edit`.
         layers: taken from the style; low ones hold pose and shape, high ones colours and texture.
         strength: 0 keeps the base's layers, 1 replaces them; None: 1.
+        region, mask: as in `edit`, of the base: only there the style shows, and the code is refined for that.
         bundle, steps, quality, refine, align, timeout_s: as in `edit`.
         include_pasted, pasting, strip_metadata: as in `invert`; the photograph is that of `base`.
 
     Raises:
-        what `edit` raises; InvalidOptionError: the bundle has no such layers, or the strength is out of its range.
+        what `edit` raises; InvalidOptionError also: the bundle has no such layers, or the strength is out of its range.
     """
     request = editing_pb2.MixRequest(
         bundle=bundle_of(bundle, base, style),
@@ -123,6 +127,7 @@ def mix(
         output=output_options(include_pasted, pasting, strip_metadata),
         align=align_options(align),
     )
+    put_area(request, region, mask)
     return Call("Mix", request, timeout_s)
 
 

@@ -49,7 +49,8 @@ class Refine:
         learning_rate: how far the first step moves a code, in units of the code.
         pixel_weight, perceptual_weight, domain_weight, identity_weight: of the terms of the objective.
         allow_fewer_steps: where the gateway is busy, do fewer steps rather than wait or be refused.
-        detail: whether what the layers' vectors cannot say is found, too (`Bundle.detail`); False: the code has none.
+        detail, noise: whether what the layers' vectors cannot say is found, too, as detail (`Bundle.detail`) or as
+            noise maps (`Bundle.noise`); False: the code has none.
         grey: only the picture's grey values are known; its colours are found.
         downsampling: only means over squares of so many pixels of the aligned picture are known, 2, 4, 8 or 16; what is
             finer is found.
@@ -66,6 +67,7 @@ class Refine:
     identity_weight: float | None = None
     grey: bool | None = None
     downsampling: int | None = None
+    noise: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def edit_steps(
 
 
 def put_area(
-    request: editing_pb2.EditRequest | editing_pb2.DiffuseRequest,
+    request: editing_pb2.EditRequest | editing_pb2.MixRequest | editing_pb2.DiffuseRequest,
     region: Area | None,
     mask: PictureLike | None,
 ) -> None:

@@ -48,7 +48,7 @@ def options_of(call: Callable[..., Any], arguments: argparse.Namespace) -> dict[
 
 def refine_flags(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options of `Refine` that the command line gives, by their names."""
-    names = ("detail", "identity_weight", "grey", "downsampling")
+    names = ("detail", "noise", "identity_weight", "grey", "downsampling")
     return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
 
 
@@ -189,6 +189,11 @@ def inversion_options() -> argparse.ArgumentParser:
         "--detail",
         action=argparse.BooleanOptionalAction,
         help="find what the code's layers cannot say, too (default: where the bundle has it)",
+    )
+    parser.add_argument(
+        "--noise",
+        action=argparse.BooleanOptionalAction,
+        help="find noise maps, too (default: where the bundle has them)",
     )
     parser.add_argument(
         "--identity-weight",

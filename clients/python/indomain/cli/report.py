@@ -145,7 +145,7 @@ def print_bundles(info: GatewayInfo) -> None:
     for bundle in info.bundles:
         _answers.print(
             f"[bold]{escape(bundle.name)}[/]  {bundle.resolution} x {bundle.resolution} pixels, "
-            f"code {bundle.layers} x {bundle.code_size}{_detail_text(bundle)}, {bundle.refine.steps} refinement steps"
+            f"code {bundle.layers} x {bundle.code_size}{_rows_text(bundle)}, {bundle.refine.steps} refinement steps"
             + "".join(f", {name} {steps}" for name, steps in bundle.quality_steps.items()),
             highlight=False,
         )
@@ -165,8 +165,9 @@ def print_bundles(info: GatewayInfo) -> None:
         say("This gateway serves no bundle.")
 
 
-def _detail_text(bundle: Bundle) -> str:
-    return f" and {bundle.detail.rows} rows of detail" if bundle.detail else ""
+def _rows_text(bundle: Bundle) -> str:
+    groups = {"detail": bundle.detail, "noise": bundle.noise}
+    return "".join(f" and {group.rows} rows of {name}" for name, group in groups.items() if group)
 
 
 def _directions_table(bundle: Bundle) -> Table:
@@ -231,6 +232,7 @@ def print_result(result: Mixed | Diffused, output: Path, *, as_json: bool) -> No
         "bundle": result.bundle,
         "domain_score": result.domain_score,
         "losses": asdict(result.losses) if isinstance(result, Diffused) else None,
+        "area": asdict(result.area) if isinstance(result, Mixed) and result.area else None,
         **({"distances": result.distances} if isinstance(result, Mean) else {}),
         "stage_seconds": dict(result.stage_seconds),
         "request_id": result.request_id,

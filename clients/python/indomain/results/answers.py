@@ -18,6 +18,7 @@ from indomain.results.bundles import (
     HeldOut,
     Label,
     Limits,
+    NoiseMaps,
     Preset,
 )
 from indomain.results.inversion import Inversion
@@ -171,6 +172,7 @@ def mixed(answer: editing_pb2.MixResponse) -> Mixed:
         code_space=answer.code.space,
         pasted=_photograph(answer),
         placement=_placement(answer),
+        area=_area_change(answer),
     )
 
 
@@ -243,7 +245,7 @@ def _bundle(bundle: editing_pb2.Bundle) -> Bundle:
             domain_weight=refine.domain_weight,
             **{
                 name: getattr(refine, name)
-                for name in ("detail", "identity_weight", "grey", "downsampling")
+                for name in ("detail", "identity_weight", "grey", "downsampling", "noise")
                 if refine.HasField(name)
             },
         ),
@@ -257,6 +259,7 @@ def _bundle(bundle: editing_pb2.Bundle) -> Bundle:
         presets={preset.name: _preset(preset) for preset in bundle.presets},
         detail=_detail(bundle.detail) if bundle.HasField("detail") else None,
         labels={label.name: _label(label) for label in bundle.labels},
+        noise=_noise(bundle.noise) if bundle.HasField("noise") else None,
     )
 
 
@@ -270,6 +273,10 @@ def _label(label: editing_pb2.Label) -> Label:
 
 def _held_out(told: editing_pb2.Label | editing_pb2.Direction) -> HeldOut | None:
     return HeldOut(told.held_out.metric, told.held_out.value) if told.HasField("held_out") else None
+
+
+def _noise(noise: editing_pb2.NoiseMaps) -> NoiseMaps:
+    return NoiseMaps(noise.rows, tuple(noise.layers), tuple(noise.sides), noise.fade)
 
 
 def _preset(preset: editing_pb2.Preset) -> Preset:
@@ -339,7 +346,7 @@ def _optional_losses(answer: editing_pb2.EditResponse, name: str) -> Losses | No
     return _losses(getattr(answer, name)) if answer.HasField(name) else None
 
 
-def _area_change(answer: editing_pb2.EditResponse) -> AreaChange | None:
+def _area_change(answer: editing_pb2.EditResponse | editing_pb2.MixResponse) -> AreaChange | None:
     if not answer.HasField("area"):
         return None
     return AreaChange(

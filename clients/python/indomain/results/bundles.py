@@ -72,9 +72,21 @@ class DetailCodes:
 
 
 @dataclass(frozen=True)
+class NoiseMaps:
+    """Rows of a code after its layers and its detail: a map of side x side pixels for each of `layers`, whose noise it
+    changes. In codes of samples they are zero, and may be left out with those of the detail. `fade`: as of
+    `DetailCodes`."""
+
+    rows: int
+    layers: tuple[int, ...]
+    sides: tuple[int, ...]
+    fade: float
+
+
+@dataclass(frozen=True)
 class Bundle:
     """One trained pipeline of the gateway. `resolution` is in pixels, of both sides; codes are [layers, code_size], and
-    with `detail` [layers + detail.rows, code_size]; `code_space` names the bundle and the generator that its codes
+    with `detail` or `noise` [code_rows, code_size]; `code_space` names the bundle and the generator that its codes
     belong to."""
 
     name: str
@@ -93,6 +105,12 @@ class Bundle:
     presets: Mapping[str, Preset] = field(default_factory=dict)
     detail: DetailCodes | None = None
     labels: Mapping[str, Label] = field(default_factory=dict)
+    noise: NoiseMaps | None = None
+
+    @property
+    def code_rows(self) -> int:
+        """Rows of a code: one a layer, and those of detail and noise."""
+        return self.layers + sum(group.rows for group in (self.detail, self.noise) if group)
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,10 @@ class InterpolationFrame(Result):
 
 @dataclass(frozen=True)
 class Mixed(Result):
-    """A code float32 [L, 512] with layers of another, and its picture; `domain_score` is as in `Inversion`."""
+    """A code float32 [L, 512] with layers of another, and its picture.
+
+    `domain_score` is as in `Inversion`, `area` as in `Edited`.
+    """
 
     bundle: str
     code: CodeArray = field(repr=False)
@@ -207,6 +210,7 @@ class Mixed(Result):
     code_space: str = field(default="", repr=False)
     pasted: Image.Image | None = field(default=None, repr=False)
     placement: Placement | None = field(default=None, repr=False)
+    area: AreaChange | None = None
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,7 @@ class Placement(_message.Message):
     def __init__(self, alignment: _Optional[_Union[Alignment, str]] = ..., face: _Optional[int] = ..., faces: _Optional[int] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., landmarks: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., corners: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., roll_degrees: _Optional[float] = ..., width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
 
 class RefineOptions(_message.Message):
-    __slots__ = ("steps", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight", "quality", "allow_fewer_steps", "detail", "identity_weight", "grey", "downsampling")
+    __slots__ = ("steps", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight", "quality", "allow_fewer_steps", "detail", "identity_weight", "grey", "downsampling", "noise")
     STEPS_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     PIXEL_WEIGHT_FIELD_NUMBER: _ClassVar[int]
@@ -192,6 +192,7 @@ class RefineOptions(_message.Message):
     IDENTITY_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     GREY_FIELD_NUMBER: _ClassVar[int]
     DOWNSAMPLING_FIELD_NUMBER: _ClassVar[int]
+    NOISE_FIELD_NUMBER: _ClassVar[int]
     steps: int
     learning_rate: float
     pixel_weight: float
@@ -203,7 +204,8 @@ class RefineOptions(_message.Message):
     identity_weight: float
     grey: bool
     downsampling: int
-    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., quality: _Optional[str] = ..., allow_fewer_steps: _Optional[bool] = ..., detail: _Optional[bool] = ..., identity_weight: _Optional[float] = ..., grey: _Optional[bool] = ..., downsampling: _Optional[int] = ...) -> None: ...
+    noise: bool
+    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., quality: _Optional[str] = ..., allow_fewer_steps: _Optional[bool] = ..., detail: _Optional[bool] = ..., identity_weight: _Optional[float] = ..., grey: _Optional[bool] = ..., downsampling: _Optional[int] = ..., noise: _Optional[bool] = ...) -> None: ...
 
 class OutputOptions(_message.Message):
     __slots__ = ("format", "quality", "omit_image", "include_aligned", "include_start", "omit_codes", "include_pasted", "pasting", "strip_metadata")
@@ -280,7 +282,7 @@ class ListBundlesResponse(_message.Message):
     def __init__(self, bundles: _Optional[_Iterable[_Union[Bundle, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., server_version: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class Bundle(_message.Message):
-    __slots__ = ("name", "resolution", "layers", "code_size", "directions", "refine", "alignment", "licence", "summary", "data", "presets", "detail", "labels", "code_space")
+    __slots__ = ("name", "resolution", "layers", "code_size", "directions", "refine", "alignment", "licence", "summary", "data", "presets", "detail", "labels", "code_space", "noise")
     NAME_FIELD_NUMBER: _ClassVar[int]
     RESOLUTION_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
@@ -295,6 +297,7 @@ class Bundle(_message.Message):
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     CODE_SPACE_FIELD_NUMBER: _ClassVar[int]
+    NOISE_FIELD_NUMBER: _ClassVar[int]
     name: str
     resolution: int
     layers: int
@@ -309,7 +312,8 @@ class Bundle(_message.Message):
     detail: DetailCodes
     labels: _containers.RepeatedCompositeFieldContainer[Label]
     code_space: str
-    def __init__(self, name: _Optional[str] = ..., resolution: _Optional[int] = ..., layers: _Optional[int] = ..., code_size: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[Direction, _Mapping]]] = ..., refine: _Optional[_Union[RefineDefaults, _Mapping]] = ..., alignment: _Optional[str] = ..., licence: _Optional[str] = ..., summary: _Optional[str] = ..., data: _Optional[str] = ..., presets: _Optional[_Iterable[_Union[Preset, _Mapping]]] = ..., detail: _Optional[_Union[DetailCodes, _Mapping]] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., code_space: _Optional[str] = ...) -> None: ...
+    noise: NoiseMaps
+    def __init__(self, name: _Optional[str] = ..., resolution: _Optional[int] = ..., layers: _Optional[int] = ..., code_size: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[Direction, _Mapping]]] = ..., refine: _Optional[_Union[RefineDefaults, _Mapping]] = ..., alignment: _Optional[str] = ..., licence: _Optional[str] = ..., summary: _Optional[str] = ..., data: _Optional[str] = ..., presets: _Optional[_Iterable[_Union[Preset, _Mapping]]] = ..., detail: _Optional[_Union[DetailCodes, _Mapping]] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., code_space: _Optional[str] = ..., noise: _Optional[_Union[NoiseMaps, _Mapping]] = ...) -> None: ...
 
 class Label(_message.Message):
     __slots__ = ("name", "frequency", "held_out")
@@ -334,6 +338,18 @@ class DetailCodes(_message.Message):
     maps: int
     fade: float
     def __init__(self, rows: _Optional[int] = ..., layer: _Optional[int] = ..., side: _Optional[int] = ..., maps: _Optional[int] = ..., fade: _Optional[float] = ...) -> None: ...
+
+class NoiseMaps(_message.Message):
+    __slots__ = ("rows", "layers", "sides", "fade")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    LAYERS_FIELD_NUMBER: _ClassVar[int]
+    SIDES_FIELD_NUMBER: _ClassVar[int]
+    FADE_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    layers: _containers.RepeatedScalarFieldContainer[int]
+    sides: _containers.RepeatedScalarFieldContainer[int]
+    fade: float
+    def __init__(self, rows: _Optional[int] = ..., layers: _Optional[_Iterable[int]] = ..., sides: _Optional[_Iterable[int]] = ..., fade: _Optional[float] = ...) -> None: ...
 
 class Preset(_message.Message):
     __slots__ = ("name", "label", "edits")
@@ -372,7 +388,7 @@ class HeldOut(_message.Message):
     def __init__(self, metric: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
 
 class RefineDefaults(_message.Message):
-    __slots__ = ("steps", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight", "chunk_steps", "quality_steps", "detail", "identity_weight", "grey", "downsampling")
+    __slots__ = ("steps", "learning_rate", "pixel_weight", "perceptual_weight", "domain_weight", "chunk_steps", "quality_steps", "detail", "identity_weight", "grey", "downsampling", "noise")
     class QualityStepsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -391,6 +407,7 @@ class RefineDefaults(_message.Message):
     IDENTITY_WEIGHT_FIELD_NUMBER: _ClassVar[int]
     GREY_FIELD_NUMBER: _ClassVar[int]
     DOWNSAMPLING_FIELD_NUMBER: _ClassVar[int]
+    NOISE_FIELD_NUMBER: _ClassVar[int]
     steps: int
     learning_rate: float
     pixel_weight: float
@@ -402,7 +419,8 @@ class RefineDefaults(_message.Message):
     identity_weight: float
     grey: bool
     downsampling: int
-    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., chunk_steps: _Optional[int] = ..., quality_steps: _Optional[_Mapping[str, int]] = ..., detail: _Optional[bool] = ..., identity_weight: _Optional[float] = ..., grey: _Optional[bool] = ..., downsampling: _Optional[int] = ...) -> None: ...
+    noise: bool
+    def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., chunk_steps: _Optional[int] = ..., quality_steps: _Optional[_Mapping[str, int]] = ..., detail: _Optional[bool] = ..., identity_weight: _Optional[float] = ..., grey: _Optional[bool] = ..., downsampling: _Optional[int] = ..., noise: _Optional[bool] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_picture_bytes", "max_picture_pixels", "max_codes", "max_refine_steps", "max_edits", "max_request_bytes", "max_interpolated_pictures")
@@ -684,7 +702,7 @@ class InterpolateResponse(_message.Message):
     def __init__(self, bundle: _Optional[str] = ..., index: _Optional[int] = ..., position: _Optional[float] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., energy: _Optional[float] = ..., length: _Optional[float] = ...) -> None: ...
 
 class MixRequest(_message.Message):
-    __slots__ = ("bundle", "base", "style", "layers", "strength", "refine", "output", "align")
+    __slots__ = ("bundle", "base", "style", "layers", "strength", "refine", "output", "align", "region", "mask")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     BASE_FIELD_NUMBER: _ClassVar[int]
     STYLE_FIELD_NUMBER: _ClassVar[int]
@@ -693,6 +711,8 @@ class MixRequest(_message.Message):
     REFINE_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     ALIGN_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     base: Source
     style: Source
@@ -701,10 +721,12 @@ class MixRequest(_message.Message):
     refine: RefineOptions
     output: OutputOptions
     align: AlignOptions
-    def __init__(self, bundle: _Optional[str] = ..., base: _Optional[_Union[Source, _Mapping]] = ..., style: _Optional[_Union[Source, _Mapping]] = ..., layers: _Optional[_Iterable[int]] = ..., strength: _Optional[float] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ...) -> None: ...
+    region: Region
+    mask: Picture
+    def __init__(self, bundle: _Optional[str] = ..., base: _Optional[_Union[Source, _Mapping]] = ..., style: _Optional[_Union[Source, _Mapping]] = ..., layers: _Optional[_Iterable[int]] = ..., strength: _Optional[float] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mask: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
 
 class MixResponse(_message.Message):
-    __slots__ = ("bundle", "code", "image", "domain_score", "timings", "request_id", "pasted", "placement")
+    __slots__ = ("bundle", "code", "image", "domain_score", "timings", "request_id", "pasted", "placement", "area")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -713,6 +735,7 @@ class MixResponse(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PASTED_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    AREA_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     code: Code
     image: Picture
@@ -721,7 +744,8 @@ class MixResponse(_message.Message):
     request_id: str
     pasted: Picture
     placement: Placement
-    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ...) -> None: ...
+    area: AreaChange
+    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., area: _Optional[_Union[AreaChange, _Mapping]] = ...) -> None: ...
 
 class MeanRequest(_message.Message):
     __slots__ = ("bundle", "sources", "path", "refine", "output", "align")

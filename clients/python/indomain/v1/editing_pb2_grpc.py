@@ -158,7 +158,7 @@ class EditingServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Mix(self, request, context):
-        """Layers of one code put into another.
+        """Layers of one code put into another, everywhere or in an area.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -64,7 +64,7 @@ class EditingStub:
     geodesic.
     """
     Mix: _grpc.UnaryUnaryMultiCallable[_editing_pb2.MixRequest, _editing_pb2.MixResponse]
-    """Layers of one code put into another."""
+    """Layers of one code put into another, everywhere or in an area."""
     Mean: _grpc.UnaryUnaryMultiCallable[_editing_pb2.MeanRequest, _editing_pb2.MeanResponse]
     """The mean of several codes: of their numbers in W+, or on the curved space where lengths are those of pictures."""
     Diffuse: _grpc.UnaryUnaryMultiCallable[_editing_pb2.DiffuseRequest, _editing_pb2.DiffuseResponse]
@@ -96,7 +96,7 @@ class EditingAsyncStub(EditingStub):
     geodesic.
     """
     Mix: _aio.UnaryUnaryMultiCallable[_editing_pb2.MixRequest, _editing_pb2.MixResponse]  # type: ignore[assignment]
-    """Layers of one code put into another."""
+    """Layers of one code put into another, everywhere or in an area."""
     Mean: _aio.UnaryUnaryMultiCallable[_editing_pb2.MeanRequest, _editing_pb2.MeanResponse]  # type: ignore[assignment]
     """The mean of several codes: of their numbers in W+, or on the curved space where lengths are those of pictures."""
     Diffuse: _aio.UnaryUnaryMultiCallable[_editing_pb2.DiffuseRequest, _editing_pb2.DiffuseResponse]  # type: ignore[assignment]
@@ -179,7 +179,7 @@ class EditingServicer(metaclass=_abc_1.ABCMeta):
         request: _editing_pb2.MixRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_editing_pb2.MixResponse, _abc.Awaitable[_editing_pb2.MixResponse]]:
-        """Layers of one code put into another."""
+        """Layers of one code put into another, everywhere or in an area."""
 
     @_abc_1.abstractmethod
     def Mean(

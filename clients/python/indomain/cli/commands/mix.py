@@ -8,7 +8,7 @@ from pathlib import Path
 from indomain import Client
 from indomain.cli import arguments as shared
 from indomain.cli import report
-from indomain.cli.pictures import check_picture_name, code_reader, save_with_code, source_of
+from indomain.cli.pictures import check_drawing, check_picture_name, code_reader, save_with_code, source_of
 
 
 def add(name: str, commands: shared.Subparsers) -> None:
@@ -29,11 +29,17 @@ def add(name: str, commands: shared.Subparsers) -> None:
         help="6, 4,5,6 or 6-9; low ones hold pose and shape, high ones colours",
     )
     parser.add_argument("--strength", type=float, help="0 keeps the base, 1 replaces its layers (default: 1)")
+    shared.add_area(
+        parser,
+        region="fractions of the sides, 0.2,0.3,0.8,0.9: only there the style shows (default: everywhere)",
+        mask="a picture that is white where the style shows",
+    )
     shared.add_output(parser, "a picture's file name", "mixed.png")
 
 
 def run(client: Client, arguments: argparse.Namespace) -> bool:
     check_picture_name(arguments.output)
+    check_drawing("--mask", arguments.mask)
     codes = code_reader(client, arguments.bundle)
     base, style = source_of(arguments.base, codes), source_of(arguments.style, codes)
     options = shared.options_of(client.mix, arguments)
