@@ -236,7 +236,7 @@ def test_factors_join_a_runs_directions(
 ) -> None:
     run, sheet = write_run(tmp_path / "run"), tmp_path / "sheet.png"
     options = f"--method {method} --count 2 --layers 0-1 2-5 --samples 200 --tell-apart".split()
-    options += "--bank.steps 2 --bank.batch 1 --bank.fresh 2 --bank.seed 1".split()
+    options += ["--bank.steps", "2", "--bank.batch", "1", "--bank.fresh", "2", "--bank.seed", "1"]
     options += ["--picture", str(sheet)]
     assert main(["factors", "--run", str(run), *options]) == 0
     pipeline = load_pipeline(run)  # checks length, layers and shape

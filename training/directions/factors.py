@@ -80,7 +80,8 @@ def find_factors(config: FactorsConfig) -> Path:
     if not 1 <= config.count <= shape.code_size:
         raise DataError(f"--count is {config.count}; a group of layers has 1 to {shape.code_size} directions")
     groups = [parse_layers(group, shape.layers) for group in config.layers or thirds(shape.layers)]
-    space, boundaries = CodeSpace(run), stored_boundaries(config.run)
+    # As many as are edited: on a CPU inversions take most of the time.
+    space, boundaries = CodeSpace(run, READ), stored_boundaries(config.run)
     codes = space.sampled if config.method == "sefa" else sample_codes(generator, config.samples, seed=3)
     found = []
     for layers in groups:
