@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from export.bundles.checkpoint import load_pipeline
 from tests.export.run_folder import write_run
-from tests.training.pictures import write_pictures
+from tests.training.pictures import Repeated, write_pictures
 from training.__main__ import main
 from training.data.pictures import DataError, load_pictures
 from training.directions.banks.bank import Bank, BankConfig, learn_bank, tell_apart
@@ -185,9 +185,7 @@ class Lamps(torch.nn.Module):
     """Codes of 64 entries to eight lamps, as bright as the first eight of them say, behind grain that is ever new."""
 
     config = GeneratorConfig(16, (8, 8, 8), z_size=64)
-
-    def mapping(self, z: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.pad(z, (0, 512 - 64))[:, None].repeat(1, self.config.layers, 1)
+    mapping = Repeated(config.z_size, config.layers)
 
     def synthesis(self, codes: torch.Tensor) -> torch.Tensor:
         lamps = (codes[:, 0, :8] / 2).tanh().reshape(-1, 1, 4, 2)

@@ -384,13 +384,11 @@ class Generator(nn.Module):
 
 @torch.no_grad()
 def sample_codes(generator: Generator, count: int, seed: int | torch.Generator = 1) -> Tensor:
-    """Sample codes of Gaussian z and drawn labels, without truncation: float32 [count, L, 512].
-
-    A seed always gives the same codes; a source of random numbers goes on from where it is.
-    """
+    """Sample codes of Gaussian z and drawn labels, without truncation: float32 [count, L, 512]; a seed's are the same."""
     device = next(generator.parameters()).device
-    random = torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
-    drawn = generator.mapping.draw(count, random)
+    drawn = generator.mapping.draw(
+        count, torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
+    )
     parts = zip(*(latent.split(1_000) for latent in drawn), strict=True)
     return torch.cat([generator.mapping(*(latent.to(device) for latent in part)) for part in parts])
 
