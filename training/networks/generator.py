@@ -384,7 +384,7 @@ class Generator(nn.Module):
 
 @torch.no_grad()
 def sample_codes(generator: Generator, count: int, seed: int | torch.Generator = 1) -> Tensor:
-    """Sample codes of Gaussian z and drawn labels, without truncation: float32 [count, L, 512]; a seed's are the same."""
+    """Sample codes of Gaussian z and drawn labels, without truncation: float32 [count, L, 512], the same for a seed."""
     device = next(generator.parameters()).device
     drawn = generator.mapping.draw(
         count, torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
