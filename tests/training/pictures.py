@@ -1,4 +1,4 @@
-"""Made pictures with attributes, so that the tests need no data set: a bright disc on a coloured ground."""
+"""Made pictures with attributes, so that the tests need no data set, and the mapping of analytic generators."""
 
 from __future__ import annotations
 
@@ -8,11 +8,28 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 
+class Repeated:
+    """A mapping that repeats z float [N, Z] in each of `layers` rows of a code, filled up with zeros: [N, L, 512]."""
+
+    def __init__(self, size: int, layers: int) -> None:
+        self.size, self.layers = size, layers
+
+    def draw(self, count: int, random: torch.Generator) -> tuple[torch.Tensor, ...]:
+        return (torch.randn(count, self.size, generator=random),)
+
+    def __call__(self, z: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.pad(z, (0, 512 - self.size))[:, None].repeat(1, self.layers, 1)
+
+
 def write_pictures(folder: Path, count: int, side: int) -> tuple[Path, Path]:
-    """A zip of `count` pictures of `side` pixels and its csv: `tilt` (continuous) and `warm` (0 or 1)."""
+    """A zip of `count` pictures of `side` pixels, a bright disc on a coloured ground, and its csv.
+
+    The csv has `tilt` (continuous) and `warm` (0 or 1).
+    """
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[0:side, 0:side] / side - 0.5
     table = []

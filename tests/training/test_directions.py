@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from export.bundles.checkpoint import load_pipeline
 from tests.export.run_folder import write_run
-from tests.training.pictures import write_pictures
+from tests.training.pictures import Repeated, write_pictures
 from training.__main__ import main
 from training.data.pictures import DataError, load_pictures
+from training.directions.banks.bank import Bank, BankConfig, learn_bank, tell_apart
 from training.directions.directions import Edits, fit_boundary, native_step
-from training.directions.factors import ganspace, sefa
+from training.directions.factors import ganspace, likest_attribute, sefa
 from training.networks.generator import Generator, GeneratorConfig, sample_codes
 
 
@@ -177,15 +181,72 @@ def test_ganspace_finds_the_axes_along_which_codes_vary() -> None:
     assert not first[[0, 3, 4, 5]].any()
 
 
-@pytest.mark.parametrize("method", ["sefa", "ganspace"])
-def test_factors_join_a_runs_directions(tmp_path: Path, method: str) -> None:
-    run = write_run(tmp_path / "run")
-    options = ["--method", method, "--count", "2", "--layers", "0-1", "2-5", "--samples", "200"]
+class Lamps(torch.nn.Module):
+    """Codes of 64 entries to eight lamps, as bright as the first eight of them say, behind grain that is ever new."""
+
+    config = GeneratorConfig(16, (8, 8, 8), z_size=64)
+    mapping = Repeated(config.z_size, config.layers)
+
+    def synthesis(self, codes: torch.Tensor) -> torch.Tensor:
+        lamps = (codes[:, 0, :8] / 2).tanh().reshape(-1, 1, 4, 2)
+        pictures = torch.nn.functional.interpolate(lamps, (16, 16)).expand(-1, 3, -1, -1)
+        return pictures + 0.3 * torch.randn(pictures.shape)
+
+    def parameters(self, recurse: bool = True) -> Iterator[torch.nn.Parameter]:
+        return iter([torch.nn.Parameter(torch.zeros(()))])
+
+
+def test_a_learned_bank_is_told_apart_better_than_random_directions() -> None:
+    generator: Any = Lamps()
+    codes = sample_codes(generator, 1000)
+    components, accuracy = ganspace(codes, list(range(6)), 64), {}
+    for rate in (0.0, 0.1):
+        config = BankConfig(steps=40, batch=8, rate=rate)
+        bank = Bank(components, codes, 4)
+        regressor = learn_bank(generator, bank, config)
+        steps = bank.steps().detach()
+        accuracy[rate] = tell_apart(generator, regressor, steps, fresh=64).accuracy
+        # A strength of 1 is a standard deviation of sampled codes along the direction; directions are uncorrelated.
+        vectors = torch.nn.functional.normalize(steps.flatten(1), dim=1)
+        torch.testing.assert_close((codes.flatten(1) @ vectors.T).std(0), steps.flatten(1).norm(dim=1))
+        torch.testing.assert_close(bank.rows @ bank.rows.T, torch.eye(4), rtol=0, atol=1e-5)
+    lit = steps[:, :, :8].square().sum((1, 2)) / steps.square().sum((1, 2))
+    assert accuracy[0.1] > 0.6
+    assert accuracy[0.0] < 0.4
+    assert (lit > 0.5).all()
+
+
+def test_a_direction_has_the_attribute_that_it_goes_together_with() -> None:
+    torch.manual_seed(0)
+    codes = torch.randn(2_000, 2, 8)
+    boundaries = {"smile": torch.zeros(2, 8), "mouth_open": torch.zeros(2, 8)}
+    boundaries["smile"][0, 1], boundaries["mouth_open"][1, 2] = 1, 1
+    vector = torch.zeros(2, 8)
+    vector[0, 1], vector[1, 2] = 0.6, -0.8
+    name, r = likest_attribute(vector, boundaries, codes) or ("", 0.0)
+    assert (name, r) == ("mouth_open", pytest.approx(-0.8, abs=0.05))
+    assert likest_attribute(vector, {}, codes) is None
+
+
+@pytest.mark.parametrize("method", ["sefa", "ganspace", "bank"])
+def test_factors_join_a_runs_directions(
+    tmp_path: Path, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, sheet = write_run(tmp_path / "run"), tmp_path / "sheet.png"
+    options = f"--method {method} --count 2 --layers 0-1 2-5 --samples 200 --tell-apart".split()
+    options += ["--bank.steps", "2", "--bank.batch", "1", "--bank.fresh", "2", "--bank.seed", "1"]
+    options += ["--picture", str(sheet)]
     assert main(["factors", "--run", str(run), *options]) == 0
     pipeline = load_pipeline(run)  # checks length, layers and shape
     names = [entry["name"] for entry in pipeline.directions]
     assert names == ["smile", "age", *(f"{method}-{group}-{n}" for group in ("0-1", "2-5") for n in (1, 2))]
     entry = pipeline.directions[2]
+    # The run has one boundary.
+    assert entry["label"].startswith(f"{method}-0-1-1: smile (r ")
+    out = capsys.readouterr().out
+    assert all(f"{method}-{group}: a regressor names " in out for group in ("0-1", "2-5"))
+    with Image.open(sheet) as picture:
+        assert picture.size == (10 * 32, 4 * 32)
     along = (
         sample_codes(pipeline.generator, 4_000).flatten(1)
         @ torch.from_numpy(pipeline.vectors[names[2]]).flatten()
@@ -197,7 +258,16 @@ def test_factors_join_a_runs_directions(tmp_path: Path, method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [["--layers", "4-9"], ["--layers", "x"], ["--layers", "3-1"], ["--count", "0"]]
+    "bad",
+    [
+        ["--layers", "4-9"],
+        ["--layers", "x"],
+        ["--layers", "3-1"],
+        ["--count", "0"],
+        ["--method", "bank", "--count", "65"],
+        ["--bank.steps", "0"],
+        ["--bank.rate", "-1"],
+    ],
 )
 def test_factors_say_what_is_wrong(
     tmp_path: Path, bad: list[str], capsys: pytest.CaptureFixture[str]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from export.bundles.checkpoint import load_directions
 from tests.export.run_folder import write_run
+from tests.training.pictures import Repeated
 from training.__main__ import main
 from training.directions.assessors import (
     AssessorError,
@@ -43,9 +44,7 @@ class Palette(nn.Module):
     """An analytic generator: a code's first three entries are the colour of its picture, the fourth that of stripes."""
 
     config = GeneratorConfig(SIDE, (8, 8, 8, 8))
-
-    def mapping(self, z: Tensor) -> Tensor:
-        return z[:, None].repeat(1, self.config.layers, 1)
+    mapping = Repeated(config.z_size, config.layers)
 
     def synthesis(self, codes: Tensor) -> Tensor:
         stripes = torch.arange(SIDE).remainder(2) - 0.5

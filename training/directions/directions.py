@@ -237,10 +237,11 @@ def unit_direction(
 class CodeSpace:
     """Sampled codes, and inversions of their pictures: directions are measured against these."""
 
-    def __init__(self, run: TrainedInversion) -> None:
+    def __init__(self, run: TrainedInversion, inversions: int = INVERSIONS) -> None:
+        """`inversions`: most sampled codes that are inverted; above 128 pixels it is fewer."""
         self.discriminator = run.latent_discriminator
         self.sampled = sample_codes(run.generator, SAMPLES)
-        few = self.sampled[: calibration_count(INVERSIONS, run.generator.config.resolution)]
+        few = self.sampled[: calibration_count(inversions, run.generator.config.resolution)]
         self.inversions = invert_samples(few, run.generator.synthesis, run.encoder)
 
     def direction(

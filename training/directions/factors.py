@@ -1,12 +1,13 @@
 """`python -m training factors`: finds directions without labels, for people to look at and to name.
 
 SeFa (Shen & Zhou, arXiv 2007.06600): steps that change the styles of some layers most, in closed form. GANSpace
-(Haerkoenen et al., arXiv 2004.02546): principal components of sampled codes. Neither knows which ones mean something.
+(Haerkoenen et al., arXiv 2004.02546): principal components of sampled codes. A bank (Voynov & Babenko, arXiv
+2002.03754): directions that a regressor tells apart by their pictures, learned in `banks/`. None knows what they mean.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -15,16 +16,32 @@ import torch
 from torch import Tensor
 
 from training.data.pictures import DataError
+from training.directions.banks.bank import (
+    Bank,
+    BankConfig,
+    check_bank,
+    learn_bank,
+    tell_apart,
+    train_regressor,
+)
+from training.directions.banks.regressor import Regressor
 from training.directions.directions import (
     DOMAIN_FLOOR,
     READ,
     CodeSpace,
+    Direction,
     add_directions,
     parse_layers,
+    stored_boundaries,
 )
+from training.directions.journeys import walks_sheet
 from training.networks.generator import Generator, Mapping, sample_codes
 from training.networks.layers import EqualizedLinear
 from training.run_folders.trained_inversion import load_inversion
+
+COMPONENTS = 64  # principal components among which a bank is learned
+SHOWN = 2  # codes on the sheet of pictures
+SHEET = 17  # seed of these codes
 
 
 @dataclass
@@ -33,16 +50,23 @@ class FactorsConfig:
 
     run: Path
     """Run folder of an encoder."""
-    method: Literal["sefa", "ganspace"] = "sefa"
-    """From the generator's weights, or from sampled codes."""
+    method: Literal["sefa", "ganspace", "bank"] = "sefa"
+    """From the generator's weights, from sampled codes, or learned together with a regressor that tells them apart."""
     count: int = 5
     """Directions for each group of layers, the strongest ones."""
     layers: tuple[str, ...] = ()
     """Groups of layers, as `0-3`; by default the coarse, the middle and the fine third."""
     samples: int = 10_000
-    """Codes that GANSpace samples."""
+    """Codes that GANSpace and a bank sample."""
     domain_floor: float = DOMAIN_FLOOR
     """A direction's range ends where the median domain score of edited codes falls below this."""
+    tell_apart: bool = False
+    """Also train a regressor on the directions of each group, and print how well it tells them apart. A bank has one
+    anyway."""
+    bank: BankConfig = field(default_factory=BankConfig)
+    """How a bank and regressors are learned."""
+    picture: Path | None = None
+    """Also write a sheet there: a row a direction, strengths -2 to 2 of two codes."""
 
 
 def find_factors(config: FactorsConfig) -> Path:
@@ -50,25 +74,83 @@ def find_factors(config: FactorsConfig) -> Path:
 
     Raises DataError, CheckpointError.
     """
+    check_bank(config.bank)
     run = load_inversion(config.run)
     generator, shape = run.generator, run.generator.config
     if not 1 <= config.count <= shape.code_size:
         raise DataError(f"--count is {config.count}; a group of layers has 1 to {shape.code_size} directions")
-    space = CodeSpace(run)
-    codes = sample_codes(generator, config.samples, seed=3) if config.method == "ganspace" else space.sampled
+    groups = [parse_layers(group, shape.layers) for group in config.layers or thirds(shape.layers)]
+    # As many as are edited: on a CPU inversions take most of the time.
+    space, boundaries = CodeSpace(run, READ), stored_boundaries(config.run)
+    codes = space.sampled if config.method == "sefa" else sample_codes(generator, config.samples, seed=3)
     found = []
-    for group in config.layers or thirds(shape.layers):
-        layers = parse_layers(group, shape.layers)
-        steps = (
-            sefa(generator, layers, config.count)
-            if config.method == "sefa"
-            else ganspace(codes, layers, config.count)
-        )
-        for number, step in enumerate(steps, 1):
-            name = f"{config.method}-{layers[0]}-{layers[-1]}-{number}"
-            found.append(space.direction(name, step, layers, space.inversions[:READ], config.domain_floor))
-            print(f"{name}: range {found[-1].range[0]} to {found[-1].range[1]}")
+    for layers in groups:
+        stem = f"{config.method}-{layers[0]}-{layers[-1]}"
+        steps, regressor = _find(generator, codes, layers, config)
+        directions = [
+            space.direction(f"{stem}-{number}", step, layers, space.inversions[:READ], config.domain_floor)
+            for number, step in enumerate(steps, 1)
+        ]
+        shares = [""] * len(directions)
+        if regressor or config.tell_apart:
+            served = served_steps(directions)
+            regressor = regressor or train_regressor(generator, served, config.bank)
+            told = tell_apart(generator, regressor, served, config.bank.fresh)
+            shares = [f", named {share:.0%}" for share in told.shares]
+            print(
+                f"{stem}: a regressor names {told.accuracy:.1%} of the directions on fresh pairs of pictures, and "
+                f"misses their strengths by {told.strength_error:.2f}"
+            )
+        for direction, share in zip(directions, shares, strict=True):
+            label = attribute_label(direction, boundaries, space.sampled)
+            low, high = direction.range
+            print(f"{label or direction.name}: range {low} to {high}{share}", flush=True)
+            found.append(replace(direction, label=label))
+    if config.picture:
+        shown = sample_codes(generator, SHOWN, seed=SHEET)
+        walks_sheet(generator.synthesis, shown, list(served_steps(found))).save(config.picture, quality=65)
     return add_directions(config.run, found)
+
+
+def _find(
+    generator: Generator, codes: Tensor, layers: list[int], config: FactorsConfig
+) -> tuple[Tensor, Regressor | None]:
+    """The steps of a group of layers, float32 [count, L, 512], and the regressor that was learned with a bank."""
+    if config.method == "sefa":
+        return sefa(generator, layers, config.count), None
+    if config.method == "ganspace":
+        return ganspace(codes, layers, config.count), None
+    components = ganspace(codes, layers, min(COMPONENTS, *codes[:, layers].flatten(1).shape))
+    bank = Bank(components, codes, config.count, config.bank.seed)
+    regressor = learn_bank(generator, bank, config.bank)
+    return bank.steps().detach(), regressor
+
+
+def served_steps(directions: list[Direction]) -> Tensor:
+    """Steps of strength 1, float32 [K, L, 512]."""
+    return torch.stack([direction.scale * direction.vector for direction in directions])
+
+
+def attribute_label(direction: Direction, boundaries: dict[str, Tensor], codes: Tensor) -> str:
+    """A label with the attribute that a direction goes together with most; empty without boundaries."""
+    likest = likest_attribute(direction.vector, boundaries, codes)
+    return f"{direction.name}: {likest[0].replace('_', ' ')} (r {likest[1]:.2f})" if likest else ""
+
+
+def likest_attribute(
+    vector: Tensor, boundaries: dict[str, Tensor], codes: Tensor
+) -> tuple[str, float] | None:
+    """The attribute with which a direction float [L, 512] goes together most, and the correlation r.
+
+    It is that of two coordinates over sampled codes [M, L, 512]: along the direction, and across the attribute's
+    boundary, float [L, 512]. None without boundaries.
+    """
+    if not boundaries:
+        return None
+    normals = torch.stack([vector, *boundaries.values()]).flatten(1)
+    r = torch.corrcoef(normals @ codes.flatten(1).T)[0, 1:]
+    most = int(r.abs().argmax())
+    return list(boundaries)[most], float(r[most])
 
 
 def thirds(count: int) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from training.directions.journeys import Survey, as_direction, journey_table, st
 from training.directions.network_walks import HIDDEN, NetworkWalk
 from training.directions.transforms import TRANSFORMS, Transform, TransformName
 from training.losses.perceptual import LPIPSSq
-from training.networks.generator import Generator
+from training.networks.generator import Generator, sample_codes
 from training.refinement.objective import Perceptual, masked_mean_square
 from training.run_folders.trained_inversion import load_inversion
 
@@ -186,14 +186,9 @@ def learn_network_walks(
     return walks
 
 
-def _sample(generator: Generator, count: int, random: torch.Generator) -> Tensor:
-    with torch.no_grad():
-        return generator.mapping(*generator.mapping.draw(count, random))
-
-
 def _statistics(generator: Generator, random: torch.Generator) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of sampled codes' entries, each float [L, 512]."""
-    codes = _sample(generator, STATISTICS, random)
+    codes = sample_codes(generator, STATISTICS, random)
     return codes.mean(0), codes.std(0) + 1e-6
 
 
@@ -209,7 +204,7 @@ def _fit(
     adam = torch.optim.Adam(rates, betas=(0.9, 0.99))
     falling = torch.optim.lr_scheduler.LambdaLR(adam, lambda done: 1 - done / config.steps)
     for done in range(1, config.steps + 1):
-        codes = _sample(generator, config.batch, random)
+        codes = sample_codes(generator, config.batch, random)
         strengths = config.reach * (2 * torch.rand(config.batch, generator=random) - 1)
         with torch.no_grad():
             before = generator.synthesis(codes).clamp(-1, 1)

@@ -321,13 +321,12 @@ class Generator(nn.Module):
 
 
 @torch.no_grad()
-def sample_codes(generator: Generator, count: int, seed: int = 1) -> Tensor:
-    """Sample codes of Gaussian z and drawn labels, without truncation: float32 [count, L, 512].
-
-    A seed always gives the same codes.
-    """
+def sample_codes(generator: Generator, count: int, seed: int | torch.Generator = 1) -> Tensor:
+    """Sample codes of Gaussian z and drawn labels, without truncation: float32 [count, L, 512], the same for a seed."""
     device = next(generator.parameters()).device
-    drawn = generator.mapping.draw(count, torch.Generator().manual_seed(seed))
+    drawn = generator.mapping.draw(
+        count, torch.Generator().manual_seed(seed) if isinstance(seed, int) else seed
+    )
     parts = zip(*(latent.split(1_000) for latent in drawn), strict=True)
     return torch.cat([generator.mapping(*(latent.to(device) for latent in part)) for part in parts])
 

@@ -1,0 +1,1 @@
+"""Banks of directions that a regressor tells apart."""
