@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
+from PIL import Image
 from torch import Tensor
 
 from benchmarks.graphs import markdown_table
@@ -27,6 +28,7 @@ from training.networks.conditional.relabelling import Relabeller, fit_label_read
 from training.networks.generator import Generator, GeneratorConfig
 from training.run_folders.checkpoint import load_meta, load_network
 from training.run_folders.json_files import read_config
+from training.run_folders.picture_grid import image_grid
 
 
 @dataclass
@@ -47,6 +49,10 @@ class LabelsConfig:
     """How many it learns from."""
     samples: int = 500
     """How many samples are judged."""
+    picture: Path | None = None
+    """Also draw samples there, and under each the same with one label changed, a row for each label."""
+    drawn: int = 12
+    """How many samples are drawn."""
 
 
 @torch.no_grad()
@@ -78,7 +84,7 @@ def measure(config: LabelsConfig) -> Iterator[list[str]]:
         with torch.enable_grad():
             reader, _ = fit_label_reader(mapping)
         relabeller = Relabeller(mapping, reader)
-    before = drawn(codes)
+    before, shown = drawn(codes), [codes[: config.drawn]]
     for k, name in enumerate(names):
         truth = held_out.attributes[name]
         right = (told[:, k] == (truth > 0.5))[known(truth)].mean()
@@ -86,11 +92,24 @@ def measure(config: LabelsConfig) -> Iterator[list[str]]:
         if relabeller is not None:
             wanted = torch.full_like(label, -1)
             wanted[:, k] = 1 - label[:, k]
-            after = drawn(relabeller(codes, wanted))
+            edited = relabeller(codes, wanted)
+            after = drawn(edited)
             others = [i for i in range(len(names)) if i != k]
             row.append(f"{(after[:, k] == wanted[:, k].numpy().astype(bool)).mean():.1%}")
             row.append(f"{(after == before)[:, others].mean():.1%}" if others else "-")
+        else:
+            changed = label.clone()
+            changed[:, k] = 1 - label[:, k]
+            edited = mapping(z, changed)
+        shown.append(edited[: config.drawn])
         yield row
+    if config.picture is not None:
+        sheet = image_grid(generator.synthesis(torch.cat(shown)), columns=len(shown[0]))
+        # Small pictures are enlarged, so that a browser does not blur them.
+        times = max(96 // side, 1)
+        sheet.resize((sheet.width * times, sheet.height * times), Image.Resampling.NEAREST).save(
+            config.picture
+        )
 
 
 def main() -> None:

@@ -76,14 +76,14 @@ def without(left: float, top: float, right: float, bottom: float) -> Known:
 
 
 WAYS: dict[str, Known] = {
-    "grey": grey,
-    "2 times smaller": smaller(2),
-    "4 times smaller": smaller(4),
-    "8 times smaller": smaller(8),
-    "16 times smaller": smaller(16),
-    "without an eye (6 %)": without(0.22, 0.36, 0.5, 0.57),
-    "without the mouth (15 %)": without(0.25, 0.65, 0.75, 0.95),
-    "without a half": without(0.5, 0.0, 1.0, 1.0),
+    "grey (33 %)": grey,
+    "2 times smaller (25 %)": smaller(2),
+    "4 times smaller (6 %)": smaller(4),
+    "8 times smaller (1.6 %)": smaller(8),
+    "16 times smaller (0.4 %)": smaller(16),
+    "without an eye (94 %)": without(0.22, 0.36, 0.5, 0.57),
+    "without the mouth (85 %)": without(0.25, 0.65, 0.75, 0.95),
+    "without a half (50 %)": without(0.5, 0.0, 1.0, 1.0),
 }
 
 
