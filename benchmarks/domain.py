@@ -12,16 +12,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import tyro
 from rich.progress import track
 from torch import Tensor
 
-from benchmarks.graphs import Graphs, markdown_table, shipped_checkpoint
+from benchmarks.edits import Edits, decode, read
+from benchmarks.graphs import Array, Graphs, batches, markdown_table, shipped_checkpoint
 from benchmarks.quality import Judge, mean_figures
 from serving.bundle import with_rows
-from training.data.pictures import load_pictures
+from training.data.pictures import Pictures, load_pictures
+from training.directions.attributes import AttributeReader
 from training.measures.metrics import domain_gap, style_distance
 from training.measures.prior_coupling import couple, picture_metric
 from training.networks.generator import sample_codes
@@ -52,12 +55,21 @@ class DomainConfig:
     """Of these, how many are refined, by the bundle's own number of steps; 0 for none."""
     shares: tuple[float, ...] = (0.5, 0.75, 1.0)
     """How far z is brought towards N(0, I)."""
+    seeds: int = 1
+    """Draws of the couplings' noise, a row each."""
+    train_attributes: Path | None = None
+    """Csv of the training pictures: tells also whether edits of the refined codes go the right way."""
 
 
 def encode(run: TrainedInversion, images: Tensor) -> Tensor:
     """Codes float [N, L, 512] of pictures uint8 [N, 3, H, W]."""
     with torch.no_grad():
         return torch.cat([run.encoder(part.float() / 127.5 - 1) for part in images.split(50)])
+
+
+def spread_over(pictures: Pictures, count: int) -> Pictures:
+    """So many of the pictures, from the first to the last."""
+    return pictures.chosen(torch.linspace(0, len(pictures) - 1, min(count, len(pictures))).long())
 
 
 def steps(
@@ -80,9 +92,10 @@ def steps(
     metric = picture_metric(draw, fitted[:: len(fitted) // config.looked_at][: config.looked_at])
     for share in config.shares:
         coupling = couple(fitted, metric, share)
-        with torch.no_grad():
-            moved = mapping(coupling(z, torch.Generator().manual_seed(0)))
-        yield f"z {100 * share:.0f} % of the way to N(0, I)", moved
+        for seed in range(config.seeds):
+            with torch.no_grad():
+                moved = mapping(coupling(z, torch.Generator().manual_seed(seed)))
+            yield f"z {100 * share:.0f} % of the way to N(0, I)" + (f", draw {seed}" if seed else ""), moved
 
 
 def main(config: DomainConfig) -> None:
@@ -91,8 +104,11 @@ def main(config: DomainConfig) -> None:
     run = load_inversion(config.run or shipped_checkpoint())
     graphs, judge = Graphs(config.repository, ""), Judge()
     side = run.generator.config.resolution
-    images, train = (load_pictures(path, side).images for path in (config.data, config.train))
-    train = train[torch.linspace(0, len(train) - 1, min(config.fitted_on, len(train))).long()]
+    images, real = (
+        load_pictures(config.data, side).images,
+        load_pictures(config.train, side, config.train_attributes),
+    )
+    train = spread_over(real, config.fitted_on).images
     codes = encode(run, images)
     sampled = sample_codes(run.generator, 2 * len(codes), seed=5)
     standard: Callable[[Tensor], Tensor] = run.latent_discriminator.standardise
@@ -106,23 +122,48 @@ def main(config: DomainConfig) -> None:
         numbers = f"{gap.auc:.3f}", f"{gap.frechet:,.0f}", f"{gap.precision:.2f}", f"{gap.recall:.2f}"
         return [*numbers, f"{away:.4f}"]
 
-    def likeness(codes: Tensor, of: Tensor, steps: int = 0) -> list[str]:
-        made = []
-        for part in of.split(4):
-            target = targets[part.numpy()]
-            code = with_rows(codes[part].numpy(), len(graphs.bundle.mean_code))
-            code = graphs.refine(code, target, steps)[0] if steps else code
-            made.append(torch.from_numpy(graphs.decode(code)))
-        found = mean_figures(judge.errors(torch.cat(made).numpy(), targets[of.numpy()]))
+    def likeness(codes: Array, of: Tensor) -> list[str]:
+        found = mean_figures(judge.errors(decode(graphs, codes), targets[of.numpy()]))
         return [f"{found['mse']:.4f}", f"{found['lpips_sq']:.3f}", f"{found['identity_distance']:.2f}"]
+
+    def refine(codes: Array) -> Array:
+        done = []
+        for part in batches(len(codes), 4):
+            target = targets[refined[part].numpy()]
+            # Codes of a bundle with detail have more rows, which are zero before a refinement.
+            start = with_rows(codes[part], len(graphs.bundle.mean_code))
+            done.append(graphs.refine(start, target, graphs.bundle.refine.steps)[0])
+        return np.concatenate(done)
+
+    names = [name for name in graphs.bundle.directions if name in real.attributes]
+    reader = AttributeReader.train(spread_over(real, config.fitted_on), names) if names else None
+    spread = {name: float(np.nanstd(real.attributes[name])) for name in names}
+
+    def edited(codes: Array) -> list[str]:
+        assert reader is not None
+        edits = Edits(graphs, reader, codes, read(reader, decode(graphs, codes)), spread)
+        ends = [edits.at_both_ends(name) for name in names]
+        right, moved, drift = (
+            np.mean([[end[f"{figure}_{side}"] for side in ("low", "high")] for end in ends])
+            for figure in ("right_way", "moved", "drift")
+        )
+        return [f"{right:.1%}", f"{drift / moved:.2f}"]
 
     head = ["codes", "two-sample AUC", "code FD", "precision", "recall", "style distance"]
     head += ["MSE", "LPIPS-sq", "identity"]
     head += ["refined: MSE", "LPIPS-sq", "identity"] if len(refined) else []
+    head += ["edits right way", "drift / moved"] if len(refined) and names else []
     rows = []
     for name, moved in track(list(steps(config, run, codes, encode(run, train))), "bringing codes nearer"):
-        row = [name, *alignment(moved), *likeness(moved, chosen)]
-        rows.append(row + (likeness(moved, refined, graphs.bundle.refine.steps) if len(refined) else []))
+        row = [
+            name,
+            *alignment(moved),
+            *likeness(with_rows(moved[chosen].numpy(), len(graphs.bundle.mean_code)), chosen),
+        ]
+        if len(refined):
+            found = refine(moved[refined].numpy())
+            row += likeness(found, refined) + (edited(found) if names else [])
+        rows.append(row)
     rows.append(["other sampled codes", *alignment(sampled[len(codes) :]), *[""] * (len(head) - 6)])
     print(f"{graphs.bundle.name}: {len(images)} photographs, {len(chosen)} decoded, {len(refined)} refined")
     print(markdown_table(head, rows))

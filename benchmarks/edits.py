@@ -79,6 +79,21 @@ class Edits:
             name: float((after[name] - self.before[name]).mean() / self.spread[name]) for name in self.spread
         }
 
+    def at_both_ends(self, name: str) -> dict[str, float]:
+        """A direction at both ends of its range: strength, share that went the right way, moved and drift in sd."""
+        figures: dict[str, float] = {}
+        for end, strength in zip(("low", "high"), self.graphs.bundle.directions[name].range, strict=True):
+            after = read(self.reader, self.edited(EditStep(name, strength)))
+            moved = (after[name] - self.before[name]) * np.sign(strength)
+            others = [
+                abs(after[o] - self.before[o]).mean() / self.spread[o] for o in self.spread if o != name
+            ]
+            figures |= {
+                f"strength_{end}": strength, f"right_way_{end}": float((moved > 0).mean()),
+                f"moved_{end}": float(moved.mean() / self.spread[name]), f"drift_{end}": float(np.mean(others)),
+            }  # fmt: skip
+        return figures
+
 
 def measure(config: EditsConfig) -> tuple[dict[str, dict[str, float]], Edits]:
     """For each direction: how often it moves its attribute the right way, and the drift of the others."""
@@ -104,14 +119,7 @@ def measure(config: EditsConfig) -> tuple[dict[str, dict[str, float]], Edits]:
     spread = {name: float(np.nanstd(real.attributes[name])) for name in names}
     edits = Edits(graphs, reader, codes, before, spread)
     for name in names:
-        for end, strength in zip(("low", "high"), graphs.bundle.directions[name].range, strict=True):
-            after = read(reader, edits.edited(EditStep(name, strength)))
-            moved = (after[name] - before[name]) * np.sign(strength)
-            others = [abs(after[o] - before[o]).mean() / spread[o] for o in names if o != name]
-            figures[name] |= {
-                f"strength_{end}": strength, f"right_way_{end}": float((moved > 0).mean()),
-                f"moved_{end}": float(moved.mean() / spread[name]), f"drift_{end}": float(np.mean(others)),
-            }  # fmt: skip
+        figures[name] |= edits.at_both_ends(name)
     return figures, edits
 
 

@@ -82,8 +82,10 @@ class WithExtraRows(nn.Module):
         super().__init__()
         self.network, self.rows = network, rows
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return F.pad(self.network(*inputs), (0, 0, 0, self.rows))
+    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        # torch.export needs the inputs one by one; only a conditional mapping has a second one.
+        code = self.network(x) if label is None else self.network(x, label)
+        return F.pad(code, (0, 0, 0, self.rows))
 
 
 class WithoutExtraRows(nn.Module):

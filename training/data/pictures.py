@@ -53,9 +53,17 @@ class Pictures:
 
     def first(self, count: int) -> Pictures:
         """The first `count` pictures with their attributes."""
-        attributes = {name: values[:count] for name, values in self.attributes.items()}
-        labels = {name: words[:count] for name, words in self.labels.items()}
-        return Pictures(self.images[:count], self.names[:count], attributes, labels)
+        return self.chosen(torch.arange(min(count, len(self))))
+
+    def chosen(self, index: Tensor) -> Pictures:
+        """The pictures of an index int [N] with their attributes."""
+        places = index.tolist()
+        return Pictures(
+            self.images[index],
+            [self.names[i] for i in places],
+            {name: values[places] for name, values in self.attributes.items()},
+            {name: [words[i] for i in places] for name, words in self.labels.items()},
+        )
 
     def to(self, device: torch.device) -> Pictures:
         """The same data set with its pictures on `device`."""
