@@ -81,6 +81,11 @@ def steps(
         raise CheckpointError("couplings need a dense mapping of one layer, of which z can be read off")
     native = NativeCoordinates(shape.layers, shape.code_size, mapping.last_inputs).fit(mapping)
     z, fitted = native.split(codes)[0], native.split(train)[0]
+    variances = torch.linalg.eigvalsh(torch.cov(z.T)).flip(0)
+    told = ", ".join(
+        f"{k}: {variances[k - 1]:.2f}" for k in (1, 10, 100, 200, 300, 400) if k <= len(variances)
+    )
+    print(f"variance of z along its principal directions, 1 in sampled codes: {told}")
     yield "the encoder's", codes
     yield "half of the residual", native.with_residual(codes, 0.5)
     yield "no residual: mapping(z)", native.with_residual(codes, 0.0)
