@@ -91,6 +91,10 @@ def test_identity_is_the_squared_distance_of_descriptors_of_what_is_compared() -
         objective(code, objective.target(x, mask), Weights(0, 0, 0, identity=1)) for x in (image, other)
     ]
     torch.testing.assert_close(*masked)
+    # Places that count ten times, as under strokes, are shown to the descriptor as they are.
+    weighed = 10 * mask + (1 - mask)
+    found = objective(code, objective.target(image, weighed), Weights(0, 0, 0, identity=1))
+    torch.testing.assert_close(found, objective(code, objective.target(image), Weights(0, 0, 0, identity=1)))
 
 
 @pytest.mark.parametrize("known", [{"grey": True}, {"downsampling": 4}])

@@ -110,7 +110,7 @@ class Objective(nn.Module):
             mask = torch.ones_like(image[:, :1])
         image = measurement(image)
         perceptual: Perceptual = self.perceptual  # type: ignore[assignment]
-        identity = self.descriptor(image * mask) if self.descriptor is not None else None
+        identity = self.descriptor(image * known(mask)) if self.descriptor is not None else None
         return Target(image, perceptual.features(image), identity, mask, measurement)
 
     def forward(self, code: Tensor, target: Target, weights: Weights) -> Tensor:
@@ -132,7 +132,8 @@ class Objective(nn.Module):
         )
         if self.descriptor is not None and target.identity is not None and counts(weights.identity):
             # A place that is not compared must say nothing about the face either.
-            distance = (self.descriptor(seen * target.mask) - target.identity).square().sum(1)
+            shown = self.descriptor(seen * known(target.mask))
+            distance = (shown - target.identity).square().sum(1)
             loss = loss + weights.identity * distance
         for weight, rows in counted:
             loss = loss + weight * rows.square().mean((1, 2))
@@ -140,6 +141,11 @@ class Objective(nn.Module):
         if not counts(weights.domain):
             return loss
         return loss + weights.domain * domain_regulariser(vectors, self.encoder(image), self.code_variance)
+
+
+def known(mask: Tensor) -> Tensor:
+    """How far each place of a mask float [N, 1, H, W] is known, 0..1: a weight above 1 makes no picture brighter."""
+    return mask.clamp(max=1)
 
 
 def counts(weight: Tensor | float) -> bool:
