@@ -10,9 +10,9 @@ from typing import Literal
 import pytest
 import torch
 
+from tests.training.optional_discriminator import check_that_it_goes_on_exactly
 from tests.training.pictures import write_pictures
 from training.evaluation.report import method_name
-from training.loops.fit import checkpoint_meta
 from training.loops.gan import train_gan
 from training.loops.gan_config import GanConfig
 from training.loops.inversion import InversionTrainer, train_encoder
@@ -22,7 +22,7 @@ from training.networks.generator import GeneratorConfig, build_mapping
 from training.networks.latent_discriminator import NativeCoordinates
 from training.optimisation.adversary import Adversary, Regularisation, discriminator_adam
 from training.optimisation.step import Compute
-from training.run_folders.checkpoint import load_meta, read_network, save_checkpoint
+from training.run_folders.checkpoint import load_meta
 from training.run_folders.publication import PublicationConfig, publish
 
 SHAPE = GeneratorConfig(32, (8, 8, 8, 8), z_size=16, code_size=16, mapping_depth=2)
@@ -84,24 +84,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> InversionConfig:
 
 
 def test_a_run_with_it_goes_on_exactly(config: InversionConfig, tmp_path: Path) -> None:
-    config = replace(config, code_pool=0)
-    whole, half = (InversionTrainer(config, EXACT.fabric()) for _ in range(2))
-    for trainer, steps in ((whole, 4), (half, 2)):
-        for _ in range(steps):
-            trainer.train_step()
-    folder = tmp_path / "checkpoint"
-    save_checkpoint(folder, checkpoint_meta(half), half.networks(), half.optimisers())
-    goes_on = InversionTrainer(replace(config, resume=folder), EXACT.fabric())
-    goes_on.resume(folder)
-    for _ in range(2):
-        goes_on.train_step()
-    assert "prior_discriminator" in whole.networks()
-    for name, network in whole.networks().items():
-        found = goes_on.networks()[name].state_dict()
-        for key, wanted in network.state_dict().items():
-            torch.testing.assert_close(found[key], wanted, rtol=0, atol=0, msg=f"{name}: {key}")
-    kept = read_network(folder, "prior_discriminator")["logit.weight"]
-    assert not torch.equal(goes_on.prior_discriminator.logit.weight, kept)
+    check_that_it_goes_on_exactly(config, "prior_discriminator", tmp_path / "checkpoint")
 
 
 def test_codes_are_native_at_first_and_the_residual_is_paid_for(config: InversionConfig) -> None:
