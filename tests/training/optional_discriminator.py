@@ -14,8 +14,8 @@ from training.run_folders.checkpoint import read_network, save_checkpoint
 
 
 def check_that_it_goes_on_exactly(config: InversionConfig, discriminator: str, folder: Path) -> None:
-    """Train four steps at once, and two from a checkpoint in the middle, as rates follow how long a run is. All networks
-    must be the same to the bit, that discriminator among them. The replay pool is not kept."""
+    """Train four steps at once, and two from a checkpoint in the middle, as rates follow how long a run is. All
+    networks must be the same to the bit, that discriminator among them. The replay pool is not kept."""
     config, fabric = replace(config, code_pool=0), config.compute.fabric()
     whole, half = (InversionTrainer(config, fabric) for _ in range(2))
     for trainer, steps in ((whole, 4), (half, 2)):
