@@ -25,6 +25,7 @@ from benchmarks.quality import Judge, mean_figures
 from serving.bundle import with_rows
 from training.data.pictures import Pictures, load_pictures
 from training.directions.attributes import AttributeReader
+from training.directions.directions import encode
 from training.measures.metrics import domain_gap, style_distance
 from training.measures.prior_coupling import couple, picture_metric
 from training.networks.generator import sample_codes
@@ -59,12 +60,6 @@ class DomainConfig:
     """Draws of the couplings' noise, a row each."""
     train_attributes: Path | None = None
     """Csv of the training pictures: tells also whether edits of the refined codes go the right way."""
-
-
-def encode(run: TrainedInversion, images: Tensor) -> Tensor:
-    """Codes float [N, L, 512] of pictures uint8 [N, 3, H, W]."""
-    with torch.no_grad():
-        return torch.cat([run.encoder(part.float() / 127.5 - 1) for part in images.split(50)])
 
 
 def spread_over(pictures: Pictures, count: int) -> Pictures:
@@ -109,12 +104,12 @@ def main(config: DomainConfig) -> None:
     run = load_inversion(config.run or shipped_checkpoint())
     graphs, judge = Graphs(config.repository, ""), Judge()
     side = run.generator.config.resolution
-    images, real = (
-        load_pictures(config.data, side).images,
+    held_out, real = (
+        load_pictures(config.data, side),
         load_pictures(config.train, side, config.train_attributes),
     )
-    train = spread_over(real, config.fitted_on).images
-    codes = encode(run, images)
+    images, fitted = held_out.images, spread_over(real, config.fitted_on)
+    codes, train = encode(run.encoder, held_out), encode(run.encoder, fitted)
     sampled = sample_codes(run.generator, 2 * len(codes), seed=5)
     standard: Callable[[Tensor], Tensor] = run.latent_discriminator.standardise
     chosen = torch.linspace(0, len(images) - 1, min(config.shown, len(images))).long()
@@ -135,13 +130,11 @@ def main(config: DomainConfig) -> None:
         done = []
         for part in batches(len(codes), 4):
             target = targets[refined[part].numpy()]
-            # Codes of a bundle with detail have more rows, which are zero before a refinement.
-            start = with_rows(codes[part], len(graphs.bundle.mean_code))
-            done.append(graphs.refine(start, target, graphs.bundle.refine.steps)[0])
+            done.append(graphs.refine(codes[part], target, graphs.bundle.refine.steps)[0])
         return np.concatenate(done)
 
     names = [name for name in graphs.bundle.directions if name in real.attributes]
-    reader = AttributeReader.train(spread_over(real, config.fitted_on), names) if names else None
+    reader = AttributeReader.train(fitted, names) if names else None
     spread = {name: float(np.nanstd(real.attributes[name])) for name in names}
 
     def edited(codes: Array) -> list[str]:
@@ -159,14 +152,12 @@ def main(config: DomainConfig) -> None:
     head += ["refined: MSE", "LPIPS-sq", "identity"] if len(refined) else []
     head += ["edits right way", "drift / moved"] if len(refined) and names else []
     rows = []
-    for name, moved in track(list(steps(config, run, codes, encode(run, train))), "bringing codes nearer"):
-        row = [
-            name,
-            *alignment(moved),
-            *likeness(with_rows(moved[chosen].numpy(), len(graphs.bundle.mean_code)), chosen),
-        ]
+    for name, moved in track(list(steps(config, run, codes, train)), "bringing codes nearer"):
+        # Codes of a bundle with detail have more rows, which are zero before a refinement.
+        start = with_rows(moved.numpy(), len(graphs.bundle.mean_code))
+        row = [name, *alignment(moved), *likeness(start[chosen.numpy()], chosen)]
         if len(refined):
-            found = refine(moved[refined].numpy())
+            found = refine(start[refined.numpy()])
             row += likeness(found, refined) + (edited(found) if names else [])
         rows.append(row)
     rows.append(["other sampled codes", *alignment(sampled[len(codes) :]), *[""] * (len(head) - 6)])

@@ -16,7 +16,7 @@ import tyro
 from rich.progress import track
 from torch import Tensor
 
-from benchmarks.graphs import Array, markdown_table
+from benchmarks.graphs import Array, markdown_table, shipped_checkpoint
 from benchmarks.quality import Judge, mean_figures
 from export.bundles.building import settle
 from export.bundles.checkpoint import load_pipeline
@@ -51,7 +51,7 @@ class ExtraRowsConfig:
 
     data: Path
     """Zip or folder of held-out pictures, aligned."""
-    run: Path = Path("training/checkpoints/faces128")
+    run: Path = field(default_factory=shipped_checkpoint)
     """Run folder of an encoder, with detail."""
     count: int = 12
     """Pictures: the first ones."""
@@ -59,9 +59,7 @@ class ExtraRowsConfig:
     """Pictures at a time."""
     ways: list[str] = field(default_factory=lambda: list(WAYS))
     """Which ways to compare."""
-    noise: NoiseMapsConfig = field(
-        default_factory=lambda: NoiseMapsConfig(Path("training/checkpoints/faces128"))
-    )
+    noise: NoiseMapsConfig = field(default_factory=lambda: NoiseMapsConfig(shipped_checkpoint()))
     """Of the noise maps."""
     refine: RefinementConfig = field(default_factory=RefinementConfig)
     """Of all ways."""
