@@ -68,6 +68,19 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path
     return folder / "out", runs, pictures
 
 
+def test_encoders_are_measured_without_inversions_by_optimisation(
+    evaluated: tuple[Path, list[Path], Path], tmp_path: Path
+) -> None:
+    output, runs, pictures = evaluated
+    arguments = [runs[0], "--data", pictures, "--optimised", 0, "--samples", 0, "--output", tmp_path / "out"]
+    assert main(["evaluate", *map(str, arguments)]) == 0
+    alone, beside = (
+        json.loads((folder / "evaluation.json").read_text()) for folder in (tmp_path / "out", output)
+    )
+    assert alone["inversions"] == {}
+    assert alone["encoders"][0]["figures"]["auc"] == beside["encoders"][0]["figures"]["auc"]
+
+
 def test_encoders_are_grouped_by_method_and_measured(evaluated: tuple[Path, list[Path], Path]) -> None:
     output, runs, pictures = evaluated
     results = json.loads((output / "evaluation.json").read_text())

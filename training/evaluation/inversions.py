@@ -70,7 +70,9 @@ def inversions(
 
 
 def judge_inversions(judge: Judge, run: TrainedInversion) -> tuple[dict[str, Figures], dict[str, Tensor]]:
-    """Figures and pictures float [N, 3, H, W] of every method, on the first held-out pictures."""
+    """Figures and pictures float [N, 3, H, W] of every method, on the first held-out pictures; of none without any."""
+    if judge.config.optimised == 0:
+        return {}, {}
     among = inversions_of_samples(run)
     found: dict[str, Figures] = {}
     made: dict[str, Tensor] = {}

@@ -45,7 +45,7 @@ class EvaluationConfig:
     shown: Path | None = None
     """Folder of pictures that may be shown to others: every method's reconstructions of them are drawn too."""
     optimised: int = 32
-    """Held-out pictures that inversions by optimisation are measured on."""
+    """Held-out pictures that inversions by optimisation are measured on; 0 for none."""
     steps: int = 100
     """Steps of the domain-regularised optimisation; the inversions without an encoder get four times as many."""
     edited: int = 200
