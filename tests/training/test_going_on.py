@@ -32,7 +32,7 @@ from training.networks.latent_discriminator import LatentDiscriminator
 from training.optimisation.adam import decay, warm_up
 from training.optimisation.adversary import Regularisation, discriminator_adam
 from training.optimisation.step import Compute
-from training.run_folders.checkpoint import load_meta, trained_state
+from training.run_folders.checkpoint import load_meta, load_optimiser, save_checkpoint, trained_state
 
 SMALL = GeneratorConfig(resolution=32, channels=(8, 8, 8, 8), z_size=16, code_size=16, mapping_depth=2)
 EXACT = Compute(accelerator="cpu", precision="32-true")
@@ -225,3 +225,22 @@ def test_rates_rise_after_a_start_without_moments_and_fall_at_the_end() -> None:
     assert [warm_up(seen, 500, 100) for seen in (500, 550, 600, 700)] == [0.01, 0.5, 1.0, 1.0]
     assert [decay(seen, 1000, 200) for seen in (0, 800, 900, 990)] == pytest.approx([1.0, 1.0, 0.5, 0.05])
     assert decay(999, 1000, 0) == 1.0
+
+
+def test_moments_lie_in_memory_as_their_parameters_do(tmp_path: Path) -> None:
+    # On a GPU fused Adam refuses others, so that a run could not go on.
+    def trained() -> tuple[torch.nn.Conv2d, torch.optim.Adam]:
+        layer = torch.nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
+        return layer, torch.optim.Adam(layer.parameters())
+
+    layer, optimiser = trained()
+    layer(torch.randn(2, 4, 8, 8)).square().sum().backward()
+    optimiser.step()
+    save_checkpoint(tmp_path / "run/checkpoint", {}, {}, {"layer": optimiser})
+    other, resumed = trained()
+    assert load_optimiser(tmp_path / "run", "layer", resumed)
+    assert other.weight.stride() != other.weight.contiguous().stride()
+    for held, kept in zip(layer.parameters(), other.parameters(), strict=True):
+        for name, value in resumed.state[kept].items():
+            torch.testing.assert_close(value, optimiser.state[held][name], rtol=0, atol=0)
+        assert resumed.state[kept]["exp_avg"].stride() == kept.stride()

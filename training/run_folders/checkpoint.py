@@ -111,6 +111,11 @@ def load_network(checkpoint: Path, name: str, network: nn.Module) -> None:
     network.load_state_dict(state, strict=False)
 
 
+def laid_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """A moment as its parameter lies in memory: fused Adam refuses one that lies otherwise. A step count as it is."""
+    return torch.empty_like(parameter, device="cpu").copy_(value) if value.shape == parameter.shape else value
+
+
 def load_optimiser(checkpoint: Path, name: str, optimiser: torch.optim.Optimizer) -> bool:
     """Load an optimiser's moments in place. Rates and other settings stay those that it was made with.
 
@@ -121,9 +126,10 @@ def load_optimiser(checkpoint: Path, name: str, optimiser: torch.optim.Optimizer
     file = weights_file(checkpoint_folder(checkpoint), name, OPTIMISER_SUFFIX)
     if not file.is_file():
         return False
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
     entries: dict[int, dict[str, Tensor]] = {}
     for key, value in load_file(file).items():
         index, field = key.split(".", 1)
-        entries.setdefault(int(index), {})[field] = value
+        entries.setdefault(int(index), {})[field] = laid_as(parameters[int(index)], value)
     optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})
     return True

@@ -478,12 +478,12 @@ def test_another_connection_is_no_fresh_start_for_calls_that_are_broken_off(
     monkeypatch.setattr(grpc_connections, "_BROKEN_OFF_AT_ONCE", 3.0)
     monkeypatch.setattr(grpc_connections, "_BROKEN_OFF_PER_S", 0.0)
     running = start_gateway()
-    assert lasts_with_broken_off(running, 3)
-    assert not lasts_with_broken_off(running, 1)
+    assert lasts_with_broken_off(running, 3, watched_s=1.0)
+    assert not lasts_with_broken_off(running, 1, watched_s=30.0)
 
 
-def lasts_with_broken_off(gateway: RunningGateway, count: int) -> bool:
-    """Whether a connection outlives so many sessions that it breaks off."""
+def lasts_with_broken_off(gateway: RunningGateway, count: int, *, watched_s: float) -> bool:
+    """Whether a connection outlives so many sessions that it breaks off by as many seconds, or is cut before."""
 
     def session() -> Any:
         opened = channel.stream_stream("/indomain.v1.Editing/EditSession")(iter(threading.Event().wait, True))
@@ -494,7 +494,7 @@ def lasts_with_broken_off(gateway: RunningGateway, count: int) -> bool:
         watched = session()
         for _ in range(count):
             session().cancel()
-        end_s = time.monotonic() + 1.0
+        end_s = time.monotonic() + watched_s
         while watched.is_active() and time.monotonic() < end_s:
             time.sleep(0.01)
         return bool(watched.is_active())
