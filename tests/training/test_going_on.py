@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 
 from tests.training.pictures import write_pictures
 from training.__main__ import main
-from training.loops.fit import Clock
-from training.loops.gan import train_gan
+from training.data.pictures import load_pictures
+from training.loops.fit import Clock, fit
+from training.loops.gan import GanTrainer, train_gan
 from training.loops.gan_config import GanConfig
 from training.loops.inversion import train_encoder
 from training.loops.inversion_config import InversionConfig
@@ -223,14 +224,37 @@ def test_a_file_that_is_no_checkpoint_is_refused(
 def test_rates_rise_after_a_start_without_moments_and_fall_at_the_end() -> None:
     assert warm_up(500, None, 100) == 1.0
     assert [warm_up(seen, 500, 100) for seen in (500, 550, 600, 700)] == [0.01, 0.5, 1.0, 1.0]
-    assert [decay(seen, 1000, 200) for seen in (0, 800, 900, 990)] == pytest.approx([1.0, 1.0, 0.5, 0.05])
-    assert decay(999, 1000, 0) == 1.0
+    assert [decay(done, 0.2) for done in (0.0, 0.8, 0.9, 0.99)] == pytest.approx([1.0, 1.0, 0.5, 0.05])
+    assert decay(0.999, 0.0) == 1.0
+
+
+@pytest.mark.parametrize(("finish", "last"), [(True, 0.22), (False, 1.0)])
+def test_in_a_last_part_rates_fall_along_the_clock(
+    config: GanConfig, data: Path, finish: bool, last: float
+) -> None:
+    config = replace(config, images=100_000, decay_images=50_000, finish=finish, coverage_weight=0.0)
+    trainer = GanTrainer(config, EXACT.fabric(), load_pictures(data, SMALL.resolution))
+    now, rates, step = 0.0, [], trainer.train_step
+
+    def train_step() -> dict[str, torch.Tensor]:
+        nonlocal now
+        figures = step()
+        rates.append(trainer.generator_optimiser.param_groups[0]["lr"] / config.generator_rate)
+        now += 5.0
+        return figures
+
+    trainer.train_step = train_step  # type: ignore[method-assign]
+    fit(trainer, config, "", Clock(100.0, lambda: now))
+    assert rates[0] == rates[5] == 1.0
+    assert len(rates) == 17  # a tenth of the time is kept for writing, and as much as the longest step took
+    assert rates[-1] == pytest.approx(last, abs=0.01)
 
 
 def test_moments_lie_in_memory_as_their_parameters_do(tmp_path: Path) -> None:
     # On a GPU fused Adam refuses others, so that a run could not go on.
     def trained() -> tuple[torch.nn.Conv2d, torch.optim.Adam]:
-        layer = torch.nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
+        layer = torch.nn.Conv2d(4, 8, 3)
+        layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return layer, torch.optim.Adam(layer.parameters())
 
     layer, optimiser = trained()

@@ -56,6 +56,12 @@ class Clock:
         """Note that a checkpoint and its samples have been written."""
         self.longest_writing = max(self.longest_writing, self._lap())
 
+    def share(self) -> float:
+        """The share of the time to train in that has passed, 0..1; 0 without a limit."""
+        if self.seconds is None:
+            return 0.0
+        return min((self.now() - self.began) / max(self.seconds - self._writing(), 1e-9), 1.0)
+
     def _lap(self) -> float:
         before, self.last = self.last, self.now()
         return self.last - before
@@ -64,8 +70,11 @@ class Clock:
         """Whether another step and the writing after it would take too long."""
         if self.seconds is None:
             return False
-        writing = self.SLACK * self.longest_writing or self.FIRST_WRITING * self.seconds
-        return self.now() - self.began + self.longest_step + writing >= self.seconds
+        return self.now() - self.began + self.longest_step + self._writing() >= self.seconds
+
+    def _writing(self) -> float:
+        """The seconds that are kept for writing."""
+        return self.SLACK * self.longest_writing or self.FIRST_WRITING * (self.seconds or 0.0)
 
 
 class FitConfig(Protocol):
@@ -74,6 +83,7 @@ class FitConfig(Protocol):
     runs: Path
     resume: Path | None
     images: int
+    finish: bool
     snapshot_steps: int
     compact: bool
 
@@ -101,6 +111,8 @@ class Trainer(Protocol):
     """Steps done."""
     seen: int
     """Pictures shown so far, by all processes."""
+    done: float
+    """Share of the run that is over, 0..1, by which rates fall; `fit` sets it before each step."""
 
     @property
     def name(self) -> str:
@@ -151,6 +163,9 @@ def fit(trainer: Trainer, config: FitConfig, about: str, clock: Clock) -> Path:
         task = bar.add_task(trainer.kind, total=config.images, completed=trainer.seen, figures="")
         over = trainer.seen >= config.images
         while not over:
+            trainer.done = min(trainer.seen / config.images, 1.0)
+            if config.finish:
+                trainer.done = max(trainer.done, fabric.broadcast(clock.share()))
             figures = trainer.train_step()
             log = trainer.step % LOG_STEPS == 0
             if log or fabric.device.type == "cpu":

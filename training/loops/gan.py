@@ -63,6 +63,7 @@ class GanTrainer:
         torch.manual_seed(config.compute.seed)
         self.config, self.fabric, self.pictures, self.labels = config, fabric, pictures, labels
         self.step = self.seen = 0
+        self.done = 0.0
         self.moments_since: int | None = None
         layout = torch.channels_last
         self.generator = Generator(config.generator).to(fabric.device, memory_format=layout)
@@ -255,7 +256,8 @@ class GanTrainer:
     def _set_rates(self) -> None:
         config = self.config
         rising = warm_up(self.seen, self.moments_since, config.warm_up_images)
-        set_rates(self.optimisers().values(), rising * decay(self.seen, config.images, config.decay_images))
+        falling = decay(self.done, config.decay_images / config.images)
+        set_rates(self.optimisers().values(), rising * falling)
 
     def train_step(self) -> dict[str, Tensor]:
         """Draw a batch and do a step on it; then what follows a step, which is never part of a captured one."""

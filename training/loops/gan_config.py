@@ -39,12 +39,14 @@ class GanConfig:
     """Pictures to show the discriminator in all, resumed ones counted in."""
     seconds: float | None = None
     """End in this time, counted from the start of the command, with all written; --resume goes on later."""
+    finish: bool = False
+    """With --seconds: this is the run's last part. Rates fall as at its end, along the time where that is up sooner."""
     compact: bool = False
     """Write a compact checkpoint beside each checkpoint: one file of float16 weights without optimiser state."""
     warm_up_images: int = 2_000
     """Pictures within which the rates rise where the optimisers start without moments in mid-run."""
     decay_images: int = 0
-    """Pictures at the end of `images` over which the rates fall to 0."""
+    """Pictures at the end of `images` over which the rates fall to 0; with --finish, as large a share of the time."""
     batch: int = 16
     """Pictures a step and process."""
     generator_rate: float = 2e-3

@@ -71,7 +71,7 @@ class InversionTrainer:
     def __init__(self, config: InversionConfig, fabric: Fabric) -> None:
         torch.manual_seed(config.compute.seed)
         self.config, self.fabric = config, fabric
-        self.step = self.seen = 0
+        self.step, self.seen, self.done = 0, 0, 0.0
         self.moments_since: int | None = None
         self.weights = config.weights
         if not self.weights:
@@ -293,9 +293,10 @@ class InversionTrainer:
         return () if labels is None else (on_device(labels.draw(count), self.fabric.device),)
 
     def _set_rate(self) -> None:
-        done = min(self.seen / self.config.images, 1.0)
         rising = warm_up(self.seen, self.moments_since, self.config.warm_up_images)
-        set_rates([self.encoder_optimiser], rising * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))))
+        set_rates(
+            [self.encoder_optimiser], rising * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.done)))
+        )
         set_rates([o for name, o in self.optimisers().items() if name != "encoder"], rising)
 
     def _encoder_step(self, real: Tensor, sampled: Tensor, share: Tensor, *, key: None) -> dict[str, Tensor]:

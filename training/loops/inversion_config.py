@@ -37,6 +37,8 @@ class InversionConfig:
     """Pictures to show the encoder in all."""
     seconds: float | None = None
     """End in this time, counted from the start of the command, with all written; --resume goes on later."""
+    finish: bool = False
+    """With --seconds: this is the run's last part. Rates fall as at its end, along the time where that is up sooner."""
     compact: bool = False
     """Write a compact checkpoint beside each checkpoint: one file of float16 weights without optimiser state."""
     warm_up_images: int = 2_000

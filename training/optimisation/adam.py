@@ -63,6 +63,9 @@ def warm_up(seen: int, since: int | None, images: int) -> float:
     return min(max((seen - since) / images, 0.01), 1.0)
 
 
-def decay(seen: int, images: int, decay_images: int) -> float:
-    """Factor of the rates that falls linearly from 1 to 0 within the last `decay_images` of a run's `images`."""
-    return min((images - seen) / decay_images, 1.0) if decay_images > 0 else 1.0
+def decay(done: float, last: float) -> float:
+    """Factor of the rates that falls linearly from 1 to 0 over the share `last` at the end of a run.
+
+    `done` is the share of the run that is over, 0..1. Without a last share the factor stays 1.
+    """
+    return min((1 - done) / last, 1.0) if last > 0 else 1.0
