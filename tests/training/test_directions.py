@@ -86,6 +86,7 @@ def test_a_direction_joins_a_run_and_keeps_what_the_runs_own_boundaries_say(
     save_file(before, file)
     data, table = write_pictures(tmp_path, 60, 32)
     options = ["--run", str(run), "--data", str(data), "--attributes", str(table), "--right-way", "0"]
+    options += ["--domain-floor", "0", "--largest", "1.25"]
     assert main(["directions", *options, "--names", "tilt", "--keep", "smile"]) == 0
     after = load_file(file)
     for key, tensor in before.items():
@@ -93,6 +94,7 @@ def test_a_direction_joins_a_run_and_keeps_what_the_runs_own_boundaries_say(
     entries = json.loads((run / "directions.json").read_text())
     assert [entry["name"] for entry in entries] == ["smile", "age", "tilt"]
     assert entries[2]["conditioned_on"] == ["smile"]
+    assert entries[2]["range"] == [-1.25, 1.25]
     kept = before["boundary/smile"].flatten()
     assert abs(kept @ after["direction/tilt"].flatten()) < 1e-4
     assert abs(kept @ after["across/tilt"].flatten()) > 1e-3

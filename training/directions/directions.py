@@ -59,6 +59,8 @@ class DirectionsConfig:
     """Share of the pictures kept for the figure written beside each direction."""
     domain_floor: float = DOMAIN_FLOOR
     """A direction's range ends where the median domain score of edited codes falls below this."""
+    largest: float = LARGEST_STRENGTH
+    """No range goes beyond this strength, at least 1: how far edits please the eye, no score tells."""
     right_way: float = 0.95
     """It ends earlier where fewer than this share of pictures change as asked, as read by a regressor that is trained
     on the pictures: a picture without colour, say, cannot lose any. 0 leaves this out."""
@@ -102,7 +104,9 @@ def find_directions(config: DirectionsConfig) -> Path:
     found = []
     for name in names:
         step = native_step(standard, normals[name], [normals[other] for other in conditions[name]])
-        direction = space.direction(name, as_step(step), layers[name], codes[:READ], config.domain_floor)
+        direction = space.direction(
+            name, as_step(step), layers[name], codes[:READ], config.domain_floor, config.largest
+        )
         ends = direction.range
         if edits:
             step_of_code = direction.scale * direction.vector
@@ -245,21 +249,30 @@ class CodeSpace:
         self.inversions = invert_samples(few, run.generator.synthesis, run.encoder)
 
     def direction(
-        self, name: str, step: torch.Tensor, layers: list[int], codes: torch.Tensor, floor: float
+        self,
+        name: str,
+        step: torch.Tensor,
+        layers: list[int],
+        codes: torch.Tensor,
+        floor: float,
+        largest: float = LARGEST_STRENGTH,
     ) -> Direction:
         """Make a direction of a step float [L, 512] on `layers`; its range is measured on codes float32 [N, L, 512]."""
         vector, scale = unit_direction(step, layers, self.sampled)
-        return Direction(name, vector, scale, layers, self.meaningful_range(codes, scale * vector, floor))
+        ends = self.meaningful_range(codes, scale * vector, floor, largest)
+        return Direction(name, vector, scale, layers, ends)
 
-    def meaningful_range(self, codes: torch.Tensor, step: torch.Tensor, floor: float) -> tuple[float, float]:
+    def meaningful_range(
+        self, codes: torch.Tensor, step: torch.Tensor, floor: float, largest: float
+    ) -> tuple[float, float]:
         """The lowest and the highest strength at which edited codes still have a median domain score of `floor`.
 
-        Both are between 1 and 2 in size. codes float32 [N, L, 512]; step [L, 512], that of a strength of 1.
+        Both are between 1 and `largest` in size. codes float32 [N, L, 512]; step [L, 512], that of a strength of 1.
         """
         ends = []
         for sign in (-1, 1):
             reached = 1.0
-            for strength in np.arange(1.25, LARGEST_STRENGTH + 0.01, 0.25):
+            for strength in np.arange(1.25, largest + 0.01, 0.25):
                 edited = codes + sign * float(strength) * step.to(codes)
                 if np.median(domain_scores(self.discriminator, edited, self.inversions)) < floor:
                     break
