@@ -1,8 +1,8 @@
 """How well descriptors tell who is who, and what a distance of them says: dlib's, and the independent one beside it.
 
-`python -m benchmarks.identity --data train.zip --attributes train.csv` prints two tables: distances of pairs of one
-person and of two with AUC and equal error rate, and the calibration of the identity score, with the two numbers of its
-logistic.
+`python -m benchmarks.identity --data train.zip --attributes train.csv` prints tables: distances of pairs of one
+person and of two with AUC and equal error rate, and for each descriptor the calibration of a score from its distance,
+with the two numbers of its logistic. Those of dlib's are the identity score's (training/faces/identity.py).
 
 Who is on a picture is told by the order of the files: those of one person follow one another, at most five. Where the
 next person starts is not written down. But where both descriptors surely take two pictures for one person, those
@@ -27,7 +27,7 @@ import tyro
 from benchmarks.graphs import Array, markdown_table
 from training.data.pictures import DataError, load_pictures
 from training.faces.identity import FaceDescriptor, face_chip
-from training.faces.mobile_face import MobileFace, face_square, identity_score
+from training.faces.mobile_face import MobileFace, face_square
 
 DESCRIPTORS = {"dlib": (FaceDescriptor, face_chip), "MobileFace": (MobileFace, face_square)}
 SURELY_ONE = {"dlib": 0.5, "MobileFace": 1.1}  # distances below which both are sure
@@ -115,9 +115,10 @@ def fitted_logistic(same: Array, different: Array) -> tuple[float, float]:
     return float(x.mean() - theta[0] / theta[1]), float(-theta[1])
 
 
-def calibration(same: Array, different: Array) -> list[dict[str, float]]:
-    """For each tenth of the identity score: pairs, the mean score, and the share of one person's, both as frequent."""
-    scores = [identity_score(torch.from_numpy(x)).numpy() for x in (same, different)]
+def calibration(same: Array, different: Array, middle: float, steepness: float) -> list[dict[str, float]]:
+    """For each tenth of a score, the logistic of distances: pairs, the mean score, and the share of one person's, both
+    as frequent."""
+    scores = [1 / (1 + np.exp(steepness * (x - middle))) for x in (same, different)]
     edges = np.linspace(0, 1, BINS + 1)[1:-1]
     rows = []
     for n in range(BINS):
@@ -164,20 +165,19 @@ def measure(config: IdentityConfig) -> dict[str, Any]:
     same, different = pairs(numbers, descriptors)
     if not len(same) or not len(different):
         raise DataError(f"{config.data}: no three pictures in order that show one person")
-    # The logistic is fitted on the first half of the people and checked on the others.
-    middle = numbers[len(numbers) // 2]
-    fitting, checking = (
-        [distances(descriptors["MobileFace"], x[part(numbers[x[:, 0]])]) for x in (same, different)]
-        for part in (lambda n: n < middle, lambda n: n >= middle)
-    )
-    return {
-        "pairs": {"same": len(same), "different": len(different)},
-        "descriptors": {
-            name: separation(*(distances(d, x) for x in (same, different))) for name, d in descriptors.items()
-        },
-        "logistic": dict(zip(("middle", "steepness"), fitted_logistic(*fitting), strict=True)),
-        "calibration": calibration(*checking),
-    }
+    # Logistics are fitted on the first half of the people and checked on the others.
+    half = numbers[len(numbers) // 2]
+    found: dict[str, Any] = {"pairs": {"same": len(same), "different": len(different)}, "descriptors": {}}
+    for name, d in descriptors.items():
+        one, two = distances(d, same), distances(d, different)
+        first_one, first_two = (numbers[x[:, 0]] < half for x in (same, different))
+        middle, steepness = fitted_logistic(one[first_one], two[first_two])
+        found["descriptors"][name] = {
+            **separation(one, two),
+            "logistic": {"middle": middle, "steepness": steepness},
+            "calibration": calibration(one[~first_one], two[~first_two], middle, steepness),
+        }
+    return found
 
 
 def main(config: IdentityConfig) -> None:
@@ -199,22 +199,23 @@ def main(config: IdentityConfig) -> None:
         for name, x in found["descriptors"].items()
     ]
     print(markdown_table(header, rows))
-    print(
-        "\nFitted on the first half: middle {middle:.4f}, steepness {steepness:.2f}".format(
-            **found["logistic"]
+    for name, x in found["descriptors"].items():
+        print(
+            "\n{}, fitted on the first half: middle {middle:.4f}, steepness {steepness:.2f}".format(
+                name, **x["logistic"]
+            )
         )
-    )
-    print("The identity score on the second half, both kinds of pairs as frequent:\n")
-    lines = [
-        [
-            f"{x['from']:.1f} to {x['from'] + 1 / BINS:.1f}",
-            str(x["pairs"]),
-            f"{x['score']:.2f}",
-            f"{x['same']:.2f}",
+        print("The score on the second half, both kinds of pairs as frequent:\n")
+        lines = [
+            [
+                f"{row['from']:.1f} to {row['from'] + 1 / BINS:.1f}",
+                str(row["pairs"]),
+                f"{row['score']:.2f}",
+                f"{row['same']:.2f}",
+            ]
+            for row in x["calibration"]
         ]
-        for x in found["calibration"]
-    ]
-    print(markdown_table(["score", "pairs", "mean score", "share of one person"], lines))
+        print(markdown_table(["score", "pairs", "mean score", "share of one person"], lines))
     if config.output:
         config.output.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -14,7 +14,8 @@ from torch import nn
 
 from export.bundles.presets import read_presets
 from training.faces.alignment import ALIGNMENT_FILE
-from training.faces.mobile_face import IdentityDescriptor, square_between
+from training.faces.mobile_face import ALIGNED_SQUARE, IdentityDescriptor
+from training.faces.squares import Square, square_between
 from training.networks.encoder import Encoder
 from training.networks.generator import Generator
 from training.networks.latent_discriminator import LatentDiscriminator
@@ -51,11 +52,8 @@ class Pipeline:
 
     def objective(self, synthesis: nn.Module, encoder: nn.Module, perceptual: nn.Module) -> Objective:
         """The objective of this pipeline's refinements, by its own networks or folded ones."""
-        shape, descriptor = self.generator.config, None
-        if self.where_faces_lie is not None:
-            template = self.where_faces_lie["template"]
-            square = square_between(template["left_eye"], template["right_eye"])
-            descriptor = IdentityDescriptor(shape.resolution, square)
+        shape, square = self.generator.config, self.square(ALIGNED_SQUARE)
+        descriptor = None if square is None else IdentityDescriptor(shape.resolution, square)
         return Objective(
             synthesis,
             encoder,
@@ -65,6 +63,14 @@ class Pipeline:
             groups=self.generator.synthesis.extra.terms(shape.layers, shape.code_size),
             descriptor=descriptor,
         )
+
+    def square(self, aligned: Square) -> Square | None:
+        """Where on this run's pictures a square of pictures aligned as the training data lies; None without an
+        alignment.json."""
+        if self.where_faces_lie is None:
+            return None
+        template = self.where_faces_lie["template"]
+        return square_between(aligned, template["left_eye"], template["right_eye"])
 
     def face(self, alignment: str | None) -> dict[str, Any] | None:
         """Where faces are to be aligned to; None for pictures that are only cropped. Raises CheckpointError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,9 +13,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from export.bundles.building import IDENTITY_WEIGHT, BundleConfig, fold, settle
+from export.bundles.building import IDENTITY_WEIGHT, BundleConfig, build, fold, settle
 from export.bundles.bundle import write_bundle
 from export.bundles.checkpoint import load_pipeline
+from export.bundles.manifest import IDENTITY_LICENCE
+from export.bundles.verification import VerifyConfig, verify
 from indomain import Client, InvalidCodeError, InvalidOptionError, Refine
 from indomain.latents import CodeReader
 from serving.jobs import EditStep
@@ -22,7 +25,9 @@ from serving.pipeline.edits import edit_distance, edit_vector
 from serving.repository.reader import read_bundle
 from tests.export.conftest import REFINE, Exported
 from tests.export.run_folder import write_run
-from training.faces.mobile_face import IdentityDescriptor, square_between
+from training.faces.identity import CHIP, MIDDLE, SIDE, STEEPNESS, FaceDescriptor, identity_score
+from training.faces.mobile_face import ALIGNED_SQUARE, IdentityDescriptor
+from training.faces.squares import cut, square_between
 from training.networks.extra_rows.detail import Detail, DetailConfig
 from training.refinement.detail_basis import (
     BASIS_FILE,
@@ -115,7 +120,9 @@ def test_the_graph_does_what_the_plain_loop_does(run: Path, client: Client, pict
 
 
 def test_the_identity_term_brings_the_faces_descriptors_together(client: Client, picture: bytes) -> None:
-    describe = IdentityDescriptor(picture.shape[0], square_between((0.35, 0.46), (0.65, 0.46)))
+    describe = IdentityDescriptor(
+        picture.shape[0], square_between(ALIGNED_SQUARE, (0.35, 0.46), (0.65, 0.46))
+    )
 
     def distance(weight: float) -> float:
         found = client.invert(picture, refine=Refine(steps=20, identity_weight=weight)).image
@@ -139,6 +146,32 @@ def test_only_what_is_known_is_refined_towards(client: Client, picture: bytes) -
         assert measured.losses.refine_loss_after < plain.losses.refine_loss_after
         assert not np.array_equal(measured.code, plain.code)
         assert np.any(measured.code[LAYERS:]) == (options.downsampling is None)
+
+
+def test_the_identity_score_is_that_of_the_descriptors(client: Client, repository: Path) -> None:
+    """By dlib's descriptor in training/, of the pictures as they were answered, though the graph has 8-bit weights."""
+    lines = verify(VerifyConfig(repository)).splitlines()
+    assert any("identity  inputs, outputs and sample as stored" in line for line in lines)
+    manifest = json.loads((repository / "detailed.json").read_text())
+    assert manifest["identity"] == {"middle": MIDDLE, "steepness": STEEPNESS}
+    assert manifest["licence"].endswith(IDENTITY_LICENCE)
+    assert manifest["parity"]["identity"]["relative_error_to_checkpoint"] < 1e-4
+    assert (repository / manifest["graphs"]["identity"]["file"]).stat().st_size < 6_300_000
+    portrait = Image.open("clients/python/examples/portrait.png").convert("RGB").resize((32, 32))
+    inverted = client.invert(portrait, steps=0, include_identity_score=True)
+    one, other = (torch.from_numpy(np.asarray(image)) for image in (portrait, inverted.image))
+    square = square_between(CHIP, (0.35, 0.46), (0.65, 0.46))
+    faces = torch.stack([one, other]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        a, b = FaceDescriptor()(cut(faces, square, SIDE))
+    wanted = float(identity_score((a - b).norm()))
+    assert 0 < wanted < 0.99  # beyond, a float would not tell
+    assert inverted.identity_score == pytest.approx(wanted, rel=0.01)
+
+
+def test_a_bundle_can_be_exported_without_the_identity_score(run: Path) -> None:
+    built = build(load_pipeline(run), BundleConfig(run, run, sampled_codes=64, identity_score=False))
+    assert "identity" not in built.graphs
 
 
 def test_detail_fades_as_far_as_an_edit_goes(client: Client, repository: Path, picture: bytes) -> None:

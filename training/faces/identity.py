@@ -19,6 +19,8 @@ import tyro
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from training.faces.squares import Square, cut
+
 WEIGHTS = Path(__file__).parents[1] / "weights" / "face_descriptor.safetensors"
 SIDE = 150  # side of the network's input, pixels
 MEAN_RGB = (122.782, 117.001, 104.298)
@@ -44,14 +46,29 @@ BLOCKS = (
 
 # dlib cuts a face so that the eyes lie at 31.7 % and 68.3 % of the width and 31 % of the height. On pictures aligned as
 # the training data (pupils at 35 % and 65 %, and 46 %) that is a square of 82 % of the side, at the lower edge.
-ALIGNED_SIDE = 183
-ALIGNED_TOP, ALIGNED_LEFT = ALIGNED_SIDE - SIDE, (ALIGNED_SIDE - SIDE) // 2
+CHIP = Square(16 / 183, 33 / 183, SIDE / 183)
+"""Of pictures aligned as the training data."""
+
+# The identity score's logistic, fitted by benchmarks/identity.py: the distance that it gives 0.5, and how steep it is.
+MIDDLE, STEEPNESS = 0.601, 53.6
 
 
 def face_chip(image: Tensor) -> Tensor:
-    """Crop a face as dlib does, from pictures aligned as the training data: float [N, 3, H, W] -> [N, 3, 150, 150]."""
-    x = F.interpolate(image, size=(ALIGNED_SIDE, ALIGNED_SIDE), mode="bilinear", antialias=True)
-    return x[:, :, ALIGNED_TOP : ALIGNED_TOP + SIDE, ALIGNED_LEFT : ALIGNED_LEFT + SIDE]
+    """Crop a face as dlib does, from pictures aligned as the training data: float [N, 3, S, S] -> [N, 3, 150, 150].
+
+    Raises ValueError for pictures that are not square.
+    """
+    return cut(image, CHIP, SIDE)
+
+
+def identity_score(distance: Tensor) -> Tensor:
+    """Probability that two pictures show one person, from the distance of their descriptors; any shape, 0..1.
+
+    It was fitted on photographs, and holds where pairs of one person and of two are as frequent: where a pair of one
+    person is likelier beforehand, as a photograph and its edit, the probability is higher. Pose and light that an edit
+    shares with its photograph raise it, too.
+    """
+    return ((MIDDLE - distance) * STEEPNESS).sigmoid()
 
 
 class Residual(nn.Module):
@@ -80,13 +97,14 @@ class FaceDescriptor(nn.Module):
     """
 
     pretrained = True  # checkpoints leave it out
+    values = 128  # of a descriptor
 
     def __init__(self) -> None:
         super().__init__()
         self.conv32_down = nn.Conv2d(3, 32, 7, 2)
         for name, inputs, outputs, stride in BLOCKS:
             self.add_module(name, Residual(inputs, outputs, stride))
-        self.fc = nn.Linear(256, 128, bias=False)
+        self.fc = nn.Linear(256, self.values, bias=False)
         self.load_state_dict(folded_state(load_file(WEIGHTS)))
         self.requires_grad_(False)
 
@@ -136,22 +154,54 @@ def identity_similarity(a: Tensor, b: Tensor) -> IdentitySimilarity:
 # --- weights ------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class ChannelGrid:
+    """A convolution's weights as the package stores them: step * values + lowest, the scale layer in `step` and
+    `lowest`."""
+
+    values: Tensor
+    """uint8 or float16 [O, I, k, k]"""
+    step: Tensor
+    """float32 [O, 1, 1, 1]"""
+    lowest: Tensor
+    """float32 [O, 1, 1, 1]"""
+    bias: Tensor
+    """float32 [O]"""
+
+    @property
+    def weight(self) -> Tensor:
+        """float32 [O, I, k, k]"""
+        return self.values.float() * self.step + self.lowest
+
+
+def channel_grids(stored: dict[str, Tensor]) -> dict[str, ChannelGrid]:
+    """The convolutions of a weights file, by the names of FaceDescriptor's modules."""
+
+    def decoded(name: str) -> Tensor:
+        step, lowest = stored.get(f"range/{name}", (1.0, 0.0))
+        return stored[name].float() * step + lowest
+
+    grids = {}
+    for name in [key.removesuffix("/conv/filters") for key in stored if key.endswith("/conv/filters")]:
+        if name.startswith("range/"):
+            continue
+        scale = decoded(f"{name}/scale/weights")
+        step, lowest = stored.get(f"range/{name}/conv/filters", (1.0, 0.0))
+        grids[name.replace("/", ".")] = ChannelGrid(
+            stored[f"{name}/conv/filters"].permute(3, 2, 0, 1).contiguous(),
+            (scale * step)[:, None, None, None],
+            (scale * lowest)[:, None, None, None],
+            decoded(f"{name}/conv/bias") * scale + decoded(f"{name}/scale/biases"),
+        )
+    return grids
+
+
 def folded_state(stored: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of the weights file, decoded, each scale layer folded into its convolution: FaceDescriptor's state."""
-    ranges = {name.removeprefix("range/"): x for name, x in stored.items() if name.startswith("range/")}
-    decoded = {
-        name: x.float() * ranges[name][0] + ranges[name][1] if name in ranges else x.float()
-        for name, x in stored.items()
-        if not name.startswith("range/")
-    }
-    state = {"fc.weight": decoded["fc"].T}
-    for name in [key.removesuffix("/conv/filters") for key in decoded if key.endswith("/conv/filters")]:
-        scale, shift = decoded[f"{name}/scale/weights"], decoded[f"{name}/scale/biases"]
-        module = name.replace("/", ".")
-        state[f"{module}.weight"] = (
-            decoded[f"{name}/conv/filters"].permute(3, 2, 0, 1) * scale[:, None, None, None]
-        )
-        state[f"{module}.bias"] = decoded[f"{name}/conv/bias"] * scale + shift
+    step, lowest = stored["range/fc"]
+    state = {"fc.weight": (stored["fc"].float() * step + lowest).T}
+    for name, grid in channel_grids(stored).items():
+        state |= {f"{name}.weight": grid.weight, f"{name}.bias": grid.bias}
     return state
 
 

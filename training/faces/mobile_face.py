@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,6 +18,8 @@ import torch.nn.functional as F
 import tyro
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from training.faces.squares import Cut, Square, cut
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "mobile_face.safetensors"
 SIDE = 112  # side of the network's input, pixels
@@ -31,68 +31,17 @@ PLACES = 4 * 4  # of the last features
 # square of 90 % of the side tells people apart best: 4 % of a side lower or 5 % higher, it errs three times as often.
 SQUARE = SIDE / 124
 
-# The identity score's logistic, fitted by benchmarks/identity.py: the distance that it gives 0.5, and how steep it is.
-MIDDLE, STEEPNESS = 1.243, 31.2
-
-
-# Where the training data's pupils lie, as the face detector measures it: half-way between them, and how far apart.
-EYES_X, EYES_Y, EYES_APART = 0.5026, 0.4623, 0.3086
-
-
-@dataclass(frozen=True)
-class Square:
-    """A square of a picture, as shares of its side."""
-
-    left: float
-    top: float
-    side: float
-
-
 ALIGNED_SQUARE = Square((1 - SQUARE) / 2, (1 - SQUARE) / 2, SQUARE)
 """Of pictures aligned as the training data."""
 
 
-def square_between(left_eye: Sequence[float], right_eye: Sequence[float]) -> Square:
-    """The same square of a face whose pupils lie elsewhere on its pictures: (x, y) as shares of the side."""
-    scale = (right_eye[0] - left_eye[0]) / EYES_APART
-    x, y = (left_eye[0] + right_eye[0]) / 2, (left_eye[1] + right_eye[1]) / 2
-    square = ALIGNED_SQUARE
-    return Square(x - scale * (EYES_X - square.left), y - scale * (EYES_Y - square.top), scale * square.side)
-
-
-def resampling(size: int, start: float, length: float) -> Tensor:
-    """Weights float [112, size] that resample a row's stretch, which starts and is long as shares of it, to 112 pixels.
-
-    The filter is bilinear with antialiasing, as PyTorch's; what lies beyond the row repeats its end.
-    """
-    pixels = length * size / SIDE
-    centres = start * size + (torch.arange(SIDE, dtype=torch.float64) + 0.5) * pixels
-    reach = max(pixels, 1.0)
-    centres = centres.clamp(0.5, size - 0.5)
-    places = torch.arange(size, dtype=torch.float64) + 0.5
-    weights = (1 - (places - centres[:, None]).abs() / reach).clamp(min=0)
-    return (weights / weights.sum(1, keepdim=True)).float()
-
-
-def face_square(image: Tensor, square: Square = ALIGNED_SQUARE) -> Tensor:
-    """Crop a face as the network wants it: float [N, 3, S, S] -> [N, 3, 112, 112].
+def face_square(image: Tensor) -> Tensor:
+    """Crop a face as the network wants it, from pictures aligned as the training data: float [N, 3, S, S] ->
+    [N, 3, 112, 112].
 
     Raises ValueError for pictures that are not square.
     """
-    if image.ndim != 4 or image.shape[1] != 3 or image.shape[2] != image.shape[3]:
-        raise ValueError(f"faces are square pictures [N, 3, S, S], not {list(image.shape)}; align them first")
-    rows = resampling(image.shape[2], square.top, square.side).to(image)
-    columns = resampling(image.shape[3], square.left, square.side).to(image)
-    return rows @ image @ columns.T
-
-
-def identity_score(distance: Tensor) -> Tensor:
-    """Probability that two pictures show one person, from the distance of their descriptors; any shape, 0..1.
-
-    It was fitted on photographs, and holds where pairs of one person and of two are as frequent: where a pair of one
-    person is likelier beforehand, as a photograph and its edit, the probability is higher.
-    """
-    return ((MIDDLE - distance) * STEEPNESS).sigmoid()
+    return cut(image, ALIGNED_SQUARE, SIDE)
 
 
 class PReLU(nn.Module):
@@ -152,24 +101,15 @@ class MobileFace(nn.Module):
         return F.normalize(self.fc(self.stages(self.stem(face * (127.5 / 128))).flatten(1)))
 
 
-class IdentityDescriptor(nn.Module):
+class IdentityDescriptor(nn.Sequential):
     """Pictures float [N, 3, S, S] in [-1, 1], of one side S -> descriptors float [N, 256], of length 1, of the faces in
     a square of them.
 
-    It gives what `MobileFace()(face_square(image, square))` gives, in operators whose gradients the exporter can write.
+    It gives what `MobileFace()(face_square(image))` gives, in operators whose gradients the exporter can write.
     """
 
-    rows: Tensor
-    columns: Tensor
-
     def __init__(self, side: int, square: Square = ALIGNED_SQUARE) -> None:
-        super().__init__()
-        self.network = MobileFace()
-        self.register_buffer("rows", resampling(side, square.top, square.side), persistent=False)
-        self.register_buffer("columns", resampling(side, square.left, square.side).T, persistent=False)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.network(self.rows @ image @ self.columns)
+        super().__init__(Cut(side, square, SIDE), MobileFace())
 
 
 # --- weights ------------------------------------------------------------------------------------------------
