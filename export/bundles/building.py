@@ -25,12 +25,15 @@ from export.graphs.graphs import (
     EncoderGraph,
     GeneratorGraph,
     Graph,
+    IdentityGraph,
     WithExtraRows,
     WithoutExtraRows,
     bundle_graphs,
     detector_graph,
+    identity_graph,
 )
 from export.graphs.precision import Precision, lower
+from training.faces.identity import CHIP, FaceDescriptor
 from training.losses.perceptual import LPIPSSq
 from training.measures.domain_score import calibration_count, invert_samples
 from training.networks.bidirectional.invertible_mapping import InvertibleMapping
@@ -76,6 +79,9 @@ class BundleConfig:
     alignment: Alignment | None = None
     """How photographs are brought into place. face: by the faces on them, to where the run's alignment.json says; that
     takes a sixth graph, the detector. Left out: face where the run has that file, otherwise centre-crop."""
+    identity_score: bool = True
+    """Adds a graph that says how likely two pictures show one person, 6.2 MB, where the run's alignment.json says where
+    faces lie on its pictures; without that file there is none."""
     refine: RefinementConfig = field(default_factory=RefinementConfig)
     """Chunk size of the refiner, and the defaults that the manifest carries."""
     sampled_codes: int = 2_000
@@ -190,6 +196,9 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
     )
     if pipeline.face(config.alignment) is not None:
         graphs["detector"] = detector_graph()
+    chip = pipeline.square(CHIP) if config.identity_score else None
+    if chip is not None:
+        graphs["identity"] = identity_graph(side, chip)
     originals = {
         **{role: graph.module for role, graph in graphs.items() if role == "detector"},
         "encoder": EncoderGraph(giving_rows(pipeline.encoder)),
@@ -197,6 +206,8 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
         "mapping": giving_rows(generator.mapping),
         "critic": taking_rows(DomainScoreGraph(pipeline.latent_discriminator, quantiles)),
     }
+    if chip is not None:
+        originals["identity"] = IdentityGraph(side, chip, FaceDescriptor())
     if reader is not None:
         originals["relabeller"] = Relabeller(generator.mapping, reader)  # type: ignore[arg-type]
     statistics = {

@@ -39,7 +39,7 @@ from export.parity.sessions import open_session, run
 from export.parity.tolerances import ParityError, sample_count
 from training.refinement.refinement import RefinementConfig
 
-# Of the progress bar: five graphs exported, five checked, and three more. Precision, detector, relabeller add theirs.
+# Of the progress bar: five graphs exported, five checked, and three more. Precision and further graphs add theirs.
 STEPS = 13
 
 
@@ -53,6 +53,7 @@ def write_bundle(config: BundleConfig) -> str:
     try:
         steps = STEPS + (config.precision != "float32") + 2 * (pipeline.face(config.alignment) is not None)
         steps += 2 * pipeline.generator.config.relabels
+        steps += 2 * (config.identity_score and pipeline.where_faces_lie is not None)
         with progress_bar(steps) as announce:
             sizes, figures, places = write_checked(pipeline, name, config, work, announce)
         move_into_place(work, config.to, name, tuple(sizes), config.version)
@@ -151,6 +152,7 @@ def inputs_of(
             if "detector" in files
             else {}
         ),
+        **({"identity": {"image": image}} if "identity" in files else {}),
         **(
             {"relabeller": {"code": code, "label": other_labels(latents[1]).numpy()}}
             if "relabeller" in files

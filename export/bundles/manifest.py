@@ -21,11 +21,13 @@ from export.graphs.tensor_spec import TensorSpec
 from export.parity.differences import Figures
 from export.parity.sessions import versions
 from export.parity.tolerances import sample_count
+from training.faces.identity import MIDDLE, STEEPNESS
 
 FORMAT = 1
 # Graphs that another bundle may use. Not the detector, which `python -m export align` takes from a bundle again.
-SHAREABLE = ("encoder", "generator", "mapping", "critic", "refiner", "relabeller")
+SHAREABLE = ("encoder", "generator", "mapping", "critic", "refiner", "relabeller", "identity")
 DETECTOR_LICENCE = " Face detector: YuNet (Apache-2.0)."
+IDENTITY_LICENCE = " Face descriptor: dlib's, as face-api has it (MIT)."
 Place = tuple[str, int]  # a graph's model folder and version
 
 
@@ -69,9 +71,13 @@ def describe(
         "refine": refine,
         "statistics": built.statistics,
         **alignment(pipeline.face(config.alignment)),
+        **({"identity": {"middle": MIDDLE, "steepness": STEEPNESS}} if "identity" in built.graphs else {}),
         "training": training,
         "data": card.get("data", str(meta.get("data", ""))),
-        "licence": card.get("licence", "") + (DETECTOR_LICENCE if "detector" in built.graphs else ""),
+        # The detector's last: `python -m export align` takes it off again.
+        "licence": card.get("licence", "")
+        + (IDENTITY_LICENCE if "identity" in built.graphs else "")
+        + (DETECTOR_LICENCE if "detector" in built.graphs else ""),
         "limits": card.get("limits", ""),
         **({"card": card} if card else {}),
     }

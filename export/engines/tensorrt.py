@@ -31,8 +31,8 @@ from export.engines.triton import (
 from export.graphs.tensor_spec import TensorSpec
 
 # Graphs that stay at float32: gradients and moments need more than 16 bits, and so do landmarks to a pixel,
-# and couplings that are run backwards.
-PRECISE = ("refiner", "detector", "relabeller")
+# couplings that are run backwards, and distances that were calibrated.
+PRECISE = ("refiner", "detector", "relabeller", "identity")
 # Precision of a graph that was exported in 16 bits -> TensorRT's name.
 OWN: dict[str, Precision] = {"float16": "fp16", "bfloat16": "bf16"}
 SCRIPT = "build-plans.sh"

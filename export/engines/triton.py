@@ -24,6 +24,7 @@ MAX_BATCH = {
     # Not every bundle has these.
     "detector": 8,
     "relabeller": 64,
+    "identity": 16,
 }
 QUEUE_BATCHES = 16  # full batches that may wait; further requests are rejected
 LONGEST_WAIT_US = 600_000_000  # longer than any request's own time-out, which counts only if this is set

@@ -16,6 +16,7 @@ import onnx
 import onnx_ir as ir
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from export.graphs.decompositions import trace
@@ -24,6 +25,8 @@ from export.graphs.storage import compress, tidy
 from export.graphs.tensor_spec import DType, TensorSpec
 from export.graphs.unrolling import BEST, LOSS, unroll
 from training.faces.face_detector import STRIDES, VALUES, FaceDetector
+from training.faces.identity import CHIP, SIDE, WEIGHTS, ChannelGrid, FaceDescriptor, channel_grids
+from training.faces.squares import Cut, Square
 from training.refinement.objective import to_float
 from training.refinement.refiner import Refiner
 
@@ -152,6 +155,59 @@ def for_detector(images: Tensor) -> Tensor:
     """Resize pictures uint8 [N, H, W, 3] to the size that the detector takes."""
     x = F.interpolate(images.permute(0, 3, 1, 2).float(), (DETECTOR_SIDE, DETECTOR_SIDE))
     return x.permute(0, 2, 3, 1).to(torch.uint8).contiguous()
+
+
+class StoredConv(nn.Module):
+    """A convolution whose weights are stored as their grid. Runtimes fold them to float32 when they load the graph.
+
+    They are a Cast, a product and a sum, not DequantizeLinear, which ONNX Runtime would compute again in every run.
+    """
+
+    values: Tensor
+    step: Tensor
+    lowest: Tensor
+    bias: Tensor
+
+    def __init__(self, grid: ChannelGrid, like: nn.Conv2d) -> None:
+        super().__init__()
+        for name in ("values", "step", "lowest", "bias"):
+            self.register_buffer(name, getattr(grid, name))
+        self.stride, self.padding = like.stride, like.padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.values.float() * self.step + self.lowest
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding)  # type: ignore[arg-type]
+
+
+class IdentityGraph(nn.Module):
+    """image uint8 [N, H, W, 3] -> descriptor float32 [N, 128] of the face in a square of it."""
+
+    def __init__(self, resolution: int, square: Square, network: nn.Module) -> None:
+        super().__init__()
+        self.cut, self.network = Cut(resolution, square, SIDE), network
+
+    def forward(self, image: Tensor) -> Tensor:
+        descriptor: Tensor = self.network(self.cut(to_float(image)))
+        return descriptor
+
+
+def stored_descriptor() -> FaceDescriptor:
+    """dlib's network with the weights as the package has them: the descriptors are the same."""
+    network = FaceDescriptor()
+    for name, grid in channel_grids(load_file(WEIGHTS)).items():
+        parent, _, child = name.rpartition(".")
+        convolution = network.get_submodule(name)
+        assert isinstance(convolution, nn.Conv2d)
+        setattr(network.get_submodule(parent), child, StoredConv(grid, convolution))
+    return network
+
+
+def identity_graph(resolution: int, square: Square = CHIP) -> Graph:
+    """The graph for pictures of a side in pixels, whose faces lie in a square of them."""
+    image = TensorSpec("image", "uint8", (resolution, resolution, 3))
+    descriptor = TensorSpec("descriptor", "float32", (FaceDescriptor.values,))
+    module = IdentityGraph(resolution, square, stored_descriptor())
+    return Graph("identity", module, (image,), (descriptor,))
 
 
 def bundle_graphs(

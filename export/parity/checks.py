@@ -90,6 +90,8 @@ def check_all(
     }
     if "detector" in graphs:
         inputs["detector"] = for_detector(pictures)
+    if "identity" in graphs:
+        inputs["identity"] = pictures
     if "relabeller" in graphs:
         inputs["relabeller"] = (codes, other_labels(latents[1]))
     for role, x in inputs.items():

@@ -1,4 +1,4 @@
-"""Checks of graphs without a gradient inside: encoder, generator, mapping, domain score, detector, relabeller."""
+"""Checks of graphs without a gradient inside: encoder, generator, mapping, scores, detector, relabeller."""
 
 from __future__ import annotations
 
