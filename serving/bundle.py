@@ -3,7 +3,8 @@
 repository/ reads bundles from files and checks them; a back end (backends/) runs their graphs. The graphs of a bundle
 `B`: `B_encoder` (picture -> code), `B_generator` (code -> picture), `B_mapping` (z -> code), `B_critic` (code -> domain
 score), `B_refiner` (some steps of refinement), with alignment by faces `B_detector` (picture -> faces), and where codes
-can be given other labels `B_relabeller` (code and labels -> code). With labels `B_mapping` takes them beside z.
+can be given other labels `B_relabeller` (code and labels -> code). With labels `B_mapping` takes them beside z. With an
+identity score `B_identity` (picture -> descriptor of its face).
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serving.jobs import EditStep
 
-Role = Literal["encoder", "generator", "mapping", "critic", "refiner", "detector", "relabeller"]
-# Every bundle has these graphs. Those aligned by faces have a detector, too, and some with labels a relabeller.
+Role = Literal["encoder", "generator", "mapping", "critic", "refiner", "detector", "relabeller", "identity"]
+# Every bundle has these graphs. Those aligned by faces have a detector, too, and some the last two.
 ROLES: tuple[Role, ...] = ("encoder", "generator", "mapping", "critic", "refiner")
 Precision = Literal["float32", "float16", "bfloat16"]
 GraphKey = tuple[str, int, str]  # model, version, sha256
@@ -102,6 +103,13 @@ class Label(ManifestPart):
     name: str = Field(min_length=1)
     frequency: float = Field(ge=0, le=1)
     held_out: HeldOut | None = None
+
+
+class IdentityLogistic(ManifestPart):
+    """How likely faces whose descriptors are so far apart are one person's: 1 / (1 + exp(steepness (far - middle)))."""
+
+    middle: float = Field(gt=0)
+    steepness: float = Field(gt=0)
 
 
 class RefineDefaults(ManifestPart):
@@ -305,6 +313,7 @@ class Bundle:
     licence: str
     limits: str
     labels: tuple[Label, ...] = ()  # in the order of the graphs' input `label`
+    identity: IdentityLogistic | None = None  # with a graph of that role
 
     @property
     def z_size(self) -> int:

@@ -123,10 +123,11 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The photograph that a code was made from, and where on it the encoded square lies."""
+    """The photograph that a code was made from, where on it the encoded square lies, and the square itself."""
 
     picture: EncodedPicture
     placement: Placement
+    square: Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +194,7 @@ class OutputOptions:
 
     codes False: codes are answered by their handles only. pasted: also the whole photograph with the result pasted
     in. pasting None: CHANGE if a picture was edited, else REPLACE. strip_metadata: `pasted` is in sRGB, and has neither
-    the photograph's metadata nor its colour profile.
+    the photograph's metadata nor its colour profile. identity_score: the result also has that.
     """
 
     format: ImageFormat = ImageFormat.PNG
@@ -205,6 +206,7 @@ class OutputOptions:
     pasted: bool = False
     pasting: Pasting | None = None
     strip_metadata: bool = False
+    identity_score: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from serving.jobs import EncodedPicture, Face, NamedCode, Placement
+from serving.jobs import EncodedPicture, Face, NamedCode, Origin, Placement
 
 
 class StopReason(StrEnum):
@@ -51,7 +51,8 @@ class Rendering:
     """The pictures of a result, those that were asked for, and where on the photograph they belong.
 
     image: the result. aligned: what the encoder saw. start: the picture of the code before refinement. pasted: the
-    whole photograph with the result pasted in. placement None: the source was a code.
+    whole photograph with the result pasted in. origin: the photograph; None: the source was a code, and `placement` is
+    None, too. identity_score: how likely the result and the photograph, or what was edited, show one person.
     """
 
     image: EncodedPicture | None = None
@@ -59,6 +60,8 @@ class Rendering:
     start: EncodedPicture | None = None
     pasted: EncodedPicture | None = None
     placement: Placement | None = None
+    identity_score: float | None = None
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@
 import { Blend, pictureOf } from "./editor/blend.js";
 import { Brush } from "./editor/brush.js";
 import { Directions } from "./editor/directions.js";
+import { identitySentence } from "./editor/domain.js";
 import { Downloads } from "./editor/downloads.js";
 import { HistoryList } from "./editor/history_list.js";
 import { Strip } from "./editor/strip.js";
@@ -17,7 +18,7 @@ import { Inversion } from "./sources/inversion.js";
 import { Opening } from "./sources/opening.js";
 import { Samples } from "./sources/samples.js";
 import { Editing } from "./state/editing.js";
-import { NO_EDITS, described, isNone, withPreset } from "./state/edits.js";
+import { NO_EDITS, described, isNone, same, withPreset } from "./state/edits.js";
 import { blobOf } from "./state/pictures.js";
 import { followColours } from "./ui/colours.js";
 import { byId } from "./ui/elements.js";
@@ -57,7 +58,10 @@ const directions = new Directions({
     editing.edits = { ...edits, strengths: { ...edits.strengths, [name]: strength } };
     requestPicture(askedAt);
   },
-  onSettled: (label) => editing.settle(label),
+  onSettled(label) {
+    editing.settle(label);
+    if (models.bundle.identity_score) requestPicture();
+  },
   onPreset: (preset) => applyEdits(withPreset(editing.edits, preset), preset.label),
   onKeep(name, label, keep) {
     const others = editing.edits.keep.filter((each) => each !== name);
@@ -153,7 +157,11 @@ function applyEdits(edits, label) {
 
 /** Asks the gateway for the picture of the edits in force. @param {number} [askedAt]  ms of performance.now() */
 function requestPicture(askedAt = performance.now()) {
-  if (editing.source) session.request(editing.source, editing.edits, view.whole, askedAt);
+  const { source, edits, current } = editing;
+  if (!source) return;
+  // While a slider moves nobody reads it, and it would make pictures come later.
+  const compared = source.bundle.identity_score === true && current !== undefined && same(current.edits, edits) && (view.whole || !isNone(edits));
+  session.request(source, edits, view.whole, askedAt, compared);
 }
 
 /** Shows the current state, or the first page where there is none. */
@@ -166,7 +174,7 @@ function showState() {
   brush.show(edits);
   view.showSource(source);
   historyList.show();
-  if (isNone(edits) && !view.whole) view.showPicture(source.picture, source.domainScore);
+  if (isNone(edits) && !view.whole) view.showPicture(source.picture, source.domainScore, source.picture, identitySentence(source.identityScore, true));
   requestPicture();
   if (blend.isOpen) selectTab("edit");
 }
@@ -180,10 +188,12 @@ function openStart() {
 }
 
 /** Shows an answer of the session, unless it is of a source or a view that was left. @param {import("./gateway/session.js").Shown} answer */
-async function showEdited({ face, picture, domainScore, wanted, serverMs }) {
+async function showEdited({ face, picture, domainScore, identityScore, wanted, serverMs }) {
   if (wanted.source !== editing.source || wanted.whole !== view.whole || blend.isOpen) return;
   hideProgress();
-  if (!(await view.showPicture(picture, domainScore, face))) return;
+  const ofPhotograph = wanted.whole || isNone(wanted.edits);
+  const identity = identitySentence(identityScore ?? (ofPhotograph ? wanted.source.identityScore : undefined), ofPhotograph);
+  if (!(await view.showPicture(picture, domainScore, face, identity))) return;
   brush.shown(wanted.edits);
   // For profiling: the time from the visitor's input to the painted frame, and the gateway's share of it.
   requestAnimationFrame(() => setTimeout(() => performance.measure("indomain.edit", { start: wanted.askedAt, detail: { serverMs } })));

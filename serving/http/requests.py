@@ -224,6 +224,8 @@ def answer_picture(answer: Any) -> SizedResponse:
     }
     if hasattr(answer, "domain_score"):
         headers["x-domain-score"] = f"{answer.domain_score:.4f}"
+    if hasattr(answer, "identity_score") and answer.HasField("identity_score"):
+        headers["x-identity-score"] = f"{answer.identity_score:.4f}"
     if hasattr(answer, "losses") and answer.HasField("losses"):
         headers["x-pixel-mse-before"] = f"{answer.losses.pixel_mse_before:.6f}"
         headers["x-pixel-mse-after"] = f"{answer.losses.pixel_mse_after:.6f}"

@@ -44,7 +44,6 @@ from serving.jobs import (
 )
 from serving.photographs.areas import blend
 from serving.photographs.decoders import Decoders
-from serving.photographs.formats.encoding import check_output
 from serving.pipeline.bundles import ServedBundles
 from serving.pipeline.editing import Editor, check_drawn
 from serving.pipeline.edits import (
@@ -62,7 +61,7 @@ from serving.pipeline.paths.interpolation import Interpolator
 from serving.pipeline.paths.mean import Means
 from serving.pipeline.paths.patience import patiently
 from serving.pipeline.refinement import ProgressReports, RefineSettings, Report, no_report
-from serving.pipeline.rendering import Renderer
+from serving.pipeline.rendering import Renderer, check_output
 from serving.pipeline.session import EditSessions, Receive, SendAnswer
 from serving.pipeline.stages import Aligned, Stages
 from serving.results import (
@@ -135,16 +134,15 @@ class Pipeline:
         self._admission.open = True
 
     async def _warm_up(self, bundle: Bundle, call: Call) -> None:
-        """Inverts a grey picture with one refinement step, looks for faces if the bundle has a detector, maps a
-        seed, and relabels it where the bundle can."""
+        """Inverts a grey picture with one refinement step and scores it, looks for faces if the bundle has a detector,
+        maps a seed, and relabels it where the bundle can."""
         side = bundle.resolution
         grey = EncodedPicture(bytes([128]) * (side * side * 3), ImageFormat.RAW, side, side)
         one_step = RefineSettings.resolve(RefineOptions(steps=1), bundle.refine, max_steps=1)
         aligned = await self._stages.align(bundle, grey, AlignOptions(Alignment.CENTRE_CROP), call)
         start, refined = await self._stages.find_code(bundle, aligned.image, one_step, call)
-        await self._renderer.render_refined(
-            bundle, aligned, start, refined, refined.code, OutputOptions(), call
-        )
+        output = OutputOptions(identity_score=bundle.identity is not None)
+        await self._renderer.render_refined(bundle, aligned, start, refined, refined.code, output, call)
         if bundle.face is not None:
             await self._stages.find_faces(bundle, grey, call)
         (code,) = await self._stages.map(bundle, (0,), 1.0, call)
@@ -175,7 +173,7 @@ class Pipeline:
         """Picture -> code."""
         async with self._admission.admitted(call):
             bundle = self._served.find(job.bundle)
-            check_output(job.output)
+            check_output(job.output, bundle)
             settings = self._refine_settings(job.refine, bundle)
             return await self._invert(bundle, job, settings, call, no_report)
 
@@ -183,7 +181,7 @@ class Pipeline:
         """Picture -> code; sends the progress of the refinement, at most every `job.interval_s` seconds."""
         async with self._admission.admitted(call):
             invert, bundle = job.invert, self._served.find(job.invert.bundle)
-            check_output(invert.output)
+            check_output(invert.output, bundle)
             if not job.interval_s >= 0.0:
                 raise InvalidOption(f"interval_s is {job.interval_s}; give seconds, or 0 for every chunk.")
             settings = self._refine_settings(invert.refine, bundle)
@@ -204,7 +202,7 @@ class Pipeline:
         """Picture or code -> edited code."""
         async with self._admission.admitted(call):
             bundle, options = self._served.find(job.bundle), job.options
-            check_output(options.output)
+            check_output(options.output, bundle)
             check_edits(options.edits, bundle, self.settings.max_edits)
             check_label(options.label, bundle, of_code=True)
             check_drawn(options, self._refine_settings(options.refine, bundle))
@@ -238,7 +236,7 @@ class Pipeline:
         """Moves layers of one code towards those of another, everywhere or within an area."""
         async with self._admission.admitted(call):
             bundle, change = self._served.find(job.bundle), None
-            check_output(job.output)
+            check_output(job.output, bundle)
             check_mixing(job.layers, job.strength, bundle)
             settings = self._refine_settings(job.refine, bundle)
             check_drawn(job, settings)
@@ -286,7 +284,7 @@ class Pipeline:
         """
         async with self._admission.admitted(call):
             bundle, output = self._served.find(job.bundle), job.output
-            check_output(output)
+            check_output(output, bundle)
             settings = self._refine_settings(job.refine, bundle)
             with about("target"):
                 target = await self._stages.align(bundle, job.target, AlignOptions(job.align.alignment), call)

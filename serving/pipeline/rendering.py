@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from serving.bundle import Bundle
 from serving.call import Call
 from serving.errors import InvalidOption
@@ -69,7 +71,9 @@ class Renderer:
         before = images[-2] if edited else None
         patch = _patch(aligned.origin, before, images[-1])
         pasted = await self.paste_all(aligned.origin.picture, [patch], output, call)
-        rendering = Rendering(image, aligned_image, start_image, pasted, aligned.origin.placement)
+        same = await self._identity_score(bundle, aligned.image, images[-1], output, call)
+        origin = aligned.origin
+        rendering = Rendering(image, aligned_image, start_image, pasted, origin.placement, same, origin)
         self._stages.answer_s.add(call.deadline.clock.now() - begun_s)
         return Rendered(score, measure(aligned.image, images[0], images[1], refined, mask), rendering, patch)
 
@@ -86,14 +90,32 @@ class Renderer:
 
         origin: the photograph of the source, if it is known. Raises InvalidOption, and what the back end raises.
         """
-        # Pasting needs the source's picture, too.
-        pastes = output.pasted and origin is not None
-        codes = [with_rows_of(source, code, bundle), code] if pastes else [code]
+        # Pasting needs the source's picture, too, and so does the identity score where there is no photograph.
+        codes = [code]
+        if output.pasted and origin is not None:
+            codes = [with_rows_of(source, code, bundle), code]
+        elif output.identity_score and origin is None:
+            codes = [source, code]
         images, (score,) = await self._stages.generate_and_score(bundle, codes, 1, call)
         self._metrics.domain_score.observe(score)
         (image,) = await self._stages.encode_wanted([images[-1] if output.image else None], output, call)
         pasted = await self.paste(origin, images[0], images[-1], output, call)
-        return score, Rendering(image, pasted=pasted, placement=origin.placement if origin else None)
+        before = images[0] if origin is None else origin.square
+        same = await self._identity_score(bundle, before, images[-1], output, call)
+        placement = origin.placement if origin else None
+        return score, Rendering(image, None, None, pasted, placement, same, origin)
+
+    async def _identity_score(
+        self, bundle: Bundle, before: Image, after: Image, output: OutputOptions, call: Call
+    ) -> float | None:
+        """How likely two pictures show one person; None if that was not asked for."""
+        if not output.identity_score:
+            return None
+        assert bundle.identity is not None, "check_output has looked"
+        one, other = await self._stages.describe(bundle, [before, after], call)
+        exponent = bundle.identity.steepness * (float(np.linalg.norm(one - other)) - bundle.identity.middle)
+        # Beyond 80 the score is 0 to every digit that a float32 has.
+        return float(1 / (1 + np.exp(min(exponent, 80.0))))
 
     async def paste(
         self, origin: Origin | None, before: Image | None, after: Image, output: OutputOptions, call: Call
@@ -124,6 +146,23 @@ class Renderer:
         if output.pasting is Pasting.REPLACE:
             patches = [replace(patch, before=None) for patch in patches]
         return await self._stages.pasted_picture(picture, patches, output, call)
+
+
+def check_output(output: OutputOptions, compared_in: Bundle | None = None) -> None:
+    """Raises InvalidOption. compared_in: the bundle, for jobs whose results have an identity score."""
+    if not 1 <= output.quality <= 100:
+        raise InvalidOption(f"output.quality is {output.quality}; it goes from 1 to 100.")
+    if not output.identity_score:
+        return
+    if compared_in is None:
+        raise InvalidOption(
+            "This call compares no two faces; leave include_identity_score out. Invert, Edit, Mix and Diffuse do."
+        )
+    if compared_in.identity is None:
+        raise InvalidOption(
+            f"Bundle {compared_in.name} has no identity score; leave include_identity_score out, or export the bundle "
+            "from a run with an alignment.json."
+        )
 
 
 def _patch(origin: Origin, before: Image | None, after: Image) -> Patch:

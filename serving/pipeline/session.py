@@ -308,9 +308,7 @@ class EditSession:
         if self._subject is subject:
             # From now on the code stands for the source: a picture is inverted once.
             subject.source, subject.bundle = edited.source_code, edited.bundle
-            placement = edited.rendering.placement
-            if isinstance(source, EncodedPicture) and placement is not None:
-                subject.origin = Origin(source, placement)
+            subject.origin = edited.rendering.origin
         if output.codes:
             return edited
         return replace(edited, code=edited.code.by_handle(), source_code=edited.source_code.by_handle())

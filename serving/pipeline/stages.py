@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,8 +55,6 @@ from serving.pipeline.refinement import Refinement, RefineSettings, Report, no_r
 from serving.results import FoundFaces, StopReason
 from serving.settings import Settings
 from serving.telemetry.average import ExponentialAverage
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +218,7 @@ class Stages:
             faces=len(found),
             found=as_face(face, template, side),
         )
-        return Aligned(image, Origin(picture, placement))
+        return Aligned(image, Origin(picture, placement, image))
 
     def _detector(
         self, bundle: Bundle, opened: OpenPicture, call: Call, timer: StageTimer
@@ -239,7 +237,8 @@ class Stages:
     async def _centre_square(self, bundle: Bundle, picture: EncodedPicture, opened: OpenPicture) -> Aligned:
         image, (width, height) = await opened.run(PictureReader.centre_square, bundle.resolution)
         place = centred_square(width, height)
-        return Aligned(image, Origin(picture, placement_of(Alignment.CENTRE_CROP, place, width, height)))
+        placement = placement_of(Alignment.CENTRE_CROP, place, width, height)
+        return Aligned(image, Origin(picture, placement, image))
 
     async def pasted_picture(
         self, picture: EncodedPicture, patches: Sequence[Patch], output: OutputOptions, call: Call
@@ -357,6 +356,13 @@ class Stages:
         scores = [float(score) for score in judged.outputs["score"][:, 0]]
         return [image_of[id(code)] for code in codes], scores
 
+    async def describe(self, bundle: Bundle, images: Sequence[Image], call: Call) -> npt.NDArray[np.float32]:
+        """The descriptors of the faces on pictures, float32 [N, D] (graph `B_identity`). It is timed as `decode`."""
+        with call.during("decode") as timer:
+            described = await self._infer(bundle, "identity", {"image": np.stack(images)}, call)
+            timer.queued_s = described.queued_s
+            return described.outputs["descriptor"]
+
     async def encode_pictures(
         self, images: list[Image], output: OutputOptions, call: Call
     ) -> tuple[EncodedPicture, ...]:
@@ -365,8 +371,8 @@ class Stages:
             # Raw pixels are only copied: that is not worth a thread.
             if output.format is ImageFormat.RAW:
                 return tuple(encode_picture(image, output) for image in images)
-            return await self._in_picture_thread(
-                lambda: tuple(encode_picture(image, output) for image in images)
+            return await asyncio.get_running_loop().run_in_executor(
+                self._decoders.threads, lambda: tuple(encode_picture(image, output) for image in images)
             )
 
     async def encode_wanted(
@@ -385,9 +391,6 @@ class Stages:
         self, bundle: Bundle, role: Role, inputs: Mapping[str, npt.NDArray[Any]], call: Call
     ) -> Inference:
         return await self._backend.infer(bundle.graphs[role], inputs, call.deadline)
-
-    async def _in_picture_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._decoders.threads, work)
 
     def answer_reserve_s(self) -> float:
         """The time that refinement leaves for the answer: twice what answers take lately, and a fixed reserve."""

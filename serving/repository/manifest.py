@@ -17,6 +17,7 @@ from serving.bundle import (
     FileEntry,
     GraphSpec,
     HeldOut,
+    IdentityLogistic,
     Label,
     ManifestPart,
     NoiseMaps,
@@ -75,6 +76,7 @@ class Manifest(ManifestPart):
     refine: RefineDefaults
     alignment: Literal["face", "centre-crop"] = "centre-crop"
     face: FaceTemplate | None = None
+    identity: IdentityLogistic | None = None
     data: str = ""
     licence: str = ""
     limits: str = ""

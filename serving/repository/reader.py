@@ -45,6 +45,7 @@ _REQUIRED_TENSORS: dict[Role, tuple[frozenset[str], frozenset[str]]] = {
     ),
     "detector": (frozenset({"image"}), frozenset({"faces"})),
     "relabeller": (frozenset({"code", "label"}), frozenset({"edited_code"})),
+    "identity": (frozenset({"image"}), frozenset({"descriptor"})),
 }
 _FACE_VALUES = 15  # score, box (4), five landmarks (10)
 
@@ -70,6 +71,7 @@ def read_bundle(repository: Path, name: str, *, verify: bool = True) -> Bundle:
     optional: dict[Role, bool] = {
         "detector": manifest.alignment == "face",
         "relabeller": any(label.held_out for label in manifest.labels),
+        "identity": manifest.identity is not None,
     }
     needed = (*ROLES, *(role for role, has in optional.items() if has))
     if manifest.alignment == "face" and manifest.face is None:
@@ -110,6 +112,7 @@ def read_bundle(repository: Path, name: str, *, verify: bool = True) -> Bundle:
         licence=manifest.licence,
         limits=manifest.limits,
         labels=manifest.labels,
+        identity=manifest.identity,
     )
 
 

@@ -155,6 +155,7 @@ def _output(options: pb.OutputOptions) -> OutputOptions:
         start=options.include_start,
         codes=not options.omit_codes,
         pasted=options.include_pasted,
+        identity_score=options.include_identity_score,
     )
 
 

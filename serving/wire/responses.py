@@ -91,6 +91,7 @@ def _bundle(bundle: Bundle) -> pb.Bundle:
         detail=_rows(bundle, "detail", pb.DetailCodes),
         noise=_rows(bundle, "noise", pb.NoiseMaps),
         labels=[_label(label) for label in bundle.labels],
+        identity_score=bundle.identity is not None,
     )
 
 

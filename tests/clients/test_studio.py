@@ -23,6 +23,7 @@ from PIL import Image
 from serving.access.keys import make_key
 from tests.serving.pictures import photograph
 from tests.serving.running_gateway import RunningGateway, settings_for
+from tests.serving.tiny_bundle import write_tiny_bundle
 from tests.shipped import DIRECTIONS, quick_repository
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="no Playwright here")
@@ -553,6 +554,24 @@ def test_presets_set_their_sliders(
         edited(page)
         assert page.locator(f"#direction-{first}").input_value() == "0.5"
         assert json.loads(downloaded(page, "#download-edit"))["edits"] == edits
+    finally:
+        running.close()
+
+
+@pytest.mark.slow
+def test_it_says_whether_it_is_the_same_person(open_page: Callable[..., Any], tmp_path: Path) -> None:
+    running = RunningGateway(settings_for(write_tiny_bundle(tmp_path / "repository", identity=True)))
+    try:
+        page = open_page(running.url)
+        told = page.locator("#identity-text")
+        invert(page)
+        expect(told).to_have_text(re.compile(r"on the photograph: \d+ % likely"))
+        page.locator("#direction-smile").fill("1")
+        expect(told).to_have_text(re.compile(r"before the edits: \d+ % likely"))
+        page.click("#undo")
+        expect(told).to_have_text(re.compile("on the photograph"))
+        # A page whose gateway has gone says so on the console.
+        page.close()
     finally:
         running.close()
 

@@ -29,6 +29,7 @@ PIXELS, CODE = RESOLUTION * RESOLUTION * 3, LAYERS * CODE_SIZE
 
 LABELS = {"smiling": 0.25, "male": 0.5}  # and how often pictures have them
 LABEL_MOVE = 20.0  # length of the difference between codes with a label and without
+IDENTITY = {"middle": 1.4, "steepness": 3.0}  # of the logistic of descriptors' distances
 
 Weights = dict[str, np.ndarray]
 
@@ -47,6 +48,7 @@ def _weights(seed: int) -> Weights:
         np.random.Generator(np.random.PCG64(seed)).standard_normal((CODE, len(LABELS)))
     )
     weights |= {"label_moves": LABEL_MOVE * directions.T, "label_reads": directions / LABEL_MOVE}
+    weights["look"] = random.standard_normal((PIXELS, 8)) / np.sqrt(PIXELS)
     return {name: value.astype(np.float32) for name, value in weights.items()}
 
 
@@ -102,6 +104,15 @@ _RELABELLER = """relabeller (float[N,6,512] code, float[N,2] label) => (float[N,
     edited = Add (long, moved)
     edited_code = Reshape (edited, code_shape)
 }"""
+
+_IDENTITY = (
+    """identity (uint8[N,16,16,3] image) => (float[N,8] descriptor) {"""
+    + _TO_FLOAT.format(image="image")
+    + """
+    flat = Reshape (target_pm1, flat_shape)
+    descriptor = MatMul (flat, look)
+}"""
+)
 
 _CRITIC = """critic (float[N,6,512] code) => (float[N,1] score) {
     squared = Mul (code, code)
@@ -202,14 +213,18 @@ def write_tiny_bundle(
     *,
     faces: bool = False,
     labels: Literal["none", "sampled", "edited"] = "none",
+    identity: bool = False,
 ) -> Path:
     """Writes the bundle into a model repository and returns the repository. Each seed makes another generator. `faces`:
-    aligned by faces, with the shipped bundle's detector. `labels`: in which calls they are taken."""
+    aligned by faces, with the shipped bundle's detector. `labels`: in which calls they are taken. `identity`: answers
+    may have an identity score."""
     weights, texts = _weights(seed), dict(_GRAPHS)
     if labels != "none":
         texts["mapping"] = _LABELLED_MAPPING
     if labels == "edited":
         texts["relabeller"] = _RELABELLER
+    if identity:
+        texts["identity"] = _IDENTITY
     graphs = {
         role: _write_graph(repository, name, role, text, weights, version) for role, text in texts.items()
     }
@@ -250,6 +265,8 @@ def write_tiny_bundle(
     }
     if faces:
         manifest |= {"alignment": "face", "face": shipped.MANIFEST["face"]}
+    if identity:
+        manifest["identity"] = IDENTITY
     if labels != "none":
         held_out = {"metric": "accuracy", "value": 0.9} if labels == "edited" else None
         named = [{"name": key, "frequency": share, "held_out": held_out} for key, share in LABELS.items()]

@@ -1,5 +1,5 @@
 // @ts-check
-// The domain score in words: how native a picture is to the model.
+// The scores in words: how native a picture is to the model, and whether it still shows the same person.
 
 /**
  * @param {number} score  percentile among the model's own pictures, 0..1
@@ -10,4 +10,13 @@ export function domainSentence(score) {
   if (score >= 0.1) return `Within what the model knows: more typical than ${percent} % of the pictures that it makes itself.`;
   if (score >= 0.02) return `At the edge of what the model knows (${percent} %): edits may bring other changes with them. Smaller ones hold better.`;
   return "Outside of what the model knows: edits may not mean what they say here. Smaller ones, or another picture, hold better.";
+}
+
+/**
+ * @param {number | undefined} score  probability that two pictures show one person, 0..1; undefined: not known
+ * @param {boolean} ofPhotograph  whether the picture is compared with the photograph, not with the unedited picture
+ */
+export function identitySentence(score, ofPhotograph) {
+  if (score === undefined) return "";
+  return `The same person as ${ofPhotograph ? "on the photograph" : "before the edits"}: ${Math.round(100 * score)} % likely.`;
 }

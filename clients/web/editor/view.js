@@ -66,9 +66,10 @@ export class View {
    * @param {Blob} picture
    * @param {number} [domainScore]  0..1; undefined or NaN: not known, and the last one stays
    * @param {Blob} [face]  where `picture` is the whole photograph
+   * @param {string} [identity]  whether it is the same person, in words; empty: not known
    * @returns {Promise<boolean>}  false: a later picture came before this one could be shown
    */
-  async showPicture(picture, domainScore, face = picture) {
+  async showPicture(picture, domainScore, face = picture, identity = "") {
     this.pictures += 1;
     const number = this.pictures;
     const bitmap = await createImageBitmap(picture);
@@ -79,6 +80,7 @@ export class View {
       /** @type {HTMLMeterElement} */ (byId("domain-meter")).value = domainScore;
       byId("domain-text").textContent = domainSentence(domainScore);
     }
+    byId("identity-text").textContent = identity;
     if (this.editing.current) byId("after").setAttribute("aria-label", `The edited picture. ${described(this.editing.edits, this.models.bundle)}`);
     return true;
   }

@@ -9,9 +9,10 @@ import { GatewayError, address } from "./gateway.js";
 /**
  * @typedef {import("../state/source.js").Source} Source
  * @typedef {import("../state/edits.js").Edits} Edits
- * @typedef {{sequence: number, source: Source, edits: Edits, whole: boolean, askedAt: number}} Wanted
- *   a picture that was asked for; `whole`: the whole photograph, not the face alone; `askedAt`: ms of performance.now()
- * @typedef {{face: Blob, picture: Blob, domainScore: number, wanted: Wanted, serverMs: number}} Shown  the answer to
+ * @typedef {{sequence: number, source: Source, edits: Edits, whole: boolean, askedAt: number, compared: boolean}} Wanted
+ *   a picture that was asked for; `whole`: the whole photograph, not the face alone; `askedAt`: ms of performance.now();
+ *   `compared`: with its identity score
+ * @typedef {{face: Blob, picture: Blob, domainScore: number, identityScore: number | undefined, wanted: Wanted, serverMs: number}} Shown  the answer to
  *   `wanted`; `picture`: the photograph with the face in it where that was asked for, the face otherwise
  */
 
@@ -44,10 +45,11 @@ export class EditSession {
    * @param {Edits} edits
    * @param {boolean} whole
    * @param {number} askedAt  when the visitor asked, ms of performance.now()
+   * @param {boolean} compared
    */
-  request(source, edits, whole, askedAt) {
+  request(source, edits, whole, askedAt, compared) {
     this.sequence += 1;
-    this.wanted = { sequence: this.sequence, source, edits, whole, askedAt };
+    this.wanted = { sequence: this.sequence, source, edits, whole, askedAt, compared };
     if (this.socket?.readyState === WebSocket.OPEN) this.#send();
     else if (this.connection.up) this.#connect();
   }
@@ -110,8 +112,11 @@ export class EditSession {
     const edit = encodedEdits(wanted.edits);
     if (this.sent?.source !== wanted.source || this.sent.whole !== wanted.whole) {
       Object.assign(edit, wanted.whole ? photographOf(wanted.source) : codeOf(wanted.source, byHandle));
-      this.sent = wanted;
+      edit.output = outputOf(wanted);
+    } else if (this.sent.compared !== wanted.compared) {
+      edit.output = outputOf(wanted);
     }
+    this.sent = wanted;
     this.asked.set(wanted.sequence, wanted);
     socket.send(JSON.stringify({ sequence: wanted.sequence, edit }));
   }
@@ -125,10 +130,10 @@ export class EditSession {
     for (const sequence of this.asked.keys()) if (sequence <= answer.sequence) this.asked.delete(sequence);
     if (!wanted || answer.sequence <= this.answered) return;
     this.answered = answer.sequence;
-    const { image, pasted, domain_score: domainScore, timings } = answer.edited;
+    const { image, pasted, domain_score: domainScore, identity_score: identityScore, timings } = answer.edited;
     const [face, picture = face] = [image, pasted].filter(Boolean).map(({ format }, index) => new Blob([pictures[index]], { type: `image/${format}` }));
     const serverMs = timings.reduce((/** @type {number} */ sum, /** @type {any} */ each) => sum + 1000 * each.seconds, 0);
-    this.handlers.onPicture({ face, picture, domainScore, wanted, serverMs });
+    this.handlers.onPicture({ face, picture, domainScore, identityScore, wanted, serverMs });
   }
 
   /**
@@ -156,7 +161,6 @@ function codeOf({ code, handle, bundle }, byHandle) {
   return {
     code: handle && byHandle ? { handle } : { data: code.data, shape: code.shape },
     bundle: bundle.name,
-    output: { ...pictureFormat(bundle), omit_codes: true },
   };
 }
 
@@ -169,6 +173,14 @@ function photographOf({ photograph, bundle, align }) {
     picture: { data: photograph?.base64 },
     bundle: bundle.name,
     align,
-    output: { format: "jpeg", quality: 90, omit_codes: true, include_pasted: true },
   };
+}
+
+/**
+ * The output options of a message. They stay in force until a message has others.
+ * @param {Wanted} wanted
+ */
+function outputOf({ source, whole, compared }) {
+  const pictures = whole ? { format: "jpeg", quality: 90, include_pasted: true } : pictureFormat(source.bundle);
+  return { ...pictures, omit_codes: true, include_identity_score: compared };
 }

@@ -49,7 +49,8 @@ export class Inversion {
         work.signal.throwIfAborted();
       }
       showProgress("Sending the picture", null);
-      const options = { bundle: bundle.name, align, interval_s: INTERVAL_S, output: { ...pictureFormat(bundle), include_aligned: true } };
+      const output = { ...pictureFormat(bundle), include_aligned: true, include_identity_score: bundle.identity_score };
+      const options = { bundle: bundle.name, align, interval_s: INTERVAL_S, output };
       const result = await this.#untilDone(() => this.gateway.watchInvert(photograph.blob, options, (progress) => report(progress, onPreview), work.signal));
       speak("The picture is ready to edit.");
       return sourceFrom(result, bundle, photograph.name, { photograph, align });

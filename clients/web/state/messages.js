@@ -8,10 +8,10 @@
  * @typedef {{name: string, label: string, range_min: number, range_max: number}} Direction
  * @typedef {{name: string, label: string, edits: EditStep[]}} Preset
  * @typedef {{name: string, resolution: number, layers: number, directions: Direction[], presets?: Preset[],
- *   alignment: string, licence: string, summary: string}} Bundle
+ *   alignment: string, licence: string, summary: string, identity_score?: boolean}} Bundle
  * @typedef {{max_picture_bytes: number, max_picture_pixels: number}} Limits
  * @typedef {{bundles: Bundle[], limits: Limits, server_version: string}} Bundles
- * @typedef {{code: Code & {handle?: string}, domain_score: number, bundle: string, image?: EncodedPicture,
+ * @typedef {{code: Code & {handle?: string}, domain_score: number, identity_score?: number, bundle: string, image?: EncodedPicture,
  *   aligned?: EncodedPicture, placement?: Placement}} Result
  * @typedef {{width: number, height: number, faces: number, corners: {x: number, y: number}[]}} Placement  where the
  *   code's square lies, in pixels of the upright photograph, and how many faces are on it

@@ -15,6 +15,7 @@ const WHOLE = 0.98;
  * @property {import("./messages.js").Bundle} bundle
  * @property {Blob} picture  of the code, without edits
  * @property {number} domainScore  NaN: not known
+ * @property {number | undefined} identityScore  how likely `picture` and the photograph show one person; undefined: not known
  * @property {Blob | null} aligned  the photograph as the encoder saw it
  * @property {import("./pictures.js").Photograph | null} photograph
  * @property {import("./messages.js").Align | undefined} align  how the photograph was aligned; undefined: the bundle's way
@@ -38,6 +39,7 @@ export function sourceFrom(result, bundle, name, { photograph = null, align } = 
     bundle,
     picture: blobOf(/** @type {import("./messages.js").EncodedPicture} */ (result.image)),
     domainScore: result.domain_score ?? NaN,
+    identityScore: result.identity_score,
     aligned: result.aligned ? blobOf(result.aligned) : null,
     photograph,
     align,

@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image as PillowImage
 from PIL import PngImagePlugin
 
-from serving.errors import InvalidOption
 from serving.jobs import EncodedPicture, Image, ImageFormat, OutputOptions
 from serving.photographs.formats.headers import Header
 from serving.photographs.formats.loading import bands
@@ -27,12 +26,6 @@ _PNG_COLOUR_TYPES = {"L": 0, "RGB": 2, "LA": 4, "RGBA": 6}
 _PNG_FILTER_UP = 2
 _METRES_AN_INCH = 0.0254
 _PNG_XMP = "XML:com.adobe.xmp"
-
-
-def check_output(output: OutputOptions) -> None:
-    """Raises InvalidOption if the quality is out of its range."""
-    if not 1 <= output.quality <= 100:
-        raise InvalidOption(f"output.quality is {output.quality}; it goes from 1 to 100.")
 
 
 def answer_pixel_bytes(header: Header, output: OutputOptions) -> int:

@@ -13,8 +13,9 @@ from PIL import Image
 
 from serving.errors import EditingError, InvalidOption, InvalidPicture, PictureTooLarge
 from serving.jobs import EncodedPicture, ImageFormat, OutputOptions
-from serving.photographs.formats.encoding import check_output, encode_picture
+from serving.photographs.formats.encoding import encode_picture
 from serving.photographs.pictures import centre_square
+from serving.pipeline.rendering import check_output
 from tests.serving.pictures import encoded, photograph, png_header, webp_header
 
 

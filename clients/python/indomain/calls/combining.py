@@ -94,6 +94,7 @@ def mix(
     steps: int | None = None,
     quality: str | None = None,
     refine: Refine | str | None = None,
+    include_identity_score: bool = False,
     include_pasted: bool = False,
     pasting: Pasting | None = None,
     strip_metadata: bool = False,
@@ -112,7 +113,7 @@ def mix(
         strength: 0 keeps the base's layers, 1 replaces them; None: 1.
         region, mask: as in `edit`, of the base: only there the style shows, and the code is refined for that.
         bundle, steps, quality, refine, align, timeout_s: as in `edit`.
-        include_pasted, pasting, strip_metadata: as in `invert`; the photograph is that of `base`.
+        include_identity_score, include_pasted, pasting, strip_metadata: as in `edit`; the photograph is that of `base`.
 
     Raises:
         what `edit` raises; InvalidOptionError also: the bundle has no such layers, or the strength is out of its range.
@@ -124,7 +125,7 @@ def mix(
         layers=layers,
         strength=strength,
         refine=refine_options(steps, quality, refine),
-        output=output_options(include_pasted, pasting, strip_metadata),
+        output=output_options(include_pasted, pasting, strip_metadata, identity_score=include_identity_score),
         align=align_options(align),
     )
     put_area(request, region, mask)
@@ -189,6 +190,7 @@ def diffuse(
     refine: Refine | str | None = None,
     include_aligned: bool = False,
     include_start: bool = False,
+    include_identity_score: bool = False,
     include_pasted: bool = False,
     pasting: Pasting | None = None,
     strip_metadata: bool = False,
@@ -207,6 +209,8 @@ def diffuse(
             of a face.
         mask: in place of a region, a picture that is white where the target counts.
         include_aligned: also answer the target pasted into the context, as the encoder saw it.
+        include_identity_score: also answer how likely the picture and the target pasted into the context show one
+            person.
         bundle, steps, quality, refine, include_start, include_pasted, pasting, strip_metadata, align,
             timeout_s: as in `invert`; the photograph is the context.
 
@@ -219,7 +223,12 @@ def diffuse(
         context=_picture("context", context),
         refine=refine_options(steps, quality, refine),
         output=output_options(
-            include_pasted, pasting, strip_metadata, aligned=include_aligned, start=include_start
+            include_pasted,
+            pasting,
+            strip_metadata,
+            aligned=include_aligned,
+            start=include_start,
+            identity_score=include_identity_score,
         ),
         align=align_options(align),
     )

@@ -27,7 +27,8 @@ from indomain.wire.pictures import PictureFormat, PictureLike, about, picture_to
 OPENING_OPTIONS: Final = frozenset(
     {
         *("bundle", "steps", "quality", "refine", "align", "timeout_s"),
-        *("include_aligned", "include_start", "include_pasted", "pasting", "strip_metadata"),
+        *("include_aligned", "include_start", "include_identity_score"),
+        *("include_pasted", "pasting", "strip_metadata"),
     }
 )
 
@@ -47,6 +48,7 @@ def edit(
     refine: Refine | str | None = None,
     include_aligned: bool = False,
     include_start: bool = False,
+    include_identity_score: bool = False,
     include_pasted: bool = False,
     pasting: Pasting | None = None,
     strip_metadata: bool = False,
@@ -77,6 +79,8 @@ def edit(
         within_range: cut each strength to the range of its direction (of a preset: to 0..1).
         label: labels that the picture is to have, of a bundle whose generator was trained with some (`Bundle.labels`),
             each 0..1: `{"smiling": 1}`. Those that are not named stay. The edits come after it.
+        include_identity_score: also answer how likely the picture and the photograph show one person; where the source
+            is a code, the edited picture and that of the code.
         bundle, steps, quality, refine, include_aligned, include_start, include_pasted, pasting, strip_metadata, align,
             timeout_s: as in `invert`; all but the first and the last count only where the source is a picture, the
             refinement also with an area or strokes.
@@ -91,7 +95,12 @@ def edit(
         edits=edit_steps(edits, strengths, keep),
         refine=refine_options(steps, quality, refine),
         output=output_options(
-            include_pasted, pasting, strip_metadata, aligned=include_aligned, start=include_start
+            include_pasted,
+            pasting,
+            strip_metadata,
+            aligned=include_aligned,
+            start=include_start,
+            identity_score=include_identity_score,
         ),
         align=align_options(align),
         within_range=within_range,
@@ -116,6 +125,7 @@ def session(
     steps: int | None = None,
     quality: str | None = None,
     refine: Refine | str | None = None,
+    include_identity_score: bool = False,
     include_pasted: bool = False,
     pasting: Pasting | None = None,
     strip_metadata: bool = False,
@@ -133,7 +143,7 @@ def session(
         ...         picture = session.edit(smile=strength)
 
     Args:
-        source, bundle, steps, quality, refine, align: as in `edit`.
+        source, bundle, steps, quality, refine, include_identity_score, align: as in `edit`.
         include_pasted, pasting, strip_metadata: each answer also has the whole photograph with the result in its place.
         picture_format, picture_quality: of the answers, in place of the client's; quality 1..100 for JPEG and WebP.
         timeout_s: seconds for the whole session; None: no limit.
@@ -148,6 +158,7 @@ def session(
             include_pasted,
             pasting,
             strip_metadata,
+            identity_score=include_identity_score,
             codes=False,
             picture_format=picture_format,
             quality=picture_quality,

@@ -45,6 +45,7 @@ def invert(
     refine: Refine | str | None = None,
     include_aligned: bool = False,
     include_start: bool = False,
+    include_identity_score: bool = False,
     include_pasted: bool = False,
     pasting: Pasting | None = None,
     strip_metadata: bool = False,
@@ -70,6 +71,8 @@ def invert(
         refine: the other refinement options; a word is the quality.
         include_aligned: also answer the picture as the encoder saw it, cropped and resized.
         include_start: also answer the picture of the encoder's code, before refinement.
+        include_identity_score: also answer how likely the picture and the photograph show one person, where the bundle
+            can say it (`Bundle.identity_score`).
         include_pasted: also answer the whole photograph with the result in its place (`pasted`).
         pasting: "change" adds what the edit changed to the photograph, "replace" puts the generator's face there; None:
             change where a picture is edited, replace where it is not.
@@ -84,7 +87,8 @@ def invert(
         OSError, TypeError, ValueError: `image` cannot be read or is no picture.
         InvalidPictureError: the gateway cannot read the picture, or it is over the gateway's limits.
         FaceError: the picture has no face, or not the one asked for, or the face is too small or turned away.
-        InvalidOptionError: a refinement option is out of its range, or the mask is black everywhere.
+        InvalidOptionError: a refinement option is out of its range, the mask is black everywhere, or the bundle has no
+            identity score.
         UnknownBundleError: no such bundle.
     """
     request = editing_pb2.InvertRequest(
@@ -92,7 +96,12 @@ def invert(
         picture=picture_to_wire(image),
         refine=refine_options(steps, quality, refine),
         output=output_options(
-            include_pasted, pasting, strip_metadata, aligned=include_aligned, start=include_start
+            include_pasted,
+            pasting,
+            strip_metadata,
+            aligned=include_aligned,
+            start=include_start,
+            identity_score=include_identity_score,
         ),
         align=align_options(align),
         mask=mask_picture(mask),
@@ -111,6 +120,7 @@ def watch_invert(
     refine: Refine | str | None = None,
     include_aligned: bool = False,
     include_start: bool = False,
+    include_identity_score: bool = False,
     include_pasted: bool = False,
     pasting: Pasting | None = None,
     strip_metadata: bool = False,
@@ -129,8 +139,8 @@ def watch_invert(
     Args:
         interval_s: seconds between two reports, at least; 0: as often as there is news; None: a quarter of a second.
         previews: whether reports have a picture and a domain score; each costs a decoding.
-        image, bundle, steps, quality, refine, include_aligned, include_start, include_pasted, pasting, strip_metadata,
-            align, mask, timeout_s: as in `invert`.
+        image, bundle, steps, quality, refine, include_aligned, include_start, include_identity_score, include_pasted,
+            pasting, strip_metadata, align, mask, timeout_s: as in `invert`.
 
     Raises:
         what `invert` raises, when the first report is asked for. Leaving the iteration early stops the refinement.
@@ -140,7 +150,12 @@ def watch_invert(
         picture=picture_to_wire(image),
         refine=refine_options(steps, quality, refine),
         output=output_options(
-            include_pasted, pasting, strip_metadata, aligned=include_aligned, start=include_start
+            include_pasted,
+            pasting,
+            strip_metadata,
+            aligned=include_aligned,
+            start=include_start,
+            identity_score=include_identity_score,
         ),
         align=align_options(align),
         mask=mask_picture(mask),

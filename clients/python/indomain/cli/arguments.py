@@ -297,6 +297,16 @@ def add_label(parser: argparse.ArgumentParser, meaning: str) -> None:
     parser.add_argument("--label", type=labels, metavar="NAME=0..1[,...]", help=meaning)
 
 
+def add_identity_score(parser: argparse.ArgumentParser) -> None:
+    """`--identity-score`, of commands whose results can be compared with a photograph."""
+    parser.add_argument(
+        "--identity-score",
+        action="store_true",
+        dest="include_identity_score",
+        help="also tell how likely the result and the photograph show one person, where the bundle can",
+    )
+
+
 def add_path(parser: argparse.ArgumentParser, meaning: str) -> None:
     """`--path`: what it means for the command, the straight line first."""
     parser.add_argument("--path", choices=("linear", "geodesic"), help=f"{meaning} (default: linear)")

@@ -197,6 +197,7 @@ def outcome_as_json(result: Inversion | Edited) -> dict[str, Any]:
     return {
         "bundle": result.bundle,
         "domain_score": result.domain_score,
+        "identity_score": result.identity_score,
         "losses": None if result.losses is None else asdict(result.losses),
         "area": asdict(result.area) if isinstance(result, Edited) and result.area else None,
         "strokes": asdict(result.strokes) if isinstance(result, Edited) and result.strokes else None,
@@ -225,12 +226,15 @@ def print_result(result: Mixed | Diffused, output: Path, *, as_json: bool) -> No
     if not as_json:
         far = [f"{distance:.3f}" for distance in result.distances] if isinstance(result, Mean) else []
         told = f", from its sources {', '.join(far)}" if far else ""
+        if result.identity_score is not None:
+            told += f", identity score {result.identity_score:.2f}"
         say(f"{output} (domain score {result.domain_score:.2f}{told}), its code beside it")
         return
     figures = {
         "output": str(output),
         "bundle": result.bundle,
         "domain_score": result.domain_score,
+        "identity_score": result.identity_score,
         "losses": asdict(result.losses) if isinstance(result, Diffused) else None,
         "area": asdict(result.area) if isinstance(result, Mixed) and result.area else None,
         **({"distances": result.distances} if isinstance(result, Mean) else {}),

@@ -108,6 +108,7 @@ def edited(answer: editing_pb2.EditResponse) -> Edited:
         area=_area_change(answer),
         faces=tuple(edited(face) for face in answer.faces),
         strokes=_optional_losses(answer, "strokes"),
+        identity_score=_identity_score(answer),
     )
 
 
@@ -141,6 +142,7 @@ def session_picture(answer: editing_pb2.EditSessionResponse) -> SessionPicture:
         placement=_placement(edited),
         area=_area_change(edited),
         strokes=_optional_losses(edited, "strokes"),
+        identity_score=_identity_score(edited),
     )
 
 
@@ -173,6 +175,7 @@ def mixed(answer: editing_pb2.MixResponse) -> Mixed:
         pasted=_photograph(answer),
         placement=_placement(answer),
         area=_area_change(answer),
+        identity_score=_identity_score(answer),
     )
 
 
@@ -226,6 +229,7 @@ def _inverted(
         code_space=answer.code.space,
         pasted=_photograph(answer),
         placement=_placement(answer),
+        identity_score=_identity_score(answer),
     )
 
 
@@ -260,6 +264,7 @@ def _bundle(bundle: editing_pb2.Bundle) -> Bundle:
         detail=_detail(bundle.detail) if bundle.HasField("detail") else None,
         labels={label.name: _label(label) for label in bundle.labels},
         noise=_noise(bundle.noise) if bundle.HasField("noise") else None,
+        identity_score=bundle.identity_score,
     )
 
 
@@ -344,6 +349,10 @@ def _losses(losses: editing_pb2.Losses) -> Losses:
 
 def _optional_losses(answer: editing_pb2.EditResponse, name: str) -> Losses | None:
     return _losses(getattr(answer, name)) if answer.HasField(name) else None
+
+
+def _identity_score(answer: Any) -> float | None:
+    return answer.identity_score if answer.HasField("identity_score") else None
 
 
 def _area_change(answer: editing_pb2.EditResponse | editing_pb2.MixResponse) -> AreaChange | None:

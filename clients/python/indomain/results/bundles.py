@@ -87,7 +87,7 @@ class NoiseMaps:
 class Bundle:
     """One trained pipeline of the gateway. `resolution` is in pixels, of both sides; codes are [layers, code_size], and
     with `detail` or `noise` [code_rows, code_size]; `code_space` names the bundle and the generator that its codes
-    belong to."""
+    belong to; `identity_score` says whether answers may have one."""
 
     name: str
     resolution: int
@@ -106,6 +106,7 @@ class Bundle:
     detail: DetailCodes | None = None
     labels: Mapping[str, Label] = field(default_factory=dict)
     noise: NoiseMaps | None = None
+    identity_score: bool = False
 
     @property
     def code_rows(self) -> int:

@@ -31,6 +31,8 @@ class Inversion(Inverted):
         image: RGB picture of `code`: the reconstruction.
         losses: errors before and after refinement.
         domain_score: 0..1, how native `code` is to the latent space.
+        identity_score: 0..1, how likely `image` and the photograph, as the encoder saw it, show one person; None unless
+            asked for.
         stage_seconds: seconds in each stage of the pipeline.
         aligned, start: the picture as the encoder saw it, and that of the encoder's code; None unless asked for.
         pasted: the whole photograph with the result in its place, in its own mode, with its colour profile and metadata

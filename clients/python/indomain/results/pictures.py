@@ -84,6 +84,7 @@ class Inverted(Result):
     code_space: str = field(default="", repr=False)
     pasted: Image.Image | None = field(default=None, repr=False)
     placement: Placement | None = field(default=None, repr=False)
+    identity_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ class Edited(Result):
         code, source_code: float32 [L, 512], after the edits and before them.
         image: RGB picture of `code`.
         domain_score: 0..1, how native `code` is to the latent space.
+        identity_score: 0..1, how likely `image` and the photograph show one person; where the source was a code,
+            `image` and the picture of that code. None unless asked for.
         losses: of the inversion; None where the source was a code.
         handle, source_handle: names that the gateway knows the codes by, for a while. Calls that take this result send
             them in place of the codes.
@@ -122,6 +125,7 @@ class Edited(Result):
     area: AreaChange | None = None
     faces: tuple[Edited, ...] = ()
     strokes: Losses | None = None
+    identity_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,7 @@ class SessionPicture(_WithPicture):
         losses: of the inversion; None unless the request began with a picture.
         request_id: id of the session, also in the gateway's log.
         pasted: the whole photograph with the result in its place; None unless the session was opened with it.
+        identity_score: as in `Edited`, with the photograph that the session was opened with.
         stage_seconds, placement, area, strokes: as in `Edited`.
     """
 
@@ -169,6 +174,7 @@ class SessionPicture(_WithPicture):
     area: AreaChange | None = None
     faces: tuple[Edited, ...] = ()
     strokes: Losses | None = None
+    identity_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -197,7 +203,7 @@ class InterpolationFrame(Result):
 class Mixed(Result):
     """A code float32 [L, 512] with layers of another, and its picture.
 
-    `domain_score` is as in `Inversion`, `area` as in `Edited`.
+    `domain_score` is as in `Inversion`; `area`, and `identity_score` with the base, are as in `Edited`.
     """
 
     bundle: str
@@ -211,6 +217,7 @@ class Mixed(Result):
     pasted: Image.Image | None = field(default=None, repr=False)
     placement: Placement | None = field(default=None, repr=False)
     area: AreaChange | None = None
+    identity_score: float | None = None
 
 
 @dataclass(frozen=True)

@@ -208,7 +208,7 @@ class RefineOptions(_message.Message):
     def __init__(self, steps: _Optional[int] = ..., learning_rate: _Optional[float] = ..., pixel_weight: _Optional[float] = ..., perceptual_weight: _Optional[float] = ..., domain_weight: _Optional[float] = ..., quality: _Optional[str] = ..., allow_fewer_steps: _Optional[bool] = ..., detail: _Optional[bool] = ..., identity_weight: _Optional[float] = ..., grey: _Optional[bool] = ..., downsampling: _Optional[int] = ..., noise: _Optional[bool] = ...) -> None: ...
 
 class OutputOptions(_message.Message):
-    __slots__ = ("format", "quality", "omit_image", "include_aligned", "include_start", "omit_codes", "include_pasted", "pasting", "strip_metadata")
+    __slots__ = ("format", "quality", "omit_image", "include_aligned", "include_start", "omit_codes", "include_pasted", "pasting", "strip_metadata", "include_identity_score")
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
     OMIT_IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -218,6 +218,7 @@ class OutputOptions(_message.Message):
     INCLUDE_PASTED_FIELD_NUMBER: _ClassVar[int]
     PASTING_FIELD_NUMBER: _ClassVar[int]
     STRIP_METADATA_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_IDENTITY_SCORE_FIELD_NUMBER: _ClassVar[int]
     format: ImageFormat
     quality: int
     omit_image: bool
@@ -227,7 +228,8 @@ class OutputOptions(_message.Message):
     include_pasted: bool
     pasting: Pasting
     strip_metadata: bool
-    def __init__(self, format: _Optional[_Union[ImageFormat, str]] = ..., quality: _Optional[int] = ..., omit_image: _Optional[bool] = ..., include_aligned: _Optional[bool] = ..., include_start: _Optional[bool] = ..., omit_codes: _Optional[bool] = ..., include_pasted: _Optional[bool] = ..., pasting: _Optional[_Union[Pasting, str]] = ..., strip_metadata: _Optional[bool] = ...) -> None: ...
+    include_identity_score: bool
+    def __init__(self, format: _Optional[_Union[ImageFormat, str]] = ..., quality: _Optional[int] = ..., omit_image: _Optional[bool] = ..., include_aligned: _Optional[bool] = ..., include_start: _Optional[bool] = ..., omit_codes: _Optional[bool] = ..., include_pasted: _Optional[bool] = ..., pasting: _Optional[_Union[Pasting, str]] = ..., strip_metadata: _Optional[bool] = ..., include_identity_score: _Optional[bool] = ...) -> None: ...
 
 class EditStep(_message.Message):
     __slots__ = ("direction", "strength", "layers", "keep")
@@ -282,7 +284,7 @@ class ListBundlesResponse(_message.Message):
     def __init__(self, bundles: _Optional[_Iterable[_Union[Bundle, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., server_version: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class Bundle(_message.Message):
-    __slots__ = ("name", "resolution", "layers", "code_size", "directions", "refine", "alignment", "licence", "summary", "data", "presets", "detail", "labels", "code_space", "noise")
+    __slots__ = ("name", "resolution", "layers", "code_size", "directions", "refine", "alignment", "licence", "summary", "data", "presets", "detail", "labels", "code_space", "noise", "identity_score")
     NAME_FIELD_NUMBER: _ClassVar[int]
     RESOLUTION_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
@@ -298,6 +300,7 @@ class Bundle(_message.Message):
     LABELS_FIELD_NUMBER: _ClassVar[int]
     CODE_SPACE_FIELD_NUMBER: _ClassVar[int]
     NOISE_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_SCORE_FIELD_NUMBER: _ClassVar[int]
     name: str
     resolution: int
     layers: int
@@ -313,7 +316,8 @@ class Bundle(_message.Message):
     labels: _containers.RepeatedCompositeFieldContainer[Label]
     code_space: str
     noise: NoiseMaps
-    def __init__(self, name: _Optional[str] = ..., resolution: _Optional[int] = ..., layers: _Optional[int] = ..., code_size: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[Direction, _Mapping]]] = ..., refine: _Optional[_Union[RefineDefaults, _Mapping]] = ..., alignment: _Optional[str] = ..., licence: _Optional[str] = ..., summary: _Optional[str] = ..., data: _Optional[str] = ..., presets: _Optional[_Iterable[_Union[Preset, _Mapping]]] = ..., detail: _Optional[_Union[DetailCodes, _Mapping]] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., code_space: _Optional[str] = ..., noise: _Optional[_Union[NoiseMaps, _Mapping]] = ...) -> None: ...
+    identity_score: bool
+    def __init__(self, name: _Optional[str] = ..., resolution: _Optional[int] = ..., layers: _Optional[int] = ..., code_size: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[Direction, _Mapping]]] = ..., refine: _Optional[_Union[RefineDefaults, _Mapping]] = ..., alignment: _Optional[str] = ..., licence: _Optional[str] = ..., summary: _Optional[str] = ..., data: _Optional[str] = ..., presets: _Optional[_Iterable[_Union[Preset, _Mapping]]] = ..., detail: _Optional[_Union[DetailCodes, _Mapping]] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., code_space: _Optional[str] = ..., noise: _Optional[_Union[NoiseMaps, _Mapping]] = ..., identity_score: _Optional[bool] = ...) -> None: ...
 
 class Label(_message.Message):
     __slots__ = ("name", "frequency", "held_out")
@@ -481,7 +485,7 @@ class InvertRequest(_message.Message):
     def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ..., mask: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
 
 class InvertResponse(_message.Message):
-    __slots__ = ("bundle", "code", "image", "domain_score", "losses", "timings", "request_id", "aligned", "start", "pasted", "placement")
+    __slots__ = ("bundle", "code", "image", "domain_score", "losses", "timings", "request_id", "aligned", "start", "pasted", "placement", "identity_score")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -493,6 +497,7 @@ class InvertResponse(_message.Message):
     START_FIELD_NUMBER: _ClassVar[int]
     PASTED_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_SCORE_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     code: Code
     image: Picture
@@ -504,7 +509,8 @@ class InvertResponse(_message.Message):
     start: Picture
     pasted: Picture
     placement: Placement
-    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., aligned: _Optional[_Union[Picture, _Mapping]] = ..., start: _Optional[_Union[Picture, _Mapping]] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ...) -> None: ...
+    identity_score: float
+    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., aligned: _Optional[_Union[Picture, _Mapping]] = ..., start: _Optional[_Union[Picture, _Mapping]] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., identity_score: _Optional[float] = ...) -> None: ...
 
 class WatchInvertRequest(_message.Message):
     __slots__ = ("bundle", "picture", "refine", "output", "interval_s", "omit_previews", "align", "mask")
@@ -586,7 +592,7 @@ class EditRequest(_message.Message):
     def __init__(self, bundle: _Optional[str] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., edits: _Optional[_Iterable[_Union[EditStep, _Mapping]]] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mask: _Optional[_Union[Picture, _Mapping]] = ..., within_range: _Optional[bool] = ..., strokes: _Optional[_Union[Picture, _Mapping]] = ..., label: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class EditResponse(_message.Message):
-    __slots__ = ("bundle", "code", "image", "domain_score", "losses", "timings", "request_id", "source_code", "aligned", "start", "pasted", "placement", "area", "faces", "strokes")
+    __slots__ = ("bundle", "code", "image", "domain_score", "losses", "timings", "request_id", "source_code", "aligned", "start", "pasted", "placement", "area", "faces", "strokes", "identity_score")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -602,6 +608,7 @@ class EditResponse(_message.Message):
     AREA_FIELD_NUMBER: _ClassVar[int]
     FACES_FIELD_NUMBER: _ClassVar[int]
     STROKES_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_SCORE_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     code: Code
     image: Picture
@@ -617,7 +624,8 @@ class EditResponse(_message.Message):
     area: AreaChange
     faces: _containers.RepeatedCompositeFieldContainer[EditResponse]
     strokes: Losses
-    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., source_code: _Optional[_Union[Code, _Mapping]] = ..., aligned: _Optional[_Union[Picture, _Mapping]] = ..., start: _Optional[_Union[Picture, _Mapping]] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., area: _Optional[_Union[AreaChange, _Mapping]] = ..., faces: _Optional[_Iterable[_Union[EditResponse, _Mapping]]] = ..., strokes: _Optional[_Union[Losses, _Mapping]] = ...) -> None: ...
+    identity_score: float
+    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., source_code: _Optional[_Union[Code, _Mapping]] = ..., aligned: _Optional[_Union[Picture, _Mapping]] = ..., start: _Optional[_Union[Picture, _Mapping]] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., area: _Optional[_Union[AreaChange, _Mapping]] = ..., faces: _Optional[_Iterable[_Union[EditResponse, _Mapping]]] = ..., strokes: _Optional[_Union[Losses, _Mapping]] = ..., identity_score: _Optional[float] = ...) -> None: ...
 
 class AreaChange(_message.Message):
     __slots__ = ("inside_mse_before", "inside_mse_after", "outside_mse_before", "outside_mse_after", "losses")
@@ -726,7 +734,7 @@ class MixRequest(_message.Message):
     def __init__(self, bundle: _Optional[str] = ..., base: _Optional[_Union[Source, _Mapping]] = ..., style: _Optional[_Union[Source, _Mapping]] = ..., layers: _Optional[_Iterable[int]] = ..., strength: _Optional[float] = ..., refine: _Optional[_Union[RefineOptions, _Mapping]] = ..., output: _Optional[_Union[OutputOptions, _Mapping]] = ..., align: _Optional[_Union[AlignOptions, _Mapping]] = ..., region: _Optional[_Union[Region, _Mapping]] = ..., mask: _Optional[_Union[Picture, _Mapping]] = ...) -> None: ...
 
 class MixResponse(_message.Message):
-    __slots__ = ("bundle", "code", "image", "domain_score", "timings", "request_id", "pasted", "placement", "area")
+    __slots__ = ("bundle", "code", "image", "domain_score", "timings", "request_id", "pasted", "placement", "area", "identity_score")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -736,6 +744,7 @@ class MixResponse(_message.Message):
     PASTED_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
     AREA_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_SCORE_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     code: Code
     image: Picture
@@ -745,7 +754,8 @@ class MixResponse(_message.Message):
     pasted: Picture
     placement: Placement
     area: AreaChange
-    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., area: _Optional[_Union[AreaChange, _Mapping]] = ...) -> None: ...
+    identity_score: float
+    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., area: _Optional[_Union[AreaChange, _Mapping]] = ..., identity_score: _Optional[float] = ...) -> None: ...
 
 class MeanRequest(_message.Message):
     __slots__ = ("bundle", "sources", "path", "refine", "output", "align")
@@ -818,7 +828,7 @@ class Region(_message.Message):
     def __init__(self, left: _Optional[float] = ..., top: _Optional[float] = ..., right: _Optional[float] = ..., bottom: _Optional[float] = ...) -> None: ...
 
 class DiffuseResponse(_message.Message):
-    __slots__ = ("bundle", "code", "image", "domain_score", "losses", "timings", "request_id", "aligned", "start", "pasted", "placement")
+    __slots__ = ("bundle", "code", "image", "domain_score", "losses", "timings", "request_id", "aligned", "start", "pasted", "placement", "identity_score")
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
@@ -830,6 +840,7 @@ class DiffuseResponse(_message.Message):
     START_FIELD_NUMBER: _ClassVar[int]
     PASTED_FIELD_NUMBER: _ClassVar[int]
     PLACEMENT_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_SCORE_FIELD_NUMBER: _ClassVar[int]
     bundle: str
     code: Code
     image: Picture
@@ -841,7 +852,8 @@ class DiffuseResponse(_message.Message):
     start: Picture
     pasted: Picture
     placement: Placement
-    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., aligned: _Optional[_Union[Picture, _Mapping]] = ..., start: _Optional[_Union[Picture, _Mapping]] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ...) -> None: ...
+    identity_score: float
+    def __init__(self, bundle: _Optional[str] = ..., code: _Optional[_Union[Code, _Mapping]] = ..., image: _Optional[_Union[Picture, _Mapping]] = ..., domain_score: _Optional[float] = ..., losses: _Optional[_Union[Losses, _Mapping]] = ..., timings: _Optional[_Iterable[_Union[StageTiming, _Mapping]]] = ..., request_id: _Optional[str] = ..., aligned: _Optional[_Union[Picture, _Mapping]] = ..., start: _Optional[_Union[Picture, _Mapping]] = ..., pasted: _Optional[_Union[Picture, _Mapping]] = ..., placement: _Optional[_Union[Placement, _Mapping]] = ..., identity_score: _Optional[float] = ...) -> None: ...
 
 class DecodeRequest(_message.Message):
     __slots__ = ("bundle", "codes", "output")

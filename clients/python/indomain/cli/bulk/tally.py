@@ -157,7 +157,10 @@ class Tally:
         for title in ("picture", "written to"):
             # Long names are folded: a name that is cut short is of no use.
             table.add_column(title, overflow="fold")
-        for title in ("domain score", "mse before", "after", "steps", "seconds"):
+        # Runs that did not ask for it, and journals of older versions, have none.
+        compared = any(facts.get("identity_score") is not None for _, facts in self._rows)
+        identity = ("identity score",) if compared else ()
+        for title in ("domain score", *identity, "mse before", "after", "steps", "seconds"):
             table.add_column(title, justify="right")
         for job, facts in self._rows:
             losses = facts["losses"]
@@ -165,6 +168,7 @@ class Tally:
                 escape(report.plain(str(job.source))),
                 escape(report.plain(str(job.output))),
                 f"{facts['domain_score']:.2f}",
+                *([f"{facts['identity_score']:.2f}"] if compared else []),
                 "-" if losses is None else f"{losses['pixel_mse_before']:.4f}",
                 "-" if losses is None else f"{losses['pixel_mse_after']:.4f}",
                 "-" if losses is None else str(losses["steps_done"]),

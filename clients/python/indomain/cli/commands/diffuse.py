@@ -24,6 +24,7 @@ def add(name: str, commands: shared.Subparsers) -> None:
         region="fractions of the sides, 0.2,0.3,0.8,0.9 (default: the middle of a face)",
         mask="a picture that is white where the target is kept",
     )
+    shared.add_identity_score(parser)
     shared.add_output(parser, "a picture's file name", "diffused.png")
 
 

@@ -52,6 +52,7 @@ def add(name: str, commands: shared.Subparsers) -> None:
     parser.add_argument(
         "--within-range", action="store_true", help="cut each strength to the range of its direction"
     )
+    shared.add_identity_score(parser)
     shared.add_label(parser, "labels that the picture is to have; the others stay")
     shared.add_area(
         parser,

@@ -29,6 +29,7 @@ def add(name: str, commands: shared.Subparsers) -> None:
     parser.add_argument(
         "--mask", type=Path, help="a picture that is white where the photographs are known: the rest is found"
     )
+    shared.add_identity_score(parser)
     where = "a picture's file name, a name with .npz for all in one file, or a folder for several"
     shared.add_output(parser, where, "inverted/")
 

@@ -34,6 +34,7 @@ def add(name: str, commands: shared.Subparsers) -> None:
         region="fractions of the sides, 0.2,0.3,0.8,0.9: only there the style shows (default: everywhere)",
         mask="a picture that is white where the style shows",
     )
+    shared.add_identity_score(parser)
     shared.add_output(parser, "a picture's file name", "mixed.png")
 
 
