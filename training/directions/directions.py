@@ -60,7 +60,7 @@ class DirectionsConfig:
     domain_floor: float = DOMAIN_FLOOR
     """A direction's range ends where the median domain score of edited codes falls below this."""
     largest: float = LARGEST_STRENGTH
-    """No range goes beyond this strength, at least 1: how far edits please the eye, no score tells."""
+    """No range goes beyond this strength, at least 1. No score tells how far edits look right."""
     right_way: float = 0.95
     """It ends earlier where fewer than this share of pictures change as asked, as read by a regressor that is trained
     on the pictures: a picture without colour, say, cannot lose any. 0 leaves this out."""

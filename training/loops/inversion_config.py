@@ -38,7 +38,8 @@ class InversionConfig:
     seconds: float | None = None
     """End in this time, counted from the start of the command, with all written; --resume goes on later."""
     finish: bool = False
-    """With --seconds: this is the run's last part. Rates fall as at its end, along the time where that is up sooner."""
+    """With --seconds: this is the run's last part. Rates fall until the time is up or --images are shown, whichever
+    comes first."""
     compact: bool = False
     """Write a compact checkpoint beside each checkpoint: one file of float16 weights without optimiser state."""
     warm_up_images: int = 2_000
