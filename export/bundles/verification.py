@@ -28,7 +28,8 @@ from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKern
 Array = npt.NDArray[Any]
 Manifest = dict[str, Any]
 
-SAMPLE = "sample"  # sample/<role>/<inputs | outputs>/<name> in a bundle's tensors, one sample each
+# sample/<role>/<inputs | outputs>/<name> in a bundle's tensors, one sample each. An input that is not there is zero.
+SAMPLE = "sample"
 DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 # By a graph's precision. Samples are stored as float32 computes them; two runtimes round 16 bits differently.
 # Codes, scores, losses: largest difference relative to the largest value.
@@ -66,8 +67,15 @@ class DiffConfig:
 
 
 def sample_tensors(role: str, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """The first sample of a graph's inputs and outputs, by the names that they have in a bundle's tensors."""
-    sides = {"inputs": inputs, "outputs": outputs}
+    """The first sample of a graph's inputs and outputs, by the names that they have in a bundle's tensors.
+
+    Inputs that are zero, as most of a refiner's state is, and outputs that nobody compares are left out.
+    """
+    compared = REFINER_OUTPUTS if role == "refiner" else outputs
+    sides = {
+        "inputs": {name: value for name, value in inputs.items() if value[:1].any()},
+        "outputs": {name: outputs[name] for name in compared},
+    }
     return {
         f"{SAMPLE}/{role}/{side}/{name}": value[:1]
         for side, named in sides.items()
@@ -167,8 +175,9 @@ def verify_graph(
     }
     if not stored["inputs"]:
         return "inputs and outputs as in the manifest; no sample is stored (written by an older export)", ""
+    zeros = {b["name"]: np.zeros([1, *b["shape"][1:]], b["dtype"]) for b in graph["inputs"]}
     names = [value.name for value in session.get_outputs()]
-    outputs = dict(zip(names, session.run(names, stored["inputs"]), strict=True))
+    outputs = dict(zip(names, session.run(names, zeros | stored["inputs"]), strict=True))
     worst, wrong = 0.0, ""
     for name, first in (REFINER_OUTPUTS if role == "refiner" else dict.fromkeys(stored["outputs"])).items():
         wanted = stored["outputs"][name][:, :first]

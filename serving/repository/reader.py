@@ -200,13 +200,14 @@ def _tensor(
 def _references(
     bundle: str, graphs: dict[Role, GraphSpec], tensors: dict[str, npt.NDArray[Any]]
 ) -> dict[Role, ReferenceRun]:
-    """The reference runs, from tensors `sample/<role>/<inputs or outputs>/<name>`."""
+    """The reference runs, from tensors `sample/<role>/<inputs or outputs>/<name>`; inputs without one are zero."""
     found = {}
     for role, graph in graphs.items():
         inputs = _stored(bundle, role, "inputs", graph.inputs, tensors)
         outputs = _stored(bundle, role, "outputs", graph.outputs, tensors)
-        if len(inputs) == len(graph.inputs):
-            found[role] = ReferenceRun(inputs, outputs)
+        if inputs:
+            zeros = {spec.name: np.zeros((1, *spec.shape[1:]), spec.dtype) for spec in graph.inputs}
+            found[role] = ReferenceRun(zeros | inputs, outputs)
     return found
 
 
