@@ -151,6 +151,7 @@ def _row(name: str, figures: list[tuple[float, float]], steps: int, bar: str = "
 def main(config: StudioConfig) -> None:
     with running_gateway(config.repository) as (_, url):
         if config.pictures is not None:
+            config.pictures.mkdir(parents=True, exist_ok=True)
             draw(url, config.photograph, config.pictures)
         else:
             print(measured(url, config))
