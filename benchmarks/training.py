@@ -90,7 +90,7 @@ def main(config: TrainingSpeedConfig) -> None:
             share = f"{rate * work / limit:.1%}"
             rows.append([discriminator, way.name, f"{rate:.4g}", f"{work / 1e9:.3g}", share])
     device = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{device}; {config.compute.precision}; {config.generator.resolution} px; batch {batch}")
+    print(f"{device}; {config.compute.chosen_precision}; {config.generator.resolution} px; batch {batch}")
     print(f"limit: {limit / 1e12:.3f} TFLOP/s in a large matrix product")
     header = ["discriminator", "way", "pictures/s", "GFLOP a picture", "share of the limit"]
     print(markdown_table(header, rows))

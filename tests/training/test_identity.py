@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from benchmarks.identity import IdentityConfig, calibration, fitted_logistic, measure, pairs, separation
 from benchmarks.quality import Judge, mean_figures
+from tests.shipped import CHECKPOINT, RESOLUTION
 from training.data.pictures import DataError
 from training.faces.alignment import find_landmarks
 from training.faces.identity import MIDDLE, STEEPNESS, FaceDescriptor, face_chip, identity_score
@@ -28,6 +29,9 @@ from training.faces.mobile_face import (
     read_package,
 )
 from training.faces.squares import square_between
+from training.loops.inversion import InversionTrainer
+from training.loops.inversion_config import InversionConfig
+from training.optimisation.step import Compute
 
 EXAMPLES = Path(__file__).parents[2] / "clients/python/examples"
 REFERENCE = Path(__file__).with_name("portrait_mobile_face.json")
@@ -105,6 +109,28 @@ def test_what_is_no_square_picture_is_refused(shape: tuple[int, ...]) -> None:
         face_square(torch.zeros(shape))
     with pytest.raises(ValueError, match=f"{SIDE}.*use face_square"):
         MobileFace()(torch.zeros(1, 3, 128, 128))
+
+
+def test_an_encoder_that_answers_for_it_alone_draws_the_person_nearer() -> None:
+    config = InversionConfig(
+        CHECKPOINT, batch=4, rate=1e-3, identity_weight=1.0, pixel_weight=0.0, perceptual_weight=0.0, image_weight=0.0,
+        code_weight=0.0, code_cycle_weight=0.0, compute=Compute(accelerator="cpu", precision="32-true"),
+    )  # fmt: skip
+    trainer = InversionTrainer(config, config.compute.fabric())
+    pictures, descriptor = trainer.held_out[:8], IdentityDescriptor(RESOLUTION)
+
+    @torch.no_grad()
+    def distances() -> torch.Tensor:
+        drawn = trainer.generator.synthesis(trainer.encoder(pictures))
+        return (descriptor(drawn) - descriptor(pictures)).square().sum(1)
+
+    trainer.encoder.eval()  # so that the term of a batch is that of its pictures
+    before = distances()
+    made = trainer.train_encoder(pictures, trainer.generator.mapping.draw(8)[0], torch.ones(()), key=None)
+    assert made["identity"].item() == pytest.approx(before.mean().item(), rel=1e-4)
+    for _ in range(5):
+        trainer.train_encoder(pictures, trainer.generator.mapping.draw(8)[0], torch.ones(()), key=None)
+    assert distances().mean() < 0.9 * before.mean()
 
 
 def test_package_is_read_as_its_manifest_says(tmp_path: Path) -> None:

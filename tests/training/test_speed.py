@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from benchmarks.training import TrainingSpeedConfig, main
 from training.networks import layers
@@ -22,3 +23,12 @@ def test_every_way_is_measured_and_profiled(capsys: pytest.CaptureFixture[str]) 
     assert [row[1] for row in rows] == ["plain", "on phases"]
     assert all(float(row[2]) > 0 and float(row[3]) > 0 for row in rows)
     assert layers.on_phases is usual
+
+
+@pytest.mark.parametrize(("known", "chosen"), [({}, "32-true"), ({"avx512_bf16": True}, "bf16-mixed")])
+def test_a_processor_without_bfloat16_computes_in_float32(
+    monkeypatch: pytest.MonkeyPatch, known: dict[str, bool], chosen: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    assert Compute(accelerator="cpu").chosen_precision == chosen
+    assert Compute(accelerator="cpu", precision="bf16-mixed").chosen_precision == "bf16-mixed"

@@ -19,8 +19,11 @@ def method_name(meta: dict[str, Any]) -> str:
     code, cycle = weights["code_weight"], weights["code_cycle_weight"]
     view, rate = meta["latent_discriminator_view"], latent["latent_discriminator_rate"]
     # Older runs do not have these.
-    joint, prior, residual = (weights.get(f"{name}_weight", 0.0) for name in ("joint", "prior", "residual"))
+    identity, joint, prior, residual = (
+        weights.get(f"{name}_weight", 0.0) for name in ("identity", "joint", "prior", "residual")
+    )
     end = {
+        f"identity weight {identity:g}": identity > 0,
         f"joint discriminator {joint:g}": joint > 0,
         f"prior discriminator {prior:g}": prior > 0,
         f"residual weight {residual:g}": residual > 0,

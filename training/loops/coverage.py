@@ -14,10 +14,11 @@ from torch import Tensor
 from training.losses.perceptual import LPIPSSq
 from training.networks.encoder import Encoder, EncoderConfig
 from training.networks.generator import Generator, GeneratorConfig, Mapping, code_statistics, sample_codes
-from training.networks.latent_discriminator import LatentDiscriminator
+from training.networks.latent_discriminator import LatentDiscriminator, LatentDiscriminatorView
 from training.networks.layers import before_activation
 from training.optimisation.adam import ParameterGroup, adam
 from training.optimisation.adversary import Adversary, discriminator_adam
+from training.optimisation.step import place
 
 
 @torch.no_grad()
@@ -59,7 +60,7 @@ class Coverage:
         encoder_rate: float,
     ) -> None:
         """Start an encoder with `channels` feature maps at the statistics of the mapping's codes as it is now."""
-        shape, layout = generator.config, torch.channels_last
+        shape = generator.config
         mean, deviation = code_statistics(generator)
         self.fabric = fabric
         self.encoder = Encoder(
@@ -73,16 +74,18 @@ class Coverage:
                 bounded=True,
             )
         )
-        self.encoder.to(fabric.device, memory_format=layout)
+        place(self.encoder, fabric)
         self.encoder.start_from(sample_codes(generator, 10_000))
-        discriminator = LatentDiscriminator(mean, deviation).to(fabric.device)
+        # Judged together, the different vectors of an encoder's code never pass for one w that is repeated.
+        view: LatentDiscriminatorView = "joint" if shape.per_layer_code else "layer"
+        discriminator = LatentDiscriminator(mean, deviation, view).to(fabric.device)
         self.latent = Adversary(
             discriminator,
             discriminator_adam(discriminator, self.DISCRIMINATOR_RATE),
             fabric,
             mixed_precision=False,
         )
-        self.perceptual = LPIPSSq().to(fabric.device, memory_format=layout)
+        self.perceptual = place(LPIPSSq(), fabric)
         self.encoder_optimiser = adam(
             [ParameterGroup(list(self.encoder.parameters()), encoder_rate, (0.9, 0.99))]
         )

@@ -40,7 +40,7 @@ from training.optimisation.adam import ParameterGroup, adam, decay, set_rates, w
 from training.optimisation.adversary import Adversary, Regularisation, discriminator_adam
 from training.optimisation.captured_step import CapturedStep
 from training.optimisation.moving_average import MovingAverage
-from training.optimisation.step import draw_batch, update
+from training.optimisation.step import draw_batch, place, update
 from training.run_folders.checkpoint import (
     CheckpointError,
     load_meta,
@@ -65,8 +65,7 @@ class GanTrainer:
         self.step = self.seen = 0
         self.done = 0.0
         self.moments_since: int | None = None
-        layout = torch.channels_last
-        self.generator = Generator(config.generator).to(fabric.device, memory_format=layout)
+        self.generator = place(Generator(config.generator), fabric)
         if labels is not None and self.generator.mapping.labels is not None:
             self.generator.mapping.labels.fit(labels)
         discriminator = build_image_discriminator(config.discriminator, config.generator)
@@ -75,8 +74,7 @@ class GanTrainer:
                 "stylegan2": config.stylegan2_weight,
                 "projected": config.projected_weight,
             }
-        discriminator.to(fabric.device, memory_format=layout)
-        config.compute.settle_pretrained(discriminator, fabric)
+        place(discriminator, fabric)
         self.average = MovingAverage(self.generator, config.ema_images, config.ema_ramp_up)
         self.adaptive: AdaptiveAugmentation | None = None
         if config.augmentation_target is not None:
@@ -146,7 +144,6 @@ class GanTrainer:
                 self.config.encoder_bottleneck,
                 self.config.encoder_rate,
             )
-            self.config.compute.settle_pretrained(self.coverage.perceptual, self.fabric)
 
     def resume(self, folder: Path) -> None:
         """Load a checkpoint. A discriminator or an encoder that it does not hold starts anew.
@@ -304,8 +301,7 @@ class GanTrainer:
             fake = self.generator.synthesis(code, random_noise=True)
         # A reconstruction has the labels of its picture.
         made_with = torch.cat([labels[0][:covered], labels[1][covered:]]) if labels else None
-        both = None if made_with is None else (labels[0], made_with)
-        figures = self._discriminator_step(real, fake.detach(), both, regularise=key)
+        figures = self._discriminator_step(real, fake.detach(), *labels[:1], regularise=key)
         loss = self.image.generator_loss(fake, made_with)
         figures["generator_loss"] = loss.detach()
         if self.coverage:
@@ -319,8 +315,9 @@ class GanTrainer:
         return figures
 
     def _discriminator_step(
-        self, real: Tensor, fake: Tensor, labels: tuple[Tensor, Tensor] | None, *, regularise: bool
+        self, real: Tensor, fake: Tensor, labels: Tensor | None = None, *, regularise: bool
     ) -> dict[str, Tensor]:
+        """`labels`: those of the real pictures."""
         done = self.image.step(real, fake, labels, regularise=regularise)
         figures = {
             "discriminator_loss": done.loss,

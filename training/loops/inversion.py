@@ -2,7 +2,8 @@
 
 The generator is frozen. The encoder answers for the pixels, a perceptual distance, an image discriminator's judgement
 of G(E(x)) and a **latent discriminator**'s of E(x), which forces codes into the latent space (Leng, Zhu, Xu, arXiv
-2107.06050, as we read it: see docs/method.md). With `joint_weight` a joint discriminator judges (x, E(x)), too.
+2107.06050, as we read it: see docs/method.md). With `identity_weight` it answers for the person, too, and with
+`joint_weight` a joint discriminator judges (x, E(x)).
 
 The baselines are settings: `code_weight = 0` and `code_cycle_weight = 0` give the in-domain encoder (Zhu et al., ECCV
 2020); where only `code_cycle_weight` is left it is the traditional one, trained on samples.
@@ -17,7 +18,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from training.data.pictures import DataError, PictureSource, load_pictures, on_device
 from training.data.samples import Samples
+from training.faces.mobile_face import IdentityDescriptor
 from training.loops.fit import Clock, Snapshot, fit
 from training.loops.inversion_config import InversionConfig
 from training.losses.adversarial import Discriminator
@@ -44,7 +46,7 @@ from training.optimisation.adversary import (
     discriminator_adam,
 )
 from training.optimisation.captured_step import CapturedStep
-from training.optimisation.step import draw_batch, update
+from training.optimisation.step import draw_batch, place, update
 from training.run_folders.checkpoint import (
     CheckpointError,
     load_meta,
@@ -54,8 +56,6 @@ from training.run_folders.checkpoint import (
 )
 from training.run_folders.json_files import read_config
 from training.run_folders.trained_inversion import build_encoder, encoder_to_go_on_with
-
-Placed = TypeVar("Placed", bound=nn.Module)
 
 NO_DISCRIMINATOR = "none"  # in checkpoint.json of an imported generator, which has no image discriminator
 FRESH_DISCRIMINATOR = "projected"  # trained for such a generator
@@ -82,16 +82,15 @@ class InversionTrainer:
                 f"{config.gan}: a block of the generator is still faded in; go on with its run"
             )
         shape = read_config(GeneratorConfig, self.start["generator"])
-        layout = torch.channels_last
-        self.generator = Generator(shape).requires_grad_(False).to(fabric.device, memory_format=layout)
+        self.generator = place(Generator(shape).requires_grad_(False), fabric)
         load_network(config.gan, "generator", self.generator)
         self.image = self._start_image_adversary()
         mean, deviation = code_statistics(self.generator)
         self.encoder = self._start_encoder()
         self.latent = self._start_latent_adversary(mean, deviation)
-        perceptual = VGG16Conv43(config.vgg) if config.vgg else LPIPSSq()
-        self.perceptual = perceptual.to(fabric.device, memory_format=layout)
-        config.compute.settle_pretrained(self.perceptual, fabric)
+        self.perceptual = place(VGG16Conv43(config.vgg) if config.vgg else LPIPSSq(), fabric)
+        descriptor = IdentityDescriptor(shape.resolution) if "identity" in self.weights else None
+        self.descriptor = place(descriptor, fabric) if descriptor else None
         self.pool = ReplayPool(config.code_pool)
         self.encoder_optimiser = adam(
             [ParameterGroup(list(self.encoder.parameters()), config.rate, (0.9, 0.99))]
@@ -117,9 +116,8 @@ class InversionTrainer:
         first)."""
         config, named = self.config, self.start["discriminator"]
         self.discriminator_name = FRESH_DISCRIMINATOR if named == NO_DISCRIMINATOR else named
-        discriminator = build_image_discriminator(self.discriminator_name, self.generator.config)
-        discriminator.to(self.fabric.device, memory_format=torch.channels_last)
-        config.compute.settle_pretrained(discriminator, self.fabric)
+        shape = self.generator.config
+        discriminator = place(build_image_discriminator(self.discriminator_name, shape), self.fabric)
         # Published checkpoints leave it out.
         if read_network(config.gan, "image_discriminator"):
             load_network(config.gan, "image_discriminator", discriminator)
@@ -142,7 +140,7 @@ class InversionTrainer:
             activation=config.activation, bounded=config.bounded,
         )  # fmt: skip
         known = None if config.fresh else encoder_to_go_on_with(self.start, wanted)
-        encoder = self._place(build_encoder(known or wanted))
+        encoder = place(build_encoder(known or wanted), self.fabric)
         codes = sample_codes(self.generator, 10_000)
         if known is None:
             assert isinstance(encoder, Encoder)
@@ -152,9 +150,6 @@ class InversionTrainer:
         if isinstance(encoder, Encoder) and known.architecture == "residual" and config.bounded:
             encoder.bound_by(codes)
         return encoder
-
-    def _place(self, network: Placed) -> Placed:
-        return network.to(self.fabric.device, memory_format=torch.channels_last)
 
     def _start_latent_adversary(self, mean: Tensor, deviation: Tensor) -> Adversary:
         """A fresh latent discriminator, from the statistics of sampled codes float [L, 512]."""
@@ -172,7 +167,8 @@ class InversionTrainer:
 
     def _start_joint_adversary(self, mean: Tensor, deviation: Tensor) -> Adversary:
         """A fresh joint discriminator, from the statistics of sampled codes float [L, 512]."""
-        self.joint_discriminator = self._place(JointDiscriminator(self.generator.config, mean, deviation))
+        discriminator = JointDiscriminator(self.generator.config, mean, deviation)
+        self.joint_discriminator = place(discriminator, self.fabric)
         return self._adversary(self.joint_discriminator, self.config.joint_discriminator_rate)
 
     def _native_coordinates(self) -> NativeCoordinates | None:
@@ -192,7 +188,7 @@ class InversionTrainer:
 
     def _start_prior_adversary(self) -> Adversary:
         """A fresh prior discriminator."""
-        self.prior_discriminator = self._place(PriorDiscriminator(self.generator.mapping.last_inputs))
+        self.prior_discriminator = place(PriorDiscriminator(self.generator.mapping.last_inputs), self.fabric)
         rate = self.config.prior_discriminator_rate
         return self._adversary(self.prior_discriminator, rate, mixed_precision=False)
 
@@ -323,6 +319,9 @@ class InversionTrainer:
                 terms["mse"] = (reconstruction.float() - real).square().mean()
             if "perceptual" in weights:
                 terms["perceptual"] = self.perceptual(reconstruction, real).float().mean()
+            if self.descriptor:
+                apart = self.descriptor(reconstruction).float() - self.descriptor(real).float()
+                terms["identity"] = apart.square().sum(1).mean()
             if "image" in weights:
                 terms["image"] = self.image.generator_loss(reconstruction)
             if weights.keys() & {"joint", "code_cycle"}:

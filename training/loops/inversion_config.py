@@ -54,6 +54,9 @@ class InversionConfig:
     """Weight of LPIPS-sq (or of VGG16's term, which has its factor 5e-5 built in)."""
     vgg: Path | None = None
     """Weights of VGG16 (safetensors or .pth), to use the in-domain paper's perceptual term instead of LPIPS-sq."""
+    identity_weight: float = 0.0
+    """Weight of the squared distance between MobileFace's descriptors of the faces on x and G(E(x)) (Richardson et al.,
+    CVPR 2021). For pictures of faces only."""
     image_weight: float = 0.05
     """Weight of the image discriminator's judgement of G(E(x))."""
     image_discriminator_rate: float = 1e-4
@@ -101,6 +104,7 @@ class InversionConfig:
         terms = {
             "mse": self.pixel_weight,
             "perceptual": self.perceptual_weight,
+            "identity": self.identity_weight,
             "image": self.image_weight,
             "code": self.code_weight,
             "joint": self.joint_weight,

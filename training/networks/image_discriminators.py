@@ -213,9 +213,9 @@ class ProjectedDiscriminator(Discriminator):
     """Discriminators on fixed projections of pretrained features (Projected GANs, Sauer et al., arXiv 2111.01007).
 
     Image -> logits [N, M + K]: the patch logits of all four scales, then those of the labels, which are linear in all
-    features, pooled to 4 x 4. Hinge loss, no regulariser. It reaches good pictures in
-    far fewer samples than a discriminator that learns its features. Only the small discriminators are trained and
-    stored.
+    features, pooled to 4 x 4 and normalised, as a scale's may be large. Hinge loss, no regulariser. It reaches good
+    pictures in far fewer samples than a discriminator that learns its features. Only the small discriminators are
+    trained and stored.
     """
 
     def __init__(self, side: int = 128, width: int = 32, labels: int = 0) -> None:
@@ -248,6 +248,7 @@ class ProjectedDiscriminator(Discriminator):
         logits = [discriminator(feature).flatten(1) for discriminator, feature in pairs]
         if self.classifier is not None:
             pooled = [F.adaptive_avg_pool2d(feature, 4).flatten(1) for feature in features]
+            pooled = [F.layer_norm(feature, feature.shape[1:]) for feature in pooled]
             logits.append(self.classifier(torch.cat(pooled, 1)))
         return torch.cat(logits, 1)
 

@@ -114,23 +114,25 @@ class Adversary:
         self,
         real: Tensor,
         fake: Tensor,
-        labels: tuple[Tensor, Tensor] | None = None,
+        labels: Tensor | None = None,
         *,
         regularise: bool = False,
     ) -> DiscriminatorStep:
         """One step of the discriminator on real and generated samples, which carry no gradient.
 
-        `labels`: those of both, float32 [N, K] each, NaN where one is not known; its classifier then learns from both.
+        `labels`: those of the real ones, float32 [N, K], NaN where one is not known. The classifier learns from real
+        samples alone (as in StarGAN, arXiv 1711.09020). AC-GAN's learns from generated ones, too; but then it takes
+        whatever the generator makes of a label for that label, and the generator draws one picture for each.
         """
         discriminator = self.discriminator
         classified = None
         with self._autocast():
             shown = self.augment(torch.cat([real, fake]))
             judged = discriminator.compare(shown[: len(real)], shown[len(real) :])
-            (real_logits, real_said), (fake_logits, fake_said) = map(discriminator.split, judged)
+            (real_logits, said), (fake_logits, _) = map(discriminator.split, judged)
             loss = discriminator.discriminator_loss(real_logits, fake_logits)
-            if labels is not None and real_said is not None and fake_said is not None:
-                classified = label_loss(real_said, labels[0]) + label_loss(fake_said, labels[1])
+            if labels is not None and said is not None:
+                classified = label_loss(said, labels)
                 loss = loss + self.label_weight * classified
         update(self.fabric, loss, self.optimiser)
         penalty, lazy = None, self.regularisation

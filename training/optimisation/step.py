@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from training.data.pictures import PictureSource, on_device
+
+Placed = TypeVar("Placed", bound=nn.Module)
+Precision = Literal["bf16-mixed", "32-true"]
 
 
 @dataclass
@@ -21,18 +24,32 @@ class Compute:
     """cpu, cuda or auto."""
     devices: int = 1
     """Processes on this host, one a device; `torchrun` sets its own number."""
-    precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
-    """bf16-mixed or 32-true."""
+    precision: Literal["auto"] | Precision = "auto"
+    """bf16-mixed or 32-true. auto: the first on a GPU, and on a processor that has instructions for bfloat16; without
+    them it is slower than float32."""
     seed: int = 0
     """Seed of weights, order of pictures, noise and augmentation."""
     graphs: bool = True
     """On one GPU: capture the generator's step as a CUDA graph."""
 
+    @property
+    def chosen_precision(self) -> Precision:
+        """The precision, chosen where it is auto."""
+        if self.precision != "auto":
+            return self.precision
+        if self.accelerator != "cpu" and torch.cuda.is_available():
+            return "bf16-mixed"
+        known = torch.cpu.get_capabilities()
+        return "bf16-mixed" if known.get("avx512_bf16") or known.get("amx_bf16") else "32-true"
+
     def fabric(self) -> Fabric:
         """Start the processes and return Fabric."""
         strategy = "ddp" if self.devices > 1 else "auto"
         fabric = Fabric(
-            accelerator=self.accelerator, devices=self.devices, precision=self.precision, strategy=strategy
+            accelerator=self.accelerator,
+            devices=self.devices,
+            precision=self.chosen_precision,
+            strategy=strategy,
         )
         fabric.launch()
         if fabric.device.type == "cuda":
@@ -44,13 +61,19 @@ class Compute:
         """Whether steps are captured as CUDA graphs."""
         return self.graphs and fabric.device.type == "cuda" and fabric.world_size == 1
 
-    def settle_pretrained(self, network: nn.Module, fabric: Fabric) -> None:
-        """On a GPU: keep frozen pretrained parts in bfloat16, instead of casting their weights at every call."""
-        if fabric.device.type != "cuda" or self.precision != "bf16-mixed":
-            return
-        for module in network.modules():
-            if getattr(module, "pretrained", False):
-                module.to(torch.bfloat16)
+
+def place(network: Placed, fabric: Fabric) -> Placed:
+    """Bring a network to the run's device, channels last; return it.
+
+    On a GPU in mixed precision its frozen pretrained parts become bfloat16, instead of being cast at every call.
+    """
+    network.to(fabric.device, memory_format=torch.channels_last)
+    with fabric.autocast():
+        mixed = torch.is_autocast_enabled(fabric.device.type)
+    for module in network.modules():
+        if mixed and fabric.device.type == "cuda" and getattr(module, "pretrained", False):
+            module.to(torch.bfloat16)
+    return network
 
 
 def seed_step(seed: int, step: int, fabric: Fabric) -> torch.Generator:
