@@ -62,6 +62,20 @@ def test_labels_change_codes_and_pictures(shape: GeneratorConfig) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("shape", [DENSE, INVERTIBLE], ids=["dense", "invertible"])
+def test_a_training_begins_where_labels_mean_nothing(shape: GeneratorConfig) -> None:
+    torch.manual_seed(0)
+    mapping = build_mapping(shape)
+    mapping.begin_without_labels()
+    z, label = mapping.draw(6)
+    torch.testing.assert_close(mapping(z, label), mapping(z, 1 - label))
+    weight = next(mapping.label_inputs().parameters())
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(mapping(z, label).square().sum(), weight)
+    assert gradient.abs().max() > 0  # and they can be learned
+
+
+@torch.no_grad()
 def test_an_invertible_mapping_is_inverted_for_the_label_that_it_was_given() -> None:
     torch.manual_seed(0)
     mapping = InvertibleMapping(512, 8, 6, NAMES)
@@ -226,7 +240,7 @@ def test_pictures_have_their_labels_and_follow_when_these_are_changed(tmp_path: 
                  str(tmp_path / "runs"), *SHAPE, *CPU, "--generator.channels", "32", "32", "--generator.mapping",
                  "invertible", "--generator.no-per-layer-code", "--generator-rate", "4e-3", "--discriminator-rate",
                  "2e-3", "--augmentation", "0", "--ema-images", "1000", "--no-mirror", "--batch", "32",
-                 "--images", "10000"]  # fmt: skip
+                 "--images", "10000", "--label-images", "1000"]  # fmt: skip
     with torch.enable_grad():
         assert main(arguments) == 0
     (run,) = (tmp_path / "runs").iterdir()

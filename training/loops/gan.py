@@ -68,6 +68,7 @@ class GanTrainer:
         self.generator = place(Generator(config.generator), fabric)
         if labels is not None and self.generator.mapping.labels is not None:
             self.generator.mapping.labels.fit(labels)
+            self.generator.mapping.begin_without_labels()
         discriminator = build_image_discriminator(config.discriminator, config.generator)
         if isinstance(discriminator, PairedDiscriminator):
             discriminator.weights = {
@@ -262,6 +263,7 @@ class GanTrainer:
         real, z, index = draw_batch(config, self.pictures, config.generator.z_size, self.step, fabric)
         self._set_rates()
         self._follow_growth()
+        self.image.label_share.fill_(self._label_share())
         if self.coverage and self.step % self.coverage.BOUND_STEPS == 0:
             self.coverage.follow(self.generator)
         figures = self.optimise(real, z, *self._labels_of(index), key=self.image.regularises(self.step))
@@ -272,6 +274,11 @@ class GanTrainer:
             self.adaptive.adjust(self.step, shown)
         self.average.update(self.generator, shown, self.seen)
         return figures
+
+    def _label_share(self) -> float:
+        """How much of the label term counts by now, 0..1."""
+        begin = self.config.label_images
+        return min(max(self.seen / begin - 1, 0.0), 1.0) if begin else 1.0
 
     def _labels_of(self, index: Tensor) -> tuple[Tensor, ...]:
         """Labels of pictures, float32 [N, K], with NaN for those not known, and with these drawn; () without labels.

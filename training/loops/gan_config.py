@@ -69,6 +69,9 @@ class GanConfig:
     then, and no classifier learns from it."""
     label_weight: float = 1.0
     """Weight of the auxiliary classifier's loss, for discriminator and generator."""
+    label_images: int = 20_000
+    """Pictures before the generator answers for labels. Over as many more its term is faded in: it first learns to
+    draw, or it draws one picture for each label."""
     augmentation: float = 1.0
     """Probability of each differentiable augmentation; 0 for none. With a target, what it begins at."""
     augmentation_target: float | None = None

@@ -125,6 +125,9 @@ class Mapping(MappingNetwork):
         # Number of inputs of the last layer.
         self.last_inputs = widths[-2]
 
+    def label_inputs(self) -> nn.Module:
+        return self.embedding
+
     def before_last(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """The input float [N, I] of the last layer, for z float [N, 512] and labels float [N, K]."""
         x = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)

@@ -104,6 +104,8 @@ class Adversary:
         self.discriminator, self.optimiser, self.fabric = discriminator, optimiser, fabric
         self.regularisation = regularisation if discriminator.regularised else None
         self.augment, self.label_weight = augment, label_weight
+        # A tensor, so that a captured step reads what it is by then.
+        self.label_share = torch.ones((), device=fabric.device)
         self._autocast = fabric.autocast if mixed_precision else contextlib.nullcontext
 
     def regularises(self, step: int) -> bool:
@@ -149,6 +151,8 @@ class Adversary:
     def generator_loss(self, fake: Tensor, labels: Tensor | None = None) -> Tensor:
         """The loss of the network that made `fake`; the discriminator's own weights get no gradient.
 
+        `label_share`, 0..1, is how much of the classifier's loss counts in it.
+
         `labels`: those that `fake` was made with, float32 [N, K], which the classifier is to find.
         """
         with frozen(self.discriminator), self._autocast():
@@ -156,7 +160,7 @@ class Adversary:
             loss = self.discriminator.generator_loss(logits)
             if labels is None or said is None:
                 return loss
-            return loss + self.label_weight * label_loss(said, labels)
+            return loss + self.label_weight * self.label_share * label_loss(said, labels)
 
 
 class ReplayPool:

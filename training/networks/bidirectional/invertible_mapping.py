@@ -59,8 +59,7 @@ class InvertibleMapping(MappingNetwork):
     """z float32 [N, D] -> code float32 [N, L, D], which repeats one w of z's size, without truncation.
 
     It ends in the activation of the other mapping (`generator.Mapping`), which can be undone, too. It does not
-    normalise z: the length of z would be lost. Labels y float32 [N, K] move z, so that they count from the start, and
-    change what each coupling does.
+    normalise z: the length of z would be lost. Labels y float32 [N, K] move z, and change what each coupling does.
     """
 
     def __init__(self, size: int, depth: int, layers: int, labels: tuple[str, ...] = ()) -> None:
@@ -69,6 +68,10 @@ class InvertibleMapping(MappingNetwork):
         self.size, self.layers = size, layers
         self.couplings = nn.ModuleList(Coupling(size, len(labels)) for _ in range(depth))
         self.offset = EqualizedLinear(len(labels), size) if labels else None
+
+    def label_inputs(self) -> nn.Module:
+        assert self.offset is not None
+        return self.offset
 
     @property
     def last_inputs(self) -> int:

@@ -55,6 +55,19 @@ class MappingNetwork(nn.Module):
         z = torch.randn(count, self.z_size, generator=random)
         return (z,) if self.labels is None else (z, self.labels.draw(count, random))
 
+    def label_inputs(self) -> nn.Module:
+        """The layer through which labels come in beside z."""
+        raise NotImplementedError
+
+    def begin_without_labels(self) -> None:
+        """Let labels mean nothing until they are learned.
+
+        Otherwise z hardly counts beside them at first, and a generator that has found one picture for each label stays
+        with them (Shahbazi et al., "Collapse by Conditioning", arXiv 2201.06578).
+        """
+        for weight in self.label_inputs().parameters():
+            nn.init.zeros_(weight)
+
     def embedded(self, embedding: nn.Module, label: Tensor | None) -> Tensor:
         """What `embedding` makes of labels float [..., K]. Raises ValueError where there are none."""
         if label is None:
