@@ -16,11 +16,13 @@ from tests.training.pictures import write_pictures
 from training.__main__ import main
 from training.data.labels import label_rows
 from training.data.pictures import Pictures, load_pictures
+from training.loops.coverage import fitted_mapping
 from training.losses.adversarial import label_loss
 from training.networks.bidirectional.invertible_mapping import InvertibleMapping
 from training.networks.conditional.relabelling import Relabeller, fit_label_reader
 from training.networks.generator import Generator, GeneratorConfig, build_mapping, sample_codes
 from training.networks.image_discriminators import build_image_discriminator
+from training.networks.layers import before_activation, scaled_leaky_relu
 from training.run_folders.checkpoint import load_meta, load_network, read_network, save_checkpoint
 from training.run_folders.json_files import read_config
 from training.run_folders.trained_inversion import load_inversion
@@ -73,6 +75,23 @@ def test_a_training_begins_where_labels_mean_nothing(shape: GeneratorConfig) -> 
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(mapping(z, label).square().sum(), weight)
     assert gradient.abs().max() > 0  # and they can be learned
+
+
+@torch.no_grad()
+def test_a_mapping_is_fitted_to_codes_with_labels() -> None:
+    """Its samples have the means of codes with these labels, and their spread about them."""
+    torch.manual_seed(0)
+    shape = replace(DENSE, mapping_depth=1)
+    labels = (torch.rand(4_000, 2) < 0.5).float()
+    offsets, basis = torch.randn(2, shape.layers * 32), torch.randn(6, shape.layers * 32) / 4
+    linear = 0.5 + (2 * labels - 1) @ offsets + torch.randn(4_000, 6) @ basis
+    codes = scaled_leaky_relu(linear).unflatten(1, (shape.layers, 32))
+    labels[::10, 0] = float("nan")
+    mapping = fitted_mapping(shape, codes, labels)
+    for label in torch.tensor([[0.0, 1.0], [1.0, 1.0]]):
+        drawn = before_activation(mapping(torch.randn(4_000, 32), label.expand(4_000, 2)).flatten(1))
+        torch.testing.assert_close(drawn.mean(0), 0.5 + (2 * label - 1) @ offsets, rtol=0, atol=0.06)
+        assert (drawn.T.cov() - basis.T @ basis).norm() < 0.1 * (basis.T @ basis).norm()
 
 
 @torch.no_grad()

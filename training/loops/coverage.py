@@ -12,32 +12,47 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from training.losses.perceptual import LPIPSSq
+from training.networks.conditional.labels import signed
 from training.networks.encoder import Encoder, EncoderConfig
 from training.networks.generator import Generator, GeneratorConfig, Mapping, code_statistics, sample_codes
 from training.networks.latent_discriminator import LatentDiscriminator, LatentDiscriminatorView
-from training.networks.layers import before_activation
+from training.networks.layers import EqualizedLinear, before_activation
 from training.optimisation.adam import ParameterGroup, adam
 from training.optimisation.adversary import Adversary, discriminator_adam
 from training.optimisation.step import place
 
 
 @torch.no_grad()
-def fitted_mapping(config: GeneratorConfig, codes: Tensor) -> Mapping:
+def fitted_mapping(config: GeneratorConfig, codes: Tensor, labels: Tensor | None = None) -> Mapping:
     """Make a mapping of one layer whose codes have the mean and the covariance of `codes` float [M, L, 512].
 
     Before the mapping's last leaky ReLU codes are close to Gaussian (Zhu et al., arXiv 2012.09036), so the fit is
     a principal component analysis there. `config` must have a `mapping_depth` of 1.
+
+    `labels`: those of the codes, float32 [M, K], where `config` has labels. The mean is then a linear function of them,
+    and the covariance that of what it leaves. Codes with a label that is not known, NaN, are left out.
     """
-    mapping = Mapping(config).to(codes.device)
+    mapping, given = Mapping(config).to(codes.device), codes.new_ones(len(codes), 1)
+    if labels is not None:
+        known = ~labels.isnan().any(1)
+        codes, given = codes[known], torch.cat([given[known], signed(labels[known])], 1)
     linear = before_activation(codes.flatten(1))  # [M, L * 512]
-    mean = linear.mean(0)
+    means = torch.linalg.lstsq(given, linear).solution  # [1 + K, L * 512]
     rank = min(config.z_size, len(codes))
-    _, singular, components = torch.pca_lowrank(linear, q=rank)
-    weight = torch.zeros(linear.shape[1], config.z_size, device=codes.device)
-    weight[:, :rank] = components * (singular / len(codes) ** 0.5)
+    _, singular, components = torch.pca_lowrank(linear - given @ means, q=rank, center=False)
     (layer,) = mapping.layers
+    assert isinstance(layer, EqualizedLinear)
+    weight = torch.zeros_like(layer.weight)
+    weight[:, :rank] = components * (singular / len(codes) ** 0.5)
+    if labels is not None:
+        # The first of the embedding's outputs are the labels themselves.
+        embedding = mapping.embedding
+        for parameter in embedding.parameters():
+            parameter.zero_()
+        embedding.weight.fill_diagonal_(1 / embedding.weight_scale)
+        weight[:, config.z_size : config.z_size + len(means) - 1] = means[1:].T
     layer.weight.copy_(weight / layer.weight_scale)
-    layer.bias.copy_(mean / layer.bias_scale)
+    layer.bias.copy_(means[0] / layer.bias_scale)
     return mapping
 
 
@@ -77,8 +92,8 @@ class Coverage:
         place(self.encoder, fabric)
         self.encoder.start_from(sample_codes(generator, 10_000))
         # Judged together, the different vectors of an encoder's code never pass for one w that is repeated.
-        view: LatentDiscriminatorView = "joint" if shape.per_layer_code else "layer"
-        discriminator = LatentDiscriminator(mean, deviation, view).to(fabric.device)
+        self.view: LatentDiscriminatorView = "joint" if shape.per_layer_code else "layer"
+        discriminator = LatentDiscriminator(mean, deviation, self.view).to(fabric.device)
         self.latent = Adversary(
             discriminator,
             discriminator_adam(discriminator, self.DISCRIMINATOR_RATE),

@@ -203,7 +203,9 @@ class GanTrainer:
             [encoder(self.pictures.batch(part, mirror=True).to(self.fabric.device)) for part in parts]
         )
         self.config.generator = replace(self.config.generator, mapping_depth=1)
-        self.generator.mapping = fitted_mapping(self.config.generator, codes)
+        self.generator.mapping = fitted_mapping(self.config.generator, codes, self.labels)
+        if self.labels is not None:
+            self.generator.mapping.labels.fit(self.labels)
         average = self.average.network
         self.generator.config = average.config = self.config.generator
         average.mapping = copy.deepcopy(self.generator.mapping).requires_grad_(False)
@@ -248,7 +250,8 @@ class GanTrainer:
         if self.adaptive:
             meta["augmentation"] = self.adaptive.state()
         if self.coverage:
-            meta |= {"encoder": asdict(self.coverage.encoder.config), "latent_discriminator_view": "joint"}
+            meta["encoder"] = asdict(self.coverage.encoder.config)
+            meta["latent_discriminator_view"] = self.coverage.view
         return meta
 
     def _set_rates(self) -> None:
@@ -366,10 +369,10 @@ def train_gan(config: GanConfig) -> Path:
         if not adds_other_discriminator(meta["discriminator"], config.discriminator):
             config.discriminator = meta["discriminator"]
     shape = config.generator
-    if config.fit_mapping and (shape.labels or not shape.per_layer_code):
-        what = "labels" if shape.labels else "one w for all layers"
+    if config.fit_mapping and not shape.per_layer_code:
         raise CheckpointError(
-            f"{config.resume or 'this run'} has {what}, to which no mapping can be fitted; leave --fit-mapping out"
+            f"{config.resume or 'this run'} has one w for all layers, to which no mapping can be fitted; leave "
+            "--fit-mapping out"
         )
     if shape.labels and config.attributes is None:
         raise DataError(
