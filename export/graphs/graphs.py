@@ -25,7 +25,15 @@ from export.graphs.storage import compress, tidy
 from export.graphs.tensor_spec import DType, TensorSpec
 from export.graphs.unrolling import BEST, LOSS, unroll
 from training.faces.face_detector import STRIDES, VALUES, FaceDetector
-from training.faces.identity import CHIP, SIDE, WEIGHTS, ChannelGrid, FaceDescriptor, channel_grids
+from training.faces.identity import (
+    CHIP,
+    SIDE,
+    WEIGHTS,
+    ChannelGrid,
+    FaceDescriptor,
+    channel_grids,
+    normalised,
+)
 from training.faces.squares import Cut, Square
 from training.refinement.objective import to_float
 from training.refinement.refiner import Refiner
@@ -182,12 +190,14 @@ class StoredConv(nn.Module):
 class IdentityGraph(nn.Module):
     """image uint8 [N, H, W, 3] -> descriptor float32 [N, 128] of the face in a square of it."""
 
-    def __init__(self, resolution: int, square: Square, network: nn.Module) -> None:
+    def __init__(self, resolution: int, square: Square, network: FaceDescriptor) -> None:
         super().__init__()
         self.cut, self.network = Cut(resolution, square, SIDE), network
 
     def forward(self, image: Tensor) -> Tensor:
-        descriptor: Tensor = self.network(self.cut(to_float(image)))
+        # Not after the cut, although that is the same: OpenVINO (2026.4) cannot take a mean of three channels off the
+        # cut's matrix product.
+        descriptor: Tensor = self.network.describe(self.cut(normalised(to_float(image))))
         return descriptor
 
 

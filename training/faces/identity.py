@@ -90,6 +90,11 @@ class Residual(nn.Module):
         return F.relu(x + y)
 
 
+def normalised(image: Tensor) -> Tensor:
+    """Pictures float [N, 3, H, W] in [-1, 1] as dlib's network takes them."""
+    return ((image + 1) * 127.5 - image.new_tensor(MEAN_RGB)[:, None, None]) / 255
+
+
 class FaceDescriptor(nn.Module):
     """Frozen descriptor of a face: float [N, 3, H, W] in [-1, 1] -> float [N, 128], of length about 1.3 to 1.4.
 
@@ -111,8 +116,11 @@ class FaceDescriptor(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         if image.shape[2:] != (SIDE, SIDE):
             image = F.interpolate(image, size=(SIDE, SIDE), mode="bilinear", antialias=True)
-        x = ((image + 1) * 127.5 - image.new_tensor(MEAN_RGB)[:, None, None]) / 255
-        x = F.max_pool2d(F.relu(self.conv32_down(x)), 3, 2)
+        return self.describe(normalised(image))
+
+    def describe(self, face: Tensor) -> Tensor:
+        """Descriptors of what `normalised` gives, float [N, 3, 150, 150]."""
+        x = F.max_pool2d(F.relu(self.conv32_down(face)), 3, 2)
         for name, *_ in BLOCKS:
             x = self.get_submodule(name)(x)
         return self.fc(x.mean((2, 3)))
