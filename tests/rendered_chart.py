@@ -1,7 +1,14 @@
-"""The Helm chart, rendered by Helm's own engine: what its tests have in common."""
+"""The Helm chart, rendered by Helm's own engine: what its tests have in common.
+
+The engine is a Go runtime. It runs in a process of its own: among the threads of a test process it has aborted, and
+all other tests there with it.
+"""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,11 +44,39 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+class ChartError(Exception):
+    """Helm refuses the chart or its values; the message is Helm's, after its error's class."""
+
+
+def asked_of_helm(operation: str, values: dict[str, Any] | None = None) -> Any:
+    """What Helm answers: "lint", "render" or "validate" (which gives None). Raises ChartError."""
+    command = [sys.executable, "-m", "tests.rendered_chart", operation]
+    done = subprocess.run(command, input=json.dumps(values), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    if "error" in answer:
+        raise ChartError(answer["error"])
+    return answer["answer"]
+
+
+def answer_of_helm(operation: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The same in this process: {"answer": ...}, or {"error": "CLASS: MESSAGE"}."""
+    try:
+        if operation == "lint":
+            return {"answer": helm.lint(str(CHART))}
+        with helm.Chart.load(str(CHART)) as chart:
+            if operation == "validate":
+                chart.validate_schema(values)
+                return {"answer": None}
+            return {"answer": chart.render(values, name="demo", namespace="faces")}
+    except helm.HelmError as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
 def render(values: dict[str, Any]) -> list[dict[str, Any]]:
     """The objects of the chart with `values` beside its own, for the release "demo" in the namespace "faces". Raises
-    helm.HelmError."""
-    with helm.Chart.load(str(CHART)) as chart:
-        files = chart.render(values, name="demo", namespace="faces")
+    ChartError."""
+    files: dict[str, str] = asked_of_helm("render", values)
     documents = [
         document
         for name, rendered in files.items()
@@ -70,3 +105,7 @@ def environment(documents: list[dict[str, Any]]) -> dict[str, str]:
     """The gateway's environment variables."""
     (container,) = of_kind(documents, "Deployment")["spec"]["template"]["spec"]["containers"]
     return {item["name"]: item["value"] for item in container["env"]}
+
+
+if __name__ == "__main__":
+    print(json.dumps(answer_of_helm(sys.argv[1], json.load(sys.stdin))))
