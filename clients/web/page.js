@@ -161,6 +161,7 @@ function requestPicture(askedAt = performance.now()) {
   if (!source) return;
   // While a slider moves nobody reads it, and it would make pictures come later.
   const compared = source.bundle.identity_score === true && current !== undefined && same(current.edits, edits) && (view.whole || !isNone(edits));
+  byId("frame").ariaBusy = "true";
   session.request(source, edits, view.whole, askedAt, compared);
 }
 
@@ -196,7 +197,10 @@ async function showEdited({ face, picture, domainScore, identityScore, wanted, s
   if (!(await view.showPicture(picture, domainScore, face, identity))) return;
   brush.shown(wanted.edits);
   // For profiling: the time from the visitor's input to the painted frame, and the gateway's share of it.
-  requestAnimationFrame(() => setTimeout(() => performance.measure("indomain.edit", { start: wanted.askedAt, detail: { serverMs } })));
+  requestAnimationFrame(() => setTimeout(() => {
+    performance.measure("indomain.edit", { start: wanted.askedAt, detail: { serverMs } });
+    if (wanted.sequence === session.sequence) byId("frame").ariaBusy = "false";
+  }));
 }
 
 /** Offers a source as the second picture, and blends with it. @param {Source} source */

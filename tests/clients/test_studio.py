@@ -155,6 +155,12 @@ def edited(page: Any) -> None:
         "() => performance.getEntriesByName('indomain.edit')"
         ".some((shown) => shown.startTime >= (globalThis.lastInput ?? 0))"
     )
+    nothing_more_comes(page)
+
+
+def nothing_more_comes(page: Any) -> None:
+    """Waits for the last picture that was asked for: a slider asks while it moves, and once more when it is let go."""
+    expect(page.locator("#frame")).to_have_attribute("aria-busy", "false")
     page.evaluate("performance.clearMeasures()")
 
 
@@ -167,7 +173,7 @@ def smile(share: float) -> float:
 def set_slider(page: Any, name: str, strength: float) -> None:
     page.locator(f"#direction-{name}").fill(str(strength))
     page.wait_for_function("() => performance.getEntriesByName('indomain.edit').length > 0")
-    page.evaluate("performance.clearMeasures()")
+    nothing_more_comes(page)
 
 
 def seen(page: Any) -> np.ndarray:

@@ -62,7 +62,7 @@ def refused(gateway: RunningGateway, data: bytes) -> pb.ErrorDetail:
 @cache
 def slow_picture() -> bytes:
     """49 megapixels of 16-bit RGBA: seconds of inflating, and nothing in its header is unusual."""
-    return zero_png(7000, 7000, bits=16, colour_type=6)
+    return zero_png(7000, 7000, bits=16, colour_type=6, row_filter=4)
 
 
 def decoders_of(pid: int) -> set[int]:
@@ -173,7 +173,7 @@ def test_decoders_end_at_the_deadline_and_are_back(one_decoder: RunningGateway) 
     before = invert(gateway, large).code.data
     first = decoders_of(os.getpid())
     for ended in (1, 2):
-        calls = [gateway.stub.Invert.future(request_for(slow), timeout=0.7) for _ in range(3)]
+        calls = [gateway.stub.Invert.future(request_for(slow), timeout=0.5) for _ in range(3)]
         # Small pictures of others are decoded elsewhere.
         assert invert(gateway, small).image.data
         for call in calls:
