@@ -190,6 +190,7 @@ function openStart() {
 
 /** Shows an answer of the session, unless it is of a source or a view that was left. @param {import("./gateway/session.js").Shown} answer */
 async function showEdited({ face, picture, domainScore, identityScore, wanted, serverMs }) {
+  if (blend.isOpen) byId("frame").ariaBusy = "false";
   if (wanted.source !== editing.source || wanted.whole !== view.whole || blend.isOpen) return;
   hideProgress();
   const ofPhotograph = wanted.whole || isNone(wanted.edits);
@@ -239,6 +240,7 @@ function tell(error) {
 
 /** Shows why the session has no picture. @param {any} error */
 function tellOfEdit(error) {
+  byId("frame").ariaBusy = "false";
   tell(error);
   if (view.whole) view.showFace();
 }

@@ -151,9 +151,8 @@ class Adversary:
     def generator_loss(self, fake: Tensor, labels: Tensor | None = None) -> Tensor:
         """The loss of the network that made `fake`; the discriminator's own weights get no gradient.
 
-        `label_share`, 0..1, is how much of the classifier's loss counts in it.
-
-        `labels`: those that `fake` was made with, float32 [N, K], which the classifier is to find.
+        `labels`: those that `fake` was made with, float32 [N, K], which the classifier is to find. `label_share`, 0..1,
+        is how much of its loss counts.
         """
         with frozen(self.discriminator), self._autocast():
             logits, said = self.discriminator.split(self.discriminator(self.augment(fake)))
