@@ -87,6 +87,7 @@ const blend = new Blend(gateway, {
   onPicture: (result) => view.showPicture(pictureOf(result), result.domain_score),
   onUse: begin,
   onError: tell,
+  onBusy: showBusy,
   choosePicture: () => intake.choose("blend"),
   async generate() {
     const [source] = await samples.generate(1);
@@ -161,8 +162,13 @@ function requestPicture(askedAt = performance.now()) {
   if (!source) return;
   // While a slider moves nobody reads it, and it would make pictures come later.
   const compared = source.bundle.identity_score === true && current !== undefined && same(current.edits, edits) && (view.whole || !isNone(edits));
-  byId("frame").ariaBusy = "true";
+  showBusy(true);
   session.request(source, edits, view.whole, askedAt, compared);
+}
+
+/** Says, to assistive technology too, whether a newer picture is awaited. @param {boolean} busy */
+function showBusy(busy) {
+  byId("frame").ariaBusy = String(busy);
 }
 
 /** Shows the current state, or the first page where there is none. */
@@ -190,7 +196,6 @@ function openStart() {
 
 /** Shows an answer of the session, unless it is of a source or a view that was left. @param {import("./gateway/session.js").Shown} answer */
 async function showEdited({ face, picture, domainScore, identityScore, wanted, serverMs }) {
-  if (blend.isOpen) byId("frame").ariaBusy = "false";
   if (wanted.source !== editing.source || wanted.whole !== view.whole || blend.isOpen) return;
   hideProgress();
   const ofPhotograph = wanted.whole || isNone(wanted.edits);
@@ -200,7 +205,7 @@ async function showEdited({ face, picture, domainScore, identityScore, wanted, s
   // For profiling: the time from the visitor's input to the painted frame, and the gateway's share of it.
   requestAnimationFrame(() => setTimeout(() => {
     performance.measure("indomain.edit", { start: wanted.askedAt, detail: { serverMs } });
-    if (wanted.sequence === session.sequence) byId("frame").ariaBusy = "false";
+    if (wanted.sequence === session.sequence && !blend.isOpen) showBusy(false);
   }));
 }
 
@@ -240,7 +245,7 @@ function tell(error) {
 
 /** Shows why the session has no picture. @param {any} error */
 function tellOfEdit(error) {
-  byId("frame").ariaBusy = "false";
+  showBusy(false);
   tell(error);
   if (view.whole) view.showFace();
 }

@@ -26,6 +26,7 @@ export class Blend {
    *   onPicture: (result: Result) => void,
    *   onUse: (source: import("../state/source.js").Source, label: string) => void,
    *   onError: (error: any) => void,
+   *   onBusy: (busy: boolean) => void,
    *   choosePicture: () => void,
    *   generate: () => void,
    * }} handlers
@@ -150,10 +151,22 @@ export class Blend {
     this.hint.textContent = this.second ? "Working …" : "Keep a variant, choose a picture or generate a face to blend with.";
     for (const control of [this.place, this.geodesic, this.strength, ...this.parts]) control.disabled = !this.second;
     this.#showPercent();
+    this.handlers.onBusy(false);
     if (!this.first || !this.second) return;
     if (this.mode === "style") return this.#mix();
-    const work = this.mode === "between" ? this.#interpolate(this.work.signal) : this.#diffuse(this.work.signal);
-    work.catch((error) => this.#failed(error));
+    this.#awaited(this.mode === "between" ? this.#interpolate(this.work.signal) : this.#diffuse(this.work.signal));
+  }
+
+  /** Says that pictures are awaited until `work` ends, or other work begins. @param {Promise<void>} work */
+  async #awaited(work) {
+    const { signal } = this.work;
+    this.handlers.onBusy(true);
+    try {
+      await work;
+    } catch (error) {
+      this.#failed(error);
+    }
+    if (!signal.aborted) this.handlers.onBusy(false);
   }
 
   /** @param {any} error */
@@ -211,12 +224,10 @@ export class Blend {
     this.#showPercent();
     this.mixWanted = true;
     if (this.mixing || !this.second) return;
-    this.mixing = this.#mixUntilNewest(this.work.signal)
-      .catch((error) => this.#failed(error))
-      .finally(() => {
-        this.mixing = null;
-        if (this.mixWanted && this.isOpen && this.mode === "style") this.#mix();
-      });
+    this.mixing = this.#awaited(this.#mixUntilNewest(this.work.signal)).then(() => {
+      this.mixing = null;
+      if (this.mixWanted && this.isOpen && this.mode === "style") this.#mix();
+    });
   }
 
   /** @param {AbortSignal} signal */
