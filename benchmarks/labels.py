@@ -4,7 +4,7 @@
 
 The judge is a regressor on pretrained features that was trained on real pictures (`training/directions/attributes.py`),
 at the generator's resolution; it knows nothing of generator and codes. RUN is a run folder of `python -m training gan`
-with labels.
+or `mapping`, with labels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from benchmarks.graphs import markdown_table
 from training.data.labels import known
 from training.data.pictures import load_pictures
 from training.directions.attributes import AttributeReader
-from training.networks.bidirectional.invertible_mapping import InvertibleMapping
 from training.networks.conditional.relabelling import Relabeller, fit_label_reader
 from training.networks.generator import Generator, GeneratorConfig
 from training.run_folders.checkpoint import load_meta, load_network
@@ -36,7 +35,7 @@ class LabelsConfig:
     """Judge a conditional generator by a classifier of real pictures."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder of `python -m training gan` with labels."""
+    """Run folder with a conditional generator."""
     data: Path
     """Folder or zip of pictures that the judge learns from."""
     attributes: Path
@@ -58,7 +57,7 @@ class LabelsConfig:
 @torch.no_grad()
 def measure(config: LabelsConfig) -> Iterator[list[str]]:
     """A row for each label: the judge's accuracy, samples read as made, edits read as asked, other labels kept."""
-    generator = Generator(read_config(GeneratorConfig, load_meta(config.run, "gan")["generator"]))
+    generator = Generator(read_config(GeneratorConfig, load_meta(config.run)["generator"]))
     load_network(config.run, "generator", generator)
     names, side = list(generator.config.labels), generator.config.resolution
     learned = load_pictures(config.data, side, config.attributes).first(config.pictures)
@@ -80,7 +79,7 @@ def measure(config: LabelsConfig) -> Iterator[list[str]]:
     codes = mapping(z, label)
     made = drawn(codes) == label.numpy().astype(bool)
     relabeller = None
-    if isinstance(mapping, InvertibleMapping):
+    if generator.config.relabels:
         with torch.enable_grad():
             reader, _ = fit_label_reader(mapping)
         relabeller = Relabeller(mapping, reader)

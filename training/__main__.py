@@ -28,6 +28,7 @@ from training.refinement.detail_basis import DetailBasisConfig, fit_detail
 from training.refinement.noise_maps import NoiseMapsConfig, fit_noise
 from training.run_folders.checkpoint import CheckpointError
 from training.run_folders.publication import PublicationConfig, publish
+from training.tuning.mapping_run import MappingConfig, fit_run
 from training.tuning.tuned_run import TuneConfig, tune_run
 
 
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "alignment": (AlignmentConfig, measure_alignment),
         "evaluate": (EvaluationConfig, evaluate),
         "publish": (PublicationConfig, publish),
+        "mapping": (MappingConfig, fit_run),
         "tune": (TuneConfig, tune_run),
         "recipe": (RecipeConfig, run_recipe),
     }

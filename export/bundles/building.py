@@ -36,9 +36,8 @@ from export.graphs.precision import Precision, lower
 from training.faces.identity import CHIP, FaceDescriptor
 from training.losses.perceptual import LPIPSSq
 from training.measures.domain_score import calibration_count, invert_samples
-from training.networks.bidirectional.invertible_mapping import InvertibleMapping
 from training.networks.conditional.relabelling import LabelReader, Relabeller, fit_label_reader
-from training.networks.generator import Mapping
+from training.networks.generator import Generator
 from training.refinement.objective import Objective
 from training.refinement.optimisers import OPTIMISERS
 from training.refinement.refinement import RefinementConfig
@@ -167,7 +166,7 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
         inversions = invert_samples(folded.mapping(*drawn), folded.synthesis, folded.encoder)
         logits = folded.latent_discriminator(inversions).mean(1)
     quantiles = torch.quantile(logits, torch.linspace(0, 1, QUANTILES))
-    reader, labels = read_labels(generator.mapping, config.seed)
+    reader, labels = read_labels(generator, config.seed)
     relabeller = None
     if reader is not None:
         rounded = copy.deepcopy(reader)
@@ -209,7 +208,7 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
     if chip is not None:
         originals["identity"] = IdentityGraph(side, chip, FaceDescriptor())
     if reader is not None:
-        originals["relabeller"] = Relabeller(generator.mapping, reader)  # type: ignore[arg-type]
+        originals["relabeller"] = Relabeller(generator.mapping, reader)
     statistics = {
         "sampled_codes": len(logits),
         "code_variance": folded.objective.code_variance,
@@ -220,15 +219,14 @@ def build(pipeline: Pipeline, config: BundleConfig) -> Built:
     return Built(graphs, originals, folded.objective, refine, statistics, labels)
 
 
-def read_labels(
-    mapping: Mapping | InvertibleMapping, seed: int
-) -> tuple[LabelReader | None, list[dict[str, Any]]]:
-    """What the manifest says of a conditional generator's labels, and E_y, where the mapping can be run backwards."""
+def read_labels(generator: Generator, seed: int) -> tuple[LabelReader | None, list[dict[str, Any]]]:
+    """What the manifest says of a conditional generator's labels, and E_y, where codes can be given other ones."""
+    mapping = generator.mapping
     if mapping.labels is None:
         return None, []
     reader: LabelReader | None = None
     held_out: list[dict[str, Any] | None] = [None] * len(mapping.labels.names)
-    if isinstance(mapping, InvertibleMapping):
+    if generator.config.relabels:
         reader, accuracy = fit_label_reader(mapping, seed)
         held_out = [{"metric": "accuracy", "value": float(value)} for value in accuracy]
     named = zip(mapping.labels.names, mapping.labels.frequency, held_out, strict=True)

@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from training.networks.bidirectional.invertible_mapping import InvertibleMapping
 from training.networks.conditional.labels import signed
-from training.networks.generator import DEMODULATION_EPSILON, Mapping, ModulatedConv, StyledLayer, Synthesis
+from training.networks.generator import (
+    DEMODULATION_EPSILON,
+    Mapping,
+    ModulatedConv,
+    StyledLayer,
+    Synthesis,
+    moved_before_activation,
+)
 from training.networks.latent_discriminator import LatentDiscriminator, NativeCoordinates, Scale
 from training.networks.layers import ACTIVATION_GAIN, LEAKY_SLOPE, EqualizedLinear, on_white
 from training.networks.stylegan1 import AdaINLayer, AdaINSynthesis, Conv, UpConv, instance_norm, spread
@@ -254,16 +261,34 @@ class FoldedMapping(nn.Module):
         super().__init__()
         self.config = mapping.config
         self.layers = nn.ModuleList(fold_linear(layer, ACTIVATION_GAIN) for layer in mapping.layers)  # type: ignore[arg-type]
-        self.embedding = fold_linear(mapping.embedding) if mapping.labels is not None else None
+        self.labels: nn.Linear | None = None
+        if mapping.labels is not None and self.config.mapping_depth > 1:
+            self.labels = fold_linear(mapping.embedding)  # type: ignore[arg-type]
+        elif mapping.labels is not None:
+            # What z and labels give apart, so that the relabeller has no need of z's weights.
+            (layer,) = self.layers
+            z, labels = layer.weight.detach().split([self.config.z_size, len(self.config.labels)], 1)  # type: ignore[operator]
+            layer.weight = nn.Parameter(z.contiguous())
+            self.labels = nn.Linear(labels.shape[1], labels.shape[0], bias=False)
+            self.labels.weight = nn.Parameter(labels.contiguous())
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         x = z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-8)
-        if self.embedding is not None and label is not None:
-            x = torch.cat([x, self.embedding(signed(label))], 1)
+        embedded = None if self.labels is None or label is None else self.labels(signed(label))
+        if embedded is not None and self.config.mapping_depth > 1:
+            x, embedded = torch.cat([x, embedded], 1), None
         for layer in self.layers:
-            x = F.leaky_relu(layer(x), LEAKY_SLOPE)
+            x = layer(x)
+            x = F.leaky_relu(x if embedded is None else x + embedded, LEAKY_SLOPE)
         x = x.unflatten(1, (-1, self.config.code_size))
         return x if self.config.per_layer_code else x.expand(-1, self.config.layers, -1)
+
+    def relabel(self, code: Tensor, held: Tensor, wanted: Tensor) -> Tensor:
+        """As `Mapping.relabel`."""
+        assert self.labels is not None
+        apart = self.labels(signed(wanted)) - self.labels(signed(held))
+        # They have the gain that comes after the activation.
+        return moved_before_activation(code, apart / ACTIVATION_GAIN)
 
 
 def fold_mapping(mapping: Mapping | InvertibleMapping) -> nn.Module:

@@ -38,7 +38,7 @@ def write_run(
     encoder.start_from(codes)
     for part in codes[:64].split(16):  # batch norm statistics that are not 0 and 1
         encoder(generator.synthesis(part))
-    view: LatentDiscriminatorView = "layer" if generator_config.relabels else "native"
+    view: LatentDiscriminatorView = "native" if generator_config.per_layer_code else "layer"
     discriminator = LatentDiscriminator(
         codes.mean(0), codes.std(0), view, inputs=generator.mapping.last_inputs
     )

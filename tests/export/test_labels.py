@@ -26,6 +26,7 @@ from training.refinement.refinement import RefinementConfig
 
 NAMES = ("smiling", "male")
 DENSE = replace(SMALL_GENERATOR, labels=NAMES)
+ONE_LAYER = replace(DENSE, mapping_depth=1)
 INVERTIBLE = replace(DENSE, mapping="invertible", per_layer_code=False, z_size=64, code_size=64)
 
 
@@ -67,7 +68,7 @@ def test_a_labelled_bundle_is_exported_verified_and_served(tmp_path: Path) -> No
         gateway.close()
 
 
-@pytest.mark.parametrize("shape", [DENSE, INVERTIBLE], ids=["dense", "invertible"])
+@pytest.mark.parametrize("shape", [DENSE, ONE_LAYER, INVERTIBLE], ids=["dense", "one layer", "invertible"])
 def test_graphs_do_with_labels_what_the_networks_do(tmp_path: Path, shape: GeneratorConfig) -> None:
     pipeline = load_pipeline(run_of(tmp_path, shape))
     built = build(pipeline, BundleConfig(tmp_path, tmp_path, sampled_codes=64))

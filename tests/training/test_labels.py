@@ -20,7 +20,7 @@ from training.loops.coverage import fitted_mapping
 from training.losses.adversarial import label_loss
 from training.networks.bidirectional.invertible_mapping import InvertibleMapping
 from training.networks.conditional.relabelling import Relabeller, fit_label_reader
-from training.networks.generator import Generator, GeneratorConfig, build_mapping, sample_codes
+from training.networks.generator import Generator, GeneratorConfig, Mapping, build_mapping, sample_codes
 from training.networks.image_discriminators import build_image_discriminator
 from training.networks.layers import before_activation, scaled_leaky_relu
 from training.run_folders.checkpoint import load_meta, load_network, read_network, save_checkpoint
@@ -108,9 +108,18 @@ def test_an_invertible_mapping_is_inverted_for_the_label_that_it_was_given() -> 
     assert (mapping.inverse(code[:, 0], 1 - label) - z).abs().mean() > 0.1
 
 
-def test_a_codes_label_is_read_and_changed() -> None:
+def one_layer() -> Mapping:
+    """A mapping of one layer with labels, as one that was fitted to codes."""
+    codes = torch.randn(500, DENSE.layers, 32)
+    labels = (torch.rand(500, 2) < 0.5).float()
+    codes += torch.einsum("nk,kld->nld", 2 * labels - 1, torch.randn(2, DENSE.layers, 32) / 2)
+    return fitted_mapping(replace(DENSE, mapping_depth=1), codes, labels)
+
+
+@pytest.mark.parametrize("kind", ["dense", "invertible"])
+def test_a_codes_label_is_read_and_changed(kind: str) -> None:
     torch.manual_seed(0)
-    mapping = InvertibleMapping(32, 4, 4, NAMES)
+    mapping = InvertibleMapping(32, 4, 4, NAMES) if kind == "invertible" else one_layer()
     reader, accuracy = fit_label_reader(mapping)
     assert accuracy.min() > 0.95
     with torch.no_grad():

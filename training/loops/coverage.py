@@ -44,13 +44,7 @@ def fitted_mapping(config: GeneratorConfig, codes: Tensor, labels: Tensor | None
     assert isinstance(layer, EqualizedLinear)
     weight = torch.zeros_like(layer.weight)
     weight[:, :rank] = components * (singular / len(codes) ** 0.5)
-    if labels is not None:
-        # The first of the embedding's outputs are the labels themselves.
-        embedding = mapping.embedding
-        for parameter in embedding.parameters():
-            parameter.zero_()
-        embedding.weight.fill_diagonal_(1 / embedding.weight_scale)
-        weight[:, config.z_size : config.z_size + len(means) - 1] = means[1:].T
+    weight[:, config.z_size :] = means[1:].T
     layer.weight.copy_(weight / layer.weight_scale)
     layer.bias.copy_(means[0] / layer.bias_scale)
     return mapping

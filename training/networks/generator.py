@@ -27,6 +27,7 @@ from training.networks.layers import (
     ACTIVATION_GAIN,
     LEAKY_SLOPE,
     EqualizedLinear,
+    before_activation,
     convolve_up,
     fir_kernel,
     on_white,
@@ -98,8 +99,8 @@ class GeneratorConfig:
 
     @property
     def relabels(self) -> bool:
-        """Whether a code can be given another label (IcGAN)."""
-        return bool(self.labels) and self.mapping == "invertible"
+        """Whether a code can be given another label (IcGAN): the mapping can be undone as far as to its labels."""
+        return bool(self.labels) and (self.mapping == "invertible" or self.mapping_depth == 1)
 
     @property
     def drawn_channels(self) -> int:
@@ -110,23 +111,32 @@ class GeneratorConfig:
 class Mapping(MappingNetwork):
     """The mapping network: z float32 [N, 512] -> code float32 [N, L, 512], without truncation.
 
-    Labels y float32 [N, K] are embedded, and laid beside z in the input of the first layer.
+    Labels y float32 [N, K] are embedded, and laid beside z in the input of the first layer. A mapping of one layer
+    takes them as they are.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__(config.z_size, config.labels)
         self.config = config
         rows = config.layers if config.per_layer_code else 1
-        inputs = config.z_size * (2 if config.labels else 1)
+        # Two linear layers in a row would be one.
+        embeds = config.labels and config.mapping_depth > 1
+        inputs = config.z_size + (config.z_size if embeds else len(config.labels))
         widths = [inputs] + [config.code_size] * (config.mapping_depth - 1) + [rows * config.code_size]
         self.layers = nn.ModuleList(EqualizedLinear(a, b, rate=0.01) for a, b in pairwise(widths))
         if config.labels:
-            self.embedding = EqualizedLinear(len(config.labels), config.z_size)
+            self.embedding = EqualizedLinear(len(config.labels), config.z_size) if embeds else nn.Identity()
         # Number of inputs of the last layer.
         self.last_inputs = widths[-2]
 
     def label_inputs(self) -> nn.Module:
         return self.embedding
+
+    @torch.no_grad()
+    def begin_without_labels(self) -> None:
+        super().begin_without_labels()
+        if isinstance(self.embedding, nn.Identity):
+            self.layers[0].weight[:, self.config.z_size :] = 0  # type: ignore[index, operator]
 
     def before_last(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """The input float [N, I] of the last layer, for z float [N, 512] and labels float [N, K]."""
@@ -141,6 +151,24 @@ class Mapping(MappingNetwork):
         x = scaled_leaky_relu(self.layers[-1](self.before_last(z, label)))
         x = x.unflatten(1, (-1, self.config.code_size))
         return x if self.config.per_layer_code else x.expand(-1, self.config.layers, -1)
+
+    def relabel(self, code: Tensor, held: Tensor, wanted: Tensor) -> Tensor:
+        """What codes float [N, L, 512] of the labels `held` are with those `wanted`, float [N, K], and the same z.
+
+        Only for a mapping of one layer. What z and labels give adds up before its activation, so z need not be known.
+        """
+        (layer,) = self.layers
+        assert isinstance(layer, EqualizedLinear)
+        apart = self.embedded(self.embedding, wanted) - self.embedded(self.embedding, held)
+        return moved_before_activation(
+            code, apart @ (layer.weight[:, self.config.z_size :] * layer.weight_scale).t()
+        )
+
+
+def moved_before_activation(code: Tensor, offset: Tensor) -> Tensor:
+    """Codes float [N, L, 512] moved by `offset`, float [N, L * 512] or one for all layers [N, 512], before the last
+    activation of the mapping."""
+    return scaled_leaky_relu(before_activation(code) + offset.unflatten(1, (-1, code.shape[2])))
 
 
 def build_mapping(config: GeneratorConfig) -> Mapping | InvertibleMapping:

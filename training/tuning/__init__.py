@@ -1,1 +1,1 @@
-"""Pivotal tuning: a generator is tuned to the pictures of one person."""
+"""What changes a trained generator afterwards: pivotal tuning to one person's pictures; a mapping fitted to codes."""

@@ -103,6 +103,11 @@ class InvertibleMapping(MappingNetwork):
             x = coupling.inverse(x, embedded)  # type: ignore[operator]
         return x if self.offset is None else x - self.embedded(self.offset, label)
 
+    def relabel(self, code: Tensor, held: Tensor, wanted: Tensor) -> Tensor:
+        """What codes float [N, L, D] of the labels `held` are with those `wanted`, float [N, K]: each layer's vector by
+        itself, f(f^-1(w_l; held); wanted)."""
+        return self.from_z(self.inverse(code, held[:, None]), wanted[:, None])
+
 
 @torch.no_grad()
 def without_parameters(mapping: InvertibleMapping) -> InvertibleMapping:
