@@ -200,8 +200,7 @@ async def check(config: CapacityConfig) -> tuple[Service, Service]:
     """Measures service times, prints the simulation beside the gateway, and gives the service times."""
     graphs = Graphs(config.repository, "", threads=1)
     bundle = graphs.bundle
-    z = np.random.default_rng(0).standard_normal((1, bundle.z_size), dtype=np.float32)
-    code = graphs.run("mapping", z=z)["code"][0]
+    code = graphs.sample(1)[0]
     edits = (EditStep(next(iter(bundle.directions)), 1.0),)
     work = Work(bundle, code, config.picture.read_bytes(), edits, bundle.refine.steps)
     with running_gateway(config.repository, "--refine-min-improvement-ratio", "0") as (address, url):

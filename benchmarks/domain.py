@@ -72,8 +72,11 @@ def steps(
 ) -> Iterator[tuple[str, Tensor]]:
     """Each step's name and codes float [N, L, 512]. Raises CheckpointError."""
     shape, mapping = run.generator.config, run.generator.mapping
-    if shape.mapping != "dense" or shape.mapping_depth != 1:
-        raise CheckpointError("couplings need a dense mapping of one layer, of which z can be read off")
+    if shape.mapping != "dense" or shape.mapping_depth != 1 or shape.labels:
+        raise CheckpointError(
+            "couplings need a dense mapping of one layer without labels, of which z can be read off; "
+            "`python -m training mapping` fits one to any run"
+        )
     native = NativeCoordinates(shape.layers, shape.code_size, mapping.last_inputs).fit(mapping)
     z, fitted = native.split(codes)[0], native.split(train)[0]
     variances = torch.linalg.eigvalsh(torch.cov(z.T)).flip(0)

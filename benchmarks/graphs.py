@@ -51,6 +51,15 @@ class Graphs:
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(names, inputs), strict=True))
 
+    def sample(self, count: int, seed: int = 0) -> Array:
+        """Sampled codes float32 [N, L, 512], without truncation; labels are drawn as often 1 as in the data."""
+        random = np.random.default_rng(seed)
+        inputs = {"z": random.standard_normal((count, self.bundle.z_size), dtype=np.float32)}
+        if self.bundle.labels:
+            often = [label.frequency for label in self.bundle.labels]
+            inputs["label"] = (random.random((count, len(often))) < often).astype(np.float32)
+        return self.run("mapping", **inputs)["code"]
+
     def encode(self, image: Array) -> Array:
         """uint8 [N, H, W, 3] -> float32 [N, L, 512]."""
         return self.run("encoder", image=image)["code"]

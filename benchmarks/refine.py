@@ -134,8 +134,7 @@ def pictures(config: RefineSpeedConfig, graphs: Graphs) -> Array:
         source = load_pictures(config.data, graphs.bundle.resolution)
         index = torch.arange(config.pictures) * (len(source) // config.pictures)
         return as_graphs_take(source.batch(index, mirror=False))
-    z = np.random.default_rng(0).standard_normal((config.pictures, graphs.bundle.z_size), dtype=np.float32)
-    return graphs.decode(graphs.run("mapping", z=z)["code"])
+    return graphs.decode(graphs.sample(config.pictures))
 
 
 def as_graphs_take(images: torch.Tensor) -> Array:

@@ -189,7 +189,8 @@ def precision_rows(config: ScaleConfig, folder: Path) -> list[list[str]]:
     torch.manual_seed(0)
     with torch.no_grad():
         codes = [
-            mapping(torch.randn(len(part), shape.z_size)) for part in torch.arange(config.codes).split(8)
+            mapping(*pipeline.generator.mapping.draw(len(part)))
+            for part in torch.arange(config.codes).split(8)
         ]
         image = GeneratorGraph(synthesis)(codes[0][:1]).numpy()
     exact = Objective(synthesis, encoder, LPIPSSq(), 1.0)

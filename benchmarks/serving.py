@@ -268,10 +268,9 @@ def traffic(work: Work) -> list[list[str]]:
 async def run(config: ServingConfig) -> None:
     graphs = Graphs(config.repository, config.bundle, threads=config.threads)
     bundle = graphs.bundle
-    z = np.random.default_rng(0).standard_normal((1, bundle.z_size), dtype=np.float32)
     steps = config.steps or bundle.refine.chunk_steps
     direction = next(iter(bundle.directions))
-    code = graphs.run("mapping", z=z)["code"][0]
+    code = graphs.sample(1)[0]
     work = Work(bundle, code, config.picture.read_bytes(), (EditStep(direction, 2.0),), steps)
     flags = ["--bundles", bundle.name, "--intra-op-threads", str(config.threads)]
     flags += ["--refine-min-improvement-ratio", "0", "--engine", config.engine]

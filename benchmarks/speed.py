@@ -15,7 +15,6 @@ from pathlib import Path
 
 import grpc
 import httpx
-import numpy as np
 import torch
 import tyro
 from grpc_health.v1 import health_pb2
@@ -123,9 +122,7 @@ def network_rows(graphs: Graphs, side: TorchSide, rounds: int) -> list[list[str]
     rows = []
     chunk = graphs.bundle.refine.chunk_steps
     for n in (1, 8):
-        random = np.random.default_rng(n)
-        z = random.standard_normal((n, graphs.bundle.z_size), dtype=np.float32)
-        code = graphs.run("mapping", z=z)["code"]
+        code = graphs.sample(n, seed=n)
         image = graphs.decode(code)
         code_tensor, image_tensor = torch.from_numpy(code), torch.from_numpy(image)
         inputs = graphs.refiner_inputs(graphs.encode(image), image)
@@ -178,9 +175,7 @@ def gateway_rows(graphs: Graphs, config: SpeedConfig) -> list[list[str]]:
 
     Beside them an empty call, the transport's own floor: it too comes when the caches are full of weights.
     """
-    code = graphs.run(
-        "mapping", z=np.random.default_rng(0).standard_normal((1, graphs.bundle.z_size), dtype=np.float32)
-    )["code"]
+    code = graphs.sample(1)
     shape, content = list(code.shape[1:]), code[0].astype("<f4").tobytes()
     raw = editing_pb2.OutputOptions(format=editing_pb2.IMAGE_FORMAT_RAW)
     request = editing_pb2.DecodeRequest(codes=[editing_pb2.Code(data=content, shape=shape)], output=raw)
