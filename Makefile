@@ -94,7 +94,7 @@ train-faces64: $(VENV)/.all ## TRAIN=, TRAIN_CSV=: generator, encoder and direct
 RUNS128 ?= runs/faces128
 train-faces128: $(VENV)/.all ## TRAIN=, TRAIN_CSV=: the same at 128 pixels, on a GPU
 	$(RECIPE)/faces128.toml --data $(TRAIN) --attributes $(TRAIN_CSV) --runs $(RUNS128)
-	$(BIN)/python -m export bundle $(RUNS128)/00001-inversion-faces128 --to $(REPOSITORY)
+	$(BIN)/python -m export bundle $(RUNS128)/00002-mapping-faces128 --to $(REPOSITORY)
 
 # The shipped checkpoint has the name of the shipped bundle.
 GAN         ?= training/checkpoints/$(basename $(notdir $(wildcard $(REPOSITORY)/*.json)))

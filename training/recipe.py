@@ -33,6 +33,7 @@ from training.refinement.detail_basis import DetailBasisConfig, fit_detail
 from training.refinement.noise_maps import NoiseMapsConfig, fit_noise
 from training.run_folders.checkpoint import CheckpointError, checkpoint_folder, load_meta
 from training.run_folders.json_files import write_json
+from training.tuning.mapping_run import MappingConfig, fit_run
 
 Settings = dict[str, Any]
 
@@ -93,6 +94,7 @@ COMMANDS = {
     "encoder": Command(
         InversionConfig, train_encoder, frozenset({"gan", "data", "validation", "runs", "resume"})
     ),
+    "mapping": Command(MappingConfig, fit_run, frozenset({"run", "data", "attributes", "runs"})),
     "directions": Command(DirectionsConfig, find_directions, frozenset({"run", "data", "attributes"})),
     "factors": Command(FactorsConfig, find_factors, frozenset({"run"})),
     "detail": Command(DetailBasisConfig, fit_detail, frozenset({"run", "data"})),
@@ -100,7 +102,9 @@ COMMANDS = {
     "alignment": Command(AlignmentConfig, measure_alignment, frozenset({"run", "data"})),
     "presets": Command(PresetsConfig, copy_presets, frozenset({"run"})),
 }
-TRAINED = ("gan", "encoder")  # commands that make run folders
+TRAINED = ("gan", "encoder")  # commands that can be interrupted
+# What later stages take the run folder for that a command makes.
+MADE = {"gan": "gan", "encoder": "encoder", "mapping": "encoder"}
 
 
 @dataclass(frozen=True)
@@ -227,7 +231,7 @@ class Journal:
 
 
 def run_recipe(config: RecipeConfig) -> Path:
-    """Run what is left of a recipe; return the run folder of its last stage that trained.
+    """Run what is left of a recipe; return the run folder that its last stages were about.
 
     Raises RecipeError, and what the commands raise.
     """
@@ -246,8 +250,8 @@ def run_recipe(config: RecipeConfig) -> Path:
             print(f"{stage.title}: done before, in {entry['folder']}")
         else:
             entry = run_stage(stage, config, newest, entry, partial(journal.write, number), until)
-        if stage.command in TRAINED:
-            newest[stage.command] = Path(entry["folder"])
+        if stage.command in MADE:
+            newest[MADE[stage.command]] = Path(entry["folder"])
         if not entry["done"]:
             print(f"{stage.title}: the time is up; the same command goes on here")
             break
@@ -292,7 +296,7 @@ def run_stage(
         made.seconds = max(until - time.monotonic(), 0.0)
     result = COMMANDS[stage.command].run(made)
     done = not trains or load_meta(Path(str(result)))["images_seen"] >= made.images
-    entry = entry | {"folder": str(result if trains else given["run"]), "done": done}
+    entry = entry | {"folder": str(result if stage.command in MADE else given["run"]), "done": done}
     note(entry)
     return entry
 

@@ -29,27 +29,30 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Pictures, and a csv that says of each whether its ground is warm; every tenth does not."""
+    """Pictures, and a csv that says of each how it is tilted and whether its ground is warm; of every tenth not."""
     folder = tmp_path_factory.mktemp("pictures")
     data, table = write_pictures(folder, COUNT, 32)
     with table.open(newline="") as file:
-        rows = [(row["file"], row["warm"]) for row in csv.DictReader(file)]
+        rows = [(row["file"], row["warm"], row["tilt"]) for row in csv.DictReader(file)]
     with (folder / "labels.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["file", "warm"])
-        writer.writerows((name, "" if i % 10 == 0 else warm) for i, (name, warm) in enumerate(rows))
+        writer.writerow(["file", "warm", "tilt"])
+        writer.writerows(
+            (name, "" if i % 10 == 0 else warm, tilt) for i, (name, warm, tilt) in enumerate(rows)
+        )
     return data, folder / "labels.csv"
 
 
-def fit(run: Path, data: Path, to: Path, *settings: str) -> int:
-    return main(["mapping", str(run), "--data", str(data), "--to", str(to), "--steps", "60", *settings])
+def fit(run: Path, data: Path, runs: Path, *settings: str) -> int:
+    return main(["mapping", str(run), "--data", str(data), "--runs", str(runs), "--steps", "60", *settings])
 
 
 def test_samples_become_as_varied_as_the_pictures(
     run: Path, pictures: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    assert fit(run, pictures[0], tmp_path / "fitted") == 0
-    before, after = load_inversion(run), load_inversion(tmp_path / "fitted")
+    assert fit(run, pictures[0], tmp_path) == 0
+    fitted = tmp_path / "00000-mapping-tiny"
+    before, after = load_inversion(run), load_inversion(fitted)
     codes = encode(before.encoder, load_pictures(pictures[0], 32))
 
     def apart(sampled: torch.Tensor) -> float:
@@ -58,12 +61,11 @@ def test_samples_become_as_varied_as_the_pictures(
         return float((found.mean(0) - wanted.mean(0)).norm() + (found.std(0) - wanted.std(0)).norm())
 
     assert apart(sample_codes(after.generator, 4_000)) < 0.3 * apart(sample_codes(before.generator, 4_000))
-    assert after.meta["name"] == "fitted"
     assert after.generator.config.mapping_depth == 1
     code = codes[:2]
     assert torch.equal(after.generator.synthesis(code), before.generator.synthesis(code))
-    assert (tmp_path / "fitted/directions.json").read_bytes() == (run / "directions.json").read_bytes()
-    assert (tmp_path / "fitted/samples/samples.png").is_file()
+    assert (fitted / "directions.json").read_bytes() == (run / "directions.json").read_bytes()
+    assert (fitted / "samples/samples.png").is_file()
     # The discriminator has learned that some of what pictures give is not native.
     sampled, told = (
         after.latent_discriminator(sample_codes(after.generator, 200, 5)),
@@ -76,32 +78,39 @@ def test_with_labels_samples_are_as_pictures_with_these_are(
     run: Path, pictures: tuple[Path, Path], tmp_path: Path
 ) -> None:
     data, table = pictures
-    assert fit(run, data, tmp_path / "warm", "--attributes", str(table), "--labels", "warm") == 0
-    after = load_inversion(tmp_path / "warm")
+    wanted = ["warm", "high=tilt:-0.1:0.1"]
+    assert fit(run, data, tmp_path, "--attributes", str(table), "--labels", *wanted) == 0
+    after = load_inversion(tmp_path / "00000-mapping-tiny")
     mapping = after.generator.mapping
     assert mapping.labels is not None
-    assert mapping.labels.names == ("warm",)
+    assert mapping.labels.names == ("warm", "high")
     assert after.generator.config.relabels
     loaded = load_pictures(data, 32, table)
-    codes, rows = encode(after.encoder, loaded), label_rows(loaded, ("warm",))[:, 0]
-    torch.testing.assert_close(mapping.labels.frequency, rows.nanmean()[None])
-    z, _ = mapping.draw(4_000)
-    means = [before_activation(codes[rows == y].flatten(1)).mean(0) for y in (0, 1)]
-    for y in (0, 1):
-        found = before_activation(mapping(z, torch.full((4_000, 1), float(y))).flatten(1)).mean(0)
-        assert (found - means[y]).norm() < 0.2 * (means[0] - means[1]).norm()
+    tilt = torch.from_numpy(loaded.attributes["tilt"]).float()
+    high = torch.where(tilt > 0.1, 1.0, torch.where(tilt < -0.1, 0.0, torch.nan))
+    rows = torch.stack([label_rows(loaded, ("warm",))[:, 0], high], 1)
+    torch.testing.assert_close(mapping.labels.frequency, rows.nanmean(0))
+    codes = before_activation(encode(after.encoder, loaded).flatten(1))
+    z, _ = mapping.draw(2_000)
+    means = {y: codes[(rows == torch.tensor(y)).all(1)].mean(0) for y in ((0.0, 0.0), (0.0, 1.0), (1.0, 1.0))}
+    for label, wanted_mean in means.items():
+        found = before_activation(mapping(z, torch.tensor(label).expand(2_000, 2)).flatten(1)).mean(0)
+        others = [mean for other, mean in means.items() if other != label]
+        assert all((found - wanted_mean).norm() < 0.5 * (found - other).norm() for other in others)
 
 
 def test_what_cannot_be_fitted_is_said(
     run: Path, pictures: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, table = pictures
-    assert fit(run, data, tmp_path) == 2
-    assert "is there already" in capsys.readouterr().err
     assert fit(run, data, tmp_path / "a", "--labels", "warm") == 2
     assert "--attributes" in capsys.readouterr().err
     assert fit(run, data, tmp_path / "a", "--labels", "cold", "--attributes", str(table)) == 2
     assert "no column of numbers 'cold'" in capsys.readouterr().err
+    for wrong, told in (("high=tilt", "NAME=COLUMN:LOW:HIGH"), ("high=tilt:2:1", "the lower bound comes first"),
+                        ("high=tall:0:1", "no column of numbers 'tall'")):  # fmt: skip
+        assert fit(run, data, tmp_path / "a", "--labels", wrong, "--attributes", str(table)) == 2
+        assert told in capsys.readouterr().err
     repeats = write_run(tmp_path / "repeats", replace(SMALL_GENERATOR, per_layer_code=False))
     assert fit(repeats, data, tmp_path / "a") == 2
     assert "one w for all layers" in capsys.readouterr().err

@@ -1,6 +1,8 @@
-"""Attributes that are labels: columns of 0 and 1, of which some cells may be empty."""
+"""Attributes that are labels: columns of 0 and 1, of which some cells may be empty, or made of columns of numbers."""
 
 from __future__ import annotations
+
+import re
 
 import numpy as np
 import torch
@@ -17,6 +19,37 @@ def is_binary(values: np.ndarray) -> bool:
 def known(values: np.ndarray) -> np.ndarray:
     """Which values of an attribute are known, bool [N]: a csv may have empty cells."""
     return ~np.isnan(values)
+
+
+def with_labels(pictures: Pictures, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """Give pictures the labels that are made of columns of numbers; return the names of all that are wanted.
+
+    `smiling=smile:0.05:0.12` is the label `smiling`: 1 where the column `smile` is above 0.12, 0 where it is below
+    0.05, and not known between. Without `=` a label is a column of 0 and 1. Raises DataError.
+    """
+    names = []
+    for text in wanted:
+        name, made, column = text.partition("=")
+        names.append(name)
+        if not made:
+            continue
+        found = re.fullmatch(r"([^:]+):([-+.\de]+):([-+.\de]+)", column)
+        try:
+            source, low, high = found[1], float(found[2]), float(found[3])  # type: ignore[index]
+        except (TypeError, ValueError):
+            raise DataError(
+                f"a label is COLUMN or NAME=COLUMN:LOW:HIGH, as smiling=smile:0.05:0.12, not {text!r}"
+            ) from None
+        if low > high:
+            raise DataError(f"{text!r}: {low:g} is above {high:g}; the lower bound comes first")
+        if source not in pictures.attributes:
+            columns = ", ".join(pictures.attributes) or "none"
+            raise DataError(
+                f"there is no column of numbers {source!r} to make {name} of; there are: {columns}"
+            )
+        values = pictures.attributes[source]
+        pictures.attributes[name] = np.select([values > high, values < low], [1.0, 0.0], np.nan)
+    return tuple(names)
 
 
 def label_rows(pictures: Pictures, names: tuple[str, ...]) -> Tensor:

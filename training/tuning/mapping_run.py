@@ -14,7 +14,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from training.data.labels import label_rows
+from training.data.labels import label_rows, with_labels
 from training.data.pictures import DataError, load_pictures
 from training.directions.directions import encode
 from training.loops.coverage import fitted_mapping
@@ -40,12 +40,13 @@ class MappingConfig:
     """Run folder of an encoder, or what `publish` made of it."""
     data: Path
     """Folder or zip of pictures."""
-    to: Path
-    """Run folder to write; its name becomes the run's."""
+    runs: Path = Path("runs")
+    """Parent of the run folders."""
     attributes: Path | None = None
     """Csv with labels of the pictures."""
     labels: tuple[str, ...] = ()
-    """Columns of 0 and 1 in the csv, which the mapping takes beside z. Pictures with an empty cell are left out."""
+    """What the mapping takes beside z: columns of 0 and 1 in the csv, or NAME=COLUMN:LOW:HIGH of a column of numbers,
+    which is 0 below LOW, 1 above HIGH and not known between. Pictures of which a label is not known are left out."""
     steps: int = 2_000
     """Steps of the latent discriminator, which starts anew, on the new samples and the codes of the pictures."""
     rate: float = 0.002
@@ -58,10 +59,8 @@ class MappingConfig:
     """Seed of its weights and batches."""
 
 
-def fit_run(config: MappingConfig) -> str:
-    """Write the run folder; return a sentence that says so. Raises CheckpointError, DataError."""
-    if config.to.exists():
-        raise CheckpointError(f"{config.to} is there already; name a folder that is not")
+def fit_run(config: MappingConfig) -> Path:
+    """Write a run folder with the new mapping, and return it. Raises CheckpointError, DataError."""
     run = load_inversion(config.run)
     generator, shape = run.generator, run.generator.config
     if shape.mapping == "invertible" or not shape.per_layer_code:
@@ -74,26 +73,26 @@ def fit_run(config: MappingConfig) -> str:
             f"name the csv with the labels ({', '.join(config.labels)}) of the pictures: --attributes"
         )
     pictures = load_pictures(config.data, shape.resolution, config.attributes if config.labels else None)
-    rows = label_rows(pictures, config.labels) if config.labels else None
+    names = with_labels(pictures, config.labels)
+    rows = label_rows(pictures, names) if names else None
     codes = encode(run.encoder, pictures)
-    generator.config = replace(shape, mapping_depth=1, labels=config.labels)
+    generator.config = replace(shape, mapping_depth=1, labels=names)
     generator.mapping = fitted_mapping(generator.config, codes, rows).requires_grad_(False)
     if generator.mapping.labels is not None and rows is not None:
         generator.mapping.labels.fit(rows)
-    folder = RunFolder.make(config.to, config)
+    folder = RunFolder.create(config.runs, f"mapping-{run.meta['name']}", config)
     discriminator = fit_latent_discriminator(generator, codes, config, folder)
     with torch.no_grad():
         folder.save_grid("samples", generator.synthesis(sample_codes(generator, DRAWN)))
     meta = run.meta | {
-        "name": config.to.name,
         "generator": asdict(generator.config),
         "latent_discriminator_view": discriminator.view,
-        "mapping": {"from": str(run.meta["name"]), "pictures": len(pictures), "labels": config.labels},
+        "mapping_pictures": len(pictures),
     }
     networks = {"generator": generator, "encoder": run.encoder, "latent_discriminator": discriminator}
-    save_checkpoint(config.to / "checkpoint", meta, networks, {})
-    copy_beside(config.run if is_compact(config.run) else checkpoint_folder(config.run), config.to)
-    return f"{config.to} written"
+    save_checkpoint(folder.folder / "checkpoint", meta, networks, {})
+    copy_beside(config.run if is_compact(config.run) else checkpoint_folder(config.run), folder.folder)
+    return folder.folder
 
 
 def fit_latent_discriminator(
