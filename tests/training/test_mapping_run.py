@@ -15,6 +15,7 @@ from training.__main__ import main
 from training.data.labels import label_rows
 from training.data.pictures import load_pictures
 from training.directions.directions import encode
+from training.loops.coverage import read_labels
 from training.networks.generator import sample_codes
 from training.networks.layers import before_activation
 from training.run_folders.trained_inversion import load_inversion
@@ -91,6 +92,7 @@ def test_with_labels_samples_are_as_pictures_with_these_are(
     rows = torch.stack([label_rows(loaded, ("warm",))[:, 0], high], 1)
     torch.testing.assert_close(mapping.labels.frequency, rows.nanmean(0))
     codes = before_activation(encode(after.encoder, loaded).flatten(1))
+    rows = read_labels(codes, rows).round()
     z, _ = mapping.draw(2_000)
     means = {y: codes[(rows == torch.tensor(y)).all(1)].mean(0) for y in ((0.0, 0.0), (0.0, 1.0), (1.0, 1.0))}
     for label, wanted_mean in means.items():

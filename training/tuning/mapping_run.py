@@ -46,7 +46,8 @@ class MappingConfig:
     """Csv with labels of the pictures."""
     labels: tuple[str, ...] = ()
     """What the mapping takes beside z: columns of 0 and 1 in the csv, or NAME=COLUMN:LOW:HIGH of a column of numbers,
-    which is 0 below LOW, 1 above HIGH and not known between. Pictures of which a label is not known are left out."""
+    which is 0 below LOW, 1 above HIGH and not known between. Cells may be empty: what is not known is read off the
+    codes, as those with labels teach it."""
     steps: int = 2_000
     """Steps of the latent discriminator, which starts anew, on the new samples and the codes of the pictures."""
     rate: float = 0.002
