@@ -30,7 +30,6 @@ from training.measures.metrics import domain_gap, style_distance
 from training.measures.prior_coupling import couple, picture_metric
 from training.networks.generator import sample_codes
 from training.networks.latent_discriminator import NativeCoordinates
-from training.run_folders.checkpoint import CheckpointError
 from training.run_folders.trained_inversion import TrainedInversion, load_inversion
 
 
@@ -70,13 +69,14 @@ def spread_over(pictures: Pictures, count: int) -> Pictures:
 def steps(
     config: DomainConfig, run: TrainedInversion, codes: Tensor, train: Tensor
 ) -> Iterator[tuple[str, Tensor]]:
-    """Each step's name and codes float [N, L, 512]. Raises CheckpointError."""
+    """Each step's name and codes float [N, L, 512]. Where z cannot be read off codes there is but the encoder's own."""
     shape, mapping = run.generator.config, run.generator.mapping
+    yield "the encoder's", codes
     if shape.mapping != "dense" or shape.mapping_depth != 1 or shape.labels:
-        raise CheckpointError(
-            "couplings need a dense mapping of one layer without labels, of which z can be read off; "
-            "`python -m training mapping` fits one to any run"
+        print(
+            "no couplings: they need a dense mapping of one layer without labels, as `training mapping` fits to any run"
         )
+        return
     native = NativeCoordinates(shape.layers, shape.code_size, mapping.last_inputs).fit(mapping)
     z, fitted = native.split(codes)[0], native.split(train)[0]
     variances = torch.linalg.eigvalsh(torch.cov(z.T)).flip(0)
@@ -84,7 +84,6 @@ def steps(
         f"{k}: {variances[k - 1]:.2f}" for k in (1, 10, 100, 200, 300, 400) if k <= len(variances)
     )
     print(f"variance of z along its principal directions, 1 in sampled codes: {told}")
-    yield "the encoder's", codes
     yield "half of the residual", native.with_residual(codes, 0.5)
     yield "no residual: mapping(z)", native.with_residual(codes, 0.0)
 

@@ -42,6 +42,8 @@ def round_weights(network: nn.Module) -> nn.Module:
                 module.weight.data = weight.half().float()
         if isinstance(module, FoldedModulatedConv):
             module.set_energy()
+            # Relative errors of a sum's terms, which the root halves.
+            module.energy.copy_(module.energy.half().float())
         if isinstance(module, NativeCoordinates):
             for name in ("basis", "weight"):
                 matrix = getattr(module, name)

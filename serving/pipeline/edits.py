@@ -259,8 +259,8 @@ def check_label(label: Mapping[str, float], bundle: Bundle, *, of_code: bool) ->
             raise InvalidOption(f"The label {name} is {value}; it goes from 0 to 1.")
     if label and of_code and "relabeller" not in bundle.graphs:
         raise InvalidOption(
-            f"Bundle {bundle.name} takes labels in Sample only: its mapping cannot be run backwards, so no code's z is "
-            "known; edit along a direction, or sample the seed again with another label."
+            f"Bundle {bundle.name} takes labels in Sample only: its mapping cannot be undone, so that no code's "
+            "labels can be changed; edit along a direction, or sample the seed again with another label."
         )
 
 

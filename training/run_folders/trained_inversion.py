@@ -11,7 +11,7 @@ from training.networks.encoder import Encoder, EncoderConfig
 from training.networks.generator import Generator, GeneratorConfig
 from training.networks.latent_discriminator import LatentDiscriminator
 from training.networks.pyramid_encoder import PyramidEncoder
-from training.run_folders.checkpoint import CheckpointError, load_meta, load_network
+from training.run_folders.checkpoint import CheckpointError, load_meta, load_network, read_network
 from training.run_folders.json_files import read_config
 
 
@@ -53,6 +53,8 @@ def load_inversion(run: Path) -> TrainedInversion:
         torch.zeros(shape),
         torch.ones(shape),
         meta["latent_discriminator_view"],
+        # One that was trained against noise is narrower.
+        len(read_network(run, "latent_discriminator")["layers.0.weight"]),
         inputs=generator.mapping.last_inputs,
     )
     networks = {"generator": generator, "encoder": encoder, "latent_discriminator": discriminator}

@@ -3,6 +3,10 @@
 Samples become as varied as the photographs are. With --labels the generator becomes a conditional one, without being
 trained: z and labels give codes as photographs with these labels have them. Synthesis network and encoder stay as they
 are; directions, presets and alignment are carried over.
+
+The encoder's codes are native then: it ends in a linear layer and the mapping's activation, so that they fill no more
+dimensions than that layer has inputs. No discriminator tells them from samples for long, so the latent discriminator,
+of which the domain score is made, is one that tells samples from such with noise.
 """
 
 from __future__ import annotations
@@ -12,23 +16,19 @@ from pathlib import Path
 
 import torch
 import tyro
-from torch import Tensor
 
 from training.data.labels import label_rows, with_labels
 from training.data.pictures import DataError, load_pictures
 from training.directions.directions import encode
 from training.loops.coverage import fitted_mapping
-from training.networks.generator import Generator, code_statistics, sample_codes
-from training.networks.latent_discriminator import LatentDiscriminator, default_view
-from training.optimisation.adversary import Adversary, Regularisation, discriminator_adam
-from training.optimisation.step import Compute
+from training.loops.noise_contrastive import train_noise_contrastive
+from training.networks.generator import sample_codes
 from training.run_folders.checkpoint import CheckpointError, checkpoint_folder, save_checkpoint
 from training.run_folders.compact import is_compact
 from training.run_folders.publication import copy_beside
 from training.run_folders.run_folder import RunFolder
 from training.run_folders.trained_inversion import load_inversion
 
-BATCH = 64
 DRAWN = 32  # samples on the sheet of the run folder
 
 
@@ -48,16 +48,6 @@ class MappingConfig:
     """What the mapping takes beside z: columns of 0 and 1 in the csv, or NAME=COLUMN:LOW:HIGH of a column of numbers,
     which is 0 below LOW, 1 above HIGH and not known between. Cells may be empty: what is not known is read off the
     codes, as those with labels teach it."""
-    steps: int = 2_000
-    """Steps of the latent discriminator, which starts anew, on the new samples and the codes of the pictures."""
-    rate: float = 0.002
-    """Adam's rate for it."""
-    r1_gamma: float = 10.0
-    """Weight of its R1."""
-    r1_interval: int = 16
-    """Steps between these."""
-    seed: int = 0
-    """Seed of its weights and batches."""
 
 
 def fit_run(config: MappingConfig) -> Path:
@@ -82,7 +72,7 @@ def fit_run(config: MappingConfig) -> Path:
     if generator.mapping.labels is not None and rows is not None:
         generator.mapping.labels.fit(rows)
     folder = RunFolder.create(config.runs, f"mapping-{run.meta['name']}", config)
-    discriminator = fit_latent_discriminator(generator, codes, config, folder)
+    discriminator = train_noise_contrastive(generator)
     with torch.no_grad():
         folder.save_grid("samples", generator.synthesis(sample_codes(generator, DRAWN)))
     meta = run.meta | {
@@ -94,27 +84,3 @@ def fit_run(config: MappingConfig) -> Path:
     save_checkpoint(folder.folder / "checkpoint", meta, networks, {})
     copy_beside(config.run if is_compact(config.run) else checkpoint_folder(config.run), folder.folder)
     return folder.folder
-
-
-def fit_latent_discriminator(
-    generator: Generator, codes: Tensor, config: MappingConfig, folder: RunFolder
-) -> LatentDiscriminator:
-    """Train one to tell sampled codes from those of pictures, float32 [M, L, 512]."""
-    fabric = Compute(accelerator="cpu", precision="32-true").fabric()
-    torch.manual_seed(config.seed)
-    view = default_view(generator.config.per_layer_code)
-    discriminator = LatentDiscriminator(
-        *code_statistics(generator), view, inputs=generator.mapping.last_inputs
-    )
-    discriminator.native.fit(generator.mapping)
-    lazy = Regularisation(config.r1_gamma, config.r1_interval)
-    optimiser = discriminator_adam(discriminator, config.rate)
-    adversary = Adversary(discriminator, optimiser, fabric, lazy, mixed_precision=False)
-    for step in range(config.steps):
-        with torch.no_grad():
-            sampled = generator.mapping(*generator.mapping.draw(BATCH))
-        chosen = codes[torch.randint(len(codes), (BATCH,))]
-        done = adversary.step(sampled, chosen, regularise=adversary.regularises(step))
-        if step % 50 == 0:
-            folder.log(step, {name: float(value) for name, value in done.figures("latent", "code").items()})
-    return discriminator.eval().requires_grad_(False)
