@@ -29,6 +29,9 @@ from serving.telemetry.average import ExponentialAverage
 
 _MAX_RATE = 10.0
 _MAX_WEIGHT = 1e4
+# An encoder does not give a sampled code back exactly, so that the domain term pulls at it, too. Beside pixels alone
+# its whole weight lets no code move; with this part of it, codes on geodesics keep their domain score.
+_SHARE_OF_DOMAIN_IN_MOVES = 0.04
 DOWNSAMPLINGS = (1, 2, 4, 8, 16)
 # What not every refiner can do: the value that asks for nothing, and why it cannot.
 _OPTIONAL: dict[str, tuple[float, str]] = {
@@ -263,14 +266,16 @@ class Refiner:
         reserve_s: float,
     ) -> Inference | None:
         """One chunk from each of several codes float32 [N, L, 512] towards a target uint8 [N, H, W, 3] of its own, by
-        pixels and domain alone; `best_code` has none that is farther from its target, by that objective.
+        pixels and, with less weight, domain alone; `best_code` has none that is farther from its target, by that
+        objective.
 
         None: it would end later than `reserve_s` before the deadline, or there is no room and fewer steps are allowed.
         Raises what the back end raises.
         """
         # Detail would be found for whatever the target is, native or not; codes that have some keep it in the picture.
         kept = {group.name: bool(codes[:, group.rows].any()) for group in self._bundle.groups}
-        by_pixels = replace(settings, perceptual_weight=0.0, identity_weight=0.0, **kept)
+        held = settings.domain_weight * _SHARE_OF_DOMAIN_IN_MOVES
+        by_pixels = replace(settings, perceptual_weight=0.0, identity_weight=0.0, domain_weight=held, **kept)
         state = first_inputs(self._bundle, codes, targets, by_pixels)
         self._running += 1
         try:

@@ -164,7 +164,7 @@ def test_without_tensorrt_a_script_builds_the_plans(
         graph = graphs_of(repository)[role]
         assert command[0] == "trtexec"
         assert (tmp_path / "plans" / options["onnx"]).resolve() == repository / graph["file"]
-        assert ("--fp16" in command) == (role not in ("refiner", "detector", "identity"))
+        assert ("--fp16" in command) == (role not in ("refiner", "detector", "relabeller", "identity"))
         assert options["maxShapes"].startswith(f"{graph['inputs'][0]['name']}:{graph['max_batch_size']}x")
         config = parsed(tmp_path / "plans", graph["model"])
         assert config.platform == "tensorrt_plan"

@@ -52,7 +52,7 @@ def test_the_shipped_checkpoint_is_read_by_todays_names() -> None:
     run = shipped.CHECKPOINT
     assert not list(run.glob("*critic*"))
     assert "critic" not in (run / "checkpoint.json").read_text()
-    assert load_inversion(run).latent_discriminator.view == "native"
+    assert load_inversion(run).latent_discriminator.view == "joint"
 
 
 @pytest.mark.parametrize("kind", ["projected", "stylegan2"])
