@@ -9,7 +9,8 @@ import { byId, element } from "../ui/elements.js";
 /** @typedef {import("../state/source.js").Source} Source */
 
 const ON_FIRST_PAGE = 8;
-const TRUNCATION = 0.7;
+// As varied as the photographs that the mapping was fitted to.
+const TRUNCATION = 1;
 
 export class Samples {
   /**
