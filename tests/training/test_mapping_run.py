@@ -15,7 +15,7 @@ from training.__main__ import main
 from training.data.labels import label_rows
 from training.data.pictures import load_pictures
 from training.directions.directions import encode
-from training.loops.coverage import read_labels
+from training.loops.coverage import fill_labels
 from training.networks.generator import sample_codes
 from training.networks.layers import before_activation
 from training.run_folders.trained_inversion import load_inversion
@@ -91,7 +91,7 @@ def test_with_labels_samples_are_as_pictures_with_these_are(
     rows = torch.stack([label_rows(loaded, ("warm",))[:, 0], high], 1)
     torch.testing.assert_close(mapping.labels.frequency, rows.nanmean(0))
     codes = before_activation(encode(after.encoder, loaded).flatten(1))
-    rows = read_labels(codes, rows).round()
+    rows = fill_labels(codes, rows).round()
     z, _ = mapping.draw(2_000)
     means = {y: codes[(rows == torch.tensor(y)).all(1)].mean(0) for y in ((0.0, 0.0), (0.0, 1.0), (1.0, 1.0))}
     for label, wanted_mean in means.items():
@@ -112,6 +112,10 @@ def test_what_cannot_be_fitted_is_said(
                         ("high=tall:0:1", "no column of numbers 'tall'")):  # fmt: skip
         assert fit(run, data, tmp_path / "a", "--labels", wrong, "--attributes", str(table)) == 2
         assert told in capsys.readouterr().err
+    headless = write_run(tmp_path / "headless")
+    (headless / "checkpoint/latent_discriminator.safetensors").unlink()
+    assert fit(headless, data, tmp_path / "a") == 2
+    assert "latent_discriminator" in capsys.readouterr().err
     repeats = write_run(tmp_path / "repeats", replace(SMALL_GENERATOR, per_layer_code=False))
     assert fit(repeats, data, tmp_path / "a") == 2
     assert "one w for all layers" in capsys.readouterr().err

@@ -31,13 +31,13 @@ def fitted_mapping(config: GeneratorConfig, codes: Tensor, labels: Tensor | None
     a principal component analysis there. `config` must have a `mapping_depth` of 1.
 
     `labels`: those of the codes, float32 [M, K], where `config` has labels. The mean is then a linear function of them,
-    and the covariance that of what it leaves. A label that is not known, NaN, is read off the code (`read_labels`), so
+    and the covariance that of what it leaves. A label that is not known, NaN, is read off the code (`fill_labels`), so
     that no kind of picture is left out because nobody labelled it.
     """
     mapping, given = Mapping(config).to(codes.device), codes.new_ones(len(codes), 1)
     linear = before_activation(codes.flatten(1))  # [M, L * 512]
     if labels is not None:
-        given = torch.cat([given, signed(read_labels(linear, labels).to(given))], 1)
+        given = torch.cat([given, signed(fill_labels(linear, labels).to(given))], 1)
     means = torch.linalg.lstsq(given, linear).solution  # [1 + K, L * 512]
     rank = min(config.z_size, len(codes))
     _, singular, components = torch.pca_lowrank(linear - given @ means, q=rank, center=False)
@@ -51,7 +51,7 @@ def fitted_mapping(config: GeneratorConfig, codes: Tensor, labels: Tensor | None
     return mapping
 
 
-def read_labels(codes: Tensor, labels: Tensor, components: int = 256) -> Tensor:
+def fill_labels(codes: Tensor, labels: Tensor, components: int = 256) -> Tensor:
     """Fill labels float32 [M, K] that are NaN with how probable they are, by a logistic regression on the principal
     components of the codes, float32 [M, D], that is fitted where they are known."""
     if not labels.isnan().any():
@@ -61,9 +61,10 @@ def read_labels(codes: Tensor, labels: Tensor, components: int = 256) -> Tensor:
     filled = labels.clone()
     for column in filled.T:
         known = ~column.isnan().cpu().numpy()
+        if known.all():
+            continue
         told = LogisticRegression(max_iter=1_000).fit(seen[known], column[known].cpu().numpy())
-        read = told.predict_proba(seen[~known])[:, 1] if (~known).any() else []
-        column[~known] = column.new_tensor(read)
+        column[~known] = column.new_tensor(told.predict_proba(seen[~known])[:, 1])
     return filled
 
 

@@ -49,12 +49,13 @@ def load_inversion(run: Path) -> TrainedInversion:
     given = (encoder.config.layers, encoder.config.code_size)
     if given != shape:
         raise CheckpointError(f"{run}: the encoder gives codes {given}, and the generator takes {shape}")
+    # One that was trained against noise is narrower. Where there is none, loading it says so.
+    first = read_network(run, "latent_discriminator").get("layers.0.weight")
     discriminator = LatentDiscriminator(
         torch.zeros(shape),
         torch.ones(shape),
         meta["latent_discriminator_view"],
-        # One that was trained against noise is narrower.
-        len(read_network(run, "latent_discriminator")["layers.0.weight"]),
+        512 if first is None else len(first),
         inputs=generator.mapping.last_inputs,
     )
     networks = {"generator": generator, "encoder": encoder, "latent_discriminator": discriminator}
