@@ -325,7 +325,7 @@ def test_half_a_websocket_message_is_counted_and_must_go_on(impatient: RunningGa
     with connect(url, compression=None) as session:
         # the head of a frame of a million bytes, and a part of it
         session.socket.sendall(b"\x82\xff" + (1_000_000).to_bytes(8, "big") + b"\0\0\0\0" + b"x" * 500_000)
-        wait_for(lambda: held(impatient) >= 500_000, timeout_s=5.0)
+        wait_for(lambda: held(impatient) >= 500_000)
         wait_for(lambda: held(impatient) == 0, timeout_s=20.0)
 
 
@@ -405,7 +405,7 @@ def test_idle_grpc_connections_leave_descriptors_to_http(tiny_repository: Path) 
             return False
 
         # sooner than gRPC gives up those that do not even greet
-        wait_for(is_healthy, timeout_s=5.0)
+        wait_for(is_healthy)
         for one in opened:
             one.close()
     finally:
