@@ -15,7 +15,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-slow faults fuzz attack bench bench-refine bench-serving bench-observing bench-capacity bench-studio bench-triton bench-gpu bench-bulk photographs quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto reference lock images clean
+.PHONY: help demo serve test test-slow faults fuzz attack bench bench-refine bench-engines bench-serving bench-observing bench-capacity bench-studio bench-triton bench-gpu bench-bulk photographs quality edits scale baselines ablations evaluate train-faces64 train-faces128 lint format proto reference lock images clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -66,6 +66,9 @@ photographs: $(VENV)/.all ## ten photographs edited and pasted back, on one shee
 
 bench: $(VENV)/.all ## side-by-side measurements, one table
 	$(BIN)/python -m benchmarks $(BENCH)
+
+bench-engines: $(VENV)/.all ## every graph on every engine here, what is chosen, how soon a gateway starts
+	$(BIN)/python -m benchmarks.engines --repository $(REPOSITORY) $(BENCH)
 
 bench-studio: $(VENV)/.all ## how soon a slider's picture is seen in a browser; needs a Chromium
 	$(BIN)/python -m benchmarks.studio --repository $(REPOSITORY) $(BENCH)

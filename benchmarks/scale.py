@@ -287,7 +287,8 @@ def onnx_runtime(file: Path, precision: Precision, threads: int) -> Callable[[Ar
 
 def openvino(file: Path, precision: Precision, threads: int) -> Callable[[Array], object]:
     """A file in OpenVINO, which really computes in 16 bits where the processor can."""
-    import openvino as ov
+    # Through the engines, which see to it that it tells nobody.
+    from serving.backends.engines.sessions import openvino as ov
 
     hint = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}[precision]
     options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}

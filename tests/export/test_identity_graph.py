@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import openvino
 import torch
 from PIL import Image
 
 from export.graphs.graphs import identity_graph, to_onnx
 from export.graphs.storage import save
 from export.parity.sessions import open_session, run
+from serving.backends.engines.sessions import openvino
 from training.faces.identity import FaceDescriptor, face_chip
 
 PORTRAIT = Path(__file__).parents[2] / "clients/python/examples/portrait.png"

@@ -1,4 +1,5 @@
-"""Remembers which engine is the fastest for a graph here, and in which batches, so that a start need not try again."""
+"""Remembers which engine is the fastest for a graph here, in which batches, and what it compiled, so that a start need
+not try again."""
 
 from __future__ import annotations
 
@@ -26,6 +27,7 @@ _GPU_INFO = Path("/proc/driver/nvidia")
 _CPU_INFO = Path("/proc/cpuinfo")
 # What tells processors apart: their names and what they can compute with.
 _TOLD = ("model name", "flags", "features")
+_SHA256_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class ChoiceCache:
         """Where the file is, and other things may be kept for the next start."""
         return self._file.parent
 
+    def compiled_model(self, graph: GraphSpec, threads: int, engine: EngineName) -> CompiledModel:
+        """What that engine compiled of a graph, where choices of this graph hold."""
+        folder = self.folder / "compiled"
+        return CompiledModel(folder / f"{graph.model}.{engine}.{_key(graph, threads)}", graph.model, engine)
+
     def get(self, graph: GraphSpec, threads: int) -> Choice | None:
         """What was chosen; None where that is not known."""
         entry: Any = self._read().get(_key(graph, threads))
@@ -68,12 +75,7 @@ class ChoiceCache:
         entries = self._read()
         entries[_key(graph, threads)] = {"model": graph.model, **asdict(choice)}
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            # Whole or not at all: another gateway may read it meanwhile.
-            with tempfile.TemporaryDirectory(dir=self._file.parent) as folder:
-                fresh = Path(folder) / self._file.name
-                fresh.write_text(json.dumps(entries, indent=1), encoding="utf-8")
-                fresh.replace(self._file)
+            _write_whole(self._file, json.dumps(entries, indent=1).encode())
         except OSError as error:
             _log.debug("the choice of an engine is not remembered: %s", error)
 
@@ -83,6 +85,48 @@ class ChoiceCache:
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
+
+
+@dataclass(frozen=True)
+class CompiledModel:
+    """A file with what an engine compiled of a graph: to read it takes a quarter of the time. The newest of each model
+    and engine is kept.
+
+    It begins with its SHA-256, as a damaged one could give wrong answers. One that cannot be read or written costs the
+    time to compile, and nothing else.
+    """
+
+    file: Path
+    model: str
+    engine: EngineName
+
+    def read(self) -> bytes | None:
+        """What was compiled; None where that is not known."""
+        try:
+            found = self.file.read_bytes()
+        except OSError:
+            return None
+        told, data = found[:_SHA256_BYTES], found[_SHA256_BYTES:]
+        return data if told == hashlib.sha256(data).digest() else None
+
+    def write(self, data: bytes) -> None:
+        """Keeps it for the next start."""
+        try:
+            _write_whole(self.file, hashlib.sha256(data).digest() + data)
+            for former in self.file.parent.glob(f"{self.model}.{self.engine}.*"):
+                if former != self.file:
+                    former.unlink()
+        except OSError as error:
+            _log.debug("what %s compiled is not kept: %s", self.engine, error)
+
+
+def _write_whole(file: Path, data: bytes) -> None:
+    """Writes a file whole or not at all: another gateway may read it meanwhile. Raises OSError."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        fresh = Path(folder) / file.name
+        fresh.write_bytes(data)
+        fresh.replace(file)
 
 
 def _key(graph: GraphSpec, threads: int) -> str:

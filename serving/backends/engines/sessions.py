@@ -1,14 +1,16 @@
 """The runtimes that can run a graph in this process, behind one small protocol, Session: open a file, run a batch.
 
-ONNX Runtime runs every graph, in float32. OpenVINO (the extra `openvino`) may run any, in float32, or in bfloat16 on
+ONNX Runtime runs every graph, in float32. OpenVINO, where it is installed, may run any, in float32, or in bfloat16 on
 processors with AVX512_BF16 or AMX, several times faster. `gpu.py` has ONNX Runtime on a GPU. `choice.py` says which one
 runs a graph.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -19,9 +21,11 @@ from serving.backends.backend import Tensors
 from serving.bundle import GraphSpec, TensorSpec
 
 try:
-    import openvino
+    import openvino as openvino
 except ImportError:
     openvino = None
+
+_log = logging.getLogger(__name__)
 
 EngineName = Literal["onnxruntime", "openvino", "openvino-bfloat16", "onnxruntime-cuda", "tensorrt"]
 """A runtime and what it computes in: what the graph says where nothing else is said, which is float32 for most."""
@@ -42,6 +46,16 @@ class Session(Protocol):
     def run(self, feeds: Tensors) -> Tensors:
         """Runs one batch. Returns all outputs by name, in arrays that belong to the caller."""
         ...
+
+
+class Kept(Protocol):
+    """A place where what was compiled is kept for the next start."""
+
+    def read(self) -> bytes | None:
+        """What was kept; None without it."""
+        ...
+
+    def write(self, data: bytes) -> None: ...
 
 
 class OnnxRuntimeSession:
@@ -95,12 +109,19 @@ class OpenVinoSession:
     its company.
     """
 
-    def __init__(self, file: Path, graph: GraphSpec, threads: int, *, bfloat16: bool = False) -> None:
+    def __init__(
+        self,
+        file: Path,
+        graph: GraphSpec,
+        threads: int,
+        *,
+        bfloat16: bool = False,
+        kept: Kept | None = None,
+    ) -> None:
         self.one_by_one = not bfloat16
-        core = openvino.Core()
         settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
         settings["INFERENCE_PRECISION_HINT"] = "bf16" if bfloat16 else "f32"
-        compiled = core.compile_model(core.read_model(file), "CPU", settings)
+        compiled = _compiled(file, settings, kept)
 
         def known(ports: Sequence[Any], specs: Sequence[TensorSpec]) -> dict[str, str]:
             # A port also has the names of inner values that are equal to it.
@@ -122,6 +143,22 @@ class OpenVinoSession:
     def _infer(self, feeds: Tensors) -> Tensors:
         found = self._request.infer(dict(feeds), share_inputs=True)
         return {name: np.array(found[name]) for name in self.outputs}
+
+
+def _compiled(file: Path, settings: dict[str, Any], kept: Kept | None) -> Any:
+    """The compiled model of a graph: what was kept of it, or made anew and kept."""
+    core = openvino.Core()
+    if data := kept and kept.read():
+        try:
+            return core.import_model(data, "CPU", settings)
+        except RuntimeError as error:
+            _log.debug("%s is compiled anew: %s", file, error)
+    compiled = core.compile_model(core.read_model(file), "CPU", settings)
+    if kept:
+        exported = BytesIO()
+        compiled.export_model(exported)
+        kept.write(exported.getvalue())
+    return compiled
 
 
 def has_openvino() -> bool:
