@@ -30,7 +30,8 @@ RUN cd /opt/gateway/lib/python3*/site-packages/openvino \
 
 FROM ${PYTHON_IMAGE}
 COPY --from=build /opt/gateway /opt/gateway
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin gateway
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin gateway \
+    && install -d -o 10001 -g 10001 /var/cache/indomain
 USER 10001:10001
 WORKDIR /srv
 # onnxruntime reads the first before it is imported; without it it uploads telemetry and writes to a home folder.
@@ -43,6 +44,7 @@ ENV PATH=/opt/gateway/bin:$PATH \
     INDOMAIN_HOST=0.0.0.0 \
     INDOMAIN_OPERATIONS_PORT=8081 \
     INDOMAIN_LOG_FORMAT=json \
+    INDOMAIN_ENGINE_CACHE=/var/cache/indomain/engines.json \
     INDOMAIN_MODEL_REPOSITORY=/models
 VOLUME /models
 EXPOSE 8500 8080 8081

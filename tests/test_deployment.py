@@ -144,7 +144,10 @@ def test_triton_and_the_operations_port_are_published_to_nobody() -> None:
 def test_the_gateway_finds_its_models_its_keys_and_its_back_end() -> None:
     environment = SERVICES["gateway"]["environment"]
     assert all(known_to_the_gateway(variable) for variable in environment)
-    (volume,) = SERVICES["gateway"]["volumes"]
+    volume, engines = SERVICES["gateway"]["volumes"]
+    name, folder = engines.split(":")
+    assert name in COMPOSE["volumes"]
+    assert f"INDOMAIN_ENGINE_CACHE={folder}/" in text("Dockerfile")
     assert volume["target"] == environment["INDOMAIN_MODEL_REPOSITORY"]
     assert f"--model-repository={volume['target']}" in SERVICES["triton"]["command"]
     assert SERVICES["triton"]["volumes"] == [volume]
@@ -214,7 +217,7 @@ def test_every_pod_is_hardened_and_probed(variant: str) -> None:
         assert "memory" in container["resources"]["limits"]
         mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
         assert set(mounts) == {volume["name"] for volume in spec["volumes"]}
-        assert all(mounts[name]["readOnly"] for name in set(mounts) - {"tmp", "shared"})
+        assert all(mounts[name]["readOnly"] for name in set(mounts) - {"tmp", "shared", "engines"})
         assert "latest" not in container["image"]
 
 
