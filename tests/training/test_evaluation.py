@@ -61,7 +61,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path
         attributes,
     ]
     torch.jit.script(Inception()).save(folder / "inception.pt")
-    sizes = ["--optimised", 4, "--steps", 3, "--edited", 6, "--samples", 48]
+    sizes = ["--optimised", 4, "--refined", 4, "--steps", 3, "--edited", 6, "--samples", 48]
     sizes += ["--inception", folder / "inception.pt", "--shown", PORTRAITS]
     arguments = [*runs, *data, *sizes, "--attributes", "tilt", "warm", "--output", folder / "out"]
     assert main(["evaluate", *map(str, arguments)]) == 0
@@ -94,6 +94,11 @@ def test_encoders_are_grouped_by_method_and_measured(evaluated: tuple[Path, list
     assert methods["force-in-domain"]["mse"][0] == pytest.approx(
         float((made - images).square().mean()), rel=1e-4
     )
+    # The chosen encoder's codes, refined on the same pictures.
+    ours = results["inversions"]["domain-regularised optimisation"]
+    for name in ("mse", "lpips_sq", "identity_distance"):
+        assert methods["force-in-domain"][f"refined_{name}"][0] == pytest.approx(ours[name], rel=0.02)
+    assert methods["force-in-domain"]["refined_mse"][0] < methods["force-in-domain"]["mse"][0]
     for found in methods.values():
         assert found["auc"][0] > 0.9  # random encoders are far from the mapping
         assert 0.2 < found["floor_auc"][0] < 0.8
@@ -218,4 +223,5 @@ def test_a_methods_name_says_what_was_changed(changes: dict[str, Any], name: str
         "encoder": {"activation": given["activation"]},
     }  # fmt: skip
     assert method_name(meta) == name
+    assert method_name(meta | {"mapping_pictures": 40}).endswith(", fitted mapping")
     assert method_name(meta | {"imported_encoder": {"family": "idinvert encoder"}}) == "idinvert encoder"

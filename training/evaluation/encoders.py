@@ -19,6 +19,7 @@ from training.directions.directions import (
     fit_boundary,
     native_step,
 )
+from training.evaluation.inversions import objective_of
 from training.evaluation.judge import Figures, Judge, decode
 from training.faces.identity import identity_similarity
 from training.measures.metrics import (
@@ -28,6 +29,7 @@ from training.measures.metrics import (
     style_distance,
 )
 from training.networks.generator import sample_codes
+from training.refinement.refinement import RefinementConfig, refine
 from training.run_folders.trained_inversion import TrainedInversion
 
 SWD_PICTURES = 256  # few, as their patches are sorted along hundreds of directions
@@ -59,9 +61,19 @@ def judge_encoder(judge: Judge, run: TrainedInversion) -> tuple[Figures, Tensor,
             f"{prefix}precision": measured.precision,
             f"{prefix}recall": measured.recall,
         }
+    if judge.config.refined:
+        found |= judge_refined(judge, run, codes[: judge.config.refined])
     if judge.train is not None:
         found |= judge_edits(judge, judge.train, run, codes)
     return found | {"seconds": seconds}, codes, made
+
+
+def judge_refined(judge: Judge, run: TrainedInversion, codes: Tensor) -> Figures:
+    """What is left after refinement that starts from the first held-out pictures' codes, float [N, L, 512]."""
+    config = RefinementConfig(steps=judge.config.steps)
+    result = refine(objective_of(run, judge.perceptual), codes, judge.images[: len(codes)], config)
+    found = judge.reconstructions(decode(run, result.code))
+    return {f"refined_{name}": found[name] for name in ("mse", "lpips_sq", "identity_distance")}
 
 
 def judge_edits(judge: Judge, train: Pictures, run: TrainedInversion, codes: Tensor) -> Figures:

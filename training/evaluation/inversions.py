@@ -35,6 +35,12 @@ def searches(run: TrainedInversion, count: int) -> dict[str, tuple[Search, float
     }
 
 
+def objective_of(run: TrainedInversion, perceptual: LPIPSSq) -> Objective:
+    """What refinement minimises with this run's networks."""
+    variance = float(run.latent_discriminator.deviation.square().mean())
+    return Objective(run.generator.synthesis, run.encoder, perceptual, variance)
+
+
 def inversions(
     run: TrainedInversion, perceptual: LPIPSSq, images: Tensor, steps: int
 ) -> Iterator[tuple[str, Tensor, Figures]]:
@@ -46,8 +52,7 @@ def inversions(
     with torch.no_grad():
         codes = run.encoder(images)
     yield "encoder", codes, {"steps": 0.0}
-    variance = float(run.latent_discriminator.deviation.square().mean())
-    objective = Objective(run.generator.synthesis, run.encoder, perceptual, variance)
+    objective = objective_of(run, perceptual)
 
     def timed(start: Tensor | Search, config: RefinementConfig) -> tuple[Refinement, Figures]:
         started = time.perf_counter()

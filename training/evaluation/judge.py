@@ -48,6 +48,8 @@ class EvaluationConfig:
     """Held-out pictures that inversions by optimisation are measured on; 0 for none."""
     steps: int = 100
     """Steps of the domain-regularised optimisation; the inversions without an encoder get four times as many."""
+    refined: int = 0
+    """Held-out pictures on which every encoder's codes are refined, too, by `steps` steps; 0 for none."""
     edited: int = 200
     """Held-out pictures to edit."""
     boundaries_from: int = 4_000

@@ -22,12 +22,15 @@ def method_name(meta: dict[str, Any]) -> str:
     identity, joint, prior, residual = (
         weights.get(f"{name}_weight", 0.0) for name in ("identity", "joint", "prior", "residual")
     )
+    # Its latent discriminator is another one, and was not there when the encoder was trained.
+    fitted = "mapping_pictures" in meta
     end = {
         f"identity weight {identity:g}": identity > 0,
         f"joint discriminator {joint:g}": joint > 0,
         f"prior discriminator {prior:g}": prior > 0,
         f"residual weight {residual:g}": residual > 0,
         "linear end": not meta["encoder"].get("activation", False),
+        "fitted mapping": fitted,
     }
     if weights["pixel_weight"] == 0:
         return joined("traditional", end)
@@ -36,7 +39,7 @@ def method_name(meta: dict[str, Any]) -> str:
     changed = {
         f"code weight {code:g}": code != usual.code_weight,
         f"code cycle {cycle:g}" if cycle > 0 else "no code cycle": cycle != usual.code_cycle_weight,
-        f"{view} discriminator": view != default_view(meta["generator"]["per_layer_code"]),
+        f"{view} discriminator": not fitted and view != default_view(meta["generator"]["per_layer_code"]),
         f"discriminator rate {rate:g}": rate != usual.latent_discriminator_rate,
         f"R1 {latent['r1_gamma']:g}": latent["r1_gamma"] != usual.r1_gamma,
         f"replay pool {latent['code_pool']}": latent["code_pool"] != usual.code_pool,
@@ -57,7 +60,9 @@ def preference(method: str) -> int:
 ENCODER_COLUMNS = {
     "mse": "MSE", "psnr": "PSNR dB", "lpips_sq": "LPIPS-sq", "fd_efflite0": "FD-EffLite0", "fid": "FID",
     "swd": "SWD",
-    "identity_distance": "identity distance", "code_fd": "code FD, joint", "code_fd_layer": "code FD, a layer",
+    "identity_distance": "identity distance", "refined_mse": "refined: MSE", "refined_lpips_sq": "refined: LPIPS-sq",
+    "refined_identity_distance": "refined: identity distance",
+    "code_fd": "code FD, joint", "code_fd_layer": "code FD, a layer",
     "auc": "two-sample AUC", "style_distance": "style distance",
     "precision": "precision", "recall": "recall", "boundary_ap": "boundary AP",
     "edit_success": "edits right way", "edit_moved": "moved sd", "edit_drift": "drift sd",
