@@ -56,8 +56,12 @@ class ChoiceCache:
 
     def compiled_model(self, graph: GraphSpec, threads: int, engine: EngineName) -> CompiledModel:
         """What that engine compiled of a graph, where choices of this graph hold."""
-        folder = self.folder / "compiled"
-        return CompiledModel(folder / f"{graph.model}.{engine}.{_key(graph, threads)}", graph.model, engine)
+        name = f"{graph.model}.{engine}.{_key(graph, threads)}"
+        return CompiledModel(self._compiled / name, graph.model, engine)
+
+    @property
+    def _compiled(self) -> Path:
+        return self.folder / "compiled"
 
     def get(self, graph: GraphSpec, threads: int) -> Choice | None:
         """What was chosen; None where that is not known."""
@@ -71,11 +75,14 @@ class ChoiceCache:
         return Choice(cast("EngineName", engine), batch, milliseconds)
 
     def put(self, graph: GraphSpec, threads: int, choice: Choice) -> None:
-        """Remembers a choice."""
+        """Remembers a choice. What engines compiled that were not chosen is kept no longer."""
         entries = self._read()
         entries[_key(graph, threads)] = {"model": graph.model, **asdict(choice)}
         try:
             _write_whole(self._file, json.dumps(entries, indent=1).encode())
+            for compiled in self._compiled.glob(f"{graph.model}.*"):
+                if not compiled.name.startswith(f"{graph.model}.{choice.engine}."):
+                    compiled.unlink()
         except OSError as error:
             _log.debug("the choice of an engine is not remembered: %s", error)
 

@@ -146,6 +146,12 @@ def test_what_openvino_compiles_is_read_at_the_next_start(
     read()
     open_graph(bundle, "generator", 2, "openvino", cache)
     assert len(list(folder.iterdir())) == 1
+    # Another engine is chosen: what this one compiled is of no use any more.
+    monkeypatch.setattr(
+        choice, "sample_seconds", lambda session, *_: 2.0 - isinstance(session, OnnxRuntimeSession)
+    )
+    assert open_graph(bundle, "generator", 2, None, cache).engine == "onnxruntime"
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"x": 1}'])
