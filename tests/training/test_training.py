@@ -17,7 +17,7 @@ from training.__main__ import main
 from training.data.pictures import DataError, load_pictures
 from training.loops.gan import train_gan
 from training.loops.gan_config import GanConfig
-from training.loops.inversion import train_encoder
+from training.loops.inversion import InversionTrainer, train_encoder
 from training.loops.inversion_config import InversionConfig
 from training.losses.adversarial import Discriminator
 from training.networks.generator import Generator, GeneratorConfig
@@ -193,6 +193,22 @@ def test_another_discriminator_is_a_class_and_an_entry(
         assert not np.array_equal(weight, np.ones(3))
     lines = [json.loads(line) for line in (gan / "figures.jsonl").read_text().splitlines()]
     assert all("r1" not in line for line in lines)
+
+
+def test_the_code_cycle_may_come_in_some_steps_only(data: tuple[Path, Path], tmp_path: Path) -> None:
+    config = GanConfig(data[0], "discs", tmp_path, generator=SMALL, images=4, batch=4, compute=EXACT)
+    inversion = InversionConfig(
+        train_gan(config), data[0], channels=(8, 8, 8, 8), batch=4, code_cycle_interval=3, compute=EXACT
+    )
+    trainer = InversionTrainer(inversion, EXACT.fabric())
+    encoded: list[int] = []
+    trainer.encoder.register_forward_hook(lambda *_: encoded.append(trainer.step))
+    terms = [trainer.train_step()["code_cycle"].item() for _ in range(4)]
+    assert encoded == [0, 0, 1, 2, 3, 3]
+    assert terms[0] == terms[1] == terms[2] != terms[3]
+    alone = replace(inversion, pixel_weight=0, perceptual_weight=0, image_weight=0, code_weight=0)
+    with pytest.raises(DataError, match="no term to train on"):
+        InversionTrainer(alone, EXACT.fabric())
 
 
 def test_an_unknown_discriminator_is_refused_with_the_names(

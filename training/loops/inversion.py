@@ -74,8 +74,9 @@ class InversionTrainer:
         self.step, self.seen, self.done = 0, 0, 0.0
         self.moments_since: int | None = None
         self.weights = config.weights
-        if not self.weights:
-            raise DataError("every weight of the loss is 0: name at least one term to train on")
+        self.terms = dict.fromkeys(self.weights, torch.tensor(math.nan))  # of the last step that had them
+        if not self.weights.keys() - ({"code_cycle"} if config.code_cycle_interval > 1 else set()):
+            raise DataError("a step has no term to train on: every weight of the loss is 0")
         self.start = load_meta(config.gan)
         if "growth" in self.start:
             raise CheckpointError(
@@ -260,9 +261,11 @@ class InversionTrainer:
         self._set_rate()
         with torch.no_grad():
             sampled = self.generator.mapping(z, *self._draw_labels(len(z)))
-        made = self.train_encoder(real, sampled, self._residual_share(), key=None)
+        cycles = self.step % config.code_cycle_interval == 0
+        made = self.train_encoder(real, sampled, self._residual_share(), key=cycles)
         code, reconstruction = made["codes"], made["reconstructions"]
-        figures = {name: made[name] for name in self.weights}
+        self.terms |= {name: made[name] for name in self.weights.keys() & made.keys()}
+        figures = {name: self.terms[name] for name in self.weights}
         if "image" in self.weights:
             regularises = self.image.regularises(self.step)
             figures |= self.train_image_discriminator(real, reconstruction, key=regularises)
@@ -295,14 +298,10 @@ class InversionTrainer:
         )
         set_rates([o for name, o in self.optimisers().items() if name != "encoder"], rising)
 
-    def _encoder_step(self, real: Tensor, sampled: Tensor, share: Tensor, *, key: None) -> dict[str, Tensor]:
-        """Real pictures, sampled codes w, the residual's share -> terms of the loss, "codes" E(real) and
-        "reconstructions" G(E(real)).
-
-        With a joint discriminator also "pictured", G(w). Terms of no weight are skipped. There is one kind of this
-        step, so it has no key.
-        """
-        weights = self.weights
+    def _encoder_step(self, real: Tensor, sampled: Tensor, share: Tensor, *, key: bool) -> dict[str, Tensor]:
+        """Real pictures, sampled codes w, the residual's share; `key`: with the code cycle -> terms of the loss that
+        have a weight, "codes" E(real), "reconstructions" G(E(real)); with a joint discriminator "pictured", G(w)."""
+        weights = {name: weight for name, weight in self.weights.items() if key or name != "code_cycle"}
         terms: dict[str, Tensor] = {}
         # Without any term on real pictures the codes are for the latent discriminator alone.
         with torch.set_grad_enabled(weights.keys() != {"code_cycle"}):
