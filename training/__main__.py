@@ -22,6 +22,7 @@ from training.loops.gan import train_gan
 from training.loops.gan_config import GanConfig
 from training.loops.inversion import train_encoder
 from training.loops.inversion_config import InversionConfig
+from training.networks.encoder import EncoderShapeError
 from training.networks.image_discriminators import UnknownDiscriminator
 from training.recipe import RecipeConfig, RecipeError, run_recipe
 from training.refinement.detail_basis import DetailBasisConfig, fit_detail
@@ -61,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         DataError,
         CheckpointError,
         AssessorError,
+        EncoderShapeError,
         UnknownDiscriminator,
         RecipeError,
         FileNotFoundError,

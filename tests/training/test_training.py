@@ -211,6 +211,15 @@ def test_the_code_cycle_may_come_in_some_steps_only(data: tuple[Path, Path], tmp
         InversionTrainer(alone, EXACT.fabric())
 
 
+def test_a_wrong_number_of_an_encoders_channels_is_told(
+    data: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = ["--generator.resolution", "32", "--generator.channels", "8", "8", "8", "8"]
+    encoder = ["--coverage-weight", "1", "--encoder-channels", "8", "8", "--compute.accelerator", "cpu"]
+    assert main(["gan", "--data", str(data[0]), "--runs", str(tmp_path), *shape, *encoder]) == 2
+    assert "32 px needs 4 entries in channels, at 32, 16, ... 4 pixels, got 2" in capsys.readouterr().err
+
+
 def test_an_unknown_discriminator_is_refused_with_the_names(
     data: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,10 @@ from torch import Tensor, nn
 from training.networks.layers import LEAKY_SLOPE, before_activation, scaled_leaky_relu
 
 
+class EncoderShapeError(ValueError):
+    """Channels that do not fit the pictures."""
+
+
 @dataclass(frozen=True)
 class EncoderConfig:
     """Shape of an encoder; written into every checkpoint."""
@@ -47,8 +51,9 @@ class EncoderConfig:
             return
         sides = int(math.log2(self.resolution)) - 1
         if len(self.channels) != sides:
-            raise ValueError(
-                f"{self.resolution} px needs {sides} entries in channels, got {len(self.channels)}"
+            raise EncoderShapeError(
+                f"an encoder for {self.resolution} px needs {sides} entries in channels, at {self.resolution}, "
+                f"{self.resolution // 2}, ... 4 pixels, got {len(self.channels)}"
             )
 
 
