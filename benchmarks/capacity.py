@@ -4,13 +4,16 @@ The simulation is a queue of one server, as a gateway's graphs share one machine
 
 - Requests come at random (a Poisson process): edits of codes, and inversions of pictures.
 - Edits are served one after another. Inversions take turns, one run of the refiner each.
-- Where both have work, edits take `EDITS_SHARE` of the machine, as a refiner's threads give way (serving/backends).
+- Where both have work, each kind advances at a share of its speed: a refiner's threads give way to edits
+  (serving/backends), and as both use the same caches, the shares add up to less than 1.
 - A request takes the machine for its service time, and some time besides in which others may be served (transport).
 
-Service times are measured on a running gateway: of n callers who each wait for their answer, n requests are always
-there, so that the time between two answers is the service time. One caller's latency less that is the time besides.
+All this is measured on a running gateway. Of n callers who each wait for their answer, n requests are always there, so
+that the time between two answers is the service time. One caller's latency less that is the time besides. Shares are
+the speeds while callers of both kinds wait. Utilisation is processor time, so each request's is measured, too.
 
-The same loads then go to the gateway, open-loop, and utilisation and the 95th percentile of latency stand side by side.
+The same loads then go to the gateway, open-loop, at the moments that were simulated, and utilisation and the 95th
+percentile of latency stand side by side.
 """
 
 from __future__ import annotations
@@ -30,22 +33,30 @@ import tyro
 
 from benchmarks.gateway import running_gateway
 from benchmarks.graphs import Graphs, markdown_table
-from benchmarks.load import Measured, open_loop, unexpected, waiting_callers
+from benchmarks.load import Measured, arrivals_s, open_loop, unexpected, waiting_callers
 from benchmarks.targets import CHANNEL, GatewayTarget, Kind, Work
 from serving.backends.embedded import REFINER_NICENESS
 from serving.jobs import EditStep
 
-EDITS_SHARE = 1 / (1 + 1.25**-REFINER_NICENESS)
-"""Of the machine where edits and refinements both want it: a step of niceness is a factor of 1.25 to Linux."""
-
 
 @dataclass(frozen=True)
 class Service:
-    """What a request takes: seconds of the machine, in so many turns, and seconds besides."""
+    """What a request takes: seconds of the machine, in so many turns, and seconds besides; of its processors' time as
+    much as `processors` of them would give meanwhile, from 0 to 1."""
 
     machine_s: float
     besides_s: float
     turns: int = 1
+    processors: float = 1.0
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Of its own speed, how fast each kind advances while both have work. By default as Linux shares a processor: a
+    step of niceness is a factor of 1.25."""
+
+    edits: float = 1 / (1 + 1.25**-REFINER_NICENESS)
+    inversions: float = 1 - 1 / (1 + 1.25**-REFINER_NICENESS)
 
 
 @dataclass(frozen=True)
@@ -97,11 +108,20 @@ class _Job:
     turn_s: float
 
 
-def simulate(load: Load, edit: Service, inversion: Service, seconds: float, seed: int = 0) -> Simulated:
-    """One machine under a load, from empty, for so long."""
-    random = np.random.default_rng(seed)
-    arrivals = [(moment, True) for moment in _moments(load.edits, seconds, random)]
-    arrivals += [(moment, False) for moment in _moments(load.inversions, seconds, random)]
+def simulate(
+    load: Load,
+    edit: Service,
+    inversion: Service,
+    seconds: float,
+    seed: int = 0,
+    both: Shares | None = None,
+) -> Simulated:
+    """One machine under a load, from empty, for so long. both: the shares where both kinds have work."""
+    both = both or Shares()
+    arrivals = []
+    for is_edit, rate in ((True, load.edits), (False, load.inversions)):
+        if rate > 0:
+            arrivals += [(moment, is_edit) for moment in arrivals_s(rate, seconds, _seed(seed, is_edit))]
     waiting = deque(sorted(arrivals))
     edits: deque[_Job] = deque()
     inversions: deque[_Job] = deque()
@@ -112,7 +132,7 @@ def simulate(load: Load, edit: Service, inversion: Service, seconds: float, seed
         if not edits and not inversions:
             now_s = next_s
         else:
-            shares = [EDITS_SHARE, 1 - EDITS_SHARE] if edits and inversions else [1.0, 1.0]
+            shares = [both.edits, both.inversions] if edits and inversions else [1.0, 1.0]
             # until the first of: an edit is done, a turn of an inversion is over, somebody comes
             heads = [
                 (queue[0], share) for queue, share in zip((edits, inversions), shares, strict=True) if queue
@@ -122,7 +142,9 @@ def simulate(load: Load, edit: Service, inversion: Service, seconds: float, seed
                 job.left_s -= step_s * share
                 job.turn_s -= step_s * share
             now_s += step_s
-            busy_s += step_s
+            busy_s += step_s * max(
+                service.processors for service, jobs in ((edit, edits), (inversion, inversions)) if jobs
+            )
             _leave(edits, edit, now_s, done.edits_s)
             _leave(inversions, inversion, now_s, done.inversions_s)
         while waiting and waiting[0][0] <= now_s:
@@ -134,9 +156,8 @@ def simulate(load: Load, edit: Service, inversion: Service, seconds: float, seed
     return done
 
 
-def _moments(rate: float, seconds: float, random: np.random.Generator) -> list[float]:
-    count = round(rate * seconds)
-    return [float(moment) for moment in np.cumsum(random.exponential(1 / rate, count))] if count else []
+def _seed(seed: int, is_edit: bool) -> int:
+    return 2 * seed + is_edit
 
 
 def _leave(queue: deque[_Job], service: Service, now_s: float, latencies_s: list[float]) -> None:
@@ -151,11 +172,19 @@ def _leave(queue: deque[_Job], service: Service, now_s: float, latencies_s: list
         latencies_s.append(now_s - job.begun_s + service.besides_s)
 
 
-def machines(load: Load, edit: Service, inversion: Service, slower: float, seconds: float = 2000.0) -> int:
+def machines(
+    load: Load,
+    edit: Service,
+    inversion: Service,
+    slower: float,
+    seconds: float = 2000.0,
+    both: Shares | None = None,
+) -> int:
     """The fewest that serve the load, shared evenly, so that the 95th percentile of each kind is bearable."""
     count = max(1, math.ceil(load.edits * edit.machine_s + load.inversions * inversion.machine_s))
     while True:
-        found = simulate(Load(load.edits / count, load.inversions / count), edit, inversion, seconds)
+        part = Load(load.edits / count, load.inversions / count)
+        found = simulate(part, edit, inversion, seconds, both=both)
         kinds = ((found.edits_s, edit), (found.inversions_s, inversion))
         if all(
             not latencies or _p95(latencies) <= slower * (service.machine_s + service.besides_s)
@@ -177,8 +206,26 @@ async def measured_service(gateway: GatewayTarget, kind: Kind, seconds: float, t
     ask = partial(gateway.ask, kind)
     await waiting_callers(ask, 1, seconds / 10)
     alone = (await waiting_callers(ask, 1, seconds)).milliseconds(50) / 1e3
-    machine_s = 1 / (await waiting_callers(ask, 4, seconds)).a_second
-    return Service(min(machine_s, alone), max(0.0, alone - machine_s), turns)
+    before_s = gateway.processor_s()
+    busy = await waiting_callers(ask, 4, seconds)
+    machine_s = 1 / busy.a_second
+    processors = (gateway.processor_s() - before_s) / busy.seconds / _processors()
+    return Service(min(machine_s, alone), max(0.0, alone - machine_s), turns, processors)
+
+
+async def measured_shares(
+    gateway: GatewayTarget, edit: Service, inversion: Service, seconds: float
+) -> Shares:
+    """How fast each kind advances beside the other: four callers who edit, two who invert."""
+    edits, inversions = await asyncio.gather(
+        waiting_callers(partial(gateway.ask, "edit of a code"), 4, seconds),
+        waiting_callers(partial(gateway.ask, "inversion"), 2, seconds),
+    )
+    return Shares(edits.a_second * edit.machine_s, inversions.a_second * inversion.machine_s)
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 async def loaded(gateway: GatewayTarget, load: Load, seconds: float) -> tuple[float, Measured, Measured]:
@@ -186,18 +233,19 @@ async def loaded(gateway: GatewayTarget, load: Load, seconds: float) -> tuple[fl
 
     async def of_kind(kind: Kind, rate: float) -> Measured:
         ask: Callable[[], Awaitable[object]] = partial(gateway.ask, kind)
-        return await open_loop(ask, rate, seconds, unexpected) if rate > 0 else Measured(seconds)
+        seed = _seed(0, kind == "edit of a code")
+        return await open_loop(ask, rate, seconds, unexpected, seed) if rate > 0 else Measured(seconds)
 
     before_s = gateway.processor_s()
     edits, inversions = await asyncio.gather(
         of_kind("edit of a code", load.edits), of_kind("inversion", load.inversions)
     )
     took_s = gateway.processor_s() - before_s
-    return took_s / max(edits.seconds, inversions.seconds) / len(os.sched_getaffinity(0)), edits, inversions
+    return took_s / max(edits.seconds, inversions.seconds) / _processors(), edits, inversions
 
 
-async def check(config: CapacityConfig) -> tuple[Service, Service]:
-    """Measures service times, prints the simulation beside the gateway, and gives the service times."""
+async def check(config: CapacityConfig) -> tuple[Service, Service, Shares]:
+    """Measures service times and shares, prints the simulation beside the gateway, and gives what was measured."""
     graphs = Graphs(config.repository, "", threads=1)
     bundle = graphs.bundle
     code = graphs.sample(1)[0]
@@ -209,12 +257,28 @@ async def check(config: CapacityConfig) -> tuple[Service, Service]:
             turns = -(-work.steps // bundle.refine.chunk_steps)
             edit = await measured_service(gateway, "edit of a code", config.seconds / 2, 1)
             inversion = await measured_service(gateway, "inversion", config.seconds, turns)
+            both = await measured_shares(gateway, edit, inversion, config.seconds)
             print(
                 markdown_table(
-                    ["service time", "of the machine", "besides"],
                     [
-                        [name, f"{1e3 * service.machine_s:.1f} ms", f"{1e3 * service.besides_s:.1f} ms"]
-                        for name, service in (("edit of a code", edit), ("inversion", inversion))
+                        "service time",
+                        "of the machine",
+                        "besides",
+                        "of its processors",
+                        "speed beside the other",
+                    ],
+                    [
+                        [
+                            name,
+                            f"{1e3 * service.machine_s:.1f} ms",
+                            f"{1e3 * service.besides_s:.1f} ms",
+                            f"{service.processors:.0%}",
+                            f"{share:.0%}",
+                        ]
+                        for name, service, share in (
+                            ("edit of a code", edit, both.edits),
+                            ("inversion", inversion, both.inversions),
+                        )
                     ],
                 )
             )
@@ -222,20 +286,14 @@ async def check(config: CapacityConfig) -> tuple[Service, Service]:
             for share in config.loads:
                 load = Load(share * 2 / 3 / edit.machine_s, share / 3 / inversion.machine_s)
                 utilisation, some_edits, some_inversions = await loaded(gateway, load, config.seconds * 3)
-                # a mean of many runs: one is as much up to chance as the gateway's is
-                runs = [simulate(load, edit, inversion, config.seconds * 3, seed) for seed in range(30)]
+                run = simulate(load, edit, inversion, config.seconds * 3, both=both)
                 pairs = [
-                    ("utilisation", float(np.mean([run.utilisation for run in runs])), utilisation, ""),
+                    ("utilisation", run.utilisation, utilisation, ""),
                     *(
-                        (
-                            f"p95 of {name}",
-                            1e3 * float(np.mean([_p95(getattr(run, what)) for run in runs])),
-                            found.milliseconds(95),
-                            " ms",
-                        )
-                        for name, what, found in (
-                            ("edits", "edits_s", some_edits),
-                            ("inversions", "inversions_s", some_inversions),
+                        (f"p95 of {name}", 1e3 * _p95(simulated_s), found.milliseconds(95), " ms")
+                        for name, simulated_s, found in (
+                            ("edits", run.edits_s, some_edits),
+                            ("inversions", run.inversions_s, some_inversions),
                         )
                         if found.latencies_s
                     ),
@@ -253,18 +311,19 @@ async def check(config: CapacityConfig) -> tuple[Service, Service]:
                         ]
                     )
     print("\n" + markdown_table(["load", "what", "simulated", "gateway", "ratio", "bar"], rows))
-    return edit, inversion
+    return edit, inversion, both
 
 
 def main(config: CapacityConfig) -> None:
     if config.service_ms is not None:
         edit, inversion = (Service(milliseconds / 1e3, 0.0) for milliseconds in config.service_ms)
+        both = Shares()
     else:
-        edit, inversion = asyncio.run(check(config))
+        edit, inversion, both = asyncio.run(check(config))
     edits, inversions = config.wanted
     rows = []
     for load in (Load(edits, 0.0), Load(0.0, inversions), Load(edits, inversions)):
-        count = machines(load, edit, inversion, config.slower)
+        count = machines(load, edit, inversion, config.slower, both=both)
         least = load.edits * edit.machine_s + load.inversions * inversion.machine_s
         rows.append(
             [

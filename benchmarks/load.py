@@ -61,15 +61,22 @@ async def in_turn(
     return measured
 
 
+def arrivals_s(rate: float, seconds: float, seed: int = 0) -> list[float]:
+    """Random moments of a Poisson process, `rate` a second, in about so many seconds; one or more."""
+    gaps = np.random.default_rng(seed).exponential(1 / rate, max(1, round(rate * seconds)))
+    return [float(moment) for moment in np.cumsum(gaps)]
+
+
 async def open_loop(
     ask: Callable[[], Awaitable[object]],
     rate: float,
     seconds: float,
     on_error: Callable[[float, Exception], None],
+    seed: int = 0,
 ) -> Measured:
-    """Requests come at random moments, `rate` a second on average, whether or not others are done; latency counts from
-    the moment that a request was due (that of an error from when it was sent)."""
-    moments = np.cumsum(np.random.default_rng(0).exponential(1 / rate, max(1, round(rate * seconds))))
+    """Requests come at `arrivals_s`, whether or not others are done; latency counts from the moment that a request was
+    due (that of an error from when it was sent)."""
+    moments = arrivals_s(rate, seconds, seed)
     measured = Measured(seconds)
     begun_s = time.perf_counter()
 
@@ -84,7 +91,7 @@ async def open_loop(
 
     under_way = []
     for moment in moments:
-        due_s = begun_s + float(moment)
+        due_s = begun_s + moment
         await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
         under_way.append(asyncio.create_task(one(due_s)))
     await asyncio.gather(*under_way)
