@@ -22,9 +22,16 @@ from tests.training.pictures import Repeated, write_pictures
 from training.__main__ import main
 from training.data.pictures import DataError, load_pictures
 from training.directions.banks.bank import Bank, BankConfig, learn_bank, tell_apart
-from training.directions.directions import Edits, fit_boundary, native_step
+from training.directions.directions import (
+    Edits,
+    encode,
+    fit_boundary,
+    identity_boundaries,
+    native_step,
+)
 from training.directions.factors import ganspace, likest_attribute, sefa
 from training.networks.generator import Generator, GeneratorConfig, sample_codes
+from training.run_folders.trained_inversion import load_inversion
 
 
 @given(st.integers(0, 10_000))
@@ -100,6 +107,28 @@ def test_a_direction_joins_a_run_and_keeps_what_the_runs_own_boundaries_say(
     assert abs(kept @ after["across/tilt"].flatten()) > 1e-3
     assert main(["directions", *options, "--names", "tilt", "--keep", "age"]) == 2
     assert "nor has" in capsys.readouterr().err
+
+
+def test_a_direction_keeps_who_it_is(tmp_path: Path) -> None:
+    """It moves along the boundaries of the descriptor's principal components, which the one that is free crosses."""
+    run = write_run(tmp_path / "run")
+    data, table = write_pictures(tmp_path, 60, 32)
+    options = ["--run", str(run), "--data", str(data), "--attributes", str(table), "--right-way", "0"]
+    options += ["--domain-floor", "0", "--names", "tilt", "--identity-components", "3"]
+    crossed = []
+    inversion, pictures = load_inversion(run), load_pictures(data, 32)
+    codes = encode(inversion.encoder, pictures)
+    standard = inversion.latent_discriminator.standardise(codes).flatten(1).numpy()
+    boundaries = np.stack(identity_boundaries(pictures, standard, 3, 3e3))
+    boundaries /= np.linalg.norm(boundaries, axis=1, keepdims=True)
+    for keep in ([], ["--keep", "identity"]):
+        assert main(["directions", *options, *keep]) == 0
+        vector = load_file(run / "directions.safetensors")["direction/tilt"]
+        step = (torch.from_numpy(vector) / inversion.latent_discriminator.deviation).flatten().numpy()
+        crossed.append(np.abs(boundaries @ step).max() / np.linalg.norm(step))
+    assert crossed[1] < 1e-4 < crossed[0]
+    entries = {entry["name"]: entry for entry in json.loads((run / "directions.json").read_text())}
+    assert entries["tilt"]["conditioned_on"] == ["identity"]
 
 
 class Reader:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import train_test_split
 from torch import nn
@@ -21,6 +22,7 @@ from torch import nn
 from training.data.labels import is_binary, known
 from training.data.pictures import DataError, Pictures, load_pictures
 from training.directions.attributes import AttributeReader
+from training.faces.mobile_face import IdentityDescriptor
 from training.measures.domain_score import calibration_count, domain_scores, invert_samples
 from training.networks.generator import Generator, sample_codes
 from training.run_folders.json_files import write_json
@@ -28,6 +30,8 @@ from training.run_folders.trained_inversion import TrainedInversion, load_invers
 
 LARGEST_STRENGTH = 2.0
 DOMAIN_FLOOR = 0.02  # a direction's range ends where the median domain score of edited codes is lower
+IDENTITY = "identity"  # what --keep and --condition name beside attributes
+DESCRIBED = 8_000  # pictures that it is learnt on, the first ones
 READ = 200  # pictures that are edited to find a range
 SAMPLES = 4_000  # sampled codes that a direction's scale is measured on
 TENSORS = {"direction": "vector", "boundary": "boundary", "across": "across"}  # name in files -> field
@@ -48,9 +52,12 @@ class DirectionsConfig:
     """Attributes to find directions for; none named means all."""
     keep: tuple[str, ...] = ()
     """Attributes that every direction keeps while it moves its own: of those to find, and of those that the run folder
-    has directions for already, which stay as they are."""
+    has directions for already, which stay as they are; and `identity`, for pictures of faces."""
     condition: tuple[str, ...] = ()
     """`age:male,smile` keeps male and smile, instead of --keep, while age is moved; one entry a direction."""
+    identity_components: int = 16
+    """Keeping `identity` keeps so many principal components of MobileFace's descriptors. The first ones also tell sex
+    and age, so that directions of these should not keep it."""
     layers: tuple[str, ...] = ()
     """`yaw:0-3` lets yaw touch layers 0 to 3 only; one entry a direction, all layers by default."""
     penalty: float = 3e3
@@ -94,6 +101,12 @@ def find_directions(config: DirectionsConfig) -> Path:
             standard, pictures.attributes[name], config.penalty, config.held_out
         )
 
+    kept = {name: [normal] for name, normal in normals.items()}
+    if IDENTITY not in kept and any(IDENTITY in others for others in conditions.values()):
+        kept[IDENTITY] = identity_boundaries(
+            pictures.first(DESCRIBED), standard[:DESCRIBED], config.identity_components, config.penalty
+        )
+
     def as_step(standardised: np.ndarray) -> torch.Tensor:
         """A step among standardised codes [L * 512] as one among codes [L, 512]."""
         return torch.from_numpy(standardised).reshape(deviation.shape) * deviation
@@ -103,7 +116,9 @@ def find_directions(config: DirectionsConfig) -> Path:
         edits = Edits(AttributeReader.train(pictures, names), run.generator, codes[:READ])
     found = []
     for name in names:
-        step = native_step(standard, normals[name], [normals[other] for other in conditions[name]])
+        step = native_step(
+            standard, normals[name], [normal for other in conditions[name] for normal in kept[other]]
+        )
         direction = space.direction(
             name, as_step(step), layers[name], codes[:READ], config.domain_floor, config.largest
         )
@@ -210,6 +225,24 @@ def fit_boundary(
     ridge = Ridge(alpha=penalty).fit(kept, (y_kept - y_kept.mean()) / y_kept.std())
     r = float(np.corrcoef(ridge.predict(left), y_left)[0, 1])
     return ridge.coef_.astype(np.float64), {"metric": "r", "value": round(r, 4)}
+
+
+@torch.no_grad()
+def identity_boundaries(
+    pictures: Pictures, codes: np.ndarray, components: int, penalty: float
+) -> list[np.ndarray]:
+    """Boundaries of who it is: what the principal components of descriptors depend on among standardised codes.
+
+    Aligned pictures of faces and their codes float [M, L * 512] -> that many normals float64 [L * 512], by ridge
+    regression, as those of attributes. MobileFace describes, so that dlib's descriptor can judge.
+    """
+    describe = IdentityDescriptor(pictures.images.shape[-1]).eval()
+    found = torch.cat(
+        [describe(pictures.batch(part, mirror=False)) for part in torch.arange(len(pictures)).split(64)]
+    )
+    scores = PCA(min(components, *found.shape), random_state=0).fit_transform(found.double().numpy())
+    fitted = Ridge(alpha=penalty).fit(codes, scores / scores.std(0))
+    return list(fitted.coef_.astype(np.float64))
 
 
 def native_step(codes: np.ndarray, normal: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
@@ -332,7 +365,7 @@ def _conditions(config: DirectionsConfig, names: list[str], bounded: set[str]) -
         ]
         for name in names
     }
-    unknown = sorted({o for others in conditions.values() for o in others} - bounded)
+    unknown = sorted({o for others in conditions.values() for o in others} - bounded - {IDENTITY})
     if unknown:
         raise DataError(
             f"--keep or --condition wants {', '.join(unknown)} kept, for which no direction is asked, "
