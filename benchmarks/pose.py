@@ -1,8 +1,9 @@
 """Is it the same person when the head turns: `python -m benchmarks.pose --data val.zip`.
 
 Inverts photographs with and without the refiner's identity term, turns each head to the left, to the front and to the
-right along the bundle's yaw direction, and prints how far the face's descriptors are from the photograph's. dlib's
-decides, as the identity term uses MobileFace. After Tran et al., "DR-GAN" (CVPR 2017), who ask the same of rotations.
+right along the bundle's yaw direction, or several, and prints how far the descriptors of the face are from those of the
+photograph. dlib's decides, as the identity term uses MobileFace. After Tran et al., "DR-GAN" (CVPR 2017), who ask the
+same of rotations.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class PoseConfig:
     """Bundle; the first one by default."""
     count: int = 24
     """Pictures to use: the first ones."""
+    directions: tuple[str, ...] = ("yaw",)
+    """Directions that turn heads, to be compared."""
     degrees: tuple[float, ...] = (-20.0, 0.0, 20.0)
     """Turns that are looked for."""
     nose: float = 0.47
@@ -47,11 +50,11 @@ class PoseConfig:
     """Strengths to try."""
 
 
-def turned(graphs: Graphs, codes: Array, strengths: Array) -> tuple[Array, Array]:
+def turned(graphs: Graphs, codes: Array, direction: str, strengths: Array) -> tuple[Array, Array]:
     """Pictures uint8 [N, S, H, W, 3] of each code at each strength, and where their noses are [N, S]; nan: no face."""
     made, noses = [], []
     for code in codes:
-        edited = [apply_edits(code, (EditStep("yaw", float(s)),), graphs.bundle) for s in strengths]
+        edited = [apply_edits(code, (EditStep(direction, float(s)),), graphs.bundle) for s in strengths]
         pictures = graphs.decode(np.stack(edited))
         score, points = surest_faces(torch.from_numpy(pictures).permute(0, 3, 1, 2))
         made.append(pictures)
@@ -73,32 +76,35 @@ def main(config: PoseConfig) -> None:
     targets = pictures.permute(0, 2, 3, 1).contiguous().numpy()
     strengths = np.linspace(-config.reach, config.reach, config.tries)
     options = {"with": RefineOptions(), "without": RefineOptions(identity_weight=0.0)}
-    found: dict[str, tuple[Array, Array]] = {}
+    found: dict[tuple[str, str], tuple[Array, Array]] = {}
     for way, option in options.items():
         parts = [
             graphs.refine(graphs.encode(targets[part]), targets[part], graphs.bundle.refine.steps, option)[0]
             for part in track(list(batches(len(targets), 8)), f"inverting {way} identity term")
         ]
-        found[way] = turned(graphs, np.concatenate(parts), strengths)
+        for direction in config.directions:
+            found[way, direction] = turned(graphs, np.concatenate(parts), direction, strengths)
     rows = []
     for degrees in config.degrees:
         wanted = config.nose * np.tan(np.radians(degrees))
         chosen = {way: nearest(noses, wanted) for way, (_, noses) in found.items()}
-        # Both ways are judged on the same people: those whom both can turn so far.
-        both = np.logical_and.reduce([reached for _, reached in chosen.values()])
-        for way, (made, _) in found.items():
-            index, reached = chosen[way]
+        # All ways are judged on the same people: those whom all can turn so far.
+        together = np.logical_and.reduce([reached for _, reached in chosen.values()])
+        for (way, direction), (made, _) in found.items():
+            index, reached = chosen[way, direction]
             rows.append(
                 [
                     f"{degrees:+.0f}",
                     way,
+                    direction,
                     f"{reached.sum()} of {len(targets)}",
-                    *figures(judge, made, index, targets, both),
+                    *figures(judge, made, index, targets, together),
                 ]
             )
     head = [
         "degrees",
         "identity term",
+        "direction",
         "turned so far",
         "identity distance (dlib)",
         "MobileFace",
