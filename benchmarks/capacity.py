@@ -5,7 +5,7 @@ The simulation is a queue of one server, as a gateway's graphs share one machine
 - Requests come at random (a Poisson process): edits of codes, and inversions of pictures.
 - Edits are served one after another. Inversions take turns, one run of the refiner each.
 - Where both have work, each kind advances at a share of its speed: a refiner's threads give way to edits
-  (serving/backends), and as both use the same caches, the shares add up to less than 1.
+  (serving/backends).
 - A request takes the machine for its service time, and some time besides in which others may be served (transport).
 
 All this is measured on a running gateway. Of n callers who each wait for their answer, n requests are always there, so

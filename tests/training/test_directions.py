@@ -129,6 +129,7 @@ def test_a_direction_keeps_who_it_is(tmp_path: Path) -> None:
     assert crossed[1] < 1e-4 < crossed[0]
     entries = {entry["name"]: entry for entry in json.loads((run / "directions.json").read_text())}
     assert entries["tilt"]["conditioned_on"] == ["identity"]
+    assert main(["directions", *options[:-1], "0", "--keep", "identity"]) == 2
 
 
 class Reader:

@@ -209,6 +209,8 @@ def test_the_code_cycle_may_come_in_some_steps_only(data: tuple[Path, Path], tmp
     alone = replace(inversion, pixel_weight=0, perceptual_weight=0, image_weight=0, code_weight=0)
     with pytest.raises(DataError, match="no term to train on"):
         InversionTrainer(alone, EXACT.fabric())
+    with pytest.raises(DataError, match="--code-cycle-interval is a number of steps, not 0"):
+        InversionTrainer(replace(inversion, code_cycle_interval=0), EXACT.fabric())
 
 
 def test_a_wrong_number_of_an_encoders_channels_is_told(

@@ -82,6 +82,8 @@ def find_directions(config: DirectionsConfig) -> Path:
     shape, deviation = run.generator.config, run.latent_discriminator.deviation
     pictures = load_pictures(config.data, shape.resolution, config.attributes)
     names = list(config.names or pictures.attributes)
+    if config.identity_components < 1:
+        raise DataError(f"--identity-components is 1 or more, not {config.identity_components}")
     unknown = sorted(set(names) - pictures.attributes.keys())
     if unknown:
         raise DataError(

@@ -75,8 +75,10 @@ class InversionTrainer:
         self.moments_since: int | None = None
         self.weights = config.weights
         self.terms = dict.fromkeys(self.weights, torch.tensor(math.nan))  # of the last step that had them
+        if config.code_cycle_interval < 1:
+            raise DataError(f"--code-cycle-interval is a number of steps, not {config.code_cycle_interval}")
         if not self.weights.keys() - ({"code_cycle"} if config.code_cycle_interval > 1 else set()):
-            raise DataError("a step has no term to train on: every weight of the loss is 0")
+            raise DataError("a step has no term to train on; give another weight of the loss than 0")
         self.start = load_meta(config.gan)
         if "growth" in self.start:
             raise CheckpointError(

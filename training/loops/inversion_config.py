@@ -87,7 +87,7 @@ class InversionConfig:
     code_cycle_weight: float = 0.5
     """Weight of the mean squared error of E(G(w)) against sampled w, standardised: the cycle's other half."""
     code_cycle_interval: int = 1
-    """Steps from one with that term to the next; the others take a third less time. Its weight stays the same."""
+    """Steps from one with that term to the next; the others are cheaper. Its weight stays the same."""
     r1_gamma: float = 10.0
     """Weight of R1 on the discriminators (on the image discriminator only if it is StyleGAN2's)."""
     r1_interval: int = 16

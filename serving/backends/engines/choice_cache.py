@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import platform
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -16,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from serving.backends.engines.compiled_model import CompiledModel, write_whole
 from serving.backends.engines.sessions import EngineName
 from serving.bundle import GraphSpec
 
@@ -27,7 +27,6 @@ _GPU_INFO = Path("/proc/driver/nvidia")
 _CPU_INFO = Path("/proc/cpuinfo")
 # What tells processors apart: their names and what they can compute with.
 _TOLD = ("model name", "flags", "features")
-_SHA256_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class ChoiceCache:
         entries = self._read()
         entries[_key(graph, threads)] = {"model": graph.model, **asdict(choice)}
         try:
-            _write_whole(self._file, json.dumps(entries, indent=1).encode())
+            write_whole(self._file, json.dumps(entries, indent=1).encode())
             for compiled in self._compiled.glob(f"{graph.model}.*"):
                 if not compiled.name.startswith(f"{graph.model}.{choice.engine}."):
                     compiled.unlink()
@@ -92,48 +91,6 @@ class ChoiceCache:
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
-
-
-@dataclass(frozen=True)
-class CompiledModel:
-    """A file with what an engine compiled of a graph: to read it takes a quarter of the time. The newest of each model
-    and engine is kept.
-
-    It begins with its SHA-256, as a damaged one could give wrong answers. One that cannot be read or written costs the
-    time to compile, and nothing else.
-    """
-
-    file: Path
-    model: str
-    engine: EngineName
-
-    def read(self) -> bytes | None:
-        """What was compiled; None where that is not known."""
-        try:
-            found = self.file.read_bytes()
-        except OSError:
-            return None
-        told, data = found[:_SHA256_BYTES], found[_SHA256_BYTES:]
-        return data if told == hashlib.sha256(data).digest() else None
-
-    def write(self, data: bytes) -> None:
-        """Keeps it for the next start."""
-        try:
-            _write_whole(self.file, hashlib.sha256(data).digest() + data)
-            for former in self.file.parent.glob(f"{self.model}.{self.engine}.*"):
-                if former != self.file:
-                    former.unlink()
-        except OSError as error:
-            _log.debug("what %s compiled is not kept: %s", self.engine, error)
-
-
-def _write_whole(file: Path, data: bytes) -> None:
-    """Writes a file whole or not at all: another gateway may read it meanwhile. Raises OSError."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        fresh = Path(folder) / file.name
-        fresh.write_bytes(data)
-        fresh.replace(file)
 
 
 def _key(graph: GraphSpec, threads: int) -> str:

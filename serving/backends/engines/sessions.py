@@ -18,6 +18,7 @@ import numpy as np
 import onnxruntime
 
 from serving.backends.backend import Tensors
+from serving.backends.engines.compiled_model import CompiledModel
 from serving.bundle import GraphSpec, TensorSpec
 
 try:
@@ -46,16 +47,6 @@ class Session(Protocol):
     def run(self, feeds: Tensors) -> Tensors:
         """Runs one batch. Returns all outputs by name, in arrays that belong to the caller."""
         ...
-
-
-class Kept(Protocol):
-    """A place where what was compiled is kept for the next start."""
-
-    def read(self) -> bytes | None:
-        """What was kept; None without it."""
-        ...
-
-    def write(self, data: bytes) -> None: ...
 
 
 class OnnxRuntimeSession:
@@ -116,7 +107,7 @@ class OpenVinoSession:
         threads: int,
         *,
         bfloat16: bool = False,
-        kept: Kept | None = None,
+        kept: CompiledModel | None = None,
     ) -> None:
         self.one_by_one = not bfloat16
         settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
@@ -145,7 +136,7 @@ class OpenVinoSession:
         return {name: np.array(found[name]) for name in self.outputs}
 
 
-def _compiled(file: Path, settings: dict[str, Any], kept: Kept | None) -> Any:
+def _compiled(file: Path, settings: dict[str, Any], kept: CompiledModel | None) -> Any:
     """The compiled model of a graph: what was kept of it, or made anew and kept."""
     core = openvino.Core()
     if data := kept and kept.read():
