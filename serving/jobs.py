@@ -121,13 +121,18 @@ class Placement:
     height: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Origin:
-    """The photograph that a code was made from, where on it the encoded square lies, and the square itself."""
+    """The photograph that a code was made from, where on it the encoded square lies, and the square itself.
+
+    unedited: the code that was last decoded to be compared with an edit of it, the checksum of its generator's graph,
+    and its picture. An edit session keeps its origin, and each of its edits is pasted as a change of that picture.
+    """
 
     picture: EncodedPicture
     placement: Placement
     square: Image
+    unedited: tuple[Code, str, Image] | None = None
 
 
 @dataclass(frozen=True, slots=True)

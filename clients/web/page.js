@@ -27,6 +27,11 @@ import { clearErrors, followConnection, sentence, showConnected, speak, tellErro
 import { hideProgress } from "./ui/progress.js";
 import { followTabs, selectTab } from "./ui/tabs.js";
 
+/** How long a slider has rested before people compare, ms. */
+const REST_MS = 250;
+/** The timer of `compareSoon`. */
+let comparison = 0;
+
 /**
  * @typedef {import("./state/history.js").State} State
  * @typedef {import("./state/source.js").Source} Source
@@ -60,7 +65,7 @@ const directions = new Directions({
   },
   onSettled(label) {
     editing.settle(label);
-    if (models.bundle.identity_score) requestPicture();
+    if (models.bundle.identity_score) compareSoon();
   },
   onPreset: (preset) => applyEdits(withPreset(editing.edits, preset), preset.label),
   onKeep(name, label, keep) {
@@ -156,8 +161,18 @@ function applyEdits(edits, label) {
   speak(`${label}.`);
 }
 
+/**
+ * Asks for the identity score once the visitor rests. Every press of an arrow key settles a slider: a comparison at once
+ * would keep the next picture waiting.
+ */
+function compareSoon() {
+  clearTimeout(comparison);
+  comparison = setTimeout(requestPicture, REST_MS);
+}
+
 /** Asks the gateway for the picture of the edits in force. @param {number} [askedAt]  ms of performance.now() */
 function requestPicture(askedAt = performance.now()) {
+  clearTimeout(comparison);
   const { source, edits, current } = editing;
   if (!source) return;
   // While a slider moves nobody reads it, and it would make pictures come later.

@@ -69,6 +69,8 @@ class Renderer:
         ]
         image, aligned_image, start_image = await self._stages.encode_wanted(wanted, output, call)
         before = images[-2] if edited else None
+        if before_edit:
+            aligned.origin.unedited = (before_edit[0], bundle.graphs["generator"].sha256, images[-2])
         patch = _patch(aligned.origin, before, images[-1])
         pasted = await self.paste_all(aligned.origin.picture, [patch], output, call)
         same = await self._identity_score(bundle, aligned.image, images[-1], output, call)
@@ -91,17 +93,20 @@ class Renderer:
         origin: the photograph of the source, if it is known. Raises InvalidOption, and what the back end raises.
         """
         # Pasting needs the source's picture, too, and so does the identity score where there is no photograph.
-        codes = [code]
+        unedited, before = source, None
         if output.pasted and origin is not None:
-            codes = [with_rows_of(source, code, bundle), code]
-        elif output.identity_score and origin is None:
-            codes = [source, code]
+            unedited = with_rows_of(source, code, bundle)
+            before = _seen_before(origin, unedited, bundle)
+        compared = output.identity_score if origin is None else output.pasted
+        codes = [unedited, code] if compared and before is None else [code]
         images, (score,) = await self._stages.generate_and_score(bundle, codes, 1, call)
+        before, after = images[0] if before is None else before, images[-1]
+        if output.pasted and origin is not None:
+            origin.unedited = (unedited, bundle.graphs["generator"].sha256, before)
         self._metrics.domain_score.observe(score)
-        (image,) = await self._stages.encode_wanted([images[-1] if output.image else None], output, call)
-        pasted = await self.paste(origin, images[0], images[-1], output, call)
-        before = images[0] if origin is None else origin.square
-        same = await self._identity_score(bundle, before, images[-1], output, call)
+        (image,) = await self._stages.encode_wanted([after if output.image else None], output, call)
+        pasted = await self.paste(origin, before, after, output, call)
+        same = await self._identity_score(bundle, origin.square if origin else before, after, output, call)
         placement = origin.placement if origin else None
         return score, Rendering(image, None, None, pasted, placement, same, origin)
 
@@ -163,6 +168,14 @@ def check_output(output: OutputOptions, compared_in: Bundle | None = None) -> No
             f"Bundle {compared_in.name} has no identity score; leave include_identity_score out, or export the bundle "
             "from a run with an alignment.json."
         )
+
+
+def _seen_before(origin: Origin, code: Code, bundle: Bundle) -> Image | None:
+    """The picture of an unedited code, if it was decoded for the edit before."""
+    if origin.unedited is None:
+        return None
+    known, generator, image = origin.unedited
+    return image if generator == bundle.graphs["generator"].sha256 and np.array_equal(known, code) else None
 
 
 def _patch(origin: Origin, before: Image | None, after: Image) -> Patch:

@@ -277,6 +277,25 @@ def test_a_session_edits_its_source_again_and_again(gateway: RunningGateway, pho
     assert session.answers.code() is grpc.StatusCode.OK
 
 
+def test_a_session_decodes_what_it_pastes_a_change_of_once(gateway: RunningGateway, photo_png: bytes) -> None:
+    def decoded() -> float:
+        return gateway.metric("indomain_batch_size_sum", graph="tiny16_generator")
+
+    pasted = pb.OutputOptions(format=pb.IMAGE_FORMAT_RAW, include_pasted=True)
+    session, fresh = Session(gateway), Session(gateway)
+    session.send(sequence=1, picture=pb.Picture(data=photo_png), edits=smile(1.0), output=pasted)
+    next(session.answers)
+    before = decoded()
+    assert before > 0
+    session.send(sequence=2, edits=smile(-2.0))
+    second = next(session.answers).edited
+    assert decoded() - before == 1
+    fresh.send(sequence=1, picture=pb.Picture(data=photo_png), edits=smile(-2.0), output=pasted)
+    close(image_of(second.pasted), image_of(next(fresh.answers).edited.pasted))
+    for each in (session, fresh):
+        each.finish()
+
+
 def test_a_session_without_a_source_says_so_and_goes_on(gateway: RunningGateway) -> None:
     session = Session(gateway)
     session.send(sequence=1, edits=smile(1.0))
