@@ -10,15 +10,13 @@ from pathlib import Path
 
 _log = logging.getLogger(__name__)
 
-_SHA256_BYTES = 32
-
 
 @dataclass(frozen=True)
 class CompiledModel:
-    """A file with what an engine compiled of a graph: to read it takes a quarter of the time. The newest of each model
+    """A file with what an engine compiled of a graph: to open it takes a quarter of the time. The newest of each model
     and engine is kept.
 
-    It begins with its SHA-256, as a damaged one could give wrong answers. One that cannot be read or written costs the
+    Beside it lies its SHA-256, as a damaged one could give wrong answers. One that cannot be read or written costs the
     time to compile, and nothing else.
     """
 
@@ -26,24 +24,29 @@ class CompiledModel:
     model: str
     engine: str
 
-    def read(self) -> bytes | None:
-        """What was compiled; None where that is not known."""
+    def found(self) -> Path | None:
+        """The file, if it is there and whole."""
         try:
-            found = self.file.read_bytes()
+            with self.file.open("rb") as opened:
+                whole = hashlib.file_digest(opened, "sha256").hexdigest() == self._sum.read_text()
         except OSError:
             return None
-        told, data = found[:_SHA256_BYTES], found[_SHA256_BYTES:]
-        return data if told == hashlib.sha256(data).digest() else None
+        return self.file if whole else None
 
-    def write(self, data: bytes) -> None:
-        """Keeps it for the next start."""
+    def keep(self, data: bytes) -> None:
+        """Keeps what was compiled for the next start."""
         try:
-            write_whole(self.file, hashlib.sha256(data).digest() + data)
+            write_whole(self.file, data)
+            write_whole(self._sum, hashlib.sha256(data).hexdigest().encode())
             for former in self.file.parent.glob(f"{self.model}.{self.engine}.*"):
-                if former != self.file:
+                if former not in (self.file, self._sum):
                     former.unlink()
         except OSError as error:
             _log.debug("what %s compiled is not kept: %s", self.engine, error)
+
+    @property
+    def _sum(self) -> Path:
+        return self.file.with_name(f"{self.file.name}.sha256")
 
 
 def write_whole(file: Path, data: bytes) -> None:

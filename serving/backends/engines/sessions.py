@@ -8,8 +8,10 @@ runs a graph.
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -49,17 +51,22 @@ class Session(Protocol):
         ...
 
 
-class OnnxRuntimeSession:
-    """A session on ONNX Runtime's CPU provider, in float32."""
+_ORT_PROVIDERS = ["CPUExecutionProvider"]
 
-    def __init__(self, file: Path, threads: int) -> None:
+
+class OnnxRuntimeSession:
+    """A session on ONNX Runtime's CPU provider, in float32. optimised: the file is what `optimised` gave."""
+
+    def __init__(self, file: Path, threads: int, *, optimised: bool = False) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         # Sessions share the processors: a session that spins after a run would take them from the others.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        if optimised:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._session = onnxruntime.InferenceSession(str(file), options, providers=_ORT_PROVIDERS)
         self.inputs = {v.name: ORT_DTYPES.get(v.type, v.type) for v in self._session.get_inputs()}
         self.outputs = {v.name: ORT_DTYPES.get(v.type, v.type) for v in self._session.get_outputs()}
         self._names = list(self.outputs)
@@ -75,12 +82,14 @@ class InHalves:
     run. The second session takes as much memory as the first.
     """
 
-    def __init__(self, file: Path, threads: int) -> None:
-        self._whole = OnnxRuntimeSession(file, threads)
-        # A session uses the threads of its pool and the thread that calls it; here two threads call.
-        self._halves = OnnxRuntimeSession(file, threads - 1)
-        self.inputs, self.outputs = self._whole.inputs, self._whole.outputs
+    def __init__(self, file: Path, threads: int, kept: CompiledModel | None = None) -> None:
+        found = _optimised(file, kept) if kept else None
+        opened = partial(OnnxRuntimeSession, found or file, optimised=found is not None)
         self._second_caller = ThreadPoolExecutor(1, thread_name_prefix="second-half")
+        # A session uses the threads of its pool and the thread that calls it; here two threads call.
+        halves = self._second_caller.submit(opened, threads - 1)
+        self._whole, self._halves = opened(threads), halves.result()
+        self.inputs, self.outputs = self._whole.inputs, self._whole.outputs
 
     def run(self, feeds: Tensors) -> Tensors:
         count = len(next(iter(feeds.values())))
@@ -91,6 +100,23 @@ class InHalves:
         )
         first = self._halves.run({name: value[: count // 2] for name, value in feeds.items()})
         return {name: np.concatenate([first[name], value]) for name, value in second.result().items()}
+
+
+def _optimised(file: Path, kept: CompiledModel) -> Path | None:
+    """A graph as ONNX Runtime rewrites it for this processor, which takes seconds for a refiner: what was kept of it, or
+    made anew and kept. It answers the same to the bit. None where it cannot be kept."""
+    if found := kept.found():
+        return found
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        try:
+            onnxruntime.InferenceSession(str(file), options, providers=_ORT_PROVIDERS)
+            kept.keep(Path(options.optimized_model_filepath).read_bytes())
+        except Exception as error:
+            _log.debug("the optimised %s is not kept: %s", file, error)
+    return kept.found()
 
 
 class OpenVinoSession:
@@ -139,16 +165,16 @@ class OpenVinoSession:
 def _compiled(file: Path, settings: dict[str, Any], kept: CompiledModel | None) -> Any:
     """The compiled model of a graph: what was kept of it, or made anew and kept."""
     core = openvino.Core()
-    if data := kept and kept.read():
+    if found := kept and kept.found():
         try:
-            return core.import_model(data, "CPU", settings)
+            return core.import_model(found.read_bytes(), "CPU", settings)
         except RuntimeError as error:
             _log.debug("%s is compiled anew: %s", file, error)
     compiled = core.compile_model(core.read_model(file), "CPU", settings)
     if kept:
         exported = BytesIO()
         compiled.export_model(exported)
-        kept.write(exported.getvalue())
+        kept.keep(exported.getvalue())
     return compiled
 
 

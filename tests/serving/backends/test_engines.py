@@ -126,7 +126,7 @@ def test_what_openvino_compiles_is_read_at_the_next_start(
     folder = tmp_path / "folder" / "compiled"
     feeds = probe(bundle, "generator")
     fresh = open_graph(bundle, "generator", 1, "openvino", cache).session.run(feeds)
-    (file,) = folder.iterdir()
+    (file, _) = sorted(folder.iterdir())
     whole = file.read_bytes()
 
     class NothingIsCompiled(sessions.openvino.Core):  # type: ignore[misc, name-defined]
@@ -145,13 +145,55 @@ def test_what_openvino_compiles_is_read_at_the_next_start(
     open_graph(bundle, "generator", 1, "openvino", cache)
     read()
     open_graph(bundle, "generator", 2, "openvino", cache)
-    assert len(list(folder.iterdir())) == 1
+    assert len(list(folder.iterdir())) == 2
     # Another engine is chosen: what this one compiled is of no use any more.
     monkeypatch.setattr(
         choice, "sample_seconds", lambda session, *_: 2.0 - isinstance(session, OnnxRuntimeSession)
     )
     assert open_graph(bundle, "generator", 2, None, cache).engine == "onnxruntime"
     assert not list(folder.iterdir())
+
+
+def test_a_refiner_that_onnx_runtime_has_optimised_is_read_at_the_next_start(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It answers the same to the bit. A damaged one is made anew, and where none can be kept the graph itself is read."""
+    cache = ChoiceCache(tmp_path / "folder" / "engines.json")
+    feeds = probe(bundle, "refiner")
+    plain = open_graph(bundle, "refiner", 2, "onnxruntime", None).session.run(feeds)
+
+    def answers(cache: ChoiceCache) -> bool:
+        found = open_graph(bundle, "refiner", 2, "onnxruntime", cache).session.run(feeds)
+        return all(np.array_equal(found[name], value) for name, value in plain.items())
+
+    assert answers(cache)
+    (file, _) = sorted((tmp_path / "folder" / "compiled").iterdir())
+    whole = file.read_bytes()
+    # Nothing but the file is read.
+    with monkeypatch.context() as without:
+        without.setattr(type(bundle), "graph_file", lambda *_: tmp_path / "no such graph")
+        assert answers(cache)
+    file.write_bytes(whole[: len(whole) // 2])
+    assert answers(cache)
+    assert file.read_bytes() == whole
+    assert answers(ChoiceCache(file / "below a file" / "engines.json"))
+
+
+def test_a_refiner_is_not_tried_on_an_engine_that_is_slower_with_its_parts(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def seconds(session: Session, feeds: sessions.Tensors) -> float:
+        # OpenVINO is slower with both parts together, though faster with the encoder; and with the refiner it were fast
+        if not isinstance(session, OpenVinoSession):
+            return 10.0
+        return {"image": 9.0, "code": 12.0}[next(iter(feeds))] if len(feeds) == 1 else 1.0
+
+    monkeypatch.setattr(choice, "sample_seconds", seconds)
+    monkeypatch.setattr(choice, "has_bfloat16", lambda: False)
+    cache = ChoiceCache(tmp_path / "engines.json")
+    assert open_graph(bundle, "refiner", 1, None, ChoiceCache(tmp_path / "other.json")).engine == "openvino"
+    engines = [open_graph(bundle, role, 1, None, cache).engine for role in ("encoder", "generator", "refiner")]
+    assert engines == ["openvino", "onnxruntime", "onnxruntime"]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"x": 1}'])
