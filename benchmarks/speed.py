@@ -1,7 +1,8 @@
 """Speed against the limit, each comparison interleaved in one process: same weights, same threads.
 
 `make bench` prints one table: encode and decode in PyTorch eager against ONNX Runtime, one refinement step in three
-ways, and a decode through the running gateway (gRPC, HTTP) against the bare ONNX Runtime session.
+ways, and a decode through the running gateway (gRPC, HTTP) against the bare ONNX Runtime session; then a photograph's
+inversion through the gateway, for each quality.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -20,6 +22,7 @@ import tyro
 from grpc_health.v1 import health_pb2
 from torch import Tensor, nn
 
+import indomain
 from benchmarks.gateway import running_gateway
 from benchmarks.graphs import Array, Graphs, markdown_table, shipped_checkpoint
 from export.bundles.checkpoint import Pipeline, load_pipeline
@@ -29,6 +32,7 @@ from training.refinement.objective import Weights, to_float
 from training.refinement.optimisers import Adam
 
 Step = Callable[[], object]
+_PORTRAIT = Path(__file__).resolve().parents[1] / "clients/python/examples/portrait.png"
 
 
 @dataclass
@@ -184,11 +188,9 @@ def gateway_rows(graphs: Graphs, config: SpeedConfig) -> list[list[str]]:
         "output": {"format": "raw"},
     }
     expected = graphs.decode(code)[0].tobytes()
+    flags = ("--intra-op-threads", str(config.threads), "--engine", "onnxruntime")
     with (
-        running_gateway(config.repository, "--intra-op-threads", str(config.threads)) as (
-            grpc_address,
-            http_address,
-        ),
+        running_gateway(config.repository, *flags) as (grpc_address, http_address),
         grpc.insecure_channel(grpc_address) as channel,
         httpx.Client(base_url=http_address) as http,
     ):
@@ -223,6 +225,21 @@ def gateway_rows(graphs: Graphs, config: SpeedConfig) -> list[list[str]]:
     ] + [floor]  # fmt: skip
 
 
+def inversion_rows(graphs: Graphs, config: SpeedConfig) -> list[list[str]]:
+    """A photograph to its inversion's picture through gRPC, for each quality, on the engines that the gateway chooses."""
+    flags = ("--intra-op-threads", str(config.threads), "--bundles", graphs.bundle.name)
+    steps = graphs.bundle.refine.quality_steps
+    with running_gateway(config.repository, *flags) as (address, _), indomain.Client(address) as client:
+        qualities = {name: partial(client.invert, _PORTRAIT, quality=name) for name in steps}
+        found = interleaved(qualities, 5)
+    bars = {"fast": "<= 600 ms", "best": "<= 1500 ms"}
+    return [
+        [f"invert, quality {name}: {steps[name]} steps", f"{1000 * seconds:.0f} ms", "", "",
+         bars.get(name, "")]
+        for name, seconds in found.items()
+    ]  # fmt: skip
+
+
 def main(config: SpeedConfig) -> None:
     """Print the table."""
     torch.set_num_threads(config.threads)
@@ -233,7 +250,6 @@ def main(config: SpeedConfig) -> None:
     side = TorchSide(load_pipeline(config.run), LPIPSSq(), defaults.learning_rate, weights)
     rows = network_rows(graphs, side, config.rounds)
     rows += gateway_rows(graphs, config)
+    rows += inversion_rows(graphs, config)
     print(f"{graphs.bundle.name}, {config.threads} threads, medians of {config.rounds} interleaved rounds")
     print(markdown_table(["what", "ours", "against", "ratio", "bar"], rows))
-
-    main(tyro.cli(SpeedConfig))

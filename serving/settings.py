@@ -141,7 +141,7 @@ class Settings(BaseSettings):
 
     engine_cache: Path = Field(default_factory=lambda: _cache_folder() / "engines.json")
     """File that remembers what the trials found, for the next start. It may be missing or not writable. What OpenVINO
-    compiles and TensorRT builds is kept beside it."""
+    compiles, TensorRT builds and ONNX Runtime optimises is kept beside it."""
 
     max_batch_size: int = Field(default=16, ge=1)
     """Maximum number of samples in one run of a graph; a bundle may set it lower. Memory grows with the largest

@@ -52,7 +52,7 @@ _CLEARLY_SLOWER = 2.0
 _BATCH = 4
 # A refinement's batches are long: two samples say as much.
 _REFINER_BATCH = 2
-# A batch of twice the size is taken where a sample then takes at most this share of its time.
+# Another engine, or a batch of twice the size, is taken where a sample then takes at most this share of its time.
 _WORTH = 0.95
 
 
@@ -189,7 +189,7 @@ def _tried(
             seconds = min(seconds, sample_seconds(session, feeds))
             milliseconds[chosen.engine] = round(1e3 * best_s, 2)
         milliseconds[engine] = round(1e3 * seconds, 2)
-        if seconds < best_s:
+        if seconds < _WORTH * best_s:
             chosen, best_s = Chosen(session, engine), seconds
     batch = largest_batch(chosen.session, feeds, bundle.graphs[role].max_batch_size)
     told = ", ".join(f"{engine} {found:g}" for engine, found in milliseconds.items())
