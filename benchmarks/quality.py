@@ -44,6 +44,8 @@ class QualityConfig:
     """Pictures to use; 0 for all."""
     batch: int = 8
     """Pictures a run."""
+    threads: int = 2
+    """Threads of ONNX Runtime."""
     ways: tuple[str, ...] = ()
     """Of "", "without detail", "without noise", "without identity term" and "without either" (of any of them): the
     refinements to compare, where the bundle has those; all by default. "" is the bundle's own."""
@@ -90,7 +92,7 @@ def at(images: Array, side: int) -> Array:
 
 def measure(config: QualityConfig) -> dict[int, dict[str, dict[str, float]]]:
     """For each side that is judged at: figures of each method, averaged over the pictures."""
-    graphs = Graphs(config.repository, config.bundle)
+    graphs = Graphs(config.repository, config.bundle, threads=config.threads)
     own_side = graphs.bundle.resolution
     steps = graphs.bundle.refine.steps if config.steps is None else config.steps
     held_out = load_pictures(config.data, own_side, config.attributes)

@@ -182,12 +182,16 @@ async def arriving_one_by_one(gateway: GatewayTarget, config: ServingConfig) -> 
 
 
 async def slider_beside_refinements(gateway: GatewayTarget, config: ServingConfig) -> list[str]:
-    """Edits of a code, one after another as a slider asks for them: alone, and while others refine without a pause."""
+    """Edits of a code, one after another as a slider asks for them: alone, and while others invert without a pause, in
+    the bundle's own number of steps."""
     slider = partial(gateway.ask, "edit of a code")
+    invert = pb.InvertRequest()
+    invert.CopyFrom(gateway.invert)
+    invert.refine.ClearField("steps")
 
     async def refining() -> None:
         while True:
-            await gateway.stub.Invert(gateway.invert)
+            await gateway.stub.Invert(invert)
 
     alone = await waiting_callers(slider, 1, config.seconds)
     others = [asyncio.create_task(refining()) for _ in range(config.users)]

@@ -166,7 +166,7 @@ def measured(url: str, config: StudioConfig) -> str:
         dragging = dragged(page, config.direction, config.steps)
     header = ["slider", "to the picture, p50", "p95", "gateway's stages, p50", "p95", "pictures seen", "bar"]
     rows = [
-        _row("step by step", stepped, config.steps, "p50 <= 100 ms"),
+        _row("step by step", stepped, config.steps, "p50 <= 50 ms"),
         _row("dragged", dragging, config.steps),
     ]
     return markdown_table(header, rows)
