@@ -18,7 +18,6 @@ from pathlib import Path
 import grpc
 import httpx
 import torch
-import tyro
 from grpc_health.v1 import health_pb2
 from torch import Tensor, nn
 
@@ -226,7 +225,7 @@ def gateway_rows(graphs: Graphs, config: SpeedConfig) -> list[list[str]]:
 
 
 def inversion_rows(graphs: Graphs, config: SpeedConfig) -> list[list[str]]:
-    """A photograph to its inversion's picture through gRPC, for each quality, on the engines that the gateway chooses."""
+    """A photograph to its inversion's picture through gRPC, for each quality, on the engines that are chosen."""
     flags = ("--intra-op-threads", str(config.threads), "--bundles", graphs.bundle.name)
     steps = graphs.bundle.refine.quality_steps
     with running_gateway(config.repository, *flags) as (address, _), indomain.Client(address) as client:

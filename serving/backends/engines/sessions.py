@@ -55,7 +55,7 @@ _ORT_PROVIDERS = ["CPUExecutionProvider"]
 
 
 class OnnxRuntimeSession:
-    """A session on ONNX Runtime's CPU provider, in float32. optimised: the file is what `optimised` gave."""
+    """A session on ONNX Runtime's CPU provider, in float32. optimised: the file is one that `_optimised` gave."""
 
     def __init__(self, file: Path, threads: int, *, optimised: bool = False) -> None:
         options = onnxruntime.SessionOptions()
@@ -103,19 +103,20 @@ class InHalves:
 
 
 def _optimised(file: Path, kept: CompiledModel) -> Path | None:
-    """A graph as ONNX Runtime rewrites it for this processor, which takes seconds for a refiner: what was kept of it, or
-    made anew and kept. It answers the same to the bit. None where it cannot be kept."""
+    """A graph as ONNX Runtime rewrites it for this processor, which takes seconds for a refiner: what was kept of it,
+    or made anew and kept. It answers the same to the bit. None where it cannot be kept."""
     if found := kept.found():
         return found
-    with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
-        try:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 3
+            options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
             onnxruntime.InferenceSession(str(file), options, providers=_ORT_PROVIDERS)
             kept.keep(Path(options.optimized_model_filepath).read_bytes())
-        except Exception as error:
-            _log.debug("the optimised %s is not kept: %s", file, error)
+    except Exception as error:
+        # Without room for it, or past the 2 GB of a single file, the graph itself is opened.
+        _log.debug("the optimised %s is not kept: %s", file, error)
     return kept.found()
 
 

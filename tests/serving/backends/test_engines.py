@@ -157,7 +157,7 @@ def test_what_openvino_compiles_is_read_at_the_next_start(
 def test_a_refiner_that_onnx_runtime_has_optimised_is_read_at_the_next_start(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """It answers the same to the bit. A damaged one is made anew, and where none can be kept the graph itself is read."""
+    """It answers the same to the bit. A damaged one is made anew; where none can be kept the graph itself is read."""
     cache = ChoiceCache(tmp_path / "folder" / "engines.json")
     feeds = probe(bundle, "refiner")
     plain = open_graph(bundle, "refiner", 2, "onnxruntime", None).session.run(feeds)
@@ -192,7 +192,9 @@ def test_a_refiner_is_not_tried_on_an_engine_that_is_slower_with_its_parts(
     monkeypatch.setattr(choice, "has_bfloat16", lambda: False)
     cache = ChoiceCache(tmp_path / "engines.json")
     assert open_graph(bundle, "refiner", 1, None, ChoiceCache(tmp_path / "other.json")).engine == "openvino"
-    engines = [open_graph(bundle, role, 1, None, cache).engine for role in ("encoder", "generator", "refiner")]
+    engines = [
+        open_graph(bundle, role, 1, None, cache).engine for role in ("encoder", "generator", "refiner")
+    ]
     assert engines == ["openvino", "onnxruntime", "onnxruntime"]
 
 
