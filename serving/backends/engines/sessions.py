@@ -83,7 +83,7 @@ class InHalves:
     """
 
     def __init__(self, file: Path, threads: int, kept: CompiledModel | None = None) -> None:
-        found = _optimised(file, kept) if kept else None
+        found = _optimised(file, threads, kept) if kept else None
         opened = partial(OnnxRuntimeSession, found or file, optimised=found is not None)
         self._second_caller = ThreadPoolExecutor(1, thread_name_prefix="second-half")
         # A session uses the threads of its pool and the thread that calls it; here two threads call.
@@ -102,7 +102,7 @@ class InHalves:
         return {name: np.concatenate([first[name], value]) for name, value in second.result().items()}
 
 
-def _optimised(file: Path, kept: CompiledModel) -> Path | None:
+def _optimised(file: Path, threads: int, kept: CompiledModel) -> Path | None:
     """A graph as ONNX Runtime rewrites it for this processor, which takes seconds for a refiner: what was kept of it,
     or made anew and kept. It answers the same to the bit. None where it cannot be kept."""
     if found := kept.found():
@@ -110,6 +110,7 @@ def _optimised(file: Path, kept: CompiledModel) -> Path | None:
     try:
         with tempfile.TemporaryDirectory() as folder:
             options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = threads
             options.log_severity_level = 3
             options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
             onnxruntime.InferenceSession(str(file), options, providers=_ORT_PROVIDERS)
