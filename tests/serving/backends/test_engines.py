@@ -183,7 +183,7 @@ def test_a_refiner_is_not_tried_on_an_engine_that_is_slower_with_its_parts(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def seconds(session: Session, feeds: sessions.Tensors) -> float:
-        # OpenVINO is slower with both parts together, though faster with the encoder; and with the refiner it were fast
+        # OpenVINO is slower with both parts together, though faster with the encoder, and would be with the refiner
         if not isinstance(session, OpenVinoSession):
             return 10.0
         return {"image": 9.0, "code": 12.0}[next(iter(feeds))] if len(feeds) == 1 else 1.0
