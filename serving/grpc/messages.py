@@ -26,6 +26,8 @@ _LATE_S = 0.05
 _SMALL_BYTES = 64 * 1024
 # A message that is not there after this is given up.
 _RECEIVE_TIMEOUT_S = 30.0
+# So long after the last message the news are there that its caller has hung up.
+_NEWS_S = 0.05
 
 
 class Messages(AsyncIterator[MessageT]):
@@ -57,6 +59,8 @@ class Messages(AsyncIterator[MessageT]):
     async def __anext__(self) -> MessageT:
         data = await (self._context.read() if self._waits else self._receive_soon())
         if data is grpc.aio.EOF:
+            # To a caller who has hung up there is no message either; gRPC cancels the call a moment later.
+            await asyncio.sleep(_NEWS_S)
             raise StopAsyncIteration
         # only the newest message is held
         self._hold(-self._held_bytes)
@@ -75,8 +79,6 @@ class Messages(AsyncIterator[MessageT]):
         try:
             return await anext(self)
         except StopAsyncIteration:
-            # To a caller who has hung up there is no message either; gRPC cancels the call a moment later.
-            await asyncio.sleep(_PATIENCE_S)
             raise MalformedRequest("The request has no message.") from None
 
     async def _receive_soon(self) -> Any:

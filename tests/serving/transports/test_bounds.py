@@ -482,18 +482,42 @@ def test_another_connection_is_no_fresh_start_for_calls_that_are_broken_off(
     assert not lasts_with_broken_off(running, 1, watched_s=30.0)
 
 
+def test_every_session_that_is_broken_off_counts_as_such(
+    start_gateway: Callable[..., RunningGateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To gRPC some look like sessions that end well: there is no further message before the news of the end."""
+    monkeypatch.setattr(grpc_connections, "_BROKEN_OFF_AT_ONCE", 1e6)
+    running = start_gateway()
+    with grpc.insecure_channel(running.target) as channel:
+        for _ in range(800):
+            session(channel).cancel()
+
+        def ended(code: str) -> float:
+            return running.metric(
+                "grpc_server_handled_total",
+                grpc_code=code,
+                grpc_method="EditSession",
+                grpc_service="indomain.v1.Editing",
+                grpc_type="bidi_stream",
+            )
+
+        wait_for(lambda: ended("CANCELLED") + ended("OK") == 800.0)
+        assert ended("OK") == 0.0
+
+
+def session(channel: grpc.Channel) -> Any:
+    """An edit session that has been let in."""
+    opened = channel.stream_stream("/indomain.v1.Editing/EditSession")(iter(threading.Event().wait, True))
+    opened.initial_metadata()
+    return opened
+
+
 def lasts_with_broken_off(gateway: RunningGateway, count: int, *, watched_s: float) -> bool:
     """Whether a connection outlives so many sessions that it breaks off by as many seconds, or is cut before."""
-
-    def session() -> Any:
-        opened = channel.stream_stream("/indomain.v1.Editing/EditSession")(iter(threading.Event().wait, True))
-        opened.initial_metadata()
-        return opened
-
     with grpc.insecure_channel(gateway.target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
-        watched = session()
+        watched = session(channel)
         for _ in range(count):
-            session().cancel()
+            session(channel).cancel()
         end_s = time.monotonic() + watched_s
         while watched.is_active() and time.monotonic() < end_s:
             time.sleep(0.01)
