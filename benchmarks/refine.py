@@ -3,14 +3,14 @@
 The paper's code runs 100 Adam steps at a rate of 0.01, with gradients for all weights (Zhu et al., ECCV 2020). Against
 it stand a tuned PyTorch loop, and our graphs of Adam and L-BFGS on ONNX Runtime and OpenVINO. Steps are counted on the
 mean of the best loss so far, judged in float32 whatever the engine; a step's time is interleaved with the others'. A
-second table has the time of a step with networks of the paper's size, whose weights are random.
+second table has networks of the paper's size, whose weights are random.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,21 +78,22 @@ class RefineSpeedConfig:
     trained: bool = True
     """Time to one loss with the bundle's networks."""
     paper_size: bool = True
-    """Also time a step with networks of the paper's size: 256 pixels, StyleGAN1, an encoder of 165 million weights. All
-    ways are open at once, so that they take turns; where there is no memory for that, the table is left out."""
+    """Also with networks of the paper's size: 256 pixels, StyleGAN1, an encoder of 165 million weights, all random. The
+    picture is a sample. All ways are open at once, so that they take turns; where there is no memory for that, the
+    table is left out."""
     paper_batches: tuple[int, ...] = (1, 4)
-    """Its batches."""
+    """Its batches; steps are counted on one picture."""
     figure: Path | None = None
     """Where to draw loss against time."""
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """A way to refine: what runs `chunk` steps for n pictures, and its best mean loss after 0, 1, ... steps."""
+    """A way to refine: what runs `chunk` steps for n pictures, and n pictures' best mean loss after 0, 1, ... steps."""
 
     timed: Callable[[int], Step]
     chunk: int
-    curve: Callable[[], Array]
+    curve: Callable[[int], Array]
 
 
 def main(config: RefineSpeedConfig) -> None:
@@ -131,18 +132,12 @@ def trained_table(config: RefineSpeedConfig) -> None:
         ways = torch_ways(side, codes, images) | graph_ways(
             objective, codes, images, Path(folder), config.threads
         )
-        curves = {name: way.curve() for name, way in ways.items() if name != IN_DOMAIN}
-        curves = {IN_DOMAIN: curves[TUNED]} | curves  # they differ in their time only
         batches = [n for n in (1, 4, 8) if n <= len(codes)]
-        seconds = {n: step_seconds(ways, n, config.rounds) for n in batches}
-    goal = curves[IN_DOMAIN][PAPER_STEPS]
-    print(f"{graphs.bundle.name}: {len(codes)} pictures, {config.threads} threads; loss to reach {goal:.4f}")
-    times = [f"s a picture, batch {n} (times faster)" for n in batches]
-    head = ["refinement", "steps", f"loss after {PAPER_STEPS} steps", *times]
-    print(markdown_table(head, list(time_rows(curves, goal, seconds))))
+        found = Comparison.of(ways, len(codes), batches, config.rounds)
+    print(f"{graphs.bundle.name}, {config.threads} threads; {found}")
     print(feedback_line(graphs, side, codes, images), flush=True)
     if config.figure:
-        draw(curves, seconds[1], config.figure)
+        draw(found.curves, found.seconds[1], config.figure)
 
 
 def pictures(config: RefineSpeedConfig, graphs: Graphs) -> Array:
@@ -160,12 +155,13 @@ def as_graphs_take(images: torch.Tensor) -> Array:
 
 
 def paper_size_table(config: RefineSpeedConfig) -> None:
-    """Time of a step with networks as large as the paper's."""
+    """Time to one loss, with networks as large as the paper's."""
     torch.manual_seed(0)
     pipeline, perceptual = paper_size_pipeline()
     with torch.no_grad():
-        codes = pipeline.generator.mapping(torch.randn(max(config.paper_batches), 512)).numpy()
-        images = as_graphs_take(pipeline.generator.synthesis(torch.from_numpy(codes)).clamp(-1, 1))
+        samples = pipeline.generator.mapping(torch.randn(max(config.paper_batches), 512))
+        pictures = pipeline.generator.synthesis(samples).clamp(-1, 1)
+        codes, images = pipeline.encoder(pictures).numpy(), as_graphs_take(pictures)
     refine = RefinementConfig()
     weights = Weights(refine.pixel_weight, refine.perceptual_weight, refine.domain_weight)
     with tempfile.TemporaryDirectory() as folder:
@@ -173,16 +169,8 @@ def paper_size_table(config: RefineSpeedConfig) -> None:
         side = TorchSide(pipeline, perceptual, PAPER_RATE, weights)
         # one optimiser: a step costs what loss and gradient do, and each open graph takes gigabytes
         graphs = graph_ways(objective, codes, images, Path(folder), config.threads, [refine.optimiser])
-        ways = torch_ways(side, codes, images) | graphs
-        seconds = {n: step_seconds(ways, n, 3) for n in config.paper_batches}
-    print(
-        "\nStyleGAN1 at 256 pixels, encoder of 165 M weights, VGG16, all random; time of a step of a picture"
-    )
-    rows = [
-        [name, *(f"{found[name]:.3f} s ({found[IN_DOMAIN] / found[name]:.1f})" for found in seconds.values())]
-        for name in ways
-    ]
-    print(markdown_table(["refinement", *(f"batch {n} (times faster)" for n in seconds)], rows))
+        found = Comparison.of(torch_ways(side, codes, images) | graphs, 1, config.paper_batches, 3)
+    print(f"\nStyleGAN1 at 256 pixels, encoder of 165 M weights, VGG16, all random; {found}")
 
 
 def paper_size_pipeline() -> tuple[Pipeline, nn.Module]:
@@ -221,9 +209,9 @@ def random_vgg16() -> dict[str, torch.Tensor]:
 def torch_ways(side: TorchSide, codes: Array, images: Array) -> dict[str, Refinement]:
     """Adam at the paper's rate."""
 
-    def curve() -> Array:
+    def curve(n: int) -> Array:
         losses: list[Array] = []
-        step = side.tuned_step(codes, images, losses.append)
+        step = side.tuned_step(codes[:n], images[:n], losses.append)
         for _ in range(PAPER_STEPS + 1):
             step()
         return np.minimum.accumulate(losses).mean(1)
@@ -272,13 +260,13 @@ def graph_way(
         inputs = refiner_inputs(codes[:n], images[:n], config)
         return lambda: session.run(inputs)
 
-    def curve() -> Array:
-        inputs: Mapping[str, Array] = refiner_inputs(codes, images, config)
-        best, means = float_losses(objective, codes, images, weights), []
+    def curve(n: int) -> Array:
+        inputs: Mapping[str, Array] = refiner_inputs(codes[:n], images[:n], config)
+        best, means = float_losses(objective, codes[:n], images[:n], weights), []
         for _ in range(0, MOST_STEPS, CHUNK):
             outputs = session.run(inputs)
             within = [np.minimum(best, outputs["loss"][:, k]).mean() for k in range(CHUNK)]
-            best = np.minimum(best, float_losses(objective, outputs["best_code"], images, weights))
+            best = np.minimum(best, float_losses(objective, outputs["best_code"], images[:n], weights))
             means += np.maximum(within, best.mean()).tolist()  # never better than float32 says
             inputs = carried_on(inputs, outputs)
         return np.minimum.accumulate(means)
@@ -293,23 +281,48 @@ def float_losses(objective: Objective, code: Array, image: Array, weights: Weigh
     return objective(torch.from_numpy(np.array(code)), objective.target(picture), weights).numpy()
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Ways to refine, by their time to the loss that the in-domain code's loop ends with. As a string: the table."""
+
+    curves: Mapping[str, Array]
+    pictures: int
+    """Whose mean the curves are."""
+    seconds: Mapping[int, Mapping[str, float]]
+    """Of each batch and way: those of one step of one picture."""
+
+    @classmethod
+    def of(
+        cls, ways: Mapping[str, Refinement], pictures: int, batches: Iterable[int], rounds: int
+    ) -> Comparison:
+        """Measures them."""
+        curves = {name: way.curve(pictures) for name, way in ways.items() if name != IN_DOMAIN}
+        # they differ in their time only
+        curves = {IN_DOMAIN: curves[TUNED]} | curves
+        return cls(curves, pictures, {n: step_seconds(ways, n, rounds) for n in batches})
+
+    def __str__(self) -> str:
+        head = ["refinement", "steps", f"loss after {PAPER_STEPS} steps"]
+        for n in self.seconds:
+            head += [f"s a step, batch {n}", f"s to the loss, batch {n} (times faster)"]
+        goal = self.curves[IN_DOMAIN][PAPER_STEPS]
+        table = markdown_table(head, [self._row(name, goal) for name in self.curves])
+        return f"seconds are a picture's; mean loss of {self.pictures} to reach: {goal:.4f}\n{table}"
+
+    def _row(self, name: str, goal: float) -> list[str]:
+        curve = self.curves[name]
+        reached = np.flatnonzero(curve <= goal)
+        row = [name, str(reached[0]) if len(reached) else "never", f"{curve[PAPER_STEPS]:.4f}"]
+        for steps in self.seconds.values():
+            ours = reached[0] * steps[name] if len(reached) else np.nan
+            row += [f"{steps[name]:.3f}", f"{ours:.3f} ({PAPER_STEPS * steps[IN_DOMAIN] / ours:.1f})"]
+        return row
+
+
 def step_seconds(ways: Mapping[str, Refinement], batch: int, rounds: int) -> dict[str, float]:
     """Seconds of one step of one picture in a batch."""
     found = interleaved({name: way.timed(batch) for name, way in ways.items()}, rounds)
     return {name: found[name] / way.chunk / batch for name, way in ways.items()}
-
-
-def time_rows(
-    curves: Mapping[str, Array], goal: float, seconds: Mapping[int, Mapping[str, float]]
-) -> Iterator[list[str]]:
-    """Steps to the goal, and the time of these."""
-    for name, curve in curves.items():
-        reached = np.flatnonzero(curve <= goal)
-        row = [name, str(reached[0]) if len(reached) else "never", f"{curve[PAPER_STEPS]:.4f}"]
-        for times in seconds.values():
-            ours = reached[0] * times[name] if len(reached) else np.nan
-            row.append(f"{ours:.3f} ({PAPER_STEPS * times[IN_DOMAIN] / ours:.1f})")
-        yield row
 
 
 def feedback_line(graphs: Graphs, side: TorchSide, codes: Array, images: Array, rounds: int = 5) -> str:

@@ -8,6 +8,8 @@ import torch
 from benchmarks.training import TrainingSpeedConfig, main
 from training.networks import layers
 from training.networks.generator import GeneratorConfig
+from training.optimisation import step
+from training.optimisation.precision import faster_in_bfloat16
 from training.optimisation.step import Compute
 
 
@@ -25,10 +27,22 @@ def test_every_way_is_measured_and_profiled(capsys: pytest.CaptureFixture[str]) 
     assert layers.on_phases is usual
 
 
-@pytest.mark.parametrize(("known", "chosen"), [({}, "32-true"), ({"avx512_bf16": True}, "bf16-mixed")])
-def test_a_processor_without_bfloat16_computes_in_float32(
-    monkeypatch: pytest.MonkeyPatch, known: dict[str, bool], chosen: str
+@pytest.mark.parametrize(("faster", "chosen"), [(False, "32-true"), (True, "bf16-mixed")])
+def test_a_processor_computes_in_what_is_faster(
+    monkeypatch: pytest.MonkeyPatch, faster: bool, chosen: str
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    monkeypatch.setattr(step, "faster_in_bfloat16", lambda: faster)
     assert Compute(accelerator="cpu").chosen_precision == chosen
     assert Compute(accelerator="cpu", precision="bf16-mixed").chosen_precision == "bf16-mixed"
+    assert Compute(accelerator="cpu", precision="32-true").chosen_precision == "32-true"
+
+
+def test_a_processor_without_bfloat16_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    monkeypatch.setattr(torch, "autocast", None)
+    assert not faster_in_bfloat16.__wrapped__()
+
+
+def test_a_processor_with_bfloat16_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert faster_in_bfloat16.__wrapped__() in (False, True)

@@ -11,6 +11,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from training.data.pictures import PictureSource, on_device
+from training.optimisation.precision import faster_in_bfloat16
 
 Placed = TypeVar("Placed", bound=nn.Module)
 Precision = Literal["bf16-mixed", "32-true"]
@@ -25,8 +26,7 @@ class Compute:
     devices: int = 1
     """Processes on this host, one a device; `torchrun` sets its own number."""
     precision: Literal["auto"] | Precision = "auto"
-    """bf16-mixed or 32-true. auto: the first on a GPU, and on a processor that has instructions for bfloat16; without
-    them it is slower than float32."""
+    """bf16-mixed or 32-true. auto: the first on a GPU, and on a processor that is faster in it, which is tried."""
     seed: int = 0
     """Seed of weights, order of pictures, noise and augmentation."""
     graphs: bool = True
@@ -39,8 +39,7 @@ class Compute:
             return self.precision
         if self.accelerator != "cpu" and torch.cuda.is_available():
             return "bf16-mixed"
-        known = torch.cpu.get_capabilities()
-        return "bf16-mixed" if known.get("avx512_bf16") or known.get("amx_bf16") else "32-true"
+        return "bf16-mixed" if faster_in_bfloat16() else "32-true"
 
     def fabric(self) -> Fabric:
         """Start the processes and return Fabric."""
