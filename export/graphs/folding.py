@@ -23,7 +23,7 @@ from training.networks.generator import (
     moved_before_activation,
 )
 from training.networks.latent_discriminator import LatentDiscriminator, NativeCoordinates, Scale
-from training.networks.layers import ACTIVATION_GAIN, LEAKY_SLOPE, EqualizedLinear, on_white
+from training.networks.layers import ACTIVATION_GAIN, LEAKY_SLOPE, EqualizedLinear, at_least_float32, on_white
 from training.networks.stylegan1 import AdaINLayer, AdaINSynthesis, Conv, UpConv, instance_norm, spread
 
 FLOAT16_MAX = 65504.0
@@ -87,7 +87,7 @@ class FoldedModulatedConv(nn.Module):
 
     def set_energy(self) -> None:
         """Compute sum_k W^2 of the weight as it is now."""
-        energy = self.weight.float().square().sum((2, 3))
+        energy = at_least_float32(self.weight).square().sum((2, 3))
         self.energy.copy_(energy if self.up else energy.t())
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class FoldedModulatedConv(nn.Module):
             x = F.conv2d(x, self.weight, padding=self.padding)
         if not self.demodulate:
             # RGB is summed over all resolutions.
-            x = x.float()
+            x = at_least_float32(x)
         return x if scale is None else x * scale[..., None, None].to(x.dtype)
 
 
@@ -214,7 +214,7 @@ class FoldedAdaINLayer(nn.Module):
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         x = F.leaky_relu(self.conv(x) + self.noise * self.strength, LEAKY_SLOPE)
         # Squares do not fit into 16 bits.
-        return self.style(instance_norm(x.float()), w).to(x.dtype)
+        return self.style(instance_norm(at_least_float32(x)), w).to(x.dtype)
 
 
 class FoldedAdaINSynthesis(nn.Module):
@@ -241,10 +241,10 @@ class FoldedAdaINSynthesis(nn.Module):
 
     def forward(self, code: Tensor) -> Tensor:
         first, *rest = code.unbind(1)
-        x = self.first(self.start.float(), first).to(self.rgb.weight.dtype)
+        x = self.first(at_least_float32(self.start), first).to(self.rgb.weight.dtype)
         for layer, w in zip(self.rest, rest, strict=True):
             x = layer(x, w)
-        rgb = self.last(self.rgb(x).float())
+        rgb = self.last(at_least_float32(self.rgb(x)))
         return on_white(rgb) if self.transparency else rgb
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
+import pytest
 import torch
 from torch import nn
 
@@ -12,6 +15,7 @@ from export.graphs.folding import (
     FoldedMapping,
     FoldedSynthesis,
     fold_latent_discriminator,
+    fold_synthesis,
     round_weights,
 )
 from export.graphs.storage import compress
@@ -62,6 +66,59 @@ def test_a_bounded_encoder_and_its_twin() -> None:
         encoder.fc.weight.mul_(factor)
         picture = torch.rand(4, 3, 16, 16) * 2 - 1
         torch.testing.assert_close(fold_encoder(encoder)(picture), encoder(picture), rtol=1e-4, atol=1e-4)
+
+
+NETWORKS: dict[str, Callable[[], tuple[nn.Module, nn.Module, torch.Tensor]]] = {
+    **{
+        f"generator, {architecture}": lambda architecture=architecture: with_twin(
+            Generator(GeneratorConfig(16, (8, 8, 8), 16, 16, architecture=architecture)).synthesis,
+            fold_synthesis,
+            torch.randn(2, 6, 16),
+        )
+        for architecture in ("stylegan2", "stylegan1")
+    },
+    **{
+        f"encoder, {config.architecture}": lambda config=config: with_twin(
+            Encoder(config), fold_encoder, torch.randn(2, 3, config.resolution, config.resolution)
+        )
+        for config in (
+            EncoderConfig(16, (8, 8, 8), 4, 6, 16, activation=True, bounded=True),
+            EncoderConfig(16, (8, 8, 8), 4, 6, 16, architecture="idinvert"),
+        )
+    },
+}
+
+
+def with_twin(
+    network: nn.Module, fold: Callable[[nn.Module], nn.Module], given: torch.Tensor
+) -> tuple[nn.Module, nn.Module, torch.Tensor]:
+    network.eval()
+    return network, fold(network), given
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_computed_in_float64_stays_so(name: str) -> None:
+    """A graph's gradient is held to that in float64: a part in float32 would make it no better, or fail."""
+    network, twin, given = NETWORKS[name]()
+    for one in (network, twin):
+        wanted = one(given)
+        coarse = parts_not_in_float64(one.double())
+        torch.testing.assert_close(one(given.double()).float(), wanted, rtol=1e-4, atol=1e-4)
+        assert not coarse
+
+
+def parts_not_in_float64(network: nn.Module) -> list[str]:
+    """The parts whose outputs are of another type; it fills while the network computes."""
+    found: list[str] = []
+
+    def note(name: str, output: object) -> None:
+        if isinstance(output, torch.Tensor) and output.dtype != torch.float64:
+            found.append(name)
+
+    for name, part in network.named_modules():
+        part.register_forward_hook(lambda _, __, output, name=name: note(name, output))
+    return found
 
 
 def test_rounding_leaves_what_float16_cannot_hold() -> None:

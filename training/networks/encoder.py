@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.networks.layers import LEAKY_SLOPE, before_activation, scaled_leaky_relu
+from training.networks.layers import LEAKY_SLOPE, at_least_float32, before_activation, scaled_leaky_relu
 
 
 class EncoderShapeError(ValueError):
@@ -238,6 +238,6 @@ class Encoder(nn.Module):
             x = block(F.avg_pool2d(x, 2))
         if self.config.bottleneck:
             x = F.leaky_relu(self.squeeze_norm(self.squeeze(x)), LEAKY_SLOPE)
-        code = self.bound(self.code_norm(self.fc(x.flatten(1)).float()))
+        code = self.bound(self.code_norm(at_least_float32(self.fc(x.flatten(1)))))
         code = scaled_leaky_relu(code) if self.config.activation else code
         return code.unflatten(1, (self.config.layers, self.config.code_size))

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.kernels.fused_activation import activate, fuses
+from training.networks.layers import at_least_float32
 
 # (expansion, channels out, repeats, stride, kernel) of each stage
 STAGES = (
@@ -55,7 +56,7 @@ class FoldedConv(nn.Module):
             else:
                 # In float32: the bfloat16 gradient of a strided depthwise convolution is 5 to 20 times slower on CPUs.
                 with torch.autocast(x.device.type, enabled=False):
-                    x = F.conv2d(x.float(), self.weight, bias, stride=2, groups=self.groups)
+                    x = F.conv2d(at_least_float32(x), self.weight, bias, stride=2, groups=self.groups)
         else:
             x = F.conv2d(x, self.weight, bias, padding=self.kernel // 2, groups=self.groups)
         return activate(x, later, 0.0, limit=6.0) if self.activate else x

@@ -27,6 +27,7 @@ from training.networks.layers import (
     ACTIVATION_GAIN,
     LEAKY_SLOPE,
     EqualizedLinear,
+    at_least_float32,
     before_activation,
     convolve_up,
     fir_kernel,
@@ -226,8 +227,8 @@ class ModulatedConv(nn.Module):
         """The factor [N, C_out] that brings the maps of `convolve` back to a standard deviation of 1."""
         # The sum of squares needs float32.
         with torch.autocast(style.device.type, enabled=False):
-            energy = (self.weight * self.weight_scale).float().square().sum((2, 3))  # [C_out, C_in]
-            return torch.rsqrt(style.float().square() @ energy.t() + DEMODULATION_EPSILON)
+            energy = at_least_float32(self.weight * self.weight_scale).square().sum((2, 3))  # [C_out, C_in]
+            return torch.rsqrt(at_least_float32(style).square() @ energy.t() + DEMODULATION_EPSILON)
 
 
 class StyledLayer(nn.Module):
@@ -307,14 +308,14 @@ class Synthesis(nn.Module):
         x = self.constant.expand(code.shape[0], -1, -1, -1)
         added = self.extra(code, layers)
         x = self.styled[0](x, w[0], random_noise=random_noise)
-        rgb = self.to_rgb[0](x, w[1]).float()
+        rgb = at_least_float32(self.to_rgb[0](x, w[1]))
         for i in range(1, len(self.to_rgb)):
             for k in (2 * i - 1, 2 * i):
                 x = self.styled[k](x, w[k], random_noise=random_noise, added=added.before.get(k))
                 if k in added.after:
                     x = x + added.after[k].to(x.dtype)
             rgb = upsample(rgb, self.rgb_up)
-            more = self.to_rgb[i](x, w[2 * i + 1]).float()
+            more = at_least_float32(self.to_rgb[i](x, w[2 * i + 1]))
             if self.fade is not None and i == len(self.to_rgb) - 1:
                 more = more * self.fade
             rgb = rgb + more

@@ -14,6 +14,11 @@ LEAKY_SLOPE = 0.2
 ACTIVATION_GAIN = math.sqrt(2)  # keeps the variance after a leaky ReLU
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """x, or, where it is in 16 bits, x in float32. What is computed in float64 stays so."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 class EqualizedLinear(nn.Module):
     """Linear layer with run-time weight scale (equalised learning rate, arXiv 1710.10196, section 4.1).
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.networks.encoder import BatchNorm, EncoderConfig
-from training.networks.layers import EqualizedLinear
+from training.networks.layers import EqualizedLinear, at_least_float32
 
 COARSE, MIDDLE = 3, 7  # layers from these on get their vectors from the middle scale, and from the fine one
 SQUEEZE = 16  # an excitation's hidden layer has a sixteenth of the channels
@@ -150,4 +150,4 @@ class PyramidEncoder(nn.Module):
         # In e4e all vectors but the first are offsets from the first.
         if self.config.architecture == "e4e":
             vectors = [vectors[0], *(vectors[0] + vector for vector in vectors[1:])]
-        return torch.stack(vectors, 1).float() + self.mean_code
+        return at_least_float32(torch.stack(vectors, 1)) + self.mean_code

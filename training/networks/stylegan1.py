@@ -14,7 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.networks.extra_rows.groups import ExtraRows
-from training.networks.layers import ACTIVATION_GAIN, LEAKY_SLOPE, EqualizedLinear, fir_kernel, on_white
+from training.networks.layers import (
+    ACTIVATION_GAIN,
+    LEAKY_SLOPE,
+    EqualizedLinear,
+    at_least_float32,
+    fir_kernel,
+    on_white,
+)
 
 NORM_EPSILON = 1e-8
 
@@ -89,7 +96,7 @@ class AdaINLayer(nn.Module):
         x = x + (noise * self.noise_strength[:, None, None] + self.bias[:, None, None]).to(x.dtype)
         scale, shift = self.style(w)[..., None, None].chunk(2, 1)  # [N, C, 1, 1] each
         # Variances need float32.
-        normal = instance_norm(F.leaky_relu(x, LEAKY_SLOPE).float())
+        normal = instance_norm(at_least_float32(F.leaky_relu(x, LEAKY_SLOPE)))
         return (normal * scale + shift).to(x.dtype)
 
 
@@ -127,7 +134,7 @@ class AdaINSynthesis(nn.Module):
         x = self.constant.expand(code.shape[0], -1, -1, -1)
         for layer, w in zip(self.styled, code.unbind(1), strict=True):
             x = layer(x, w, random_noise=random_noise)
-        rgb = F.conv2d(x, self.rgb_weight * self.rgb_scale, self.rgb_bias).float()
+        rgb = at_least_float32(F.conv2d(x, self.rgb_weight * self.rgb_scale, self.rgb_bias))
         rgb = torch.tanh(rgb) if self.final_tanh else rgb
         return on_white(rgb) if self.transparency else rgb
 
