@@ -160,8 +160,8 @@ def paper_size_table(config: RefineSpeedConfig) -> None:
     pipeline, perceptual = paper_size_pipeline()
     with torch.no_grad():
         samples = pipeline.generator.mapping(torch.randn(max(config.paper_batches), 512))
-        pictures = pipeline.generator.synthesis(samples).clamp(-1, 1)
-        codes, images = pipeline.encoder(pictures).numpy(), as_graphs_take(pictures)
+        drawn = pipeline.generator.synthesis(samples).clamp(-1, 1)
+        codes, images = pipeline.encoder(drawn).numpy(), as_graphs_take(drawn)
     refine = RefinementConfig()
     weights = Weights(refine.pixel_weight, refine.perceptual_weight, refine.domain_weight)
     with tempfile.TemporaryDirectory() as folder:

@@ -26,7 +26,7 @@ _LATE_S = 0.05
 _SMALL_BYTES = 64 * 1024
 # A message that is not there after this is given up.
 _RECEIVE_TIMEOUT_S = 30.0
-# So long after the last message the news are there that its caller has hung up.
+# If a caller has hung up, gRPC says so within this after the last message.
 _NEWS_S = 0.05
 
 

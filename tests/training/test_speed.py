@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from benchmarks.training import TrainingSpeedConfig, main
 from training.networks import layers
 from training.networks.generator import GeneratorConfig
-from training.optimisation import step
+from training.optimisation import precision, step
 from training.optimisation.precision import faster_in_bfloat16
 from training.optimisation.step import Compute
 
@@ -43,6 +45,19 @@ def test_a_processor_without_bfloat16_is_not_tried(monkeypatch: pytest.MonkeyPat
     assert not faster_in_bfloat16.__wrapped__()
 
 
-def test_a_processor_with_bfloat16_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("bfloat16_s", "faster"), [(0.5, True), (0.99, False), (2.0, False)])
+def test_bfloat16_must_save_a_twentieth(
+    monkeypatch: pytest.MonkeyPatch, bfloat16_s: float, faster: bool
+) -> None:
+    """Where a trial in float32 takes a second."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert faster_in_bfloat16.__wrapped__() in (False, True)
+    passed_s = [0.0]
+    usual = torch.autocast
+
+    def slowly(device: str, dtype: torch.dtype, *, enabled: bool) -> torch.autocast:
+        passed_s[0] += bfloat16_s if enabled else 1.0
+        return usual(device, dtype, enabled=enabled)
+
+    monkeypatch.setattr(torch, "autocast", slowly)
+    monkeypatch.setattr(precision, "time", SimpleNamespace(perf_counter=lambda: passed_s[0]))
+    assert faster_in_bfloat16.__wrapped__() == faster

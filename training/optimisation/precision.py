@@ -1,4 +1,4 @@
-"""In what a processor computes faster."""
+"""Which precision a processor trains faster in."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def faster_in_bfloat16() -> bool:
     """Whether this processor trains faster in bfloat16 than in float32.
 
     One without instructions for bfloat16 does not. One with them may not either: with AVX512_BF16 and without AMX some
-    are slower by a fifth. So a convolution is timed, forward and backward, in both; that takes half a second.
+    are slower by a quarter. So a convolution is timed, forward and backward, in both; that takes half a second.
     """
     known = torch.cpu.get_capabilities()
     if not (known.get("avx512_bf16") or known.get("amx_bf16")):
